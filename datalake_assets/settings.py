@@ -1,0 +1,400 @@
+"""The environment variables that steer the program: name, meaning, unit, default, legal values.
+
+Each is declared once, in `SETTINGS`, and read once, by `Settings.load`. Here: syntax, and rules
+between settings. Not here: whether a bucket, host or key works (the store and the source say so),
+AWS's own variables (its standard chain reads them), and the knobs of one run (fields of the
+collector's resource, whose defaults these are).
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from datalake_assets import market_calendar
+
+FEEDS = ("sip", "iex", "otc", "boats")
+LAKE_OF_ALPACA = ".datalake/lake"
+LAKE_OF_EXCHANGE = ".datalake/embedded"
+EXCHANGE_START = date(2011, 1, 3)  # the first session of the embedded exchange's market
+
+_SYMBOL = re.compile(r"[A-Z]+(\.[A-Z]+)*")
+_FOLDER = re.compile(r"(?!\.\.?$)[A-Za-z0-9._=-]+")
+
+
+class SettingsError(ValueError):
+    """The environment can't be used; `problems` has one line for each setting that is wrong.
+
+    A line names the variable, what was read (never a secret) and what is legal.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        head = "1 setting is" if len(self.problems) == 1 else f"{len(self.problems)} settings are"
+        super().__init__("\n  ".join((f"{head} wrong:", *self.problems)))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One environment variable.
+
+    `field` is its name in `Settings`, `default` the text of its default (None: not set), `parse`
+    turns text into a value or raises ValueError with what is legal, not repeating the text.
+    """
+
+    variable: str
+    field: str
+    default: str | None
+    unit: str
+    meaning: str
+    parse: Callable[[str], object]
+    secret: bool = False
+
+
+def _key(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("must be a key: printable ASCII without spaces")
+    return text
+
+
+def _url(text: str) -> str:
+    legal = "must be an address like https://data.sandbox.alpaca.markets"
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port  # a port that is no number raises here
+    except ValueError as error:
+        raise ValueError(legal) from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(f"{legal}: http or https, and a host")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"{legal}: without user, password, query or fragment")
+    return text.rstrip("/")
+
+
+def _feed(text: str) -> str:
+    if text not in FEEDS:
+        raise ValueError(f"must be one of {', '.join(FEEDS)}")
+    return text
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        # int() alone would take "1_000", "+5" and digits of other scripts.
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _date(text: str) -> date:
+    first, last = market_calendar.FIRST, market_calendar.LAST
+    legal = f"must be a date YYYY-MM-DD from {first} to {last}"
+    # fromisoformat() alone would take "20240102" and "2024-W01-2".
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        raise ValueError(legal)
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{legal}: {error}") from error
+    if not first <= day <= last:
+        raise ValueError(legal)
+    return day
+
+
+def lake_location(uri: str) -> tuple[Literal["path", "s3", "memory"], str]:
+    """What kind of place a lake's URI names, and which: a path, "bucket/prefix", or nothing.
+
+    Raises:
+        ValueError: it names no place that a lake can be in; says what is legal.
+    """
+    legal = "must be a local path, file:///path, s3://bucket/prefix or memory://"
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return "path", uri
+    match scheme:
+        case "file" if rest.startswith("/"):
+            return "path", unquote(rest)
+        case "file":
+            raise ValueError(f"{legal}: a file URI has three slashes")
+        case "memory" if rest in ("", "/"):
+            return "memory", ""
+        case "memory":
+            raise ValueError(f"{legal}: a lake in memory has no name")
+        case "s3":
+            bucket, *folders = rest.removesuffix("/").split("/")
+            if "@" in bucket or "?" in rest:
+                raise ValueError(f"{legal}: credentials and options are AWS_* variables")
+            if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+                raise ValueError(f"{legal}: a bucket's name is 3 to 63 of a-z, 0-9, '.' and '-'")
+            if not all(_FOLDER.fullmatch(folder) for folder in folders):
+                raise ValueError(f"{legal}: a prefix is folders of A-Z, a-z, 0-9 and ._=-")
+            return "s3", "/".join((bucket, *folders))
+        case _:
+            raise ValueError(f"{legal}: no other scheme")
+
+
+def _lake_uri(text: str) -> str:
+    lake_location(text)
+    return text
+
+
+def _symbol_list(text: str) -> str:
+    if text == "@":
+        raise ValueError("must name a file after the @, like @symbols.txt")
+    if not text.startswith("@"):
+        _parse_symbols(text)
+    return text
+
+
+def _parse_symbols(text: str) -> tuple[str, ...]:
+    lines = (line.partition("#")[0] for line in text.splitlines())
+    names = [name.upper() for line in lines for name in re.split(r"[,\s]+", line) if name]
+    if malformed := [name for name in names if not _SYMBOL.fullmatch(name)]:
+        more = f" and {len(malformed) - 5} more" if len(malformed) > 5 else ""
+        raise ValueError(
+            f"must hold symbols like AAPL or BRK.B: {', '.join(map(repr, malformed[:5]))}{more}"
+            " can't be one"
+        )
+    if not names:
+        raise ValueError("must hold at least one symbol")
+    return tuple(dict.fromkeys(names))
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "ALPACA_API_KEY",
+        "alpaca_api_key",
+        None,
+        "",
+        "with ALPACA_SECRET_KEY: collect from Alpaca. Neither: from the embedded exchange",
+        _key,
+        secret=True,
+    ),
+    Setting(
+        "ALPACA_SECRET_KEY",
+        "alpaca_secret_key",
+        None,
+        "",
+        "the secret that belongs to ALPACA_API_KEY",
+        _key,
+        secret=True,
+    ),
+    Setting(
+        "ALPACA_DATA_URL",
+        "alpaca_data_url",
+        None,
+        "",
+        "another host for market data than Alpaca's own (sandbox, proxy, tests)",
+        _url,
+    ),
+    Setting(
+        "ALPACA_TRADING_URL",
+        "alpaca_trading_url",
+        None,
+        "",
+        "another host for assets and corporate actions than Alpaca's own",
+        _url,
+    ),
+    Setting(
+        "ALPACA_FEED",
+        "alpaca_feed",
+        "sip",
+        "",
+        f"where the bars come from: {', '.join(FEEDS)}; sip is the consolidated tape",
+        _feed,
+    ),
+    Setting(
+        "ALPACA_REQUESTS_PER_MINUTE",
+        "requests_per_minute",
+        "200",
+        "requests/minute",
+        "what the account's plan allows; 10000 on the paid one",
+        _whole(1, 1_000_000),
+    ),
+    Setting(
+        "ALPACA_HISTORY_START",
+        "history_start",
+        "2016-01-04",
+        "date",
+        "the first session that Alpaca serves; its partitions never start before it",
+        _date,
+    ),
+    Setting(
+        "DATALAKE_URI",
+        "lake_uri",
+        None,
+        "",
+        "the lake: a local path or s3://bucket/prefix. "
+        f"Not set: {LAKE_OF_ALPACA}, or {LAKE_OF_EXCHANGE} for the embedded exchange",
+        _lake_uri,
+    ),
+    Setting(
+        "DATALAKE_START_DATE",
+        "start_date",
+        "2011-01-03",
+        "date",
+        "the first partition (or the first session after it)",
+        _date,
+    ),
+    Setting(
+        "DATALAKE_SYMBOLS",
+        "symbols",
+        None,
+        "",
+        "a smaller universe: comma-separated symbols, or @file holding them. Not set: all",
+        _symbol_list,
+    ),
+    Setting(
+        "DATALAKE_MAX_WORKERS",
+        "max_workers",
+        "20",
+        "threads",
+        "how many requests the collector has under way at once",
+        _whole(1, 1000),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says, checked. Made by `load`; the fields are described in `SETTINGS`.
+
+    The two keys stay out of the repr. For logs and metadata use `shown`, never
+    `dataclasses.asdict`, which copies every field.
+    """
+
+    alpaca_api_key: str | None = field(repr=False)
+    alpaca_secret_key: str | None = field(repr=False)
+    alpaca_data_url: str | None
+    alpaca_trading_url: str | None
+    alpaca_feed: str
+    requests_per_minute: int
+    history_start: date
+    lake_uri: str
+    start_date: date
+    symbols: str | None
+    max_workers: int
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, *, today: date | None = None) -> Self:
+        """Reads and checks the settings, touching neither disk nor network.
+
+        Args:
+            environ: the variables; `os.environ` when None. An empty one counts as not set.
+            today: dates after it are refused; the current day in UTC when None.
+
+        Raises:
+            SettingsError: with everything that is wrong, not just the first of it.
+        """
+        environ = os.environ if environ is None else environ
+        today = datetime.now(UTC).date() if today is None else today
+        given = {name: raw.strip() for name, raw in environ.items() if raw.strip()}
+        problems = _unknown(given)
+        values: dict[str, Any] = {}
+        for setting in SETTINGS:
+            text = given.get(setting.variable, setting.default)
+            try:
+                value = None if text is None else setting.parse(text)
+                if isinstance(value, date) and value > today:
+                    raise ValueError(f"must not be after today, {today}")
+                values[setting.field] = value
+            except ValueError as error:
+                problems.append(_problem(setting, text, error))
+        problems += _half_given(given)
+        if problems:
+            raise SettingsError(problems)
+        if values["lake_uri"] is None:
+            keys = values["alpaca_api_key"]
+            values["lake_uri"] = LAKE_OF_EXCHANGE if keys is None else LAKE_OF_ALPACA
+        return cls(**values)
+
+    @property
+    def source(self) -> Literal["alpaca", "embedded"]:
+        """Where bars come from: Alpaca when the keys are given, else the embedded exchange."""
+        return "embedded" if self.alpaca_api_key is None else "alpaca"
+
+    @property
+    def first_session(self) -> date:
+        """The first partition: the first session on or after the start date that the source has."""
+        source_start = self.history_start if self.source == "alpaca" else EXCHANGE_START
+        start = max(self.start_date, source_start)
+        while not market_calendar.is_session(start):
+            start += timedelta(days=1)
+        return start
+
+    def read_symbols(self) -> tuple[str, ...] | None:
+        """The symbols to restrict the universe to: upper case, each once, in the order given.
+
+        Reads the file of `@file` now: symbols separated by commas or white space, `#` starts a
+        comment. None: no restriction.
+
+        Raises:
+            SettingsError: the file can't be read, holds no symbol, or something that is none.
+        """
+        if self.symbols is None:
+            return None
+        if not self.symbols.startswith("@"):
+            return _parse_symbols(self.symbols)
+        path = Path(self.symbols[1:]).expanduser()
+        shown = f"DATALAKE_SYMBOLS={self.symbols!r}"
+        try:
+            return _parse_symbols(path.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise SettingsError([f"{shown} names a file that is not text in UTF-8"]) from error
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise SettingsError(
+                [f"{shown} names a file that can't be read ({path.absolute()}: {reason})"]
+            ) from error
+        except ValueError as error:
+            raise SettingsError([f"{shown} names a file that {error}"]) from error
+
+    def shown(self) -> dict[str, str]:
+        """Variable → value as text, for a log or metadata; of a secret only whether it is set."""
+        values = {setting.variable: getattr(self, setting.field) for setting in SETTINGS}
+        secret = {setting.variable for setting in SETTINGS if setting.secret}
+        return {
+            name: "not set" if value is None else "set" if name in secret else str(value)
+            for name, value in values.items()
+        }
+
+
+def _problem(setting: Setting, text: str | None, error: ValueError) -> str:
+    if setting.secret:
+        return f"{setting.variable} (not shown) {error}"
+    # A password that strayed into an address is a secret, too.
+    shown = re.sub(r"//.*@|[?].*", lambda found: f"{found[0].rstrip('@')[:2]}…", text or "")
+    shown = shown if len(shown) <= 100 else shown[:99] + "…"
+    return f"{setting.variable}={shown!r} {error}"
+
+
+def _unknown(given: Mapping[str, str]) -> list[str]:
+    """Misspelt variables: a setting that nobody reads is worse than an error."""
+    known = [setting.variable for setting in SETTINGS]
+    problems = []
+    for name in sorted(given):
+        if name.startswith(("DATALAKE_", "ALPACA_")) and name not in known:
+            near = get_close_matches(name, known, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            problems.append(f"{name} is no setting; {advice}")
+    return problems
+
+
+def _half_given(given: Mapping[str, str]) -> list[str]:
+    pair = ("ALPACA_API_KEY", "ALPACA_SECRET_KEY")
+    missing = [name for name in pair if name not in given]
+    if len(missing) == 1:
+        (other,) = set(pair) - set(missing)
+        return [f"{missing[0]} is not set, but {other} is; give both, or neither"]
+    urls = ("ALPACA_DATA_URL", "ALPACA_TRADING_URL")
+    return [
+        f"{name} is set, but {' and '.join(pair)} are not; give the keys, or unset it"
+        for name in urls
+        if missing and name in given
+    ]
