@@ -1,0 +1,99 @@
+"""The table of bars: its columns, its order, and one row per symbol and session.
+
+Belongs here: the Arrow schema that sources fill and the lake stores, and putting pages together.
+Does not belong here: how a page is decoded (`sources`) or encoded as Parquet (`lake`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+PRICES = ("open", "high", "low", "close")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("session", pa.date32(), nullable=False),
+        pa.field("timestamp", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("open", pa.float64(), nullable=False),
+        pa.field("high", pa.float64(), nullable=False),
+        pa.field("low", pa.float64(), nullable=False),
+        pa.field("close", pa.float64(), nullable=False),
+        pa.field("vwap", pa.float64(), nullable=False),
+        pa.field("volume", pa.int64(), nullable=False),
+        pa.field("trade_count", pa.int64(), nullable=False),
+    ]
+)
+"""Raw prices in US dollars, volume in shares. `timestamp` is the bar's start as the source gives
+it, New York midnight; `session` is the trading day that it stands for."""
+
+COLUMN_DESCRIPTIONS = {
+    "symbol": "Ticker as the source spells it today (class shares are dotted: BRK.B)",
+    "session": "Trading day of the XNYS calendar",
+    "timestamp": "Start of the bar: midnight in New York, as an instant in UTC",
+    "open": "First price, US dollars, unadjusted",
+    "high": "Highest price, US dollars, unadjusted",
+    "low": "Lowest price, US dollars, unadjusted",
+    "close": "Last price, US dollars, unadjusted",
+    "vwap": "Volume-weighted average price, US dollars, unadjusted",
+    "volume": "Shares traded",
+    "trade_count": "Number of trades",
+}
+
+
+def empty() -> pa.Table:
+    """A table of bars without rows."""
+    return SCHEMA.empty_table()
+
+
+def combine(tables: Iterable[pa.Table]) -> tuple[pa.Table, list[tuple[str, date]]]:
+    """Put pages together, ordered by session and symbol, each bar once.
+
+    Pages may repeat a bar (facts of the wire: a token can resume on a bar already served). The
+    same bar twice is one bar. Two different bars for one symbol and session contradict each
+    other: neither is kept.
+
+    Returns:
+        The bars, and the (symbol, session) pairs whose bars contradicted each other.
+    """
+    table = pa.concat_tables([empty(), *tables]).combine_chunks()
+    table = table.sort_by([("session", "ascending"), ("symbol", "ascending")])
+    if not _repeats(table).any():
+        return table, []
+    table = table.group_by(SCHEMA.names, use_threads=False).aggregate([])
+    table = table.cast(SCHEMA).sort_by([("session", "ascending"), ("symbol", "ascending")])
+    later = _repeats(table)
+    contradicting = later | np.append(later[1:], False)
+    clash = table.filter(pa.array(contradicting)).select(["symbol", "session"]).to_pylist()
+    pairs = sorted({(row["symbol"], row["session"]) for row in clash})
+    return table.filter(pa.array(~contradicting)).combine_chunks(), pairs
+
+
+def _repeats(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """For each row of a sorted table: has it the same symbol and session as the row before?"""
+    flags = np.zeros(table.num_rows, dtype=bool)
+    if table.num_rows > 1:
+        same = pc.and_(
+            *(
+                pc.equal(table[name].slice(1), table[name].slice(0, table.num_rows - 1))
+                for name in ("symbol", "session")
+            )
+        )
+        flags[1:] = same.to_numpy()
+    return flags
+
+
+def by_session(table: pa.Table) -> Iterator[tuple[date, pa.Table]]:
+    """Split a combined table into one table per session that has bars, without copying."""
+    if not table.num_rows:
+        return
+    days = table["session"].to_numpy()
+    starts = np.flatnonzero(np.append(True, days[1:] != days[:-1])).tolist()
+    for start, end in zip(starts, [*starts[1:], len(days)], strict=True):
+        part = table.slice(start, end - start)
+        yield part["session"][0].as_py(), part

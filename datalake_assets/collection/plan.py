@@ -1,0 +1,144 @@
+"""The plan: which requests bring the bars of these symbols in these sessions.
+
+Belongs here: packing symbols and sessions into chunks. Does not belong here: sending them
+(`collect`), or the calendar itself.
+
+One request answers with at most 10,000 bars (a page); a further page needs the token of the one
+before it, so pages of one request can't be fetched side by side, but requests can. A chunk is
+therefore packed to fit one page: symbols x sessions just below the page's limit, because an
+exactly full page can cost an empty one after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import groupby
+
+from datalake_assets import market_calendar
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How much one request may ask for.
+
+    Args:
+        bars: Bars asked for by one request at most: just below the page limit of 10,000.
+        symbols: Symbols named by one request at most. Alpaca documents no limit, but a URL has
+            one: 500 names are about 3.5 KB, and 8 KB is what a web server takes by default.
+    """
+
+    bars: int = 9_900
+    symbols: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("bars", "symbols"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"a request asks for at least one: {name} is {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one request asks for: each of the symbols in each of the sessions.
+
+    The sessions follow one another in the calendar, because a request names only the first and
+    the last.
+    """
+
+    symbols: tuple[str, ...]
+    sessions: tuple[date, ...]
+
+    @property
+    def bars(self) -> int:
+        """The most bars that can come back."""
+        return len(self.symbols) * len(self.sessions)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The chunks that bring every symbol of every session once."""
+
+    chunks: tuple[Chunk, ...] = field(default=())
+
+    @property
+    def sessions(self) -> tuple[date, ...]:
+        """The sessions asked for, in order."""
+        return tuple(sorted({day for chunk in self.chunks for day in chunk.sessions}))
+
+    @property
+    def requests(self) -> int:
+        """Requests if every chunk fits its page and none is sent twice."""
+        return len(self.chunks)
+
+    @property
+    def bars(self) -> int:
+        """Bars if every symbol traded in every session."""
+        return sum(chunk.bars for chunk in self.chunks)
+
+    def minutes(self, requests_per_minute: float) -> float:
+        """Minutes that the requests take at this rate, when nothing else is slower."""
+        return self.requests / requests_per_minute
+
+
+def plan(symbols: Iterable[str], sessions: Iterable[date], packing: Packing | None = None) -> Plan:
+    """Pack all of these symbols in all of these sessions.
+
+    The symbols are sorted and each counts once, so that the same question gives the same plan.
+
+    Raises:
+        ValueError: A day is no session.
+    """
+    return plan_each(dict.fromkeys(sessions, tuple(symbols)), packing)
+
+
+def plan_each(
+    wanted: dict[date, tuple[str, ...]] | dict[date, list[str]], packing: Packing | None = None
+) -> Plan:
+    """Pack symbols that differ from session to session, as a repair needs it.
+
+    Sessions that want the same symbols and follow one another share their requests.
+
+    Args:
+        wanted: For each session the symbols to ask for.
+        packing: How much one request may ask for.
+    """
+    packing = packing or Packing()
+    days = sorted(wanted)
+    if odd := [day for day in days if not market_calendar.is_session(day)]:
+        raise ValueError(f"no trading session, so nothing can be planned for it: {odd[0]}")
+    asked = [(day, tuple(sorted(set(wanted[day])))) for day in days]
+    chunks: list[Chunk] = []
+    for symbols, alike in groupby(asked, key=lambda pair: pair[1]):
+        for run in _consecutive([day for day, _ in alike]):
+            chunks += _pack(symbols, run, packing)
+    return Plan(tuple(chunks))
+
+
+def windows(sessions: Iterable[date]) -> list[tuple[date, ...]]:
+    """Split sessions by calendar year, the span that is collected and held in memory at a time.
+
+    A year of 5,000 symbols is 1.3 million bars, about 90 MB as Arrow, and packs into requests
+    with hardly a loss (39 symbols x 252 sessions).
+    """
+    return [tuple(days) for _, days in groupby(sorted(set(sessions)), key=lambda day: day.year)]
+
+
+def _consecutive(days: Sequence[date]) -> Iterator[tuple[date, ...]]:
+    """Split ascending sessions wherever the calendar has another session in between."""
+    calendar = market_calendar.sessions(days[0], days[-1])
+    position = {day: place for place, day in enumerate(calendar)}
+    for _, run in groupby(enumerate(days), key=lambda pair: position[pair[1]] - pair[0]):
+        yield tuple(day for _, day in run)
+
+
+def _pack(symbols: tuple[str, ...], run: tuple[date, ...], packing: Packing) -> Iterator[Chunk]:
+    for start in range(0, len(run), packing.bars):
+        days = run[start : start + packing.bars]
+        width = min(packing.symbols, packing.bars // len(days))
+        # Spread evenly: 501 symbols are two requests of about 250, which can be answered side
+        # by side, rather than one of 500 and one of 1.
+        count = -(-len(symbols) // width)
+        for part in range(count):
+            low, high = part * len(symbols) // count, (part + 1) * len(symbols) // count
+            yield Chunk(symbols[low:high], days)

@@ -1,0 +1,165 @@
+"""The report: what became of each symbol of a session, and what collecting it took.
+
+Belongs here: the five states, the ledger, the statistics. Does not belong here: judging them
+(`audit`) or keeping them (`lake`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    """What became of a symbol in a session: always exactly one of these."""
+
+    PRESENT = "present"
+    """The source gave a bar."""
+    NO_PRINT = "no_print"
+    """The source answered and had no bar: the symbol did not trade."""
+    FAILED = "failed"
+    """It was asked for, and no answer could be had; the ledger keeps the error."""
+    PENDING = "pending"
+    """It was not asked for, or not answered yet: a deadline or a termination came first."""
+    REJECTED = "rejected"
+    """The source says that the name is no symbol; asking again brings nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The state of every symbol in one session.
+
+    Args:
+        session: The session.
+        present, no_print, pending: Symbols, ascending.
+        failed, rejected: Symbols with the reason, ascending.
+
+    Raises:
+        ValueError: A symbol has two states.
+    """
+
+    session: date
+    present: tuple[str, ...] = ()
+    no_print: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    pending: tuple[str, ...] = ()
+    rejected: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("present", "no_print", "pending"):
+            object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+        for name in ("failed", "rejected"):
+            object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
+        if len(symbols := self.symbols) != sum(self.counts.values()):
+            everywhere = Counter([s for state in State for s in getattr(self, state.value)])
+            twice = [symbol for symbol in sorted(symbols) if everywhere[symbol] > 1]
+            raise ValueError(f"{self.session}: two states for one symbol: {twice[:5]}")
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Every symbol that the ledger knows."""
+        return frozenset().union(*(getattr(self, state.value) for state in State))
+
+    @property
+    def counts(self) -> dict[State, int]:
+        """Symbols by state."""
+        return {state: len(getattr(self, state.value)) for state in State}
+
+    @property
+    def requested(self) -> int:
+        """Symbols asked for: all but the names that turned out to be no symbols."""
+        return sum(self.counts.values()) - len(self.rejected)
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the requested symbols that the source answered for, with a bar or without.
+
+        0 when nothing was requested: an empty session is no success.
+        """
+        answered = len(self.present) + len(self.no_print)
+        return answered / self.requested if self.requested else 0.0
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The symbols that a repair asks for: failed and pending."""
+        return tuple(sorted((*self.failed, *self.pending)))
+
+    def repaired_by(self, repair: Ledger) -> Ledger:
+        """This ledger with the states that a later, smaller collection found out.
+
+        Raises:
+            ValueError: The repair is of another session, or of symbols that were not missing.
+        """
+        if repair.session != self.session:
+            raise ValueError(f"a repair of {repair.session} can't mend {self.session}")
+        if strangers := repair.symbols - frozenset(self.missing):
+            raise ValueError(f"{self.session}: not missing: {sorted(strangers)[:5]}")
+        redone = repair.symbols
+        return Ledger(
+            session=self.session,
+            present=(*self.present, *repair.present),
+            no_print=(*self.no_print, *repair.no_print),
+            failed={**{s: e for s, e in self.failed.items() if s not in redone}, **repair.failed},
+            pending=(*(s for s in self.pending if s not in redone), *repair.pending),
+            rejected={**self.rejected, **repair.rejected},
+        )
+
+    def to_json(self) -> str:
+        """The ledger as text, the same for the same ledger.
+
+        The present symbols are left out: they are the rows beside it.
+        """
+        told = {
+            state.value: getattr(self, state.value) for state in State if state != State.PRESENT
+        }
+        return json.dumps({"session": self.session.isoformat(), **told}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes, present: tuple[str, ...]) -> Ledger:
+        """Read back what `to_json` wrote, given the symbols of the rows."""
+        told = json.loads(text)
+        session = date.fromisoformat(told.pop("session"))
+        return cls(session=session, present=present, **told)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a collection took.
+
+    Args:
+        started, ended: Instants, UTC.
+        duration_seconds: Time between them by a clock that never runs backwards.
+        requests: Requests sent, those that failed included.
+        retries: Requests sent again after a failure that could pass.
+        throttled: Answers 429: the account's limit was spent.
+        limiter_wait_seconds: Time that the threads spent waiting for the rate limit, added up.
+        bars: Bars received.
+        bytes_received: Size of the decoded answers.
+        stray_bars: Bars of days that were not asked for, left out.
+    """
+
+    started: datetime
+    ended: datetime
+    duration_seconds: float
+    requests: int = 0
+    retries: int = 0
+    throttled: int = 0
+    limiter_wait_seconds: float = 0.0
+    bars: int = 0
+    bytes_received: int = 0
+    stray_bars: int = 0
+
+    @property
+    def bars_per_second(self) -> float:
+        """Throughput; 0 when no time passed."""
+        return self.bars / self.duration_seconds if self.duration_seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers under their names, instants in ISO 8601."""
+        told = asdict(self) | {"bars_per_second": self.bars_per_second}
+        return told | {name: told[name].isoformat() for name in ("started", "ended")}

@@ -1,0 +1,64 @@
+"""The universe: which symbols to ask for in a session.
+
+Belongs here: the columns of a snapshot, and choosing from it. Does not belong here: fetching the
+list (`sources`) or keeping it (`lake`).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SCHEMA = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("exchange", pa.string(), nullable=False),
+        pa.field("name", pa.string()),
+        pa.field("tradable", pa.bool_(), nullable=False),
+        pa.field("asset_id", pa.string(), nullable=False),
+    ]
+)
+"""One row per asset of the source's list, by symbol. A symbol can stand there more than once:
+tickers are reused, and the asset that had it before stays on the list as inactive."""
+
+COLUMN_DESCRIPTIONS = {
+    "symbol": "Ticker as the source spells it",
+    "status": "active or inactive; the source gives no date of listing or delisting",
+    "exchange": "Primary exchange as the source spells it",
+    "name": "Name of the security",
+    "tradable": "Whether orders for it are taken today",
+    "asset_id": "The source's own identifier; it does not survive a rename",
+}
+
+_TICKER = re.compile(r"[A-Z]+(\.[A-Z]+)*")
+
+
+def askable(symbol: str) -> bool:
+    """Can this be a ticker?
+
+    One name that the source calls no symbol costs the whole request that carries it. Alpaca's
+    list has hundreds, all with digits, dashes or colons (`0029900E0`, `ATC.220816`, `BRK-B`);
+    class shares are dotted (`BRK.B`).
+    """
+    return _TICKER.fullmatch(symbol) is not None
+
+
+def symbols_for(session: date, snapshot: pa.Table, taken: date) -> tuple[str, ...]:
+    """The symbols to ask for, ascending, each once.
+
+    Args:
+        session: The session to collect.
+        snapshot: The universe, in `SCHEMA`.
+        taken: The day on which the snapshot was taken, in New York.
+
+    For a session before the snapshot the inactive names are asked for too: some of them were
+    alive then, and a history without them knows only survivors.
+    """
+    rows = snapshot
+    if session >= taken:
+        rows = rows.filter(pc.equal(rows["status"], "active"))
+    return tuple(sorted({symbol for symbol in rows["symbol"].to_pylist() if askable(symbol)}))
