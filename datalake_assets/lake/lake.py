@@ -1,0 +1,230 @@
+"""The lake: its sessions, its universe, and the source that it belongs to.
+
+Belongs here: what is written, in which order, and what is read back. Does not belong here: bytes
+of a file (`session_file`), paths (`layout`), how an object is stored (`store`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datalake_assets.collection.audit import Finding
+from datalake_assets.collection.bars import combine
+from datalake_assets.collection.report import Ledger
+from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.lake import layout, session_file
+from datalake_assets.lake.session_file import BrokenFileError, Session, Summary
+from datalake_assets.lake.store import Store
+
+FORMAT = 1
+"""Version of the layout; a lake of another one is not written to."""
+
+_FOOTER_GUESS = 256 * 1024
+"""Bytes from the end of a session file that hold its footer, ledger included, in all but odd
+cases: 7,000 symbols need about 40 KB, most of it data."""
+
+
+class WrongLakeError(RuntimeError):
+    """The lake belongs to another source, or to another version of this program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What writing a session did.
+
+    Args:
+        key: Where it lies.
+        size: Bytes.
+        added, removed, restated: Bars that the session published before did not have, has no
+            longer, or had with other values. None when there was none.
+    """
+
+    key: str
+    size: int
+    added: int | None = None
+    removed: int | None = None
+    restated: int | None = None
+
+
+class Lake:
+    """A lake in a store.
+
+    Args:
+        store: Where its objects are.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def claim(self, source: str) -> None:
+        """Make the lake this source's, or make sure that it already is.
+
+        Bars of two sources must not mix: the embedded exchange's never enter a lake of real
+        ones, nor one feed's volumes a lake of another's.
+
+        Raises:
+            WrongLakeError: It belongs to another source, or has another layout.
+        """
+        marker = {"format": FORMAT, "source": source}
+        if self.store.create(layout.MARKER, json.dumps(marker, indent=2).encode() + b"\n"):
+            return
+        found = json.loads(self.store.get(layout.MARKER))
+        if found.get("format") != FORMAT:
+            raise WrongLakeError(
+                f"the lake at {self.store.uri} has layout {found.get('format')!r}, this program "
+                f"writes {FORMAT}: nothing was written. Use the version that made it, or another "
+                "DATALAKE_URI"
+            )
+        if found.get("source") != source:
+            raise WrongLakeError(
+                f"the lake at {self.store.uri} holds bars of {found.get('source')!r}, and this "
+                f"run collects from {source!r}: nothing was written. Set DATALAKE_URI to another "
+                "place, or the source's settings to the ones that the lake was collected with"
+            )
+
+    def source(self) -> str | None:
+        """The source that the lake belongs to; None for a lake that was never written to."""
+        try:
+            return str(json.loads(self.store.get(layout.MARKER))["source"])
+        except FileNotFoundError:
+            return None
+
+    def publish(self, session: Session, findings: Sequence[Finding]) -> Written:
+        """Put a session that passed its audit in its place, in one atomic write.
+
+        Killed before the incomplete one is removed, the lake holds the new session and an older
+        incomplete one, which `standing` tells apart by their age.
+        """
+        day = session.ledger.session
+        key = layout.session_key(day)
+        data = session_file.encode(session, findings)
+        before = self._published(day)
+        self.store.put(key, data)
+        self.store.delete(layout.incomplete_key(day))
+        if before is None:
+            return Written(key, len(data))
+        return Written(key, len(data), *_changes(before, session.bars))
+
+    def keep_incomplete(self, session: Session, findings: Sequence[Finding]) -> Written:
+        """Keep a session that did not pass for its repair; what was published stays untouched."""
+        key = layout.incomplete_key(session.ledger.session)
+        data = session_file.encode(session, findings)
+        self.store.put(key, data)
+        return Written(key, len(data))
+
+    def read(self, day: date) -> Session:
+        """A published session.
+
+        Raises:
+            FileNotFoundError: It is not published.
+            BrokenFileError: The object is damaged.
+        """
+        key = layout.session_key(day)
+        return session_file.decode(self.store.get(key), self.store.url(key))
+
+    def standing(self, day: date) -> Session | None:
+        """What a repair starts from: the newer of the published and the incomplete session.
+
+        None when the lake has neither.
+
+        Raises:
+            BrokenFileError: One of them is damaged.
+        """
+        found = []
+        for key in (layout.session_key(day), layout.incomplete_key(day)):
+            try:
+                found.append(session_file.decode(self.store.get(key), self.store.url(key)))
+            except FileNotFoundError:
+                continue
+        return max(found, key=lambda session: session.provenance.collected_at, default=None)
+
+    def printed(self, days: Iterable[date]) -> dict[date, frozenset[str]]:
+        """The symbols that printed in each of these sessions that is published."""
+        found: dict[date, frozenset[str]] = {}
+        for day in days:
+            try:
+                data = self.store.get(layout.session_key(day))
+            except FileNotFoundError:
+                continue
+            column = pq.read_table(io.BytesIO(data), columns=["symbol"])["symbol"]
+            found[day] = frozenset(column.to_pylist())
+        return found
+
+    def sessions(self) -> list[date]:
+        """The published sessions, ascending."""
+        return layout.dated(layout.SESSIONS, self.store.list(layout.SESSIONS))
+
+    def incomplete(self) -> list[date]:
+        """The sessions that wait in `incomplete/`, ascending."""
+        return layout.dated(layout.INCOMPLETE, self.store.list(layout.INCOMPLETE))
+
+    def summaries(self, keys: Iterable[str], workers: int = 16) -> list[Summary]:
+        """What these session files say of themselves, in the order of the keys.
+
+        Only their footers are read, several at a time.
+        """
+        with ThreadPoolExecutor(workers) as threads:
+            return list(threads.map(self._summary, keys))
+
+    def write_universe(self, taken: date, snapshot: pa.Table) -> Written:
+        """Keep the universe of a day; a later snapshot of the same day takes its place."""
+        buffer = pa.BufferOutputStream()
+        pq.write_table(snapshot.cast(UNIVERSE), buffer, compression="zstd", store_schema=False)
+        key = layout.universe_key(taken)
+        data = bytes(buffer.getvalue())
+        self.store.put(key, data)
+        return Written(key, len(data))
+
+    def universe(self) -> tuple[date, pa.Table] | None:
+        """The newest snapshot of the universe and its day; None when there is none."""
+        days = layout.dated(layout.UNIVERSE, self.store.list(layout.UNIVERSE))
+        return (days[-1], self.universe_of(days[-1])) if days else None
+
+    def universe_of(self, taken: date) -> pa.Table:
+        """The snapshot of a day.
+
+        Raises:
+            FileNotFoundError: There is none of that day.
+        """
+        data = self.store.get(layout.universe_key(taken))
+        return pq.read_table(io.BytesIO(data)).cast(UNIVERSE)
+
+    def universe_days(self) -> list[date]:
+        """The days of which there is a snapshot, ascending."""
+        return layout.dated(layout.UNIVERSE, self.store.list(layout.UNIVERSE))
+
+    def _published(self, day: date) -> pa.Table | None:
+        try:
+            return self.read(day).bars
+        except (FileNotFoundError, BrokenFileError):
+            # A damaged session is what a new one mends; it has no bars to compare with.
+            return None
+
+    def _summary(self, key: str) -> Summary:
+        where = self.store.url(key)
+        try:
+            return session_file.summarize(self.store.tail(key, _FOOTER_GUESS), where)
+        except BrokenFileError:
+            # The footer may be longer than guessed; if it is broken, this says so again.
+            return session_file.summarize(self.store.get(key), where)
+
+
+def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Table, Ledger]:
+    """The bars and the ledger of a session after a repair brought some of what it missed."""
+    merged, _ = combine([standing.bars, bars])
+    return merged, standing.ledger.repaired_by(ledger)
+
+
+def _changes(before: pa.Table, after: pa.Table) -> tuple[int, int, int]:
+    """Bars added, removed and restated from one state of a session to the next."""
+    old, new = set(before["symbol"].to_pylist()), set(after["symbol"].to_pylist())
+    _, restated = combine([before, after])
+    return len(new - old), len(old - new), len(restated)

@@ -1,0 +1,188 @@
+"""The session file: one session's bars as Parquet, with its ledger and provenance inside.
+
+Belongs here: the bytes of one file. Does not belong here: where it lies (`layout`) and when it is
+written (`lake`).
+
+Bars and ledger are one object, so they can't come apart, and a file tells by itself what is in
+it, what is not, and why. The three texts are in the file's key-value metadata, as JSON:
+
+    datalake.ledger      the state of every symbol that has no row, with reasons
+    datalake.audit       every rule, its value and its verdict
+    datalake.provenance  when, by which run and from which source it was collected
+
+Everything but the provenance depends on the bars and the ledger alone: the same answers make the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datalake_assets.collection.audit import Finding
+from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.report import Ledger
+
+_LEDGER = b"datalake.ledger"
+_AUDIT = b"datalake.audit"
+_PROVENANCE = b"datalake.provenance"
+
+
+class BrokenFileError(RuntimeError):
+    """An object in the lake is not the session file that it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a session's bars come from.
+
+    Args:
+        collected_at: Instant (UTC) at which the collection ended.
+        source: Host and feed, or the embedded exchange's market.
+        asof: The day whose symbols are meant.
+        run_id: The Dagster run, or another caller's own mark.
+        version: Version of this program.
+        collection: Numbers of the collection (`report.Statistics.to_dict`).
+    """
+
+    collected_at: datetime
+    source: str
+    asof: date
+    run_id: str
+    version: str
+    collection: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As text."""
+        told = asdict(self) | {
+            "collected_at": self.collected_at.isoformat(),
+            "asof": self.asof.isoformat(),
+        }
+        return json.dumps(told, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Provenance:
+        """Read back what `to_json` wrote."""
+        told = json.loads(text)
+        told["collected_at"] = datetime.fromisoformat(told["collected_at"])
+        told["asof"] = date.fromisoformat(told["asof"])
+        return cls(**told)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session as the lake holds it."""
+
+    bars: pa.Table
+    ledger: Ledger
+    provenance: Provenance
+
+
+def encode(session: Session, findings: Sequence[Finding]) -> bytes:
+    """The session as a Parquet file.
+
+    Raises:
+        ValueError: The rows are not those of the ledger, one for each present symbol, in order.
+    """
+    bars, ledger = session.bars, session.ledger
+    if bars["symbol"].to_pylist() != list(ledger.present):
+        raise ValueError(f"{ledger.session}: the bars are not those that the ledger calls present")
+    audit = [
+        {
+            "rule": finding.rule,
+            "verdict": finding.verdict.value,
+            "value": finding.value,
+            "threshold": finding.threshold,
+            "detail": finding.detail,
+        }
+        for finding in findings
+    ]
+    metadata = {
+        _LEDGER: ledger.to_json(),
+        _AUDIT: json.dumps(audit, separators=(",", ":")),
+        _PROVENANCE: session.provenance.to_json(),
+    }
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        buffer,
+        SCHEMA,
+        compression="zstd",
+        # Only these two repeat within a session. Statistics serve the columns that readers
+        # filter by; a file is read whole or by symbol.
+        use_dictionary=["session", "timestamp"],
+        write_statistics=["symbol", "session"],
+        # Sorted rows, so a reader's range on `symbol` skips whole row groups.
+        sorting_columns=[pq.SortingColumn(SCHEMA.get_field_index("symbol"))],
+        # Arrow's own schema blob would be a fifth of the footer; Parquet's types are enough.
+        store_schema=False,
+    ) as writer:
+        writer.write_table(bars, row_group_size=65_536)
+        writer.add_key_value_metadata(metadata)
+    return bytes(buffer.getvalue())
+
+
+def decode(data: bytes, where: str) -> Session:
+    """The session in a file.
+
+    Args:
+        data: The file.
+        where: Its place, for the message.
+
+    Raises:
+        BrokenFileError: The bytes are no whole session file.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        bars = file.read().replace_schema_metadata(None).cast(SCHEMA)
+        told = file.metadata.metadata or {}
+        ledger = Ledger.from_json(told[_LEDGER], tuple(bars["symbol"].to_pylist()))
+        return Session(bars, ledger, Provenance.from_json(told[_PROVENANCE]))
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise BrokenFileError(
+            f"{where} is no whole session file ({error!r}): collect the session again"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a session file says of itself, read from its footer alone."""
+
+    session: date
+    rows: int
+    counts: Mapping[str, int]
+    audit: Sequence[Mapping[str, Any]]
+    provenance: Provenance
+
+
+def summarize(footer: bytes, where: str) -> Summary:
+    """What a session file says of itself.
+
+    Args:
+        footer: The end of the file, at least its footer.
+        where: Its place, for the message.
+
+    Raises:
+        BrokenFileError: These are not the last bytes of a session file, or too few of them.
+    """
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(footer))
+        told = metadata.metadata or {}
+        ledger = json.loads(told[_LEDGER])
+        session = date.fromisoformat(ledger.pop("session"))
+        counts = {state: len(symbols) for state, symbols in ledger.items()}
+        counts["present"] = metadata.num_rows
+        return Summary(
+            session,
+            metadata.num_rows,
+            counts,
+            json.loads(told[_AUDIT]),
+            Provenance.from_json(told[_PROVENANCE]),
+        )
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise BrokenFileError(f"{where} is no whole session file ({error!r})") from error

@@ -1,0 +1,408 @@
+"""Named objects in a local folder, an S3 bucket or memory, through one interface.
+
+Here: bytes under keys, written whole or not at all, and errors that a person can act on. Not here:
+which keys exist and what is in them (the rest of `lake`).
+
+What `obstore` guarantees, and what it doesn't:
+
+- A folder: an object is staged beside its place as `name#1`, then renamed (`put`) or hard-linked
+  (`create`) to it. A killed process leaves the old object or the new one, and maybe a staged file,
+  which is never listed and swept later. Nothing is fsynced: after a power cut an object that was
+  written in the last seconds may be short, which its reader (Parquet's footer) notices.
+- S3: one signed PUT, visible when it is complete; `create` sends `If-None-Match: *`.
+"""
+
+import builtins
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, MemoryStore, S3Store
+
+from datalake_assets.settings import lake_location
+
+if TYPE_CHECKING:
+    from obstore.store import (
+        ClientConfig,
+        RetryConfig,
+        S3Config,
+        S3Credential,
+        S3CredentialProvider,
+    )
+
+Backend = LocalStore | MemoryStore | S3Store
+
+# A staged file is older than this only if its writer is dead.
+STAGED_FOR_AT_MOST = timedelta(hours=1)
+
+_KEY = re.compile(r"(?!\.\.?(/|$))[A-Za-z0-9._=-]+(/(?!\.\.?(/|$))[A-Za-z0-9._=-]+)*")
+_STAGED = re.compile(r".+#[0-9]+")
+
+# Bounded: a bucket that doesn't answer is an error after about a minute, not a hang.
+_CLIENT: "ClientConfig" = {
+    "connect_timeout": timedelta(seconds=5),
+    "read_timeout": timedelta(seconds=20),
+    "timeout": timedelta(minutes=2),
+}
+_RETRY: "RetryConfig" = {
+    "max_retries": 8,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=200),
+        "max_backoff": timedelta(seconds=10),
+        "base": 3,
+    },
+}
+
+
+class StoreError(RuntimeError):
+    """The store did not do what it was asked: what was attempted, what came back, what to do."""
+
+
+class Store:
+    """Objects under keys like `data/ticks/x.parquet`; made by `open_store`, shared by threads.
+
+    A key is relative: segments of A-Z, a-z, 0-9 and `._=-` between single slashes, none of them
+    `.` or `..`. Any other raises ValueError before the store is touched.
+
+    Every method raises StoreError when the store refuses or can't be reached.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        base: str,
+        backend: Backend | None = None,
+        root: Path | None = None,
+    ) -> None:
+        self.uri = uri
+        self._base = base
+        self._backend = backend
+        self._root = root  # of a local folder, which the first write makes
+        self._swept: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self._attempt("read", key) as backend:
+            return obstore.get(backend, key).bytes().to_bytes()
+
+    def tail(self, key: str, length: int) -> bytes:
+        """The object's last `length` bytes (all of them when it is shorter), in one request.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if length < 1:
+            raise ValueError(f"length={length}: at least one byte")
+        with self._attempt("read the end of", key) as backend:
+            try:
+                found = obstore.get(backend, key, options={"range": {"suffix": length}})
+                return found.bytes().to_bytes()
+            except BaseError as error:
+                # S3 answers 416 when there is no last byte to give.
+                if "416 Range Not Satisfiable" in str(error):
+                    return b""
+                raise
+
+    def size(self, key: str) -> int:
+        """The object's length in bytes.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self._attempt("look up", key) as backend:
+            return obstore.head(backend, key)["size"]
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object.
+
+        S3's answer has no body, so a bucket that is missing looks like an object that is missing.
+        """
+        try:
+            self.size(key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes the object, or replaces it: readers see the old bytes or the new, never a mix."""
+        with self._attempt("write", key, making=True) as backend:
+            obstore.put(backend, key, data, use_multipart=False)
+        self._sweep_beside(key)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Writes the object unless there is one; of several writers exactly one gets True.
+
+        False: there is one already, and it was left as it is. On S3 a lost answer is asked for
+        again, so one's own object may be what was found: who must know compares the bytes.
+        """
+        with self._attempt("create", key, making=True) as backend:
+            try:
+                obstore.put(backend, key, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+        self._sweep_beside(key)
+        return True
+
+    def delete(self, key: str) -> None:
+        """Removes the object; it is fine when there is none."""
+        try:
+            with self._attempt("delete", key) as backend:
+                obstore.delete(backend, key)
+        except FileNotFoundError:
+            return
+
+    def list(self, prefix: str = "") -> builtins.list[str]:
+        """The keys below the folder `prefix` and its folders, sorted; "" means everything."""
+        folder = prefix.removesuffix("/")
+        try:
+            with self._attempt("list", folder or None) as backend:
+                pages = obstore.list(backend, folder or None, chunk_size=1000)
+                return sorted(found["path"] for page in pages for found in page)
+        except FileNotFoundError:
+            return []
+
+    def url(self, key: str) -> str:
+        """Where a person finds the object: a path, or `s3://…`."""
+        return self._base + _checked(key)
+
+    def sweep(self, prefix: str = "") -> int:
+        """Removes what killed writers left staged below the folder `prefix`; how many files.
+
+        `put` and `create` do this for the folder they write to. Only a local folder can hold such
+        files.
+        """
+        folder = prefix.removesuffix("/")
+        if folder:
+            _checked(folder)
+        if self._root is None:
+            return 0
+        return sum(_sweep_folder(path) for path, _, _ in os.walk(self._root / folder))
+
+    @contextmanager
+    def _attempt(self, verb: str, key: str | None, *, making: bool = False) -> Iterator[Backend]:
+        """Gives the backend, and turns its errors into ours."""
+        place = self.uri if key is None else self.url(key)
+        try:
+            if self._backend is None:
+                # LocalStore demands that its root exists; reading must not make it.
+                if not making and self._root is not None and not self._root.is_dir():
+                    raise FileNotFoundError(f"can't {verb} {place}: there is no such folder")
+                self._backend = LocalStore(self._root, mkdir=making)
+            yield self._backend
+        except FileNotFoundError as error:
+            what = _what_came_back(error)
+            if "NoSuchBucket" in what:
+                raise StoreError(_message(verb, place, what)) from _without_body(error)
+            raise FileNotFoundError(f"can't {verb} {place}: it does not exist") from (
+                _without_body(error)
+            )
+        except (BaseError, OSError) as error:
+            what = _what_came_back(error)
+            raise StoreError(_message(verb, place, what)) from _without_body(error)
+
+    def _sweep_beside(self, key: str) -> None:
+        """Once for each folder that this store writes to."""
+        if self._root is not None:
+            folder = key.rpartition("/")[0]
+            if folder not in self._swept:
+                self._swept.add(folder)
+                _sweep_folder(self._base + folder)
+
+
+def open_store(uri: str) -> Store:
+    """The store at `uri`: a local path, `file:///path`, `s3://bucket/prefix` or `memory://`.
+
+    Nothing is made and no object is asked for until a method is called. A relative path means the
+    folder it means now. Each `memory://` is a new, empty store. S3 follows AWS's standard chain:
+    its variables, then profile, shared files and what the machine provides.
+
+    Raises:
+        ValueError: `uri` names no place that a lake can be in.
+        StoreError: S3 without usable credentials.
+    """
+    try:
+        kind, place = lake_location(uri)
+    except ValueError as error:
+        raise ValueError(f"can't open a lake: its URI {error}") from None
+    match kind:
+        case "path":
+            root = Path(place).expanduser().resolve()
+            shown = uri if uri.startswith("file:") else str(root)
+            return Store(shown, base=f"{root}/", root=root)
+        case "memory":
+            return Store(uri, base="memory:///", backend=MemoryStore())
+        case "s3":
+            return Store(f"s3://{place}", base=f"s3://{place}/", backend=_open_s3(place))
+
+
+def _open_s3(place: str) -> S3Store:
+    bucket, _, prefix = place.partition("/")
+    uri = f"s3://{place}"
+    # Everything is handed over by name: obstore also reads the environment, but there an empty
+    # variable (compose files are full of them) is a value to it, on which it panics.
+    access_key, secret_key = _variable("AWS_ACCESS_KEY_ID"), _variable("AWS_SECRET_ACCESS_KEY")
+    endpoint = _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    region = _variable("AWS_REGION", "AWS_DEFAULT_REGION")
+    profile = _variable("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+    if access_key and secret_key and not profile and (region or endpoint):
+        provider = _static(access_key, secret_key, _variable("AWS_SESSION_TOKEN"))
+        region = region or "us-east-1"
+        domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+        endpoint = endpoint or f"https://s3.{region}.{domain}"
+    else:
+        provider, region, endpoint = _aws_chain(uri, region)
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise StoreError(
+            f"can't open {uri}: its endpoint, AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, must be an"
+            " address like https://host:9000"
+        )
+    config: S3Config = {
+        "region": region,
+        "aws_endpoint_url_s3": endpoint,
+        "disable_bulk_delete": True,  # which some S3-compatible servers lack
+    }
+    try:
+        return S3Store(
+            bucket,
+            prefix=prefix or None,
+            config=config,
+            client_options={**_CLIENT, "allow_http": parts.scheme == "http"},
+            retry_config=_RETRY,
+            credential_provider=provider,
+        )
+    except BaseError as error:  # of another AWS_* variable that obstore reads
+        raise StoreError(_message("open", uri, _what_came_back(error))) from error
+
+
+def _variable(*names: str) -> str | None:
+    """The first of these variables that is set and not empty."""
+    return next((value for name in names if (value := os.environ.get(name, "").strip())), None)
+
+
+def _static(access_key: str, secret_key: str, token: str | None) -> "S3CredentialProvider":
+    def provide() -> "S3Credential":
+        return {
+            "access_key_id": access_key,
+            "secret_access_key": secret_key,
+            "token": token,
+            "expires_at": None,
+        }
+
+    return provide
+
+
+def _aws_chain(uri: str, region: str | None) -> "tuple[S3CredentialProvider, str, str]":
+    """Credentials, region and endpoint, as AWS's own tools would find them.
+
+    From boto3, whose import costs half a second.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    try:
+        session = boto3.Session(region_name=region)  # it reads AWS_DEFAULT_REGION only
+        found = session.get_credentials()
+        endpoint: str = session.client("s3").meta.endpoint_url
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no address
+        raise StoreError(_message("open", uri, f"{type(error).__name__}: {error}")) from error
+    if found is None:
+        raise StoreError(_message("open", uri, "NoCredentials: AWS's chain found none"))
+    return Boto3CredentialProvider(session), session.region_name or "us-east-1", endpoint
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise ValueError(
+            f"{key!r} is no key: segments of A-Z, a-z, 0-9 and ._=- between single slashes,"
+            " none of them . or .."
+        )
+    return key
+
+
+def _sweep_folder(folder: str) -> int:
+    """Removes the staged files of dead writers directly in `folder`."""
+    before = time.time() - STAGED_FOR_AT_MOST.total_seconds()
+    swept = 0
+    # What can't be removed is only litter: no reader sees it, and no write failed because of it.
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _STAGED.fullmatch(entry.name) and entry.stat().st_mtime < before:
+                with suppress(OSError):
+                    Path(entry.path).unlink()
+                    swept += 1
+    return swept
+
+
+_CHECK_KEYS = (
+    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, with temporary keys, AWS_SESSION_TOKEN;"
+    " or AWS_PROFILE and the files it refers to"
+)
+_ADVICE = (
+    (r"NoSuchBucket", "create the bucket, or correct the lake's URI (DATALAKE_URI)"),
+    (
+        r"SignatureDoesNotMatch|InvalidAccessKeyId|Token|[Cc]redentials|ProfileNotFound|^401 ",
+        _CHECK_KEYS,
+    ),
+    (r"RequestTimeTooSkewed", "set this machine's clock right"),
+    (
+        r"redirect|AuthorizationHeaderMalformed",
+        "set AWS_REGION to the bucket's region",
+    ),
+    (
+        r"AccessDenied",
+        "allow this key s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there",
+    ),
+    (r"^403 ", _CHECK_KEYS),
+    (r"SlowDown|^429 |^5[0-9][0-9] ", "the server is overloaded or down: run it again later"),
+    (r"HTTP error|Invalid endpoint", "check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION"),
+    (r"os error (1|13|30)\)", "give this user the right to write there"),
+    (r"os error (28|122)\)", "free some space"),
+    (r"os error (2|17|20|21)\)", "something else stands there: move it, or choose another folder"),
+)
+
+
+def _message(verb: str, place: str, what: str) -> str:
+    for pattern, advice in _ADVICE:
+        if re.search(pattern, what):
+            return f"can't {verb} {place}: {what}; {advice}"
+    return f"can't {verb} {place}: {what}"
+
+
+def _what_came_back(error: Exception) -> str:
+    """The gist of an obstore error: S3's status, code and message, or the system's own words.
+
+    Never the response as a whole: to a wrong signature or token S3 answers with the request's
+    headers, session token included.
+    """
+    text = str(error).partition("\n\nDebug source")[0]
+    if status := re.search(r"status code: ([0-9]{3}[^:\n]*)", text):
+        code = re.search(r"<Code>([^<]*)</Code>", text)
+        message = re.search(r"<Message>([^<]*)</Message>", text)
+        parts = [status[1], *(found[1] for found in (code, message) if found)]
+        return ", ".join(parts)
+    # An endpoint may have been given with a password.
+    return re.sub(r"//[^/\s]*@", "//…@", text).strip()
+
+
+def _without_body(error: Exception) -> Exception:
+    """The cause to keep of an obstore error, for the same reason without S3's response."""
+    return type(error)(_what_came_back(error))
