@@ -1,0 +1,211 @@
+"""The recorded market: replays daily bars from a CSV or Parquet file, exactly as they stand there.
+
+Nothing is invented but what the file lacks and the wire demands: without `vwap` it is the mean of
+high, low and close to four decimals, without `trade_count` it is 1. Bars that break the rules of
+OHLC are replayed too: the real exchange serves such a bar now and then.
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from datalake_assets import market_calendar
+from datalake_assets.exchange.market import DOLLAR, Bars, Ints, Split, asset, is_ticker
+
+_NAMES = {
+    "symbol": ("symbol", "ticker"),
+    "session": ("session", "date", "timestamp"),
+    "open": ("open",),
+    "high": ("high",),
+    "low": ("low",),
+    "close": ("close",),
+    "volume": ("volume",),
+    "vwap": ("vwap",),
+    "trade_count": ("trade_count",),
+}
+_OPTIONAL = ("vwap", "trade_count")
+
+
+class RecordingError(ValueError):
+    """A file that cannot be replayed; the message names the file, the fault and the row."""
+
+
+def market_id(path: Path) -> str:
+    """The name of the market that `RecordedMarket` makes of the file: by its content."""
+    with path.open("rb") as file:
+        digest = sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"recorded/{digest.hexdigest()[:16]}"
+
+
+class RecordedMarket:
+    """The bars of a file; its symbols are the assets, all of them active.
+
+    Args:
+        path: `.parquet`, or CSV with a header, also gzipped. Columns, in any case: `symbol` (or
+            `ticker`), `session` (or `date`, or `timestamp`: an instant, whose day in New York
+            counts), `open`, `high`, `low`, `close`, `volume`, and if there `vwap`, `trade_count`;
+            others are ignored. Prices in dollars, at most six decimals, as Alpaca's.
+
+    Raises:
+        RecordingError: a column is missing, a value too, a symbol is no ticker, a day no session
+            or twice there, a price negative, not finite, or finer than the wire carries.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.market_id = market_id(path)
+        self._path = path
+        columns = self._read()
+        days, day_index = np.unique(columns["session"], return_inverse=True)
+        names, name_index = np.unique(columns["symbol"], return_inverse=True)
+        self.sessions: Sequence[date] = tuple(days.tolist())
+        self._check_names(names.tolist())
+        order = np.lexsort((day_index, name_index))
+        bars = Bars(
+            symbols=names.tolist(),
+            symbol=name_index.astype(np.int64),
+            session=day_index.astype(np.int64),
+            **{name: columns[name] for name in _NAMES if name not in ("symbol", "session")},
+        ).take(order)
+        again = (np.diff(bars.symbol) == 0) & (np.diff(bars.session) == 0)
+        if again.any():
+            row = int(np.argmax(again))
+            symbol, day = bars.symbols[bars.symbol[row]], self.sessions[bars.session[row]]
+            raise RecordingError(f"{path}: {symbol} has more than one bar on {day}; keep one")
+        self._bars = bars
+        self._begin = np.searchsorted(bars.symbol, np.arange(len(names) + 1))
+        self._row = {symbol: row for row, symbol in enumerate(bars.symbols)}
+
+    def visible(self, now: datetime) -> int:
+        """All sessions: what was recorded is history, whatever the clock says."""
+        return len(self.sessions)
+
+    def bars(self, symbols: Sequence[str], first: int, stop: int) -> Bars:
+        """See `Market.bars`."""
+        known = [symbol for symbol in symbols if symbol in self._row]
+        spans = []
+        for symbol in known:
+            begin, end = self._begin[self._row[symbol] : self._row[symbol] + 2]
+            sessions = self._bars.session[begin:end]
+            low, high = np.searchsorted(sessions, [first, stop])
+            spans.append(np.arange(begin + low, begin + high))
+        bars = self._bars.take(np.concatenate(spans) if spans else np.arange(0))
+        position = np.repeat(np.arange(len(known)), [len(span) for span in spans])
+        return Bars(
+            **{name: getattr(bars, name) for name in _NAMES if name != "symbol"},
+            symbols=known,
+            symbol=position,
+        )
+
+    def assets(self) -> Sequence[dict[str, Any]]:
+        """See `Market.assets`."""
+        return self._assets
+
+    @cached_property
+    def _assets(self) -> list[dict[str, Any]]:
+        market = self.market_id.encode()
+        return [
+            asset(symbol, market=market, name=symbol, exchange="NYSE")
+            for symbol in self._bars.symbols
+        ]
+
+    def splits(self) -> Sequence[Split]:
+        """None: a file of bars does not tell its splits."""
+        return ()
+
+    def _read(self) -> dict[str, npt.NDArray[Any]]:
+        """The file's columns by their names here; prices in millionths."""
+        table = self._table()
+        found: dict[str, Any] = {}
+        lower = {name.lower(): name for name in table.column_names}
+        for ours, theirs in _NAMES.items():
+            name = next((lower[name] for name in theirs if name in lower), None)
+            if name is not None:
+                column = table[name].combine_chunks()
+                if column.null_count:
+                    row = pc.index(column.is_null(), True).as_py()
+                    raise RecordingError(f"{self._path}: no {name} in row {row + 1}; complete it")
+                found[ours] = column
+        missing = [name for name in _NAMES if name not in found and name not in _OPTIONAL]
+        if missing or not table.num_rows:
+            what = f"no column {', '.join(missing)}" if missing else "no bar"
+            raise RecordingError(
+                f"{self._path}: {what}; a recording has the columns symbol, session, open, high, "
+                f"low, close, volume (this one: {', '.join(table.column_names)})"
+            )
+        return self._convert(found)
+
+    def _table(self) -> Any:
+        try:
+            if self._path.suffix == ".parquet":
+                return pyarrow.parquet.read_table(self._path)
+            return pyarrow.csv.read_csv(self._path)
+        except pa.ArrowInvalid as error:
+            raise RecordingError(f"{self._path} cannot be read: {error}") from error
+
+    def _convert(self, found: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+        columns: dict[str, npt.NDArray[Any]] = {
+            name: self._millionths(found[name], name)
+            for name in ("open", "high", "low", "close", "vwap")
+            if name in found
+        }
+        try:
+            columns["session"] = _days(found["session"])
+            for name in ("volume", "trade_count"):
+                if name in found:
+                    columns[name] = found[name].cast(pa.int64()).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid as error:
+            raise RecordingError(f"{self._path} cannot be read: {error}") from error
+        columns["symbol"] = np.array(found["symbol"].cast(pa.string()).to_pylist())
+        for name in ("volume", "trade_count"):
+            if name in columns and not ((columns[name] >= 0) & (columns[name] < 10**12)).all():
+                raise RecordingError(f"{self._path}: {name} is not everywhere 0 … 10**12 - 1")
+        if "vwap" not in columns:
+            mean = (columns["high"] + columns["low"] + columns["close"]) / 3
+            columns["vwap"] = (np.rint(mean / 100) * 100).astype(np.int64)
+        columns.setdefault("trade_count", np.ones_like(columns["volume"]))
+        return columns
+
+    def _millionths(self, column: Any, name: str) -> Ints:
+        dollars = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        with np.errstate(invalid="ignore"):
+            scaled = np.rint(dollars * DOLLAR)
+            bad = ~((scaled / DOLLAR == dollars) & (dollars >= 0) & (dollars < 100_000_000))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise RecordingError(
+                f"{self._path}: {name} {dollars[row]!r} in row {row + 1} cannot go over the wire, "
+                "which carries prices of 0 … 99999999.999999 dollars with at most six decimals; "
+                "round or drop it"
+            )
+        return np.asarray(scaled, np.int64)
+
+    def _check_names(self, names: list[str]) -> None:
+        for symbol in names:
+            if not is_ticker(symbol):
+                raise RecordingError(f"{self._path}: {symbol!r} is no ticker; rename or drop it")
+        for day in self.sessions:
+            try:
+                known = market_calendar.is_session(day)
+            except market_calendar.OutsideCalendar as error:
+                raise RecordingError(f"{self._path}: {error}") from error
+            if not known:
+                raise RecordingError(f"{self._path}: {day} is no XNYS session; drop its bars")
+
+
+def _days(column: Any) -> npt.NDArray[Any]:
+    """Dates as an array of `datetime64[D]`; instants count in New York, others as they stand."""
+    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+        column = pc.local_timestamp(column.cast(pa.timestamp("us", "America/New_York")))
+    return np.asarray(column.cast(pa.date32()).to_numpy(zero_copy_only=False), "datetime64[D]")
