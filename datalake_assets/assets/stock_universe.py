@@ -1,0 +1,93 @@
+"""`stock_universe`: a snapshot of every US equity that the source knows, one a day.
+
+Belongs here: taking the snapshot and describing it. Does not belong here: which of its symbols a
+session asks for (`collection.universe`).
+"""
+
+from collections import Counter
+from datetime import date
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datalake_assets import __version__
+from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.retry import Caller, RetryPolicy
+from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable
+from datalake_assets.lake.lake import Lake, Written
+from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
+from datalake_assets.sources.alpaca import AlpacaSource
+
+GROUP = "ticks"
+OWNERS = ["team:data-platform"]
+KEY = dg.AssetKey("stock_universe")
+
+_NEW_YORK = ZoneInfo("America/New_York")
+
+
+@dg.asset(
+    key=KEY,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "parquet"},
+    code_version=__version__,
+    description="Every US equity on the source's list, active and inactive. One snapshot a day, in "
+    "`data/universe/{day}.parquet`: it tells `daily_ticks` which symbols to ask for.",
+    metadata={
+        "dagster/column_schema": dg.TableSchema(
+            [
+                dg.TableColumn(field.name, str(field.type), COLUMN_DESCRIPTIONS[field.name])
+                for field in SCHEMA
+            ]
+        )
+    },
+)
+def stock_universe(
+    collector: CollectorResource, source: SourceResource, lake: LakeResource
+) -> dg.MaterializeResult[None]:
+    """Take today's snapshot."""
+    target = lake.open(source.identity)
+    with source.open(collector) as alpaca:
+        taken, snapshot, written = take_snapshot(alpaca, target, collector, source)
+    return dg.MaterializeResult(metadata=snapshot_metadata(taken, snapshot, written, target))
+
+
+def take_snapshot(
+    alpaca: AlpacaSource,
+    lake: Lake,
+    collector: CollectorResource,
+    source: SourceResource,
+    clock: Clock | None = None,
+) -> tuple[date, pa.Table, Written]:
+    """Fetch the list of assets and keep it as the snapshot of today (in New York).
+
+    Raises:
+        PermanentError, RefusedError: The list can't be had.
+    """
+    clock = clock or Clock()
+    with collector.trading_limiter(source.account) as limiter:
+        policy = RetryPolicy(attempts=collector.attempts, seconds=collector.retry_seconds)
+        snapshot = Caller(limiter, policy, clock=clock).call(alpaca.assets)
+    taken = clock.now().astimezone(_NEW_YORK).date()
+    return taken, snapshot, lake.write_universe(taken, snapshot)
+
+
+def snapshot_metadata(
+    taken: date, snapshot: pa.Table, written: Written, lake: Lake
+) -> dict[str, Any]:
+    """What the UI shows of a snapshot."""
+    status = Counter(snapshot["status"].to_pylist())
+    names = pc.unique(snapshot["symbol"]).to_pylist()
+    return {
+        "dagster/row_count": snapshot.num_rows,
+        "dagster/uri": lake.store.url(written.key),
+        "day": taken.isoformat(),
+        "active": status["active"],
+        "inactive": status["inactive"],
+        "symbols": len(names),
+        "no_tickers": sum(not askable(name) for name in names),
+        "file_size_bytes": written.size,
+    }

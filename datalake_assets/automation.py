@@ -1,0 +1,15 @@
+"""Jobs: what a person or a sensor launches.
+
+Belongs here: jobs, schedules and sensors. Does not belong here: what an asset does.
+"""
+
+import dagster as dg
+
+from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
+
+daily_ticks_job = dg.define_asset_job(
+    "daily_ticks_job",
+    selection=dg.AssetSelection.assets(STOCK_UNIVERSE, DAILY_TICKS),
+    description="Take today's universe and collect sessions: one partition, or a range of them.",
+)

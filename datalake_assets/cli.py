@@ -1,0 +1,509 @@
+"""The command line: `datalake`, also `python -m datalake_assets`.
+
+Belongs here: arguments, what a person reads in the terminal, exit codes. Does not belong here:
+anything that Dagster, a notebook or the Lambda needs too.
+
+Whatever collects does it through Dagster, in this process, and is recorded in its instance:
+`make dev` shows the same runs. Exit codes: 0 done, 1 a session did not pass or a run failed,
+2 wrong input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from datalake_assets import market_calendar
+from datalake_assets.collection.progress import Display, Snapshot
+from datalake_assets.exchange.process import LOOPBACK, ExchangeOptions, serve
+from datalake_assets.lake.coverage import Coverage, Held, coverage
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.session_file import BrokenFileError
+from datalake_assets.lake.store import StoreError, open_store
+from datalake_assets.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+DEMO_SESSIONS = 6
+"""The newest session, and the five before that its coverage is measured by. They cost no more
+requests than one: a request has room for them."""
+
+PARTITION_APPEARS = timedelta(hours=22)
+"""Time of a session's day (UTC) at which its partition appears, as `partitions.TIMEZONE` makes it.
+Known here too, so that `status` need not load Dagster."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="A complete history of daily bars for every US equity, in Parquet, in your own bucket.",
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,  # a local variable can hold a key
+)
+out = Console()
+err = Console(stderr=True)
+
+Day = Annotated[str | None, typer.Option(metavar="YYYY-MM-DD")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+class TerminalDisplay(Display):
+    """Progress as a bar, or as a line now and then where there is no terminal.
+
+    Args:
+        console: Where it is drawn.
+    """
+
+    _EVERY = 5.0
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._next = self._EVERY
+
+    def show(self, snapshot: Snapshot, *, final: bool) -> None:
+        """Draw the collection as it is."""
+        if not self._console.is_terminal:
+            if final or snapshot.seconds >= self._next:
+                self._next = 0.0 if final else snapshot.seconds + self._EVERY
+                self._console.print(str(snapshot), highlight=False)
+            return
+        if self._bar is None:
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} chunks  {task.fields[told]}"),
+                TimeElapsedColumn(),
+                console=self._console,
+                auto_refresh=False,
+            )
+            self._bar.add_task(snapshot.label, total=snapshot.chunks, told="")
+            self._bar.start()
+        told = (
+            f"[green]✓ {snapshot.symbols_ok:,}[/] [red]✗ {snapshot.symbols_failed:,}[/] "
+            f"{snapshot.bars:,} bars  {snapshot.requests:,} requests"
+        )
+        if snapshot.retries:
+            told += f" ({snapshot.retries:,} retries)"
+        if left := snapshot.seconds_left:
+            told += f"  {left:,.0f} s left"
+        self._bar.update(self._bar.task_ids[0], completed=snapshot.chunks_done, told=told)
+        self._bar.refresh()
+        if final:
+            self._bar.stop()
+            self._bar = None
+
+
+@app.command()
+def demo() -> None:
+    """Collect the newest sessions into a lake and have a first look; needs no key."""
+    with _plain_errors():
+        settings = Settings.load()
+        partitions = _partitions(settings)
+        newest = date.fromisoformat(partitions[-1])
+        first = [*market_calendar.previous_sessions(newest, DEMO_SESSIONS - 1), newest][0]
+        where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
+        out.print(f"Collecting {first} to {newest} from {where} into {settings.lake_uri} …")
+        good = _materialize(settings, max(first, settings.first_session), newest, repair=False)
+        if good:
+            _first_look(_open_lake(settings), newest)
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def collect(
+    session: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="The session to collect.")
+    ] = None,
+    first: Annotated[
+        str | None,
+        typer.Option("--from", metavar="YYYY-MM-DD", help="First day of a range of sessions."),
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Ask only for what is failed or pending, and merge.")
+    ] = False,
+) -> None:
+    """Collect one session, or every session of a range, into the lake."""
+    with _plain_errors():
+        settings = Settings.load()
+        start, end = _range(settings, session, first, last)
+        good = _materialize(settings, start, end, repair=repair)
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show what the lake holds: coverage by year and month, gaps, failures, what to do."""
+    with _plain_errors():
+        settings = Settings.load()
+        lake = _open_lake(settings)
+        newest = (datetime.now(UTC) - PARTITION_APPEARS).date()
+        held = coverage(lake, market_calendar.sessions(settings.first_session, newest))
+        if as_json:
+            out.print_json(json.dumps(_status_json(lake, held)))
+        else:
+            _show_status(lake, held)
+
+
+@app.command()
+def exchange(
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 8801,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
+    seed: Annotated[int, typer.Option(help="Which synthetic market.")] = 7,
+    recorded: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet file of bars to replay instead.")
+    ] = None,
+    requests_per_minute: Annotated[
+        int, typer.Option(help="Rate limit of the data API; 0 for none.")
+    ] = 200,
+    latency: Annotated[float, typer.Option(help="Seconds that each answer takes longer.")] = 0.0,
+    faults: Annotated[
+        str, typer.Option(help='Faults, as JSON: {"rate": 0.3, "seed": 1} disturbs 30 %.')
+    ] = "",
+) -> None:
+    """Run the embedded exchange: Alpaca's wire protocol over a synthetic or recorded market."""
+    with _plain_errors():
+        options = ExchangeOptions(
+            seed=seed,
+            recorded=recorded,
+            requests_per_minute=requests_per_minute,
+            trading_requests_per_minute=200,
+            latency=latency,
+            faults=faults,
+        )
+
+        def announce(url: str) -> None:
+            out.print(f"{options.market_id} on {url}", highlight=False, soft_wrap=True)
+            out.print(
+                "Any pair of keys is welcome. To collect from it: ALPACA_API_KEY=any "
+                f"ALPACA_SECRET_KEY=any ALPACA_DATA_URL={url} ALPACA_TRADING_URL={url}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+        serve(options.exchange(), host=host, port=port, announce=announce)
+
+
+# --- collecting through Dagster ---
+
+
+def _materialize(settings: Settings, start: date, end: date, *, repair: bool) -> bool:
+    """Run the job over these sessions in this process; True when all of them were published."""
+    from datalake_assets.definitions import build_definitions
+
+    job = build_definitions(settings, display=TerminalDisplay(err)).resolve_job_def(
+        "daily_ticks_job"
+    )
+    config = {
+        # The run's log is in the instance; on the terminal it would drown the progress.
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        "resources": {"collector": {"config": {"repair": repair}}},
+    }
+    # The tags by which Dagster's own range runs name their partitions.
+    tags = {
+        "dagster/asset_partition_range_start": start.isoformat(),
+        "dagster/asset_partition_range_end": end.isoformat(),
+    }
+    with _instance() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            run_config=config,
+            raise_on_error=False,
+            **({"partition_key": start.isoformat()} if start == end else {"tags": tags}),
+        )
+        _show_run(result)
+        for event in result.filter_events(lambda event: event.is_step_failure):
+            error = event.step_failure_data.error
+            told = error.cause if error and error.cause else error
+            if told:
+                err.print(f"[red]{event.step_key}[/]: {told.message.strip()}", highlight=False)
+    return bool(result.success)
+
+
+@contextmanager
+def _instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's records: DAGSTER_HOME, else `.datalake/dagster`, which `make dev` uses too."""
+    import dagster as dg
+
+    home = Path(os.environ.get("DAGSTER_HOME") or ".datalake/dagster").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        template = files("datalake_assets").joinpath("dagster.yaml").read_text()
+        (home / "dagster.yaml").write_text(template)
+    os.environ["DAGSTER_HOME"] = str(home)
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def _show_run(result: dg.ExecuteInProcessResult) -> None:
+    sessions = Table("session", "bars", "no print", "failed", "success", "coverage", "KiB", "took")
+    for column in sessions.columns[1:]:
+        column.justify = "right"
+    for event in result.get_asset_materialization_events():
+        if event.partition is None:
+            continue
+        metadata = event.materialization.metadata
+        told: dict[str, Any] = {name: value.value for name, value in metadata.items()}
+        coverage_told = told.get("coverage")
+        sessions.add_row(
+            event.partition,
+            f"{told['present']:,}",
+            f"{told['no_print']:,}",
+            f"{told['failed']:,}",
+            f"{told['success_rate']:.2%}",
+            "unknown" if coverage_told is None else f"{coverage_told:.2%}",
+            f"{told.get('file_size_bytes', 0) / 1024:,.0f}",
+            f"{told['duration_seconds']:.1f} s",
+        )
+    checks = Table("", "check", "says")
+    for check in result.get_asset_check_evaluations():
+        warned = check.severity.value == "WARN"
+        sign = "[green]✓[/]" if check.passed else "[yellow]⚠[/]" if warned else "[red]✗[/]"
+        checks.add_row(sign, check.check_name, check.description or "")
+    if sessions.row_count:
+        out.print(sessions)
+    if checks.row_count:
+        out.print(checks)
+
+
+# --- the lake in the terminal ---
+
+
+def _first_look(lake: Lake, newest: date) -> None:
+    """The most traded names of the newest session, and how to read on."""
+    import pyarrow.compute as pc
+
+    days = [day for day in lake.sessions() if day <= newest][-DEMO_SESSIONS:]
+    tables = {day: lake.read(day).bars for day in days}
+    bars = tables[newest]
+    turnover = pc.multiply(bars["vwap"], pc.cast(bars["volume"], "float64"))
+    top = bars.append_column("turnover", turnover).sort_by([("turnover", "descending")])
+    closes = {
+        day: dict(zip(table["symbol"].to_pylist(), table["close"].to_pylist(), strict=True))
+        for day, table in tables.items()
+    }
+    table = Table(
+        "symbol",
+        "close",
+        "change",
+        "volume",
+        "turnover",
+        f"last {len(days)} closes",
+        title=f"Most traded on {newest}",
+    )
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    for row in top.slice(0, 10).to_pylist():
+        history = [closes[day].get(row["symbol"]) for day in days]
+        before = history[-2] if len(history) > 1 else None
+        change = "" if before is None else f"{row['close'] / before - 1:+.2%}"
+        table.add_row(
+            row["symbol"],
+            f"{row['close']:,.2f}",
+            f"[{'red' if change.startswith('-') else 'green'}]{change}[/]" if change else "",
+            f"{row['volume']:,}",
+            f"${row['turnover'] / 1e6:,.0f} M",
+            _sparkline([close for close in history if close is not None]),
+        )
+    out.print(table)
+    sessions = lake.store.url("data/ticks/sessions")
+    out.print(
+        f"{bars.num_rows:,} bars of {newest} lie in {sessions}. Next:\n"
+        f"  duckdb -c \"SELECT * FROM '{sessions}/*/*.parquet' WHERE symbol = "
+        f"'{top['symbol'][0].as_py()}' ORDER BY session\"\n"
+        f"  {_command()} status: what the lake holds\n"
+        "  make dev: the same in Dagster's UI",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _command() -> str:
+    """How this program was called, so that what it says can be typed."""
+    called = Path(sys.argv[0]).absolute()
+    here = called.is_relative_to(Path.cwd())
+    return str(called.relative_to(Path.cwd())) if here and called.name == "datalake" else "datalake"
+
+
+def _sparkline(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    steps = "▁▂▃▄▅▆▇█"
+    span = high - low or 1.0
+    return "".join(steps[round((value - low) / span * (len(steps) - 1))] for value in values)
+
+
+def _show_status(lake: Lake, held: Coverage) -> None:
+    out.print(f"[bold]{lake.store.uri}[/]  {lake.source() or 'no lake yet'}", soft_wrap=True)
+    rows = {summary.session: summary for summary in held.published}
+    table = Table("year", "J F M A M J J A S O N D", "published", "of", "bars", "answered")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for year in sorted({day.year for day in held.sessions}):
+        days = [day for day in held.sessions if day.year == year]
+        found = [rows[day] for day in days if day in rows]
+        asked = sum(sum(s.counts.values()) - s.counts["rejected"] for s in found)
+        answered = sum(s.counts["present"] + s.counts["no_print"] for s in found)
+        table.add_row(
+            str(year),
+            " ".join(_month(held, year, month) for month in range(1, 13)),
+            f"{len(found):,}",
+            f"{len(days):,}",
+            f"{sum(summary.rows for summary in found):,}",
+            f"{answered / asked:.3%}" if asked else "",
+        )
+    out.print(table)
+    out.print("█ all sessions  ▓ ▒ ░ some  · none  ! incomplete")
+    gaps = held.gaps
+    for start, end, count in gaps[-5:]:
+        out.print(
+            f"missing: {count:,} sessions  →  {_command()} collect --from {start} --to {end}",
+            highlight=False,
+        )
+    if len(gaps) > 5:
+        out.print(f"… and {len(gaps) - 5:,} gaps before")
+    broken = {summary.session: summary for summary in (*held.published, *held.waiting)}
+    for day in held.to_repair[:10]:
+        counts = broken[day].counts
+        out.print(
+            f"{day}: {counts['failed']:,} failed, {counts['pending']:,} pending  →  "
+            f"{_command()} collect --session {day} --repair",
+            highlight=False,
+        )
+    if len(held.to_repair) > 10:
+        out.print(f"… and {len(held.to_repair) - 10:,} more to repair")
+
+
+def _month(held: Coverage, year: int, month: int) -> str:
+    states = [
+        state for day, state in held.sessions.items() if (day.year, day.month) == (year, month)
+    ]
+    if not states:
+        return " "
+    if Held.INCOMPLETE in states:
+        return "!"
+    share = states.count(Held.PUBLISHED) / len(states)
+    return "█" if share == 1 else "·" if share == 0 else "░▒▓"[min(2, int(share * 3))]
+
+
+def _status_json(lake: Lake, held: Coverage) -> dict[str, Any]:
+    return {
+        "lake": lake.store.uri,
+        "source": lake.source(),
+        "sessions_expected": len(held.sessions),
+        "sessions_published": len(held.published),
+        "bars": sum(summary.rows for summary in held.published),
+        "gaps": [
+            {"from": start.isoformat(), "to": end.isoformat(), "sessions": count}
+            for start, end, count in held.gaps
+        ],
+        "to_repair": [day.isoformat() for day in held.to_repair],
+        "sessions": [
+            {
+                "session": summary.session.isoformat(),
+                "published": True,
+                **summary.counts,
+                "collected_at": summary.provenance.collected_at.isoformat(),
+            }
+            for summary in held.published
+        ]
+        + [
+            {
+                "session": summary.session.isoformat(),
+                "published": False,
+                **summary.counts,
+                "collected_at": summary.provenance.collected_at.isoformat(),
+            }
+            for summary in held.waiting
+        ],
+    }
+
+
+# --- arguments ---
+
+
+def _open_lake(settings: Settings) -> Lake:
+    return Lake(open_store(settings.lake_uri))
+
+
+def _partitions(settings: Settings) -> list[str]:
+    """The sessions that can be collected now, as Dagster knows them."""
+    from datalake_assets.partitions import session_partitions
+
+    keys = list(session_partitions(settings.first_session).get_partition_keys())
+    if not keys:
+        raise typer.BadParameter(f"no session since {settings.first_session} has closed yet")
+    return keys
+
+
+def _range(
+    settings: Settings, session: str | None, first: str | None, last: str | None
+) -> tuple[date, date]:
+    """The first and the last session meant; only ones that can be collected."""
+    if (session is None) == (first is None and last is None):
+        raise typer.BadParameter("give either --session, or --from and --to")
+    if session is None and (first is None or last is None):
+        raise typer.BadParameter("a range needs both --from and --to")
+    keys = _partitions(settings)
+    if session is not None:
+        day = _day("--session", session)
+        if day.isoformat() not in keys:
+            raise typer.BadParameter(f"{day} can't be collected: {_why_not(day, keys)}")
+        return day, day
+    start, end = _day("--from", first or ""), _day("--to", last or "")
+    if end < start:
+        raise typer.BadParameter(f"--to {end} is before --from {start}")
+    meant = [key for key in keys if start.isoformat() <= key <= end.isoformat()]
+    if not meant:
+        raise typer.BadParameter(
+            f"no session that can be collected from {start} to {end}; "
+            f"there are {keys[0]} to {keys[-1]}"
+        )
+    return date.fromisoformat(meant[0]), date.fromisoformat(meant[-1])
+
+
+def _day(option: str, text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} takes a day as YYYY-MM-DD, not {text!r}") from error
+
+
+def _why_not(day: date, keys: Sequence[str]) -> str:
+    if day.isoformat() < keys[0]:
+        return f"the first session is {keys[0]} (DATALAKE_START_DATE, ALPACA_HISTORY_START)"
+    if day.isoformat() > keys[-1]:
+        return f"the newest session that has closed and can be had is {keys[-1]}"
+    return f"it is no trading session ({day:%A})"
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What a person can mend is told without a stack trace."""
+    try:
+        yield
+    except (SettingsError, StoreError, BrokenFileError, market_calendar.OutsideCalendar) as error:
+        err.print(f"[red]error[/]: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    except OSError as error:
+        err.print(f"[red]error[/]: {error.strerror or error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,73 @@
+"""The definitions that Dagster loads.
+
+Belongs here: settings to resources, and putting the parts together. Does not belong here: any of
+the parts. Loading reads the environment and touches neither a disk nor a network.
+"""
+
+from typing import Any
+
+import dagster as dg
+
+from datalake_assets.assets.daily_ticks import build_daily_ticks
+from datalake_assets.assets.stock_universe import stock_universe
+from datalake_assets.automation import daily_ticks_job
+from datalake_assets.checks import universe_is_whole
+from datalake_assets.collection.progress import Display
+from datalake_assets.partitions import session_partitions
+from datalake_assets.resources import (
+    AlpacaResource,
+    CollectorResource,
+    EmbeddedExchangeResource,
+    LakeResource,
+    SourceResource,
+)
+from datalake_assets.settings import Settings
+
+
+def build_source(settings: Settings) -> SourceResource:
+    """The source that the settings ask for: Alpaca with keys, the embedded exchange without."""
+    if settings.source == "embedded":
+        return EmbeddedExchangeResource()
+    return AlpacaResource(
+        # Names, not values: Dagster stores what it is given in clear.
+        api_key=dg.EnvVar("ALPACA_API_KEY"),
+        secret_key=dg.EnvVar("ALPACA_SECRET_KEY"),
+        feed=settings.alpaca_feed,
+        data_url=settings.alpaca_data_url,
+        trading_url=settings.alpaca_trading_url,
+    )
+
+
+def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.Definitions:
+    """All assets, checks, jobs and resources.
+
+    Args:
+        settings: Where the defaults come from; None reads the environment.
+        resources: Take the place of the ones that the settings ask for: `collector`, `source`,
+            `lake`, `display`.
+
+    Raises:
+        SettingsError: The environment can't be used.
+    """
+    settings = settings or Settings.load()
+    return dg.Definitions(
+        assets=[stock_universe, build_daily_ticks(session_partitions(settings.first_session))],
+        asset_checks=[universe_is_whole],
+        jobs=[daily_ticks_job],
+        resources={
+            "collector": CollectorResource(
+                max_workers=settings.max_workers,
+                requests_per_minute=settings.requests_per_minute,
+                symbols=settings.symbols or "",
+            ),
+            "source": build_source(settings),
+            "lake": LakeResource(uri=settings.lake_uri),
+            "display": Display(),
+            **resources,
+        },
+        # A subprocess for each step would import everything again: six seconds for nothing.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

@@ -1,0 +1,44 @@
+"""Partitions: one per trading session.
+
+Belongs here: how the XNYS calendar becomes Dagster partitions. Does not belong here: the calendar
+itself (`market_calendar`).
+
+https://docs.dagster.io/guides/build/partitions-and-backfills
+"""
+
+from datetime import date, datetime, time
+
+import dagster as dg
+
+from datalake_assets import market_calendar
+
+TIMEZONE = "Etc/GMT-2"
+"""A partition appears when its window ends, and in this zone, two hours ahead of UTC all year,
+the window of a session ends at 22:00 UTC of its own day: 17:00 in New York in winter, 18:00 in
+summer, always after the close (16:00) and on the same evening. With the exchange's own zone a
+session would appear at midnight; `end_offset=1`, which would show it earlier, shows sessions of
+the future on every weekend and holiday (dagster#33551). The window is for this alone: what is
+asked of the source comes from the partition's key."""
+
+
+def session_partitions(first: date) -> dg.DailyPartitionsDefinition:
+    """One partition per session from `first` to the newest one that has closed.
+
+    Weekends are excluded by a cron expression and closures by day, so that each partition is
+    one calendar day long; a weekday cron instead would stretch Friday's to Monday.
+
+    Args:
+        first: The first session.
+
+    Raises:
+        ValueError: `first` is no session.
+    """
+    if not market_calendar.is_session(first):
+        raise ValueError(f"partitions start at a trading session, and {first} is none")
+    closures = market_calendar.closures(first, market_calendar.LAST)
+    return dg.DailyPartitionsDefinition(
+        start_date=first.isoformat(),
+        timezone=TIMEZONE,
+        # Naive midnights: Dagster replaces a time zone instead of converting it.
+        exclusions=["0 0 * * 6,0", *(datetime.combine(day, time()) for day in closures)],
+    )

@@ -1,0 +1,201 @@
+"""From a question to published sessions: plan, collect, audit, write.
+
+Belongs here: the order of these steps, the same for Dagster, the command line and the Lambda.
+Does not belong here: Dagster, or how any one step works.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+
+import pyarrow as pa
+
+from datalake_assets import __version__, market_calendar
+from datalake_assets.collection import bars as bars_table
+from datalake_assets.collection.audit import LOOKBACK, Finding, Thresholds, audit, passed
+from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.collect import Collection, Fetch
+from datalake_assets.collection.plan import Packing, Plan, plan_each
+from datalake_assets.collection.progress import Display
+from datalake_assets.collection.rate_limit import RateLimiter
+from datalake_assets.collection.report import Ledger, Statistics
+from datalake_assets.collection.retry import RetryPolicy
+from datalake_assets.lake.lake import Lake, Written, repaired
+from datalake_assets.lake.session_file import Provenance, Session
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How to collect: everything that is the same for each session.
+
+    Args:
+        limiter: When a request may be sent.
+        retry, packing, workers: As for `Collection` and `plan`.
+        thresholds: What a session must reach.
+        seconds: Time after which no further request is sent; None for no bound.
+    """
+
+    limiter: RateLimiter
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    packing: Packing = field(default_factory=Packing)
+    workers: int = 20
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the bars come from, for their provenance.
+
+    Args:
+        source: As the lake's marker names it.
+        asof: The day whose symbols are meant.
+        run_id: The Dagster run, or another caller's own mark.
+    """
+
+    source: str
+    asof: date
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One session at the end of its way.
+
+    Args:
+        ledger: The state of each symbol.
+        findings: The audit.
+        published: Whether the session passed and is in its place.
+        written: What was written; None when a repair found nothing to do.
+        asked: Symbols asked for by this collection: fewer than the ledger's after a repair.
+        statistics: What the collection took, shared by `sessions` sessions.
+    """
+
+    ledger: Ledger
+    findings: list[Finding]
+    published: bool
+    written: Written | None
+    asked: int
+    statistics: Statistics
+    sessions: int
+
+
+class Publication:
+    """Some sessions, collected together and published one by one.
+
+    Args:
+        wanted: The symbols to ask for in each session.
+        lake: Where they go; already claimed for the source.
+        how: How to collect.
+        repair: Start from what the lake holds and ask for its failed and pending symbols only;
+            a session that it does not hold is collected whole.
+    """
+
+    def __init__(
+        self,
+        wanted: Mapping[date, tuple[str, ...]],
+        lake: Lake,
+        how: How,
+        *,
+        repair: bool = False,
+    ) -> None:
+        self._lake, self._how = lake, how
+        self._standing: dict[date, Session] = {}
+        if repair:
+            found = {day: lake.standing(day) for day in wanted}
+            self._standing = {day: session for day, session in found.items() if session}
+        self._asked = {
+            day: self._standing[day].ledger.missing if day in self._standing else tuple(symbols)
+            for day, symbols in wanted.items()
+        }
+        self.plan: Plan = plan_each(self._asked, how.packing)
+        self._printed: dict[date, frozenset[str] | None] = {}
+
+    def run(
+        self,
+        fetch: Fetch,
+        origin: Origin,
+        *,
+        display: Display | None = None,
+        stop: threading.Event | None = None,
+        clock: Clock | None = None,
+    ) -> Iterator[Outcome]:
+        """Collect everything, then audit and write session by session, ascending.
+
+        When the collection is interrupted, what it has is kept as incomplete sessions for a
+        repair, and the interruption goes on.
+
+        Raises:
+            RefusedError: The source refuses every request of this kind.
+        """
+        clock = clock or Clock()
+        days = sorted(self._asked)
+        seconds = self._how.seconds
+        collection = Collection(
+            self.plan,
+            fetch,
+            limiter=self._how.limiter,
+            retry=self._how.retry,
+            workers=self._how.workers,
+            stop=stop,
+            deadline=None if seconds is None else clock.seconds() + seconds,
+            display=display,
+            label=f"{days[0]}" if len(days) == 1 else f"{days[0]} … {days[-1]}",
+            clock=clock,
+        )
+        try:
+            collection.run()
+        except BaseException:
+            for bars, ledger in collection.sessions():
+                if len(ledger.pending) < ledger.requested:
+                    session = self._session(bars, ledger, origin, collection.statistics)
+                    self._lake.keep_incomplete(session, self._audit(session))
+            raise
+        statistics = collection.statistics
+        collected = {ledger.session: (bars, ledger) for bars, ledger in collection.sessions()}
+        for day in days:
+            bars, ledger = collected.get(day, (bars_table.empty(), Ledger(day)))
+            session = self._session(bars, ledger, origin, statistics)
+            findings = self._audit(session)
+            good = passed(findings)
+            outcome = Outcome(
+                ledger=session.ledger,
+                findings=findings,
+                published=good,
+                written=None,
+                asked=len(self._asked[day]),
+                statistics=statistics,
+                sessions=len(days),
+            )
+            if good:
+                written = self._lake.publish(session, findings)
+                self._printed[day] = frozenset(session.ledger.present)
+            else:
+                written = self._lake.keep_incomplete(session, findings)
+            yield replace(outcome, written=written)
+
+    def _session(
+        self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics
+    ) -> Session:
+        """What was collected, on top of what a repair starts from."""
+        if standing := self._standing.get(ledger.session):
+            bars, ledger = repaired(standing, bars, ledger)
+        provenance = Provenance(
+            collected_at=statistics.ended,
+            source=origin.source,
+            asof=origin.asof,
+            run_id=origin.run_id,
+            version=__version__,
+            collection=statistics.to_dict(),
+        )
+        return Session(bars, ledger, provenance)
+
+    def _audit(self, session: Session) -> list[Finding]:
+        before = market_calendar.previous_sessions(session.ledger.session, LOOKBACK)
+        unread = [day for day in before if day not in self._printed]
+        self._printed |= dict.fromkeys(unread) | self._lake.printed(unread)
+        printed = [symbols for day in before if (symbols := self._printed[day]) is not None]
+        return audit(session.bars, session.ledger, printed, self._how.thresholds)

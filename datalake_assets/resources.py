@@ -1,0 +1,305 @@
+"""Resources: the collector, the source and the lake, with every knob that a run can turn.
+
+Belongs here: configuration, checked, and opening what it describes. Does not belong here: what is
+then done with it. A knob's default comes from the settings (`definitions`); the launchpad shows
+it with its meaning and can change it for one run.
+
+https://docs.dagster.io/guides/build/external-resources
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from datalake_assets.collection.audit import Thresholds
+from datalake_assets.collection.plan import Packing
+from datalake_assets.collection.rate_limit import RateLimiter, SharedRateLimiter
+from datalake_assets.collection.retry import RetryPolicy
+from datalake_assets.collection.universe import askable
+from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.store import open_store
+from datalake_assets.publication import How
+from datalake_assets.sources.alpaca import Account, AlpacaSource
+from datalake_assets.sources.transport import Timeouts
+
+TRADING_REQUESTS_PER_MINUTE = 200
+"""Alpaca's limit for its trading API, where the list of assets is: the same on every plan, and
+apart from the one for market data."""
+
+
+class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """How to collect: threads, rate, retries, and what a session must reach."""
+
+    max_workers: int = Field(
+        default=20, ge=1, le=500, description="Threads that ask at the same time."
+    )
+    requests_per_minute: int = Field(
+        default=200,
+        ge=1,
+        description="Requests a minute that the account's plan allows, for all runs on this "
+        "machine together: 200 on Alpaca's free plan, 10000 on the paid one.",
+    )
+    symbols: str = Field(
+        default="",
+        description="Comma-separated symbols to collect instead of the whole universe.",
+    )
+    repair: bool = Field(
+        default=False,
+        description="Ask only for what the lake's session calls failed or pending, and merge.",
+    )
+    min_success_rate: float = Field(
+        default=0.99,
+        ge=0,
+        le=1,
+        description="A session is published when at least this share of its symbols was answered.",
+    )
+    min_coverage: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="… and at least this share of the symbols that printed in the five sessions "
+        "before has a bar.",
+    )
+    max_invalid_bars: float = Field(
+        default=0.001,
+        ge=0,
+        le=1,
+        description="… and no larger share of its bars has impossible prices; up to here they "
+        "are warned of.",
+    )
+    min_row_ratio: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="… and it has at least this many bars, relative to the median of the five "
+        "sessions before.",
+    )
+    attempts: int = Field(default=6, ge=1, description="Times that one request is sent at most.")
+    retry_seconds: float = Field(
+        default=180, ge=0, description="Seconds after which a failing request is given up."
+    )
+    deadline_seconds: float = Field(
+        default=0,
+        ge=0,
+        description="Seconds after which no further request is sent; what was not asked for is "
+        "pending then. 0 for no deadline.",
+    )
+    connect_timeout: float = Field(
+        default=5, gt=0, description="Seconds until a connection must stand."
+    )
+    read_timeout: float = Field(
+        default=30, gt=0, description="Seconds between two pieces of an answer."
+    )
+    symbols_per_request: int = Field(
+        default=500, ge=1, description="Symbols named by one request at most (URL length)."
+    )
+    bars_per_request: int = Field(
+        default=9900,
+        ge=1,
+        le=10_000,
+        description="Bars asked for by one request at most: just below a page of 10,000.",
+    )
+
+    @property
+    def chosen_symbols(self) -> tuple[str, ...] | None:
+        """The symbols to collect instead of the universe; None for all of it.
+
+        Raises:
+            ValueError: One of them can't be a ticker.
+        """
+        names = tuple(name.strip().upper() for name in self.symbols.split(",") if name.strip())
+        if odd := [name for name in names if not askable(name)]:
+            raise ValueError(
+                f"the collector's `symbols` (DATALAKE_SYMBOLS) names {odd[0]!r}, which can't be a "
+                "ticker: letters, and dots between them, as in BRK.B"
+            )
+        return names or None
+
+    def timeouts(self) -> Timeouts:
+        """The bounds of each request."""
+        return Timeouts(
+            connect=self.connect_timeout,
+            read=self.read_timeout,
+            total=max(3 * self.read_timeout, 30.0),
+        )
+
+    @contextmanager
+    def how(self, account: str | None) -> Iterator[How]:
+        """How to collect market data, with the limiter of this account.
+
+        Args:
+            account: A mark of the account that all runs of this machine share; None when
+                nobody else uses it.
+        """
+        with _limiter(self.requests_per_minute, account, "data") as limiter:
+            yield How(
+                limiter=limiter,
+                retry=RetryPolicy(attempts=self.attempts, seconds=self.retry_seconds),
+                packing=Packing(bars=self.bars_per_request, symbols=self.symbols_per_request),
+                workers=self.max_workers,
+                thresholds=Thresholds(
+                    success_rate=self.min_success_rate,
+                    coverage=self.min_coverage,
+                    invalid_bars=self.max_invalid_bars,
+                    row_ratio=self.min_row_ratio,
+                ),
+                seconds=self.deadline_seconds or None,
+            )
+
+    def trading_limiter(self, account: str | None) -> AbstractContextManager[RateLimiter]:
+        """The limiter of the trading API, a budget of its own."""
+        return _limiter(TRADING_REQUESTS_PER_MINUTE, account, "trading")
+
+
+@contextmanager
+def _limiter(per_minute: int, account: str | None, budget: str) -> Iterator[RateLimiter]:
+    if account is None:
+        yield RateLimiter(per_minute)
+        return
+    folder = Path(tempfile.gettempdir()) / f"datalake-limits-{os.getuid()}"
+    limiter = SharedRateLimiter(folder / f"{account}-{budget}", per_minute)
+    try:
+        yield limiter
+    finally:
+        limiter.close()
+
+
+class SourceResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Where bars come from. Use one of its subclasses."""
+
+    @property
+    def identity(self) -> str:
+        """What a lake remembers of its source."""
+        raise NotImplementedError
+
+    @property
+    def account(self) -> str | None:
+        """A mark of the account, for the limit that its runs share; no secret. None: nobody's."""
+        raise NotImplementedError
+
+    def _account(self) -> Account:
+        raise NotImplementedError
+
+    @contextmanager
+    def open(self, collector: CollectorResource) -> Iterator[AlpacaSource]:
+        """The source, with a connection for each of the collector's threads."""
+        source = AlpacaSource(
+            self._account(), connections=collector.max_workers, timeouts=collector.timeouts()
+        )
+        try:
+            yield source
+        finally:
+            source.close()
+
+
+class AlpacaResource(SourceResource):
+    """Alpaca, or a server that speaks its protocol."""
+
+    api_key: str = Field(description="Key of the account.", repr=False)
+    secret_key: str = Field(description="Secret of the account.", repr=False)
+    feed: str = Field(
+        default="sip", description="Which trades make the bars: sip (all venues), iex, otc, boats."
+    )
+    data_url: str | None = Field(
+        default=None, description="Host of the market data API, when it is not Alpaca's own."
+    )
+    trading_url: str | None = Field(
+        default=None, description="Host of the trading API, when it is not Alpaca's own."
+    )
+
+    @property
+    def identity(self) -> str:  # noqa: D102
+        return self._account().source
+
+    @property
+    def account(self) -> str | None:  # noqa: D102
+        named = f"{self.data_url or 'alpaca'} {self.api_key}"
+        return hashlib.sha256(named.encode()).hexdigest()[:16]
+
+    def _account(self) -> Account:
+        return Account(
+            api_key=self.api_key,
+            secret_key=self.secret_key,
+            data_url=self.data_url,
+            trading_url=self.trading_url,
+            feed=self.feed,
+        )
+
+
+class EmbeddedExchangeResource(SourceResource):
+    """The embedded exchange: a synthetic or recorded market on loopback, no key needed.
+
+    It is started for a run and gone with it.
+    """
+
+    seed: int = Field(default=7, description="Which synthetic market: each seed is another.")
+    active: int = Field(default=6_000, ge=1, description="Listed symbols of the synthetic market.")
+    inactive: int = Field(default=2_000, ge=0, description="Delisted symbols of it.")
+    recorded: str | None = Field(
+        default=None,
+        description="A CSV or Parquet file of bars to replay instead of a synthetic market.",
+    )
+    latency: float = Field(default=0.0, ge=0, description="Seconds that each answer takes longer.")
+    faults: str = Field(
+        default="",
+        description='Faults of the exchange, as JSON: {"rate": 0.3, "seed": 1} disturbs 30 % of '
+        "the requests.",
+    )
+
+    _url: str = PrivateAttr(default="")
+
+    @property
+    def options(self) -> ExchangeOptions:
+        """Which exchange to run."""
+        return ExchangeOptions(
+            seed=self.seed,
+            active=self.active,
+            inactive=self.inactive,
+            recorded=None if self.recorded is None else Path(self.recorded),
+            latency=self.latency,
+            faults=self.faults,
+        )
+
+    @contextmanager
+    def yield_for_execution(
+        self, context: dg.InitResourceContext
+    ) -> Iterator["EmbeddedExchangeResource"]:
+        """Start the exchange, and stop it when the run is over."""
+        with EmbeddedExchange(self.options) as exchange:
+            self._url = exchange.url
+            yield self
+
+    @property
+    def identity(self) -> str:  # noqa: D102
+        return f"embedded exchange: {self.options.market_id}"
+
+    @property
+    def account(self) -> str | None:  # noqa: D102
+        return None
+
+    def _account(self) -> Account:
+        return Account("embedded", "exchange", data_url=self._url, trading_url=self._url)
+
+
+class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The lake."""
+
+    uri: str = Field(description="Where the lake is: a folder, or s3://bucket/prefix.")
+
+    def open(self, source: str) -> Lake:
+        """The lake, ready to be written to with bars of this source.
+
+        Raises:
+            WrongLakeError: It holds bars of another source.
+            StoreError: It can't be reached.
+        """
+        lake = Lake(open_store(self.uri))
+        lake.claim(source)
+        return lake
