@@ -21,11 +21,11 @@ from datalake_assets.collection.audit import Thresholds
 from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.rate_limit import RateLimiter, SharedRateLimiter
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.collection.universe import askable
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.store import open_store
 from datalake_assets.publication import How
+from datalake_assets.settings import read_symbols
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
 
@@ -48,7 +48,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     )
     symbols: str = Field(
         default="",
-        description="Comma-separated symbols to collect instead of the whole universe.",
+        description="Comma-separated symbols, or @file, to collect instead of the universe.",
     )
     repair: bool = Field(
         default=False,
@@ -112,15 +112,9 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The symbols to collect instead of the universe; None for all of it.
 
         Raises:
-            ValueError: One of them can't be a ticker.
+            SettingsError: The file can't be read, or one of them can't be a ticker.
         """
-        names = tuple(name.strip().upper() for name in self.symbols.split(",") if name.strip())
-        if odd := [name for name in names if not askable(name)]:
-            raise ValueError(
-                f"the collector's `symbols` (DATALAKE_SYMBOLS) names {odd[0]!r}, which can't be a "
-                "ticker: letters, and dots between them, as in BRK.B"
-            )
-        return names or None
+        return read_symbols(self.symbols) if self.symbols else None
 
     def timeouts(self) -> Timeouts:
         """The bounds of each request."""

@@ -329,31 +329,8 @@ class Settings:
         return start
 
     def read_symbols(self) -> tuple[str, ...] | None:
-        """The symbols to restrict the universe to: upper case, each once, in the order given.
-
-        Reads the file of `@file` now: symbols separated by commas or white space, `#` starts a
-        comment. None: no restriction.
-
-        Raises:
-            SettingsError: the file can't be read, holds no symbol, or something that is none.
-        """
-        if self.symbols is None:
-            return None
-        if not self.symbols.startswith("@"):
-            return _parse_symbols(self.symbols)
-        path = Path(self.symbols[1:]).expanduser()
-        shown = f"DATALAKE_SYMBOLS={self.symbols!r}"
-        try:
-            return _parse_symbols(path.read_text(encoding="utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise SettingsError([f"{shown} names a file that is not text in UTF-8"]) from error
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise SettingsError(
-                [f"{shown} names a file that can't be read ({path.absolute()}: {reason})"]
-            ) from error
-        except ValueError as error:
-            raise SettingsError([f"{shown} names a file that {error}"]) from error
+        """The symbols to restrict the universe to, as `read_symbols` reads them; None: all."""
+        return None if self.symbols is None else read_symbols(self.symbols)
 
     def shown(self) -> dict[str, str]:
         """Variable → value as text, for a log or metadata; of a secret only whether it is set."""
@@ -363,6 +340,36 @@ class Settings:
             name: "not set" if value is None else "set" if name in secret else str(value)
             for name, value in values.items()
         }
+
+
+def read_symbols(given: str) -> tuple[str, ...]:
+    """The symbols of a list or of an `@file`: upper case, each once, in the order given.
+
+    Args:
+        given: Symbols separated by commas, or `@` and the name of a file that is read now:
+            symbols separated by commas or white space, `#` starts a comment.
+
+    Raises:
+        SettingsError: the file can't be read, there is no symbol, or something that is none.
+    """
+    shown = f"DATALAKE_SYMBOLS={given!r}"
+    if not given.startswith("@"):
+        try:
+            return _parse_symbols(given)
+        except ValueError as error:
+            raise SettingsError([f"{shown} {error}"]) from error
+    path = Path(given[1:]).expanduser()
+    try:
+        return _parse_symbols(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise SettingsError([f"{shown} names a file that is not text in UTF-8"]) from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError(
+            [f"{shown} names a file that can't be read ({path.absolute()}: {reason})"]
+        ) from error
+    except ValueError as error:
+        raise SettingsError([f"{shown} names a file that {error}"]) from error
 
 
 def _problem(setting: Setting, text: str | None, error: ValueError) -> str:

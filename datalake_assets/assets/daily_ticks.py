@@ -105,6 +105,7 @@ def build_daily_ticks(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
         display: dg.ResourceParam[Display],
     ) -> Iterator[dg.AssetCheckResult]:
         days = [date.fromisoformat(key) for key in context.partition_keys]
+        chosen = collector.chosen_symbols
         target = lake.open(source.identity)
         context.log.info("from %s into %s", source.identity, target.store.uri)
         outcomes: list[Outcome] = []
@@ -112,7 +113,6 @@ def build_daily_ticks(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
             taken, universe = _universe(context, alpaca, target, collector, source, days[-1])
             origin = Origin(source.identity, asof=taken, run_id=context.run.run_id)
             for window in windows(days):
-                chosen = collector.chosen_symbols
                 publication = Publication(
                     {day: chosen or symbols_for(day, universe, taken) for day in window},
                     target,

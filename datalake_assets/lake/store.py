@@ -56,9 +56,9 @@ _RETRY: "RetryConfig" = {
     "max_retries": 8,
     "retry_timeout": timedelta(seconds=60),
     "backoff": {
-        "init_backoff": timedelta(milliseconds=200),
+        "init_backoff": timedelta(milliseconds=300),
         "max_backoff": timedelta(seconds=10),
-        "base": 3,
+        "base": 2,
     },
 }
 

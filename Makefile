@@ -1,0 +1,146 @@
+# Every target is the only command needed on a machine with Python 3.11 or newer and make: it makes
+# its own .venv from the versions in constraints.txt, and nothing outside this folder.
+#
+# Written for GNU make 3.81 (macOS) and newer.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+PORT ?= 3000
+# What `datalake` and `make dev` share: Dagster's records on this machine.
+DAGSTER_HOME ?= $(CURDIR)/.datalake/dagster
+SCREENSHOTS ?= $(CURDIR)/screenshots
+
+# The newest Python that the constraints are known to hold on. A name on the path may have no
+# interpreter behind it (pyenv's shims), so each candidate is run, and asked for venv as well
+# (Debian packs it apart). Another one: make PYTHON=/path/to/python3.12 …
+usable = -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
+	"$$name" $(usable) && echo "$$name" && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+# What was installed: everything that runs; that and what checks it; that and the browser's driver.
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+UI := $(VENV)/.ui
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+INSTALL := $(PIP) install -qq -c constraints.txt
+
+.PHONY: help
+help: ## Show these targets
+	@awk 'BEGIN { FS = ":.*## "; print "make TARGET, where TARGET is one of" } \
+		/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- use -----------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(RUNTIME) ## Collect one session of every symbol into a local lake; no key needed
+	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/datalake demo
+
+.PHONY: dev
+dev: $(RUNTIME) ## Open Dagster's UI, with its daemon, on PORT (3000)
+	@[ -e "$(DAGSTER_HOME)/dagster.yaml" ] || { \
+		mkdir -p "$(DAGSTER_HOME)" && cp deploy/dagster.yaml "$(DAGSTER_HOME)/dagster.yaml"; }
+	@echo "→ Dagster on http://127.0.0.1:$(PORT) in about 20 seconds; Ctrl-C ends it"
+	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+
+# --- develop -------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(DEV) ## Run the tests: no network, no keys (one file: make test ARGS="path -k word")
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-ui
+test-ui: $(UI) ## Click through `make dev` in Chromium; pictures go to screenshots/
+	@SCREENSHOTS="$(SCREENSHOTS)" $(BIN)/python -m pytest -n 0 -m ui datalake_assets_tests/ui $(ARGS)
+
+.PHONY: check
+check: lint types layers definitions test ## Everything that CI runs: lint, types, layers, definitions, tests
+
+.PHONY: lint
+lint: $(DEV) ## Style and likely bugs (ruff)
+	@echo "→ lint"
+	@$(BIN)/python -m ruff check --quiet .
+	@$(BIN)/python -m ruff format --check --quiet . || { \
+		echo "Not formatted: 'make fix' does it. The files:"; \
+		$(BIN)/python -m ruff format --check . || exit 1; }
+
+.PHONY: types
+types: $(DEV) ## Types, strictly (mypy)
+	@echo "→ types"
+	@$(BIN)/python -m mypy
+
+.PHONY: layers
+layers: $(DEV) ## Which module may import which (import-linter)
+	@echo "→ layers"
+	@$(BIN)/lint-imports --no-logo
+
+# With nothing in the environment: loading must need no key, no setting, no home and no network.
+.PHONY: definitions
+definitions: $(DEV) ## Load the definitions as Dagster does, in an empty environment
+	@echo "→ definitions"
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
+		env -i HOME="$$home" $(BIN)/python -W ignore::FutureWarning -m dagster \
+			definitions validate -w workspace.yaml --log-level warning
+
+.PHONY: fix
+fix: $(DEV) ## Format, and mend what ruff can mend
+	@$(BIN)/python -m ruff check --fix --quiet . || true
+	@$(BIN)/python -m ruff format .
+
+.PHONY: clean
+clean: ## Remove .venv, caches and builds; never .datalake, where the lake is
+	@rm -rf $(VENV) build dist *.egg-info screenshots .hypothesis .import_linter_cache .mypy_cache \
+		.pytest_cache .ruff_cache
+	@find datalake_assets datalake_assets_tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	@if [ -d .datalake ]; then \
+		echo "Kept .datalake: the lake and Dagster's records. To lose them: rm -r .datalake"; fi
+
+# On the oldest Python that is supported: a version that dropped it must not get in.
+.PHONY: lock
+lock: LOCK_PYTHON ?= python3.11
+lock: ## Renew constraints.txt: the newest versions within pyproject.toml's ranges
+	@"$(LOCK_PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+		echo "The versions are chosen on Python 3.11: make lock LOCK_PYTHON=/path/to/python3.11" >&2; \
+		exit 1; }
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+		echo "→ choosing the newest versions" && \
+		"$(LOCK_PYTHON)" -m venv "$$scratch/venv" && \
+		"$$scratch/venv/bin/python" -m pip install -qq --disable-pip-version-check -e '.[ui]' && \
+		{ sed -n '/^#/p' constraints.txt && "$$scratch/venv/bin/python" -m pip freeze \
+			--disable-pip-version-check --exclude us-equity-datalake \
+			| tr 'A-Z_' 'a-z-' | LC_ALL=C sort; } > "$$scratch/constraints.txt" && \
+		cp "$$scratch/constraints.txt" constraints.txt && \
+		echo "constraints.txt is renewed; 'make check' tells whether it holds"
+
+# --- what the targets need -----------------------------------------------------------------------
+
+# A venv whose Python has vanished (an upgrade of the system) is made anew, and so are its stamps.
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { \
+		echo "No Python 3.11 or newer with venv was found under the names python3.13, python3.12,"; \
+		echo "python3.11 and python3. Install one (Debian, Ubuntu: apt install python3 python3-venv;"; \
+		echo "macOS: brew install python), or name one: make PYTHON=/path/to/python3"; exit 1; } >&2
+	@"$(PYTHON)" $(usable) || { \
+		echo "PYTHON=$(PYTHON) is not Python 3.11 or newer with venv." >&2; exit 1; }
+	@echo "→ making $(VENV) with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+
+$(RUNTIME): pyproject.toml constraints.txt $(BIN)/python
+	@echo "→ installing what runs (once; a minute or two)"
+	@$(INSTALL) -e .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt $(BIN)/python
+	@echo "→ installing what runs and what checks it (once; two minutes or so)"
+	@$(INSTALL) -e '.[dev]'
+	@touch $(RUNTIME) $@
+
+$(UI): pyproject.toml constraints.txt $(BIN)/python
+	@echo "→ installing what runs, what checks it and the browser's driver (once; two minutes or so)"
+	@$(INSTALL) -e '.[ui]'
+	@touch $(RUNTIME) $(DEV) $@
