@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 
 import pyarrow as pa
@@ -69,7 +69,7 @@ class Outcome:
         ledger: The state of each symbol.
         findings: The audit.
         published: Whether the session passed and is in its place.
-        written: What was written; None when a repair found nothing to do.
+        written: What was written; None when a repair found the published session whole.
         asked: Symbols asked for by this collection: fewer than the ledger's after a repair.
         statistics: What the collection took, shared by `sessions` sessions.
     """
@@ -104,13 +104,14 @@ class Publication:
     ) -> None:
         self._lake, self._how = lake, how
         self._standing: dict[date, Session] = {}
-        if repair:
-            found = {day: lake.standing(day) for day in wanted}
-            self._standing = {day: session for day, session in found.items() if session}
-        self._asked = {
-            day: self._standing[day].ledger.missing if day in self._standing else tuple(symbols)
-            for day, symbols in wanted.items()
-        }
+        self._asked = {day: tuple(symbols) for day, symbols in wanted.items()}
+        self._whole: set[date] = set()
+        for day in wanted if repair else ():
+            if found := lake.standing(day):
+                self._standing[day], published = found
+                self._asked[day] = self._standing[day].ledger.missing
+                if published and not self._asked[day]:
+                    self._whole.add(day)
         self.plan: Plan = plan_each(self._asked, how.packing)
         self._printed: dict[date, frozenset[str] | None] = {}
 
@@ -152,7 +153,7 @@ class Publication:
             for bars, ledger in collection.sessions():
                 if len(ledger.pending) < ledger.requested:
                     session = self._session(bars, ledger, origin, collection.statistics)
-                    self._lake.keep_incomplete(session, self._audit(session))
+                    self._lake.keep_incomplete(session, [])
             raise
         statistics = collection.statistics
         collected = {ledger.session: (bars, ledger) for bars, ledger in collection.sessions()}
@@ -161,21 +162,23 @@ class Publication:
             session = self._session(bars, ledger, origin, statistics)
             findings = self._audit(session)
             good = passed(findings)
-            outcome = Outcome(
+            if not good:
+                written = self._lake.keep_incomplete(session, findings)
+            elif day in self._whole:
+                written = None
+            else:
+                written = self._lake.publish(session, findings)
+            if good:
+                self._printed[day] = frozenset(session.ledger.present)
+            yield Outcome(
                 ledger=session.ledger,
                 findings=findings,
                 published=good,
-                written=None,
+                written=written,
                 asked=len(self._asked[day]),
                 statistics=statistics,
                 sessions=len(days),
             )
-            if good:
-                written = self._lake.publish(session, findings)
-                self._printed[day] = frozenset(session.ledger.present)
-            else:
-                written = self._lake.keep_incomplete(session, findings)
-            yield replace(outcome, written=written)
 
     def _session(
         self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics

@@ -11,8 +11,9 @@ happens to the rest.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 import pyarrow as pa
@@ -30,6 +31,7 @@ from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
 from datalake_assets.collection.plan import windows
 from datalake_assets.collection.progress import Display, Displays, Snapshot
 from datalake_assets.collection.universe import symbols_for
+from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -104,30 +106,15 @@ def build_daily_ticks(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefi
         lake: LakeResource,
         display: dg.ResourceParam[Display],
     ) -> Iterator[dg.AssetCheckResult]:
-        days = [date.fromisoformat(key) for key in context.partition_keys]
-        chosen = collector.chosen_symbols
-        target = lake.open(source.identity)
-        context.log.info("from %s into %s", source.identity, target.store.uri)
-        outcomes: list[Outcome] = []
-        with source.open(collector) as alpaca, collector.how(source.account) as how:
-            taken, universe = _universe(context, alpaca, target, collector, source, days[-1])
-            origin = Origin(source.identity, asof=taken, run_id=context.run.run_id)
-            for window in windows(days):
-                publication = Publication(
-                    {day: chosen or symbols_for(day, universe, taken) for day in window},
-                    target,
-                    how,
-                    repair=collector.repair,
-                )
-                context.log.info(_announce(publication, collector))
-                shown = Displays(LogDisplay(context.log), display)
-                for outcome in publication.run(alpaca.bars(taken), origin, display=shown):
-                    outcomes.append(outcome)
-                    if outcome.published:
-                        context.log_event(_materialization(outcome, target))
-        yield from (_check(rule, outcomes) for rule in RULES)
-        if failed := [outcome for outcome in outcomes if not outcome.published]:
-            raise _failure(failed, target)
+        held = lake.open(source.identity)
+        told: list[_Told] = []
+        for outcome in _collect(context, collector, source, held, display):
+            if outcome.published:
+                context.log_event(_materialization(outcome, held))
+            told.append(_Told.of(outcome))
+        yield from (_check(rule, told) for rule in RULES)
+        if failed := [session for session in told if not session.published]:
+            raise _failure(failed, held)
 
     return daily_ticks
 
@@ -142,6 +129,45 @@ does not pass waits in `data/ticks/incomplete/`, what was published before stays
 fails naming it. To repair it, materialize it again with the collector's `repair` on, or type
 `datalake collect --session DAY --repair`.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What checks and failures tell of one session; small, since a run can have thousands."""
+
+    session: date
+    published: bool
+    findings: list[Finding]
+    failures: list[tuple[str, str]]
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Self:
+        failures = list(outcome.ledger.failed.items())[:_SHOWN]
+        return cls(outcome.ledger.session, outcome.published, outcome.findings, failures)
+
+
+def _collect(
+    context: dg.AssetExecutionContext,
+    collector: CollectorResource,
+    source: SourceResource,
+    lake: Lake,
+    display: Display,
+) -> Iterator[Outcome]:
+    """The run's sessions, collected and written a year at a time."""
+    days = [date.fromisoformat(key) for key in context.partition_keys]
+    chosen = collector.chosen_symbols
+    shown = Displays(LogDisplay(context.log), display)
+    context.log.info("from %s into %s", source.identity, lake.store.uri)
+    with source.open(collector) as alpaca, collector.how(source.account) as how:
+        taken, universe = _universe(context, alpaca, lake, collector, source, days[-1])
+        origin = Origin(source.identity, asof=taken, run_id=context.run.run_id)
+        for window in windows(days):
+            wanted = (
+                dict.fromkeys(window, chosen) if chosen else symbols_for(window, universe, taken)
+            )
+            publication = Publication(wanted, lake, how, repair=collector.repair)
+            context.log.info(_announce(publication, collector))
+            yield from publication.run(alpaca.bars(taken), origin, display=shown)
 
 
 def _universe(
@@ -199,7 +225,12 @@ def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
         changes = {name: getattr(written, name) for name in ("added", "removed", "restated")}
         metadata |= {f"bars_{name}": count for name, count in changes.items() if count is not None}
     if ledger.failed:
-        metadata["first_failures"] = _failures_table(outcome)
+        metadata["first_failures"] = dg.MetadataValue.table(
+            [
+                dg.TableRecord({"symbol": symbol, "error": error})
+                for symbol, error in list(ledger.failed.items())[:_SHOWN]
+            ]
+        )
     return dg.AssetMaterialization(KEY, partition=ledger.session.isoformat(), metadata=metadata)
 
 
@@ -215,19 +246,12 @@ def _audit_table(findings: Sequence[Finding]) -> str:
     return "\n".join(rows)
 
 
-def _failures_table(outcome: Outcome) -> dg.TableMetadataValue:
-    failures = list(outcome.ledger.failed.items())[:_SHOWN]
-    return dg.MetadataValue.table(
-        [dg.TableRecord({"symbol": symbol, "error": error}) for symbol, error in failures]
-    )
-
-
-def _check(rule: str, outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
+def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
     """One rule over all sessions of the run: failed when one of them failed it."""
     found = [
-        (outcome.ledger.session.isoformat(), finding)
-        for outcome in outcomes
-        for finding in outcome.findings
+        (session.session.isoformat(), finding)
+        for session in told
+        for finding in session.findings
         if finding.rule == rule
     ]
     broken = [(day, finding) for day, finding in found if finding.verdict is not Verdict.PASS]
@@ -237,14 +261,13 @@ def _check(rule: str, outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
         "sessions_failed": len(failed),
         "sessions_warned": len(broken) - len(failed),
     }
-    told = broken or found
     if len(found) == 1:
-        day, finding = found[0]
+        ((day, finding),) = found
         metadata |= {"session": day, "threshold": finding.threshold, "detail": finding.detail}
         if finding.value is not None:
             metadata["value"] = finding.value
     else:
-        metadata["worst"] = dg.MetadataValue.table(
+        metadata["by_session"] = dg.MetadataValue.table(
             [
                 dg.TableRecord(
                     {
@@ -255,11 +278,11 @@ def _check(rule: str, outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
                         "detail": finding.detail,
                     }
                 )
-                for day, finding in told[:_SHOWN]
+                for day, finding in (broken or found)[:_SHOWN]
             ]
         )
     if offenders := [(day, name) for day, finding in broken for name in finding.offenders]:
-        metadata["offender_count"] = len(offenders)
+        metadata["offender_count"] = sum(finding.offender_count for _, finding in broken)
         metadata["offenders"] = dg.MetadataValue.table(
             [dg.TableRecord({"session": day, "offender": name}) for day, name in offenders[:_SHOWN]]
         )
@@ -268,51 +291,44 @@ def _check(rule: str, outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
         check_name=rule,
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
-        description=_verdict(rule, found, broken),
+        description=_verdict(found, broken),
         metadata=metadata,
     )
 
 
-def _verdict(
-    rule: str, found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, Finding]]
-) -> str:
+def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, Finding]]) -> str:
     if not broken:
-        if len(found) == 1:
-            return found[0][1].detail
-        return f"all {len(found)} sessions pass"
+        return found[0][1].detail if len(found) == 1 else f"all {len(found)} sessions pass"
     told = "; ".join(f"{day}: {finding.detail}" for day, finding in broken[:3])
     more = f"; and {len(broken) - 3} more sessions" if len(broken) > 3 else ""
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[Outcome], lake: Lake) -> dg.Failure:
+def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
     """The error that ends a run with sessions that did not pass."""
     lines = []
-    for outcome in failed:
-        broken = [finding for finding in outcome.findings if finding.verdict is Verdict.FAIL]
-        told = ", ".join(f"{finding.rule} ({finding.detail})" for finding in broken)
-        lines.append(f"{outcome.ledger.session}: {told}")
-    first, last = failed[0].ledger.session, failed[-1].ledger.session
+    for session in failed[:_SHOWN]:
+        broken = [finding for finding in session.findings if finding.verdict is Verdict.FAIL]
+        reasons = ", ".join(f"{finding.rule} ({finding.detail})" for finding in broken)
+        lines.append(f"{session.session}: {reasons}")
+    first, last = failed[0].session, failed[-1].session
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
-    text = "\n".join(
-        [
-            f"{len(failed)} sessions did not pass their audit and were not published:",
-            *lines[:_SHOWN],
-            f"What was collected of them waits in {lake.store.url('data/ticks/incomplete')}.",
-            f"To ask for what they miss: datalake collect {span} --repair",
-        ]
+    count = "1 session" if len(failed) == 1 else f"{len(failed):,} sessions"
+    head = f"{count} did not pass the audit, so nothing of it was published:"
+    advice = (
+        f"What was collected waits in {lake.store.url(layout.INCOMPLETE)}. To ask for what is "
+        f"missing: datalake collect {span} --repair"
     )
+    text = "\n".join([head, *lines, advice])
     failures = [
-        dg.TableRecord({"session": str(outcome.ledger.session), "symbol": symbol, "error": error})
-        for outcome in failed
-        for symbol, error in list(outcome.ledger.failed.items())[:_SHOWN]
+        dg.TableRecord({"session": str(session.session), "symbol": symbol, "error": error})
+        for session in failed
+        for symbol, error in session.failures
     ]
-    return dg.Failure(
-        text,
-        metadata={
-            "sessions": dg.MetadataValue.json([str(o.ledger.session) for o in failed]),
-            **({"first_failures": dg.MetadataValue.table(failures[:_SHOWN])} if failures else {}),
-        },
-        # The collector has retried what can pass; a second run would only ask all of it again.
-        allow_retries=False,
-    )
+    metadata: dict[str, Any] = {
+        "sessions": dg.MetadataValue.json([str(session.session) for session in failed])
+    }
+    if failures:
+        metadata["first_failures"] = dg.MetadataValue.table(failures[:_SHOWN])
+    # The collector has retried what can pass; a second run would only ask all of it again.
+    return dg.Failure(text, metadata=metadata, allow_retries=False)

@@ -9,8 +9,8 @@ start of history there is nothing to compare with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
@@ -19,6 +19,9 @@ import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import PRICES, SCHEMA
 from datalake_assets.collection.report import Ledger
+
+MOST_OFFENDERS = 50
+"""Offenders that a finding names."""
 
 LOOKBACK = 5
 """Sessions before that tell which symbols are expected to print."""
@@ -67,7 +70,8 @@ class Finding:
         value: The number judged; None when it can't be known.
         threshold: The number that it is held against.
         detail: The numbers behind it, in words.
-        offenders: What breaks the rule, as many as there are: symbols, or columns.
+        offenders: What breaks the rule, symbols or columns: the first `MOST_OFFENDERS`.
+        offender_count: How many there are.
     """
 
     rule: str
@@ -75,7 +79,26 @@ class Finding:
     value: float | None
     threshold: float
     detail: str
-    offenders: tuple[str, ...] = field(default=())
+    offenders: tuple[str, ...] = ()
+    offender_count: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        rule: str,
+        verdict: Verdict,
+        value: float | None,
+        threshold: float,
+        detail: str,
+        offenders: Collection[str] = (),
+    ) -> Finding:
+        """A finding that names the first of its offenders, in alphabetical order.
+
+        A source that is down makes every symbol an offender of every session of a long run,
+        and the session's ledger has them all.
+        """
+        named = tuple(sorted(offenders)[:MOST_OFFENDERS])
+        return cls(rule, verdict, value, threshold, detail, named, len(offenders))
 
 
 RULES = {
@@ -137,7 +160,7 @@ def passed(findings: Sequence[Finding]) -> bool:
 
 def _success_rate(ledger: Ledger, limits: Thresholds) -> Finding:
     answered = len(ledger.present) + len(ledger.no_print)
-    return Finding(
+    return Finding.of(
         "success_rate",
         Verdict.PASS if ledger.success_rate >= limits.success_rate else Verdict.FAIL,
         ledger.success_rate,
@@ -155,13 +178,13 @@ def _coverage(ledger: Ledger, before: Sequence[frozenset[str]], limits: Threshol
         return Finding("coverage", Verdict.PASS, None, limits.coverage, detail)
     silent = expected.difference(ledger.present)
     share = 1 - len(silent) / len(expected)
-    return Finding(
+    return Finding.of(
         "coverage",
         Verdict.PASS if share >= limits.coverage else Verdict.FAIL,
         share,
         limits.coverage,
         f"{len(expected) - len(silent):,} of {len(expected):,} expected symbols have a bar",
-        tuple(sorted(silent)),
+        silent,
     )
 
 
@@ -178,13 +201,13 @@ def _schema(bars: pa.Table, ledger: Ledger) -> Finding:
     if not wrong:
         days = [day for day in pc.unique(bars["session"]).to_pylist() if day != ledger.session]
         wrong += [f"session: bars of {day}" for day in days]
-    return Finding(
+    return Finding.of(
         "schema",
         Verdict.FAIL if wrong else Verdict.PASS,
         float(len(wrong)),
         0.0,
         f"{len(SCHEMA)} columns" if not wrong else f"{len(wrong)} faults",
-        tuple(wrong),
+        wrong,
     )
 
 
@@ -192,8 +215,8 @@ def _one_row_per_symbol(bars: pa.Table, ledger: Ledger) -> Finding:
     counts = pc.value_counts(bars["symbol"])
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist()
     apart = frozenset(bars["symbol"].to_pylist()).symmetric_difference(ledger.present)
-    offenders = tuple(sorted({*twice, *apart}))
-    return Finding(
+    offenders = {*twice, *apart}
+    return Finding.of(
         "one_row_per_symbol",
         Verdict.FAIL if offenders else Verdict.PASS,
         float(len(offenders)),
@@ -212,12 +235,12 @@ def _valid_prices(bars: pa.Table, limits: Thresholds) -> Finding:
     )
     for price in prices:
         valid = pc.and_(valid, pc.and_(pc.is_finite(price), pc.greater(price, 0.0)))
-    offenders = tuple(bars["symbol"].filter(pc.invert(valid)).to_pylist())
+    offenders = bars["symbol"].filter(pc.invert(valid)).to_pylist()
     share = len(offenders) / bars.num_rows if bars.num_rows else 0.0
     verdict = Verdict.PASS
     if offenders:
         verdict = Verdict.WARN if share <= limits.invalid_bars else Verdict.FAIL
-    return Finding(
+    return Finding.of(
         "valid_prices",
         verdict,
         share,
@@ -233,7 +256,7 @@ def _row_count(ledger: Ledger, before: Sequence[frozenset[str]], limits: Thresho
         detail = "unknown: the lake holds none of the five sessions before"
         return Finding("row_count", Verdict.PASS, None, limits.row_ratio, detail)
     ratio = len(ledger.present) / usual
-    return Finding(
+    return Finding.of(
         "row_count",
         Verdict.PASS if ratio >= limits.row_ratio else Verdict.FAIL,
         ratio,

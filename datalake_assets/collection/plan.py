@@ -11,7 +11,7 @@ exactly full page can cost an empty one after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import groupby
@@ -92,9 +92,7 @@ def plan(symbols: Iterable[str], sessions: Iterable[date], packing: Packing | No
     return plan_each(dict.fromkeys(sessions, tuple(symbols)), packing)
 
 
-def plan_each(
-    wanted: dict[date, tuple[str, ...]] | dict[date, list[str]], packing: Packing | None = None
-) -> Plan:
+def plan_each(wanted: Mapping[date, Sequence[str]], packing: Packing | None = None) -> Plan:
     """Pack symbols that differ from session to session, as a repair needs it.
 
     Sessions that want the same symbols and follow one another share their requests.
@@ -107,7 +105,10 @@ def plan_each(
     days = sorted(wanted)
     if odd := [day for day in days if not market_calendar.is_session(day)]:
         raise ValueError(f"no trading session, so nothing can be planned for it: {odd[0]}")
-    asked = [(day, tuple(sorted(set(wanted[day])))) for day in days]
+    # Mostly all sessions want the same, so it is put in order once.
+    distinct = {tuple(symbols) for symbols in wanted.values()}
+    ordered = {symbols: tuple(sorted(set(symbols))) for symbols in distinct}
+    asked = [(day, ordered[tuple(wanted[day])]) for day in days]
     chunks: list[Chunk] = []
     for symbols, alike in groupby(asked, key=lambda pair: pair[1]):
         for run in _consecutive([day for day, _ in alike]):

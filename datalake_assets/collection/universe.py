@@ -7,6 +7,7 @@ list (`sources`) or keeping it (`lake`).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import date
 
 import pyarrow as pa
@@ -47,18 +48,22 @@ def askable(symbol: str) -> bool:
     return _TICKER.fullmatch(symbol) is not None
 
 
-def symbols_for(session: date, snapshot: pa.Table, taken: date) -> tuple[str, ...]:
-    """The symbols to ask for, ascending, each once.
+def symbols_for(
+    sessions: Iterable[date], snapshot: pa.Table, taken: date
+) -> dict[date, tuple[str, ...]]:
+    """For each session the symbols to ask for, ascending, each once.
 
     Args:
-        session: The session to collect.
+        sessions: The sessions to collect.
         snapshot: The universe, in `SCHEMA`.
         taken: The day on which the snapshot was taken, in New York.
 
     For a session before the snapshot the inactive names are asked for too: some of them were
     alive then, and a history without them knows only survivors.
     """
-    rows = snapshot
-    if session >= taken:
-        rows = rows.filter(pc.equal(rows["status"], "active"))
-    return tuple(sorted({symbol for symbol in rows["symbol"].to_pylist() if askable(symbol)}))
+    active = snapshot.filter(pc.equal(snapshot["status"], "active"))
+    today, ever = (
+        tuple(sorted({name for name in rows["symbol"].to_pylist() if askable(name)}))
+        for rows in (active, snapshot)
+    )
+    return {day: ever if day < taken else today for day in sessions}

@@ -234,8 +234,10 @@ class EmbeddedExchange:
         """Starts the process; returns when it can be reached.
 
         Raises:
-            ExchangeError: it could not be; with what it said.
+            ExchangeError: it could not be, with what it said; or it is running already.
         """
+        if self._process is not None:
+            raise ExchangeError(f"the embedded exchange is running already, at {self.url}")
         with tempfile.TemporaryFile() as complaints:
             self._process = subprocess.Popen(
                 [

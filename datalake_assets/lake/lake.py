@@ -130,21 +130,26 @@ class Lake:
         key = layout.session_key(day)
         return session_file.decode(self.store.get(key), self.store.url(key))
 
-    def standing(self, day: date) -> Session | None:
+    def standing(self, day: date) -> tuple[Session, bool] | None:
         """What a repair starts from: the newer of the published and the incomplete session.
 
-        None when the lake has neither.
+        Returns:
+            The session, and whether it is the published one; None when the lake has neither.
 
         Raises:
             BrokenFileError: One of them is damaged.
         """
         found = []
-        for key in (layout.session_key(day), layout.incomplete_key(day)):
+        for key, published in (
+            (layout.session_key(day), True),
+            (layout.incomplete_key(day), False),
+        ):
             try:
-                found.append(session_file.decode(self.store.get(key), self.store.url(key)))
+                session = session_file.decode(self.store.get(key), self.store.url(key))
             except FileNotFoundError:
                 continue
-        return max(found, key=lambda session: session.provenance.collected_at, default=None)
+            found.append((session, published))
+        return max(found, key=lambda pair: pair[0].provenance.collected_at, default=None)
 
     def printed(self, days: Iterable[date]) -> dict[date, frozenset[str]]:
         """The symbols that printed in each of these sessions that is published."""
