@@ -7,8 +7,9 @@ Does not belong here: Dagster, or how any one step works.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import pyarrow as pa
@@ -18,13 +19,20 @@ from datalake_assets.collection import bars as bars_table
 from datalake_assets.collection.audit import LOOKBACK, Finding, Thresholds, audit, passed
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Collection, Fetch
-from datalake_assets.collection.plan import Packing, Plan, plan_each
-from datalake_assets.collection.progress import Display
+from datalake_assets.collection.plan import Packing, Plan, plan_each, windows
+from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, Statistics
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.lake.lake import Lake, Written, repaired
 from datalake_assets.lake.session_file import Provenance, Session
+
+_TURN = 0.1
+"""Seconds between two looks at the collections that run."""
+
+_WINDOWS = 3
+"""Windows under way at most: one being written, one being collected, one that begins when the
+last requests of the other are waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +120,16 @@ class Publication:
                 self._asked[day] = self._standing[day].ledger.missing
                 if published and not self._asked[day]:
                     self._whole.add(day)
-        self.plan: Plan = plan_each(self._asked, how.packing)
+        self._windows = [
+            (days, plan_each({day: self._asked[day] for day in days}, how.packing))
+            for days in windows(self._asked)
+        ]
         self._printed: dict[date, frozenset[str] | None] = {}
+
+    @property
+    def plan(self) -> Plan:
+        """Every request that it takes when none is sent twice."""
+        return Plan(tuple(chunk for _, plan in self._windows for chunk in plan.chunks))
 
     def run(
         self,
@@ -124,61 +140,116 @@ class Publication:
         stop: threading.Event | None = None,
         clock: Clock | None = None,
     ) -> Iterator[Outcome]:
-        """Collect everything, then audit and write session by session, ascending.
+        """Collect window after window; audit and write the sessions of each, ascending.
 
-        When the collection is interrupted, what it has is kept as incomplete sessions for a
-        repair, and the interruption goes on.
+        While one window is written, the next ones are collected. When it is interrupted, what
+        was answered is kept as incomplete sessions for a repair, and the interruption goes on.
 
         Raises:
             RefusedError: The source refuses every request of this kind.
         """
-        clock = clock or Clock()
-        days = sorted(self._asked)
-        seconds = self._how.seconds
-        collection = Collection(
-            self.plan,
-            fetch,
-            limiter=self._how.limiter,
-            retry=self._how.retry,
-            workers=self._how.workers,
-            stop=stop,
-            deadline=None if seconds is None else clock.seconds() + seconds,
-            display=display,
-            label=f"{days[0]}" if len(days) == 1 else f"{days[0]} … {days[-1]}",
-            clock=clock,
-        )
-        try:
-            collection.run()
-        except BaseException:
-            for bars, ledger in collection.sessions():
-                if len(ledger.pending) < ledger.requested:
-                    session = self._session(bars, ledger, origin, collection.statistics)
-                    self._lake.keep_incomplete(session, [])
-            raise
-        statistics = collection.statistics
-        collected = {ledger.session: (bars, ledger) for bars, ledger in collection.sessions()}
-        for day in days:
-            bars, ledger = collected.get(day, (bars_table.empty(), Ledger(day)))
-            session = self._session(bars, ledger, origin, statistics)
-            findings = self._audit(session)
-            good = passed(findings)
-            if not good:
-                written = self._lake.keep_incomplete(session, findings)
-            elif day in self._whole:
-                written = None
-            else:
-                written = self._lake.publish(session, findings)
-            if good:
-                self._printed[day] = frozenset(session.ledger.present)
-            yield Outcome(
-                ledger=session.ledger,
-                findings=findings,
-                published=good,
-                written=written,
-                asked=len(self._asked[day]),
-                statistics=statistics,
-                sessions=len(days),
+        clock, display = clock or Clock(), display or Display()
+        began = clock.seconds()
+        deadline = None if self._how.seconds is None else began + self._how.seconds
+        waiting = deque(self._windows)
+        running: deque[tuple[list[date], Collection]] = deque()
+        total = Snapshot(self._label, chunks=self.plan.requests)
+        done = Snapshot()
+
+        def advance() -> None:
+            """Begin the next window when all requests of those that run are under way."""
+            while waiting and len(running) < _WINDOWS and all(c.drained for _, c in running):
+                days, plan = waiting.popleft()
+                collection = Collection(
+                    plan,
+                    fetch,
+                    limiter=self._how.limiter,
+                    retry=self._how.retry,
+                    workers=self._how.workers,
+                    stop=stop,
+                    deadline=deadline,
+                    clock=clock,
+                )
+                collection.start()
+                running.append((list(days), collection))
+
+        def show(*, final: bool) -> None:
+            now = sum((collection.snapshot() for _, collection in running), done)
+            display.show(
+                replace(
+                    now,
+                    label=total.label,
+                    chunks=total.chunks,
+                    seconds=clock.seconds() - began,
+                ),
+                final=final,
             )
+
+        try:
+            advance()
+            while running:
+                days, collection = running[0]
+                while not collection.wait(_TURN):
+                    advance()
+                    show(final=False)
+                advance()
+                count = len(days)
+                collected = {
+                    ledger.session: (bars, ledger) for bars, ledger in collection.sessions()
+                }
+                for day in tuple(days):
+                    bars, ledger = collected.pop(day, (bars_table.empty(), Ledger(day)))
+                    outcome = self._write(bars, ledger, origin, collection.statistics, count)
+                    days.remove(day)
+                    yield outcome
+                    advance()
+                done += collection.snapshot()
+                running.popleft()
+                advance()
+            show(final=True)
+        except BaseException:
+            for _, collection in running:
+                collection.stop()
+            for days, collection in running:
+                self._salvage(days, collection, origin)
+            raise
+
+    @property
+    def _label(self) -> str:
+        first, last = min(self._asked), max(self._asked)
+        return f"{first}" if first == last else f"{first} … {last}"
+
+    def _write(
+        self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics, together: int
+    ) -> Outcome:
+        """Audit a session, and publish it or keep it as incomplete."""
+        day = ledger.session
+        session = self._session(bars, ledger, origin, statistics)
+        findings = self._audit(session)
+        good = passed(findings)
+        written = None
+        if good and day not in self._whole:
+            written = self._lake.publish(session, findings)
+        elif not good and _tells_something(session.ledger):
+            written = self._lake.keep_incomplete(session, findings)
+        if good:
+            self._printed[day] = frozenset(session.ledger.present)
+        return Outcome(
+            ledger=session.ledger,
+            findings=findings,
+            published=good,
+            written=written,
+            asked=len(self._asked[day]),
+            statistics=statistics,
+            sessions=together,
+        )
+
+    def _salvage(self, days: Sequence[date], collection: Collection, origin: Origin) -> None:
+        """Keep what was answered of these sessions; not audited, as it is not whole."""
+        for bars, ledger in collection.sessions():
+            if ledger.session in days and _tells_something(ledger):
+                session = self._session(bars, ledger, origin, collection.statistics)
+                self._lake.keep_incomplete(session, [])
 
     def _session(
         self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics
@@ -202,3 +273,8 @@ class Publication:
         self._printed |= dict.fromkeys(unread) | self._lake.printed(unread)
         printed = [symbols for day in before if (symbols := self._printed[day]) is not None]
         return audit(session.bars, session.ledger, printed, self._how.thresholds)
+
+
+def _tells_something(ledger: Ledger) -> bool:
+    """Is anything known of the session? One that was never asked for needs no file."""
+    return len(ledger.pending) < ledger.requested

@@ -28,7 +28,6 @@ from datalake_assets.assets.stock_universe import (
 )
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
-from datalake_assets.collection.plan import windows
 from datalake_assets.collection.progress import Display, Displays, Snapshot
 from datalake_assets.collection.universe import symbols_for
 from datalake_assets.lake import layout
@@ -153,7 +152,7 @@ def _collect(
     lake: Lake,
     display: Display,
 ) -> Iterator[Outcome]:
-    """The run's sessions, collected and written a year at a time."""
+    """The run's sessions, collected and written."""
     days = [date.fromisoformat(key) for key in context.partition_keys]
     chosen = collector.chosen_symbols
     shown = Displays(LogDisplay(context.log), display)
@@ -161,13 +160,10 @@ def _collect(
     with source.open(collector) as alpaca, collector.how(source.account) as how:
         taken, universe = _universe(context, alpaca, lake, collector, source, days[-1])
         origin = Origin(source.identity, asof=taken, run_id=context.run.run_id)
-        for window in windows(days):
-            wanted = (
-                dict.fromkeys(window, chosen) if chosen else symbols_for(window, universe, taken)
-            )
-            publication = Publication(wanted, lake, how, repair=collector.repair)
-            context.log.info(_announce(publication, collector))
-            yield from publication.run(alpaca.bars(taken), origin, display=shown)
+        wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, universe, taken)
+        publication = Publication(wanted, lake, how, repair=collector.repair)
+        context.log.info(_announce(publication, collector))
+        yield from publication.run(alpaca.bars(taken), origin, display=shown)
 
 
 def _universe(

@@ -38,6 +38,9 @@ _EMPTY_PAGES = 3
 _WALKS = 3
 """Times that a chunk is walked from its first page when its tokens lead nowhere."""
 
+_TURN = 0.1
+"""Seconds between two looks at a collection that runs."""
+
 _GRACE = 1.0
 """Seconds that threads get to end after a stop. One that waits for a silent server can't be
 woken; it is a daemon thread, and what it still brings is ignored."""
@@ -150,30 +153,53 @@ class Collection:
             BaseException: Whatever interrupted the wait (a terminated run, Ctrl-C) passes
                 through, after the threads were told to end.
         """
+        self.start()
+        try:
+            while not self.wait(_TURN):
+                self._display.show(self.snapshot(), final=False)
+        finally:
+            self.stop()
+            self._display.show(self.snapshot(), final=True)
+
+    def start(self) -> None:
+        """Begin to collect; the threads end by themselves."""
         self._began, self._started = self._clock.seconds(), self._clock.now()
         self._working = min(self._workers, len(self._queue))
-        threads = [
-            threading.Thread(target=self._work, name=f"collect-{n}", daemon=True)
-            for n in range(self._working)
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            # Waiting in short turns lets a signal in, and shows progress meanwhile.
-            while self._working and not self._idle.wait(0.1):
-                self._show(final=False)
-                if self._stop_outside.is_set() or self._clock.seconds() >= self._deadline:
-                    break
-        finally:
-            self._stop.set()
-            self._idle.wait(_GRACE if self._working else 0)
-            with self._lock:
+        if not self._working:
+            self._idle.set()
+        for number in range(self._working):
+            threading.Thread(target=self._work, name=f"collect-{number}", daemon=True).start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end, in short turns that let a signal in; True when it has come.
+
+        Raises:
+            RefusedError: As `run`.
+        """
+        ended = self._idle.wait(seconds)
+        if self._stop_outside.is_set() or self._clock.seconds() >= self._deadline:
+            ended = True
+        if ended:
+            self.stop()
+            if self._fatal is not None:
+                raise self._fatal
+        return ended
+
+    @property
+    def drained(self) -> bool:
+        """Is every chunk taken by a thread, so that the next collection can begin to ask?"""
+        return not self._queue
+
+    def stop(self) -> None:
+        """Tell the threads to end, and give them a moment to bring in what they have."""
+        self._stop.set()
+        if self._working:
+            self._idle.wait(_GRACE)
+        with self._lock:
+            if not self._closed:
                 self._closed = True
                 self._ended = self._clock.now()
                 self._seconds = self._clock.seconds() - self._began
-            self._show(final=True)
-        if self._fatal is not None:
-            raise self._fatal
 
     def sessions(self) -> Iterator[tuple[pa.Table, Ledger]]:
         """For each session of the plan, ascending: its bars, by symbol, and its ledger."""
@@ -211,9 +237,10 @@ class Collection:
                 stray_bars=self._strays,
             )
 
-    def _show(self, *, final: bool) -> None:
+    def snapshot(self) -> Snapshot:
+        """The collection as it is."""
         with self._lock:
-            snapshot = Snapshot(
+            return Snapshot(
                 label=self._label,
                 chunks=len(self._plan.chunks),
                 chunks_done=len(self._outcomes),
@@ -223,9 +250,8 @@ class Collection:
                 requests=self._caller.requests,
                 retries=self._caller.retries,
                 throttled=self._caller.throttled,
-                seconds=self._clock.seconds() - self._began,
+                seconds=self._seconds if self._closed else self._clock.seconds() - self._began,
             )
-        self._display.show(snapshot, final=final)
 
     def _work(self) -> None:
         """One thread: chunk after chunk, until none is left or it is told to stop."""

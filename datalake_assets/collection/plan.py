@@ -18,6 +18,11 @@ from itertools import groupby
 
 from datalake_assets import market_calendar
 
+WINDOW = 63
+"""Sessions that are collected together: a quarter of a year. 5,000 symbols make 315,000 bars, 32
+requests (157 symbols x 63 sessions) and about 30 MB as Arrow. A shorter window packs worse, a
+longer one holds more in memory and loses more when the machine is gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Packing:
@@ -116,13 +121,15 @@ def plan_each(wanted: Mapping[date, Sequence[str]], packing: Packing | None = No
     return Plan(tuple(chunks))
 
 
-def windows(sessions: Iterable[date]) -> list[tuple[date, ...]]:
-    """Split sessions by calendar year, the span that is collected and held in memory at a time.
+def windows(sessions: Iterable[date], size: int = WINDOW) -> list[tuple[date, ...]]:
+    """Split sessions into the spans that are collected, held in memory and published at a time.
 
-    A year of 5,000 symbols is 1.3 million bars, about 90 MB as Arrow, and packs into requests
-    with hardly a loss (39 symbols x 252 sessions).
+    Args:
+        sessions: The sessions, in any order.
+        size: Sessions in a window at most.
     """
-    return [tuple(days) for _, days in groupby(sorted(set(sessions)), key=lambda day: day.year)]
+    days = sorted(set(sessions))
+    return [tuple(days[start : start + size]) for start in range(0, len(days), size)]
 
 
 def _consecutive(days: Sequence[date]) -> Iterator[tuple[date, ...]]:

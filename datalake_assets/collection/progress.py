@@ -40,6 +40,15 @@ class Snapshot:
             return None
         return self.seconds / self.chunks_done * (self.chunks - self.chunks_done)
 
+    def __add__(self, other: Snapshot) -> Snapshot:
+        """Both collections as one, over the longer of their times."""
+        counted = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in self.__slots__
+            if name not in ("label", "seconds")
+        }
+        return Snapshot(self.label, seconds=max(self.seconds, other.seconds), **counted)
+
     def __str__(self) -> str:
         text = (
             f"{self.label}: {self.chunks_done:,}/{self.chunks:,} chunks, {self.bars:,} bars, "
