@@ -134,7 +134,7 @@ class Collection:
         self._lock = threading.Lock()
         self._outcomes: dict[Chunk, _Outcome] = {}
         self._fatal: BaseException | None = None
-        self._closed = False
+        self._final: Statistics | None = None
         self._working = 0
         self._idle = threading.Event()
         self._bars = self._bytes = self._strays = self._answered = self._failed = 0
@@ -162,15 +162,18 @@ class Collection:
             # Waiting in short turns lets a signal in, and shows progress meanwhile.
             while self._working and not self._idle.wait(0.1):
                 self._show(final=False)
-                if self._stop_outside.is_set() or self._clock.seconds() >= self._deadline:
+                # Told to stop from outside, or by a thread whose request was refused.
+                if self._stop_outside.is_set() or self._stop.is_set():
+                    break
+                if self._clock.seconds() >= self._deadline:
                     break
         finally:
             self._stop.set()
             self._idle.wait(_GRACE if self._working else 0)
             with self._lock:
-                self._closed = True
                 self._ended = self._clock.now()
                 self._seconds = self._clock.seconds() - self._began
+                self._final = self._count()
             self._show(final=True)
         if self._fatal is not None:
             raise self._fatal
@@ -196,20 +199,23 @@ class Collection:
 
     @property
     def statistics(self) -> Statistics:
-        """What the collection took; complete when `run` has ended."""
+        """What the collection took; does not change any more when `run` has ended."""
         with self._lock:
-            return Statistics(
-                started=self._started,
-                ended=self._ended,
-                duration_seconds=self._seconds,
-                requests=self._caller.requests,
-                retries=self._caller.retries,
-                throttled=self._caller.throttled,
-                limiter_wait_seconds=self._caller.limiter_wait_seconds,
-                bars=self._bars,
-                bytes_received=self._bytes,
-                stray_bars=self._strays,
-            )
+            return self._final or self._count()
+
+    def _count(self) -> Statistics:
+        return Statistics(
+            started=self._started,
+            ended=self._ended,
+            duration_seconds=self._seconds,
+            requests=self._caller.requests,
+            retries=self._caller.retries,
+            throttled=self._caller.throttled,
+            limiter_wait_seconds=self._caller.limiter_wait_seconds,
+            bars=self._bars,
+            bytes_received=self._bytes,
+            stray_bars=self._strays,
+        )
 
     def _show(self, *, final: bool) -> None:
         with self._lock:
@@ -251,7 +257,7 @@ class Collection:
 
     def _record(self, chunk: Chunk, outcome: _Outcome) -> None:
         with self._lock:
-            if self._closed:
+            if self._final is not None:
                 return
             self._outcomes[chunk] = outcome
             days = len(chunk.sessions)
