@@ -229,11 +229,21 @@ def _materialize(settings: Settings, start: date, end: date, *, repair: bool) ->
         )
         _show_run(result)
         for event in result.filter_events(lambda event: event.is_step_failure):
-            error = event.step_failure_data.error
-            told = error.cause if error and error.cause else error
-            if told:
-                err.print(f"[red]{event.step_key}[/]: {told.message.strip()}", highlight=False)
+            err.print(f"[red]{event.step_key}[/]: {_reason(event)}", highlight=False)
     return bool(result.success)
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    """Why a step failed, without the stack trace, which is in the run's log."""
+    error = event.step_failure_data.error
+    while error and error.cause:
+        error = error.cause
+    if error and error.cls_name == "DagsterExecutionInterruptedError":
+        return (
+            "interrupted. Sessions that were published stay; what was collected of the others "
+            "waits for the same command with --repair"
+        )
+    return error.message.strip() if error else "no reason was given"
 
 
 @contextmanager

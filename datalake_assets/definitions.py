@@ -20,6 +20,7 @@ from datalake_assets.resources import (
     EmbeddedExchangeResource,
     LakeResource,
     SourceResource,
+    with_defaults,
 )
 from datalake_assets.settings import Settings
 
@@ -28,7 +29,8 @@ def build_source(settings: Settings) -> SourceResource:
     """The source that the settings ask for: Alpaca with keys, the embedded exchange without."""
     if settings.source == "embedded":
         return EmbeddedExchangeResource()
-    return AlpacaResource(
+    return with_defaults(
+        AlpacaResource,
         # Names, not values: Dagster stores what it is given in clear.
         api_key=dg.EnvVar("ALPACA_API_KEY"),
         secret_key=dg.EnvVar("ALPACA_SECRET_KEY"),
@@ -55,7 +57,8 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
         asset_checks=[universe_is_whole],
         jobs=[daily_ticks_job],
         resources={
-            "collector": CollectorResource(
+            "collector": with_defaults(
+                CollectorResource,
                 max_workers=settings.max_workers,
                 requests_per_minute=settings.requests_per_minute,
                 symbols=settings.symbols or "",

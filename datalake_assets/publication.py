@@ -198,7 +198,8 @@ class Publication:
                     ledger.session: (bars, ledger) for bars, ledger in collection.sessions()
                 }
                 for day in tuple(days):
-                    bars, ledger = collected.pop(day, (bars_table.empty(), Ledger(day)))
+                    # A repair asks nothing for a session that has all it can have.
+                    bars, ledger = collected.pop(day, None) or (bars_table.empty(), Ledger(day))
                     outcome = self._write(bars, ledger, origin, collection.statistics, count)
                     days.remove(day)
                     yield outcome

@@ -12,10 +12,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from pathlib import Path
+from typing import Any, TypeVar
 
 import dagster as dg
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, create_model
 
 from datalake_assets.collection.audit import Thresholds
 from datalake_assets.collection.plan import Packing
@@ -34,11 +36,29 @@ TRADING_REQUESTS_PER_MINUTE = 200
 apart from the one for market data."""
 
 
+Resource = TypeVar("Resource", bound=dg.ConfigurableResource[Any])
+
+
+def with_defaults(resource: type[Resource], **defaults: object) -> Resource:
+    """A resource whose knobs default to these values, each by itself.
+
+    Dagster takes the values of an instance as one default for all of its knobs: a run that turns
+    a single one sets the others back to those of the class (a repair would then collect at the
+    free plan's rate). So the values become the fields' own defaults, in a subclass.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in defaults.items():
+        field = copy(resource.model_fields[name])
+        field.default = value
+        fields[name] = (field.annotation, field)
+    return create_model(resource.__name__, __base__=resource, **fields)()
+
+
 class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """How to collect: threads, rate, retries, and what a session must reach."""
 
     max_workers: int = Field(
-        default=20, ge=1, le=500, description="Threads that ask at the same time."
+        default=20, ge=1, le=1000, description="Threads that ask at the same time."
     )
     requests_per_minute: int = Field(
         default=200,

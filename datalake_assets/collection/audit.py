@@ -9,7 +9,7 @@ start of history there is nothing to compare with.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
@@ -90,14 +90,14 @@ class Finding:
         value: float | None,
         threshold: float,
         detail: str,
-        offenders: Collection[str] = (),
+        offenders: Sequence[str] = (),
     ) -> Finding:
-        """A finding that names the first of its offenders, in alphabetical order.
+        """A finding that names the first of its offenders.
 
         A source that is down makes every symbol an offender of every session of a long run,
         and the session's ledger has them all.
         """
-        named = tuple(sorted(offenders)[:MOST_OFFENDERS])
+        named = tuple(offenders[:MOST_OFFENDERS])
         return cls(rule, verdict, value, threshold, detail, named, len(offenders))
 
 
@@ -184,7 +184,7 @@ def _coverage(ledger: Ledger, before: Sequence[frozenset[str]], limits: Threshol
         share,
         limits.coverage,
         f"{len(expected) - len(silent):,} of {len(expected):,} expected symbols have a bar",
-        silent,
+        sorted(silent),
     )
 
 
@@ -215,7 +215,7 @@ def _one_row_per_symbol(bars: pa.Table, ledger: Ledger) -> Finding:
     counts = pc.value_counts(bars["symbol"])
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist()
     apart = frozenset(bars["symbol"].to_pylist()).symmetric_difference(ledger.present)
-    offenders = {*twice, *apart}
+    offenders = sorted({*twice, *apart})
     return Finding.of(
         "one_row_per_symbol",
         Verdict.FAIL if offenders else Verdict.PASS,

@@ -137,7 +137,7 @@ class Collection:
         self._lock = threading.Lock()
         self._outcomes: dict[Chunk, _Outcome] = {}
         self._fatal: BaseException | None = None
-        self._closed = False
+        self._final: Statistics | None = None
         self._working = 0
         self._idle = threading.Event()
         self._bars = self._bytes = self._strays = self._answered = self._failed = 0
@@ -176,9 +176,13 @@ class Collection:
         Raises:
             RefusedError: As `run`.
         """
-        ended = self._idle.wait(seconds)
-        if self._stop_outside.is_set() or self._clock.seconds() >= self._deadline:
-            ended = True
+        ended = (
+            self._idle.wait(seconds)
+            # Told to stop from outside, or by a thread whose request was refused.
+            or self._stop_outside.is_set()
+            or self._stop.is_set()
+            or self._clock.seconds() >= self._deadline
+        )
         if ended:
             self.stop()
             if self._fatal is not None:
@@ -196,10 +200,10 @@ class Collection:
         if self._working:
             self._idle.wait(_GRACE)
         with self._lock:
-            if not self._closed:
-                self._closed = True
+            if self._final is None:
                 self._ended = self._clock.now()
                 self._seconds = self._clock.seconds() - self._began
+                self._final = self._count()
 
     def sessions(self) -> Iterator[tuple[pa.Table, Ledger]]:
         """For each session of the plan, ascending: its bars, by symbol, and its ledger."""
@@ -212,30 +216,34 @@ class Collection:
         clashes: dict[date, dict[str, str]] = defaultdict(dict)
         for symbol, day in contradictions:
             clashes[day][symbol] = "the source gave two different bars for this session"
+        nothing = bars_table.empty()
         chunks: dict[date, list[Chunk]] = defaultdict(list)
         for chunk in self._plan.chunks:
             for day in chunk.sessions:
                 chunks[day].append(chunk)
         for day in self._plan.sessions:
-            bars = found.get(day, bars_table.empty())
+            bars = found[day] if day in found else nothing
             yield bars, _ledger(day, bars, chunks[day], outcomes, clashes[day])
 
     @property
     def statistics(self) -> Statistics:
-        """What the collection took; complete when `run` has ended."""
+        """What the collection took; does not change any more when it has ended."""
         with self._lock:
-            return Statistics(
-                started=self._started,
-                ended=self._ended,
-                duration_seconds=self._seconds,
-                requests=self._caller.requests,
-                retries=self._caller.retries,
-                throttled=self._caller.throttled,
-                limiter_wait_seconds=self._caller.limiter_wait_seconds,
-                bars=self._bars,
-                bytes_received=self._bytes,
-                stray_bars=self._strays,
-            )
+            return self._final or self._count()
+
+    def _count(self) -> Statistics:
+        return Statistics(
+            started=self._started,
+            ended=self._ended,
+            duration_seconds=self._seconds,
+            requests=self._caller.requests,
+            retries=self._caller.retries,
+            throttled=self._caller.throttled,
+            limiter_wait_seconds=self._caller.limiter_wait_seconds,
+            bars=self._bars,
+            bytes_received=self._bytes,
+            stray_bars=self._strays,
+        )
 
     def snapshot(self) -> Snapshot:
         """The collection as it is."""
@@ -250,7 +258,7 @@ class Collection:
                 requests=self._caller.requests,
                 retries=self._caller.retries,
                 throttled=self._caller.throttled,
-                seconds=self._seconds if self._closed else self._clock.seconds() - self._began,
+                seconds=self._seconds if self._final else self._clock.seconds() - self._began,
             )
 
     def _work(self) -> None:
@@ -277,7 +285,7 @@ class Collection:
 
     def _record(self, chunk: Chunk, outcome: _Outcome) -> None:
         with self._lock:
-            if self._closed:
+            if self._final is not None:
                 return
             self._outcomes[chunk] = outcome
             days = len(chunk.sessions)

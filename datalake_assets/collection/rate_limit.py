@@ -23,9 +23,6 @@ from pathlib import Path
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import StoppedError
 
-_FORGET_SECONDS = 600.0
-"""A slot further ahead than this was booked before the machine started anew: forget it."""
-
 
 class RateLimiter:
     """Holds the threads of one process to a limit.
@@ -76,16 +73,13 @@ class RateLimiter:
 
     def pause(self, seconds: float) -> None:
         """Let nobody send for this long, as after a 429; a longer pause under way stays."""
-        until = self._clock.seconds() + seconds
         with self._state() as (free, paused, write):
+            until = self._clock.seconds() + seconds
             write(max(free, until), max(paused, until))
 
     def _book(self, latest: float) -> float | None:
-        now = self._clock.seconds()
         with self._state() as (free, paused, write):
-            if free - now > _FORGET_SECONDS:
-                free = paused = -math.inf
-            at = max(now, free)
+            at = max(self._clock.seconds(), free)
             if at > latest:
                 return None
             write(at + self._interval, paused)
@@ -109,16 +103,17 @@ class RateLimiter:
 class SharedRateLimiter(RateLimiter):
     """Holds all processes of this machine that name the same file to one limit together.
 
-    The state stands in a file of 16 bytes, changed under `flock`: a process that is killed drops
+    The state stands in a file of 24 bytes, changed under `flock`: a process that is killed drops
     its lock, so it never holds up the others, and the slot that it had booked is simply unused.
-    The file must lie on a local disk; its clock is the machine's monotonic one.
+    The file must lie on a local disk. Its clock is the machine's monotonic one, which starts anew
+    with the machine: a record from a later time than now is of an earlier start, and forgotten.
 
     Args:
         path: The file; its folder is made when it is not there.
         per_minute, slack, clock: As for `RateLimiter`. All processes should name the same limit.
     """
 
-    _RECORD = struct.Struct("<dd")
+    _RECORD = struct.Struct("<ddd")  # written at, first free slot, end of the pause
 
     def __init__(
         self, path: Path, per_minute: float, *, slack: float = 0.01, clock: Clock | None = None
@@ -134,17 +129,20 @@ class SharedRateLimiter(RateLimiter):
     @contextmanager
     def _state(self) -> Iterator[tuple[float, float, Callable[[float, float], None]]]:
         def write(free: float, paused: float) -> None:
-            os.pwrite(self._file, self._RECORD.pack(free, paused), 0)
+            os.pwrite(self._file, self._RECORD.pack(self._clock.seconds(), free, paused), 0)
 
         # flock belongs to the open file, not to the thread: the lock in front of it does.
         with self._lock:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
-                record = os.pread(self._file, self._RECORD.size, 0)
-                if len(record) == self._RECORD.size:
-                    free, paused = self._RECORD.unpack(record)
-                else:
-                    free = paused = -math.inf
-                yield free, paused, write
+                yield *self._read(), write
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _read(self) -> tuple[float, float]:
+        record = os.pread(self._file, self._RECORD.size, 0)
+        if len(record) == self._RECORD.size:
+            written, free, paused = self._RECORD.unpack(record)
+            if written <= self._clock.seconds() and math.isfinite(free) and not paused > free:
+                return free, paused
+        return -math.inf, -math.inf

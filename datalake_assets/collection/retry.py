@@ -117,10 +117,10 @@ class Caller:
                 from it.
             StoppedError: The stop or the deadline came first.
         """
+        self._acquire()
         began = self._clock.seconds()
         failures = 0
         while True:
-            self._acquire()
             try:
                 return send()
             except TransientError as error:
@@ -135,6 +135,7 @@ class Caller:
                     ) from error
                 if self._clock.wait(wait, self._stop):
                     raise StoppedError("told to stop while waiting to try again") from error
+            self._acquire()
             with self._lock:
                 self.retries += 1
 

@@ -159,8 +159,8 @@ class Lake:
                 data = self.store.get(layout.session_key(day))
             except FileNotFoundError:
                 continue
-            column = pq.read_table(io.BytesIO(data), columns=["symbol"])["symbol"]
-            found[day] = frozenset(column.to_pylist())
+            where = self.store.url(layout.session_key(day))
+            found[day] = frozenset(session_file.decode(data, where).ledger.present)
         return found
 
     def sessions(self) -> list[date]:

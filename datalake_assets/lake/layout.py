@@ -9,29 +9,30 @@ import re
 from datetime import date
 
 MARKER = "_lake.json"
-SESSIONS = "data/ticks/sessions/"
-INCOMPLETE = "data/ticks/incomplete/"
-UNIVERSE = "data/universe/"
+SESSIONS = "data/ticks/sessions"
+INCOMPLETE = "data/ticks/incomplete"
+UNIVERSE = "data/universe"
 
 _DATED = re.compile(r"(?:year=\d{4}/)?(\d{4}-\d{2}-\d{2})\.parquet")
 
 
 def session_key(session: date) -> str:
     """Where the published bars of a session lie."""
-    return f"{SESSIONS}year={session:%Y}/{session.isoformat()}.parquet"
+    return f"{SESSIONS}/year={session:%Y}/{session.isoformat()}.parquet"
 
 
 def incomplete_key(session: date) -> str:
     """Where a session waits that did not pass its audit."""
-    return f"{INCOMPLETE}year={session:%Y}/{session.isoformat()}.parquet"
+    return f"{INCOMPLETE}/year={session:%Y}/{session.isoformat()}.parquet"
 
 
 def universe_key(taken: date) -> str:
     """Where the snapshot of the universe of a day lies."""
-    return f"{UNIVERSE}{taken.isoformat()}.parquet"
+    return f"{UNIVERSE}/{taken.isoformat()}.parquet"
 
 
 def dated(prefix: str, keys: list[str]) -> list[date]:
     """The days of the keys below a prefix, ascending; keys of another shape are not ours."""
-    found = (_DATED.fullmatch(key.removeprefix(prefix)) for key in keys if key.startswith(prefix))
+    below = f"{prefix}/"
+    found = (_DATED.fullmatch(key.removeprefix(below)) for key in keys if key.startswith(below))
     return sorted(date.fromisoformat(match[1]) for match in found if match)

@@ -90,6 +90,7 @@ class Transport:
         """
         where = urlsplit(url)
         what = f"GET {where.netloc}{where.path}"
+        end = time.monotonic() + self._timeouts.total
         query = f"{url}?{urlencode(params, safe=',:')}" if params else url
         try:
             response = self._pool.request(
@@ -102,7 +103,7 @@ class Transport:
                 timeout=urllib3.Timeout(connect=self._timeouts.connect, read=self._timeouts.read),
             )
             try:
-                body = self._read(response, what)
+                body = self._read(response, what, end)
             except BaseException:
                 response.close()
                 raise
@@ -113,8 +114,7 @@ class Transport:
         received = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status, received, body)
 
-    def _read(self, response: urllib3.BaseHTTPResponse, what: str) -> bytes:
-        end = time.monotonic() + self._timeouts.total
+    def _read(self, response: urllib3.BaseHTTPResponse, what: str, end: float) -> bytes:
         pieces = []
         # read(n) would block until n bytes are there; only read1 lets us look at the clock.
         while piece := response.read1(1 << 18, decode_content=False):
@@ -123,7 +123,7 @@ class Transport:
                 raise TransientError(f"{what}: no whole answer in {self._timeouts.total:g} s")
         body = b"".join(pieces)
         promised = response.headers.get("Content-Length")
-        if promised is not None and len(body) != int(promised):
+        if promised is not None and str(len(body)) != promised:
             raise TransientError(f"{what}: {len(body)} of {promised} bytes, then the end")
         if response.headers.get("Content-Encoding") == "gzip":
             body = isal_zlib.decompress(body, _GZIP)
@@ -133,12 +133,13 @@ class Transport:
 def _reason(error: BaseException) -> str:
     """An error of the network in a line; urllib3's own texts carry objects and addresses."""
     match error:
+        # Before the timeout, whose subclass it is.
+        case urllib3.exceptions.NewConnectionError():
+            return "no connection: is the server up, and the address right?"
         case urllib3.exceptions.ConnectTimeoutError():
             return "no connection in time"
         case urllib3.exceptions.ReadTimeoutError():
             return "no answer in time"
-        case urllib3.exceptions.NewConnectionError():
-            return "no connection: is the server up, and the address right?"
         case urllib3.exceptions.ProtocolError() | ConnectionError():
             return f"the connection broke ({type(error.__cause__ or error).__name__})"
         case _:

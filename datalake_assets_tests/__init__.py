@@ -1,0 +1,1 @@
+"""The tests of `datalake_assets`, laid out as the package is."""

@@ -1,0 +1,708 @@
+"""The same promises, kept by a folder, by a real S3 server and by memory."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datalake_assets.lake.store import STAGED_FOR_AT_MOST, Store, StoreError, open_store
+from datalake_assets_tests.conftest import BUCKET, S3Server
+
+BACKENDS = ["folder", "memory", pytest.param("s3", marks=pytest.mark.s3)]
+
+
+@pytest.fixture(params=BACKENDS)
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "folder":
+            return str(tmp_path / "lake")
+        case "memory":
+            return "memory://"
+        case _:
+            return str(request.getfixturevalue("s3_lake_uri"))
+
+
+@pytest.fixture
+def store(uri: str) -> Store:
+    return open_store(uri)
+
+
+# What every store promises
+
+
+def test_what_is_put_is_what_one_gets(store: Store) -> None:
+    data = bytes(range(256)) * 1000
+    store.put("data/a.parquet", data)
+    assert store.get("data/a.parquet") == data
+    assert store.size("data/a.parquet") == len(data)
+    assert store.exists("data/a.parquet")
+
+
+def test_an_object_may_be_empty(store: Store) -> None:
+    store.put("empty", b"")
+    assert store.get("empty") == b""
+    assert store.size("empty") == 0
+    assert store.tail("empty", 8) == b""
+
+
+def test_an_object_of_many_megabytes_arrives_whole(store: Store) -> None:
+    data = random.Random(0).randbytes(12 << 20)
+    store.put("large", data)
+    assert store.get("large") == data
+
+
+def test_a_put_replaces_what_was_there(store: Store) -> None:
+    store.put("k", b"old and longer")
+    store.put("k", b"new")
+    assert store.get("k") == b"new"
+
+
+def test_the_tail_is_the_last_bytes_and_never_more_than_there_are(store: Store) -> None:
+    store.put("k", b"0123456789")
+    assert store.tail("k", 1) == b"9"
+    assert store.tail("k", 9) == b"123456789"
+    assert store.tail("k", 10) == b"0123456789"
+    assert store.tail("k", 11) == b"0123456789"
+    with pytest.raises(ValueError, match="length=0"):
+        store.tail("k", 0)
+
+
+def test_what_is_missing_is_a_file_not_found_that_says_where_it_was_looked_for(
+    store: Store,
+) -> None:
+    store.put("there", b"1")
+    for question in (store.get, store.size, lambda key: store.tail(key, 8)):
+        with pytest.raises(FileNotFoundError) as caught:
+            question("not/there")
+        assert store.url("not/there") in str(caught.value)
+    assert not store.exists("not/there")
+
+
+def test_nothing_at_all_is_an_empty_store(store: Store) -> None:
+    assert store.list("") == []
+    assert store.list("data/ticks") == []
+    assert not store.exists("k")
+    store.delete("k")
+    with pytest.raises(FileNotFoundError):
+        store.get("k")
+
+
+def test_create_writes_once_and_leaves_what_is_there(store: Store) -> None:
+    assert store.create("_lake.json", b"first") is True
+    assert store.create("_lake.json", b"second") is False
+    assert store.get("_lake.json") == b"first"
+    store.delete("_lake.json")
+    assert store.create("_lake.json", b"third") is True
+    assert store.get("_lake.json") == b"third"
+
+
+def test_of_many_who_create_the_same_object_exactly_one_wins(uri: str, store: Store) -> None:
+    # SeaweedFS looks at a contended object again only after a second, so fewer there.
+    writers, rounds = (3, 4) if uri.startswith("s3:") else (8, 30)
+    stores = [store if uri == "memory://" else open_store(uri) for _ in range(writers)]
+    start = threading.Barrier(writers, timeout=60)
+
+    def race(number: int, key: str) -> bool:
+        start.wait()
+        return stores[number].create(key, f"{number}".encode())
+
+    with ThreadPoolExecutor(writers) as pool:
+        for key in (f"k{round_}" for round_ in range(rounds)):
+            won = list(pool.map(race, range(writers), [key] * writers))
+            assert sum(won) == 1
+            assert store.get(key) == f"{won.index(True)}".encode()
+
+
+def test_a_reader_sees_the_old_bytes_or_the_new_while_they_are_replaced(
+    uri: str, store: Store
+) -> None:
+    versions = [bytes([65 + number]) * (1 << 20) for number in range(4)]
+    store.put("k", versions[0])
+    done = threading.Event()
+
+    def write() -> None:
+        for number in range(1, 40):
+            store.put("k", versions[number % 4])
+        done.set()
+
+    reader = store if uri == "memory://" else open_store(uri)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        seen = 0
+        while not done.is_set() and not writing.done():
+            assert reader.get("k") in versions
+            seen += 1
+        writing.result(timeout=60)
+    assert seen
+
+
+def test_deleting_is_final_and_may_be_repeated(store: Store) -> None:
+    store.put("a/b", b"1")
+    store.delete("a/b")
+    store.delete("a/b")
+    assert not store.exists("a/b")
+    assert store.list("") == []
+
+
+def test_a_listing_is_sorted_and_goes_into_folders_but_not_into_neighbours(store: Store) -> None:
+    keys = ["b/z", "b/a/2", "b/a/1", "ba/x", "a", "b/year=2024/2024-01-02.parquet", "_lake.json"]
+    for key in keys:
+        store.put(key, b"1")
+    assert store.list("") == sorted(keys)
+    below = ["b/a/1", "b/a/2", "b/year=2024/2024-01-02.parquet", "b/z"]
+    assert store.list("b") == below
+    assert store.list("b/") == below
+    assert store.list("b/a") == ["b/a/1", "b/a/2"]
+    assert store.list("b/nothing") == []
+
+
+@pytest.mark.parametrize("prefix", ["b/z", "_lake.json"])
+def test_a_prefix_is_a_folder_so_an_object_of_that_name_is_not_below_it(
+    store: Store, prefix: str
+) -> None:
+    store.put(prefix, b"1")
+    assert store.list(prefix) == []
+
+
+def test_a_listing_of_more_than_a_page_is_complete(store: Store) -> None:
+    keys = [f"s/{number:05d}" for number in range(1100)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: store.put(key, b""), keys))
+    assert store.list("s") == keys
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "/",
+        "/etc/passwd",
+        "..",
+        "../x",
+        "a/../x",
+        "a/..",
+        ".",
+        "./a",
+        "a/./b",
+        "a//b",
+        "a/",
+        "a b",
+        "a\\b",
+        "a#1",
+        "a%2e%2e",
+        "a?b",
+        "ü",
+        "a\n",
+        "a\0",
+        "~",
+        "s3://x",
+    ],
+)
+def test_a_key_that_is_none_is_refused_by_every_method(store: Store, key: str) -> None:
+    methods: list[Callable[[], object]] = [
+        lambda: store.get(key),
+        lambda: store.tail(key, 1),
+        lambda: store.size(key),
+        lambda: store.exists(key),
+        lambda: store.put(key, b"1"),
+        lambda: store.create(key, b"1"),
+        lambda: store.delete(key),
+        lambda: store.url(key),
+    ]
+    if key not in ("", "/", "a/"):  # as a folder these are everything, and `a`
+        methods += [lambda: store.list(key), lambda: store.sweep(key)]
+    for method in methods:
+        with pytest.raises(ValueError, match="is no key"):
+            method()
+
+
+# A local folder
+
+
+@given(st.text(alphabet="abAB01./_=-\\~ #", max_size=20))
+def test_no_key_leads_out_of_the_lake(key: str) -> None:
+    store = open_store("/lake/root")
+    try:
+        url = store.url(key)
+    except ValueError:
+        return
+    assert os.path.normpath(url) == url
+    assert url.startswith("/lake/root/")
+
+
+def test_opening_and_reading_make_nothing_on_disk(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "a" / "lake"))
+    assert store.list("") == []
+    assert not store.exists("k")
+    store.delete("k")
+    assert store.sweep() == 0
+    assert list(tmp_path.iterdir()) == []
+    store.put("k", b"1")
+    assert (tmp_path / "a" / "lake" / "k").read_bytes() == b"1"
+
+
+def test_a_folder_that_was_removed_meanwhile_is_empty_and_can_be_written_again(
+    tmp_path: Path,
+) -> None:
+    store = open_store(str(tmp_path / "lake"))
+    store.put("a/k", b"1")
+    shutil.rmtree(tmp_path / "lake")
+    assert store.list("") == []
+    assert not store.exists("a/k")
+    store.put("a/k", b"2")
+    assert store.get("a/k") == b"2"
+
+
+def test_a_relative_path_means_the_folder_it_meant_when_the_store_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = open_store("lake")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.put("k", b"1")
+    assert store.uri == str((tmp_path / "lake").resolve())
+    assert store.url("k") == str((tmp_path / "lake" / "k").resolve())
+    assert (tmp_path / "lake" / "k").read_bytes() == b"1"
+
+
+def test_a_file_uri_and_a_home_path_lead_to_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    open_store("~/lake 1").put("k", b"1")
+    store = open_store((tmp_path / "lake 1").as_uri())
+    assert store.get("k") == b"1"
+    assert store.url("k") == str((tmp_path / "lake 1" / "k").resolve())
+
+
+WRITER = """
+import sys
+from datalake_assets.lake.store import open_store
+store = open_store(sys.argv[1])
+versions = [bytes([65 + number]) * (1 << 20) for number in range(4)]
+print("writing", flush=True)
+number = 0
+while True:
+    store.put("data/k", versions[number % 4])
+    store.delete("data/new")
+    store.create("data/new", versions[number % 4])
+    number += 1
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_objects_and_no_visible_litter(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "lake"
+    store = open_store(str(root))
+    moments = random.Random(2024)
+    for _ in range(20):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"writing\n"
+            time.sleep(moments.uniform(0, 0.02))
+            writer.kill()
+        keys = store.list("")
+        assert set(keys) <= {"data/k", "data/new"}
+        for key in keys:
+            data = store.get(key)
+            assert len(data) == 1 << 20
+            assert data == data[:1] * len(data)
+    assert store.list("") != []
+
+
+def stage(root: Path, name: str, seconds_ago: float) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half an obj")
+    then = time.time() - seconds_ago
+    os.utime(path, (then, then))
+    return path
+
+
+HOUR = STAGED_FOR_AT_MOST.total_seconds()
+
+
+def test_what_a_killed_writer_left_is_no_object_and_in_nobodys_way(tmp_path: Path) -> None:
+    stage(tmp_path, "data/k#1", seconds_ago=0)
+    store = open_store(str(tmp_path))
+    assert store.list("") == []
+    assert not store.exists("data/k")
+    assert store.create("data/k", b"1") is True
+    store.put("data/k", b"2")
+    assert store.get("data/k") == b"2"
+    assert store.list("") == ["data/k"]
+
+
+@pytest.mark.parametrize("write", [Store.put, Store.create])
+def test_a_write_sweeps_its_folder_of_what_has_been_staged_for_over_an_hour(
+    tmp_path: Path, write: Callable[[Store, str, bytes], object]
+) -> None:
+    old = stage(tmp_path, "data/other#1", seconds_ago=HOUR + 60)
+    young = stage(tmp_path, "data/other#2", seconds_ago=HOUR - 60)  # may be somebody's, at work
+    elsewhere = stage(tmp_path, "elsewhere/k#1", seconds_ago=HOUR + 60)
+    finished = stage(tmp_path, "data/finished", seconds_ago=HOUR + 60)
+    write(open_store(str(tmp_path)), "data/k", b"1")
+    assert not old.exists()
+    assert young.exists()
+    assert elsewhere.exists()
+    assert finished.exists()
+
+
+def test_a_sweep_goes_through_the_whole_lake_or_one_folder(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("a/k", b"1")
+    for name in ("a/k#1", "b/c/k#12", "k#1"):
+        stage(tmp_path, name, seconds_ago=HOUR + 60)
+    assert store.sweep("b") == 1
+    assert store.sweep() == 2
+    assert store.sweep() == 0
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["k"]
+
+
+@pytest.mark.parametrize(
+    ("root", "reason"), [("file", "File exists"), ("file/lake", "Not a directory")]
+)
+def test_a_folder_that_can_not_be_made_is_an_error_with_its_reason_and_a_way_out(
+    tmp_path: Path, root: str, reason: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError) as caught:
+        open_store(str(tmp_path / root)).put("k", b"1")
+    assert str(caught.value).startswith(f"can't write {tmp_path / root}/k: ")
+    assert reason in str(caught.value)
+    assert "choose another folder" in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+def test_an_object_can_not_stand_where_a_folder_is(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("a", b"1")
+    with pytest.raises(StoreError, match=r"can't write .*/a/b: .*Not a directory"):
+        store.put("a/b", b"1")
+
+
+# URIs
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://", "gs://bucket", "https://bucket.s3.amazonaws.com", "s3://b?x"]
+)
+def test_a_uri_that_names_no_store_is_refused_with_what_is_legal(uri: str) -> None:
+    with pytest.raises(ValueError, match="must be a local path, file:///path, s3://bucket/prefix"):
+        open_store(uri)
+
+
+def test_each_store_in_memory_is_a_new_one() -> None:
+    store = open_store("memory://")
+    store.put("k", b"1")
+    assert store.url("k") == "memory:///k"
+    assert open_store("memory://").list("") == []
+
+
+# S3
+
+
+@pytest.mark.s3
+def test_an_object_in_a_bucket_is_found_by_its_s3_address(s3_lake_uri: str) -> None:
+    store = open_store(s3_lake_uri + "/")
+    assert store.uri == s3_lake_uri
+    assert store.url("a/k") == f"{s3_lake_uri}/a/k"
+    store.put("a/k", b"1")
+    assert open_store(f"{s3_lake_uri}/a").get("k") == b"1"
+
+
+@pytest.mark.s3
+def test_a_missing_bucket_is_named_with_what_to_do(s3_lake_uri: str) -> None:
+    store = open_store("s3://no-such-bucket/lake")
+    for question in (lambda: store.get("k"), lambda: store.tail("k", 8), lambda: store.list("")):
+        with pytest.raises(StoreError) as caught:
+            question()
+        assert "s3://no-such-bucket/lake" in str(caught.value)
+        assert "404 Not Found, NoSuchBucket" in str(caught.value)
+        assert str(caught.value).endswith(
+            "create the bucket, or correct the lake's URI (DATALAKE_URI)"
+        )
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    ("variable", "code"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "SignatureDoesNotMatch"),
+        ("AWS_ACCESS_KEY_ID", "InvalidAccessKeyId"),
+    ],
+)
+def test_a_wrong_key_is_told_apart_and_shown_nowhere(
+    s3_lake_uri: str,
+    seaweedfs: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    code: str,
+) -> None:
+    monkeypatch.setenv(variable, "Wr0ngValue")
+    with pytest.raises(StoreError) as caught:
+        open_store(s3_lake_uri).put("k", b"1")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert f"can't write {s3_lake_uri}/k: 403 Forbidden, {code}, " in shown
+    assert "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" in shown
+    assert "Wr0ngValue" not in shown
+    assert seaweedfs.admin[1] not in shown
+
+
+@pytest.mark.s3
+def test_a_key_that_may_not_write_is_told_which_rights_it_needs(
+    s3_lake_uri: str, seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(s3_lake_uri).put("k", b"1")
+    for name, value in seaweedfs.environ(seaweedfs.reader).items():
+        monkeypatch.setenv(name, value)
+    store = open_store(s3_lake_uri)
+    assert store.get("k") == b"1"
+    assert store.list("") == ["k"]
+    for write in (
+        lambda: store.put("k", b"2"),
+        lambda: store.create("new", b"2"),
+        lambda: store.delete("k"),
+    ):
+        with pytest.raises(StoreError, match=r"403 Forbidden, AccessDenied.*s3:PutObject"):
+            write()
+    assert store.get("k") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [
+        ({}, "NoCredentials"),
+        ({"AWS_ACCESS_KEY_ID": "AKID"}, "missing: AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_PROFILE": "nobody"}, "ProfileNotFound.*nobody"),
+    ],
+)
+def test_s3_without_usable_credentials_says_which_ones_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], reason: str
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreError, match=rf"can't open s3://bars/lake: .*{reason}.*AWS_PROFILE"):
+        open_store("s3://bars/lake")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("profile", ["default", "analyst"])
+def test_a_profile_gives_keys_region_and_endpoint(
+    seaweedfs: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    access_key, secret_key = seaweedfs.admin
+    credentials, config = tmp_path / "credentials", tmp_path / "config"
+    credentials.write_text(
+        f"[{profile}]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n"
+    )
+    section = profile if profile == "default" else f"profile {profile}"
+    config.write_text(f"[{section}]\nregion = us-east-1\nendpoint_url = {seaweedfs.endpoint}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    if profile != "default":
+        monkeypatch.setenv("AWS_PROFILE", profile)
+    store = open_store(f"s3://{BUCKET}/of-{profile}")
+    store.put("k", b"1")
+    assert store.list("") == ["k"]
+
+
+Answer = tuple[int, str]
+
+
+@contextmanager
+def scripted_s3(*answers: Answer, **environ: str) -> Iterator[list[dict[str, str]]]:
+    """A server that gives these answers in turn, then 200; yields the headers of each request."""
+    waiting, requests = list(answers), []
+
+    class Script(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            requests.append({name.lower(): value for name, value in self.headers.items()})
+            status, body = waiting.pop(0) if waiting else (200, "")
+            self.send_response(status)
+            if status == 200:
+                self.send_header("ETag", '"1"')
+            self.send_header("Content-Length", str(len(body.encode())))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Script) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        variables = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+            "AWS_ACCESS_KEY_ID": "AKID",
+            "AWS_SECRET_ACCESS_KEY": "S3cretKey",
+            "AWS_SESSION_TOKEN": "S3ssionToken",
+        }
+        for name, value in (variables | environ).items():
+            patch.setenv(name, value)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield requests
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def error(code: str, message: str, more: str = "") -> str:
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f"<Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>"
+    )
+
+
+def test_what_passes_is_tried_again_and_a_create_stays_conditional() -> None:
+    busy = (503, error("SlowDown", "Please reduce your request rate."))
+    with scripted_s3(busy, (500, ""), busy) as requests:
+        assert open_store("s3://bars/lake").create("k", b"1") is True
+    assert [request["if-none-match"] for request in requests] == ["*"] * 4
+
+
+def test_the_session_token_of_temporary_keys_is_sent() -> None:
+    with scripted_s3() as requests:
+        open_store("s3://bars/lake").put("k", b"1")
+    assert [request["x-amz-security-token"] for request in requests] == ["S3ssionToken"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "region"),
+    [
+        ({}, "us-east-1"),
+        ({"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "us-west-2"}, "eu-west-1"),
+        ({"AWS_REGION": "", "AWS_DEFAULT_REGION": "us-west-2"}, "us-west-2"),
+        ({"AWS_PROFILE": "default", "AWS_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_PROFILE": "default", "AWS_DEFAULT_REGION": "eu-west-1"}, "eu-west-1"),
+    ],
+)
+def test_requests_are_signed_for_the_region_that_the_environment_names(
+    environ: dict[str, str], region: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("[default]\n")
+    with scripted_s3(AWS_CONFIG_FILE=str(tmp_path / "config"), **environ) as requests:
+        open_store("s3://bars/lake").put("k", b"1")
+    assert f"/{region}/s3/aws4_request" in requests[0]["authorization"]
+
+
+def test_empty_aws_variables_count_as_not_set() -> None:
+    empty = dict.fromkeys(
+        ("AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_SESSION_TOKEN", "AWS_PROFILE"), ""
+    )
+    with scripted_s3(**empty) as requests:
+        open_store("s3://bars/lake").put("k", b"1")
+    assert "x-amz-security-token" not in requests[0]
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "ftp://host", "https://", "host"])
+@pytest.mark.parametrize("profile", ["", "default"])
+def test_an_endpoint_that_is_no_address_names_its_variable(
+    endpoint: str, profile: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("[default]\n")
+    environ = {"AWS_PROFILE": profile, "AWS_CONFIG_FILE": str(tmp_path / "config")}
+    with (
+        scripted_s3(AWS_ENDPOINT_URL_S3=endpoint, **environ),
+        pytest.raises(StoreError, match=r"can't open s3://bars/lake: .*AWS_ENDPOINT_URL"),
+    ):
+        open_store("s3://bars/lake")
+
+
+def test_an_aws_variable_of_the_client_that_it_can_not_use_is_an_error_of_the_store() -> None:
+    with (
+        scripted_s3(AWS_CHECKSUM_ALGORITHM="crc7"),
+        pytest.raises(StoreError, match=r"can't open s3://bars/lake: .*crc7.*checksum"),
+    ):
+        open_store("s3://bars/lake")
+
+
+def test_a_server_that_is_not_there_is_named_with_what_to_check() -> None:
+    with scripted_s3() as requests:
+        gone = os.environ["AWS_ENDPOINT_URL"]
+        store = open_store("s3://bars/lake")
+    with pytest.raises(StoreError) as caught:
+        store.put("k", b"1")
+    assert requests == []
+    assert str(caught.value).startswith("can't write s3://bars/lake/k: ")
+    assert gone in str(caught.value)
+    assert str(caught.value).endswith("check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (
+            (
+                400,
+                error("InvalidToken", "The token is malformed.", "<Token-0>S3ssionToken</Token-0>"),
+            ),
+            "400 Bad Request, InvalidToken, The token is malformed.; check AWS_ACCESS_KEY_ID",
+        ),
+        (
+            (
+                403,
+                error(
+                    "SignatureDoesNotMatch",
+                    "No match.",
+                    "<CanonicalRequest>x-amz-security-token:S3ssionToken</CanonicalRequest>",
+                ),
+            ),
+            "403 Forbidden, SignatureDoesNotMatch, No match.; check AWS_ACCESS_KEY_ID",
+        ),
+        (
+            (404, error("NoSuchBucket", "The bucket does not exist")),
+            "404 Not Found, NoSuchBucket, The bucket does not exist; create the bucket",
+        ),
+        (
+            (400, error("AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong")),
+            "AuthorizationHeaderMalformed, the region 'us-east-1' is wrong; set AWS_REGION",
+        ),
+        ((301, error("PermanentRedirect", "elsewhere")), "region; set AWS_REGION to the bucket's"),
+        ((403, "<html>S3ssionToken</html>"), "403 Forbidden; check AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_an_answer_of_s3_becomes_its_gist_and_advice_without_what_it_repeats_of_us(
+    answer: Answer, expected: str
+) -> None:
+    with scripted_s3(answer) as requests, pytest.raises(StoreError) as caught:
+        open_store("s3://bars/lake").put("k", b"1")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "can't write s3://bars/lake/k: " in shown
+    assert expected in shown
+    assert "S3ssionToken" not in shown
+    assert "S3cretKey" not in shown
+    assert len(requests) == 1
+
+
+def test_importing_the_store_loads_no_heavy_library() -> None:
+    program = (
+        "import sys; from datalake_assets.lake.store import open_store; open_store('lake');"
+        "print([n for n in ('boto3', 'botocore', 'pandas', 'pyarrow', 'dagster')"
+        " if n in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert answer.stdout.strip() == "[]"
