@@ -15,7 +15,6 @@ from datetime import date
 import pyarrow as pa
 
 from datalake_assets import __version__, market_calendar
-from datalake_assets.collection import bars as bars_table
 from datalake_assets.collection.audit import LOOKBACK, Finding, Thresholds, audit, passed
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Collection, Fetch
@@ -198,8 +197,7 @@ class Publication:
                     ledger.session: (bars, ledger) for bars, ledger in collection.sessions()
                 }
                 for day in tuple(days):
-                    # A repair asks nothing for a session that has all it can have.
-                    bars, ledger = collected.pop(day, None) or (bars_table.empty(), Ledger(day))
+                    bars, ledger = collected.pop(day, (nothing, Ledger(day)))
                     outcome = self._write(bars, ledger, origin, collection.statistics, count)
                     days.remove(day)
                     yield outcome

@@ -222,7 +222,7 @@ class Collection:
             for day in chunk.sessions:
                 chunks[day].append(chunk)
         for day in self._plan.sessions:
-            bars = found[day] if day in found else nothing
+            bars = found.get(day, nothing)
             yield bars, _ledger(day, bars, chunks[day], outcomes, clashes[day])
 
     @property

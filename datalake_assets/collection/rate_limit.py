@@ -143,6 +143,7 @@ class SharedRateLimiter(RateLimiter):
         record = os.pread(self._file, self._RECORD.size, 0)
         if len(record) == self._RECORD.size:
             written, free, paused = self._RECORD.unpack(record)
-            if written <= self._clock.seconds() and math.isfinite(free) and not paused > free:
+            # Written so that no comparison with NaN is true: a damaged record is forgotten.
+            if written <= self._clock.seconds() and paused <= free < math.inf:
                 return free, paused
         return -math.inf, -math.inf
