@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from datalake_assets import __version__, market_calendar
 from datalake_assets.collection.audit import LOOKBACK, Finding, Thresholds, audit, passed
+from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Collection, Fetch
 from datalake_assets.collection.plan import Packing, Plan, plan_each, windows
@@ -147,76 +148,39 @@ class Publication:
         Raises:
             RefusedError: The source refuses every request of this kind.
         """
-        clock, display = clock or Clock(), display or Display()
-        began = clock.seconds()
-        deadline = None if self._how.seconds is None else began + self._how.seconds
-        waiting = deque(self._windows)
-        running: deque[tuple[list[date], Collection]] = deque()
-        total = Snapshot(self._label, chunks=self.plan.requests)
-        done = Snapshot()
+        clock = clock or Clock()
+        seconds = self._how.seconds
+        deadline = None if seconds is None else clock.seconds() + seconds
 
-        def advance() -> None:
-            """Begin the next window when all requests of those that run are under way."""
-            while waiting and len(running) < _WINDOWS and all(c.drained for _, c in running):
-                days, plan = waiting.popleft()
-                collection = Collection(
-                    plan,
-                    fetch,
-                    limiter=self._how.limiter,
-                    retry=self._how.retry,
-                    workers=self._how.workers,
-                    stop=stop,
-                    deadline=deadline,
-                    clock=clock,
-                )
-                collection.start()
-                running.append((list(days), collection))
-
-        def show(*, final: bool) -> None:
-            now = sum((collection.snapshot() for _, collection in running), done)
-            display.show(
-                replace(
-                    now,
-                    label=total.label,
-                    chunks=total.chunks,
-                    seconds=clock.seconds() - began,
-                ),
-                final=final,
+        def collection(plan: Plan) -> Collection:
+            return Collection(
+                plan,
+                fetch,
+                limiter=self._how.limiter,
+                retry=self._how.retry,
+                workers=self._how.workers,
+                stop=stop,
+                deadline=deadline,
+                clock=clock,
             )
 
+        under_way = _UnderWay(self._windows, collection, display or Display(), clock)
         try:
-            advance()
-            while running:
-                days, collection = running[0]
-                while not collection.wait(_TURN):
-                    advance()
-                    show(final=False)
-                advance()
-                count = len(days)
-                collected = {
-                    ledger.session: (bars, ledger) for bars, ledger in collection.sessions()
-                }
-                for day in tuple(days):
-                    bars, ledger = collected.pop(day, (nothing, Ledger(day)))
-                    outcome = self._write(bars, ledger, origin, collection.statistics, count)
-                    days.remove(day)
+            for days, collected in under_way:
+                statistics, together = collected.statistics, len(days)
+                found = {ledger.session: (bars, ledger) for bars, ledger in collected.sessions()}
+                # A repair asks nothing for a session that has all it can have.
+                nothing = empty()
+                while days:
+                    bars, ledger = found.pop(days[0], (nothing, Ledger(days[0])))
+                    outcome = self._write(bars, ledger, origin, statistics, together)
+                    days.popleft()
                     yield outcome
-                    advance()
-                done += collection.snapshot()
-                running.popleft()
-                advance()
-            show(final=True)
+                    under_way.advance()
         except BaseException:
-            for _, collection in running:
-                collection.stop()
-            for days, collection in running:
-                self._salvage(days, collection, origin)
+            for days, interrupted in under_way.stop():
+                self._salvage(days, interrupted, origin)
             raise
-
-    @property
-    def _label(self) -> str:
-        first, last = min(self._asked), max(self._asked)
-        return f"{first}" if first == last else f"{first} … {last}"
 
     def _write(
         self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics, together: int
@@ -243,7 +207,7 @@ class Publication:
             sessions=together,
         )
 
-    def _salvage(self, days: Sequence[date], collection: Collection, origin: Origin) -> None:
+    def _salvage(self, days: deque[date], collection: Collection, origin: Origin) -> None:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
@@ -272,6 +236,75 @@ class Publication:
         self._printed |= dict.fromkeys(unread) | self._lake.printed(unread)
         printed = [symbols for day in before if (symbols := self._printed[day]) is not None]
         return audit(session.bars, session.ledger, printed, self._how.thresholds)
+
+
+class _UnderWay:
+    """The windows being collected, one of them handed out at a time when it is whole.
+
+    The next one begins when every request of those before it is under way, so that neither the
+    wait for the last answers nor the writing leaves the account's limit unused. `_WINDOWS` bounds
+    what is held in memory.
+
+    Args:
+        windows: The sessions of each window and its plan, in order.
+        collection: How to collect a plan.
+        display, clock: As for `Publication.run`.
+    """
+
+    def __init__(
+        self,
+        windows: Sequence[tuple[Sequence[date], Plan]],
+        collection: Callable[[Plan], Collection],
+        display: Display,
+        clock: Clock,
+    ) -> None:
+        self._waiting = deque(windows)
+        self._running: deque[tuple[deque[date], Collection]] = deque()
+        self._collection, self._display, self._clock = collection, display, clock
+        self._began = clock.seconds()
+        first, last = windows[0][0][0], windows[-1][0][-1]
+        self._label = f"{first}" if first == last else f"{first} … {last}"
+        self._chunks = sum(plan.requests for _, plan in windows)
+        self._done = Snapshot()
+
+    def __iter__(self) -> Iterator[tuple[deque[date], Collection]]:
+        """Each window when it is collected: its sessions, to be taken off as they are written."""
+        self.advance()
+        while self._running:
+            days, collection = self._running[0]
+            while not collection.wait(_TURN):
+                self.advance()
+                self._show(final=False)
+            self.advance()
+            yield days, collection
+            self._done += collection.snapshot()
+            self._running.popleft()
+            self.advance()
+        self._show(final=True)
+
+    def advance(self) -> None:
+        """Begin the next window if it is time; to be called now and then."""
+        while (
+            self._waiting
+            and len(self._running) < _WINDOWS
+            and all(collection.drained for _, collection in self._running)
+        ):
+            days, plan = self._waiting.popleft()
+            collection = self._collection(plan)
+            collection.start()
+            self._running.append((deque(days), collection))
+
+    def stop(self) -> Iterator[tuple[deque[date], Collection]]:
+        """Stop every window; each with the sessions that were not taken off."""
+        for _, collection in self._running:
+            collection.stop()
+        yield from self._running
+
+    def _show(self, *, final: bool) -> None:
+        now = sum((collection.snapshot() for _, collection in self._running), self._done)
+        seconds = self._clock.seconds() - self._began
+        now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds)
+        self._display.show(now, final=final)
 
 
 def _tells_something(ledger: Ledger) -> bool:

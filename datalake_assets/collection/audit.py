@@ -177,7 +177,7 @@ def _coverage(ledger: Ledger, before: Sequence[frozenset[str]], limits: Threshol
         detail = "unknown: the lake holds none of the five sessions before"
         return Finding("coverage", Verdict.PASS, None, limits.coverage, detail)
     silent = expected.difference(ledger.present)
-    share = 1 - len(silent) / len(expected)
+    share = (len(expected) - len(silent)) / len(expected)
     return Finding.of(
         "coverage",
         Verdict.PASS if share >= limits.coverage else Verdict.FAIL,

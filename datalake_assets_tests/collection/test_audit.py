@@ -1,0 +1,404 @@
+"""Each rule just below, at and above its threshold."""
+
+import math
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+
+from datalake_assets.collection.audit import (
+    MOST_OFFENDERS,
+    RULES,
+    Finding,
+    Thresholds,
+    Verdict,
+    audit,
+    passed,
+)
+from datalake_assets.collection.bars import PRICES, SCHEMA, empty
+from datalake_assets.collection.report import Ledger
+from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
+
+HUNDRED = names(100)
+PASS, WARN, FAIL = Verdict.PASS, Verdict.WARN, Verdict.FAIL
+
+
+def session(
+    present: int = 100, no_print: int = 0, failed: int = 0, pending: int = 0, rejected: int = 0
+) -> Ledger:
+    """A ledger with so many symbols of each state, the present ones first."""
+    symbols = iter(names(present + no_print + failed + pending + rejected))
+    return Ledger(
+        MONDAY,
+        present=tuple(next(symbols) for _ in range(present)),
+        no_print=tuple(next(symbols) for _ in range(no_print)),
+        failed={next(symbols): "timed out" for _ in range(failed)},
+        pending=tuple(next(symbols) for _ in range(pending)),
+        rejected={next(symbols): "invalid symbol" for _ in range(rejected)},
+    )
+
+
+def judged(
+    rule: str,
+    ledger: Ledger | None = None,
+    bars: pa.Table | None = None,
+    before: list[frozenset[str]] | None = None,
+    **limits: float,
+) -> Finding:
+    """What this rule says; the session is one of 100 good bars where nothing else is told."""
+    ledger = ledger or session()
+    bars = every(ledger.present) if bars is None else bars
+    return {
+        finding.rule: finding for finding in audit(bars, ledger, before or [], Thresholds(**limits))
+    }[rule]
+
+
+def test_a_good_session_passes_every_rule_in_the_documented_order() -> None:
+    findings = audit(every(HUNDRED), session(), [frozenset(HUNDRED)] * 5)
+    assert [finding.rule for finding in findings] == list(RULES)
+    assert {finding.verdict for finding in findings} == {PASS}
+    assert not any(finding.offenders for finding in findings)
+    assert passed(findings)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "may"), [([PASS], True), ([PASS, WARN], True), ([WARN, FAIL, PASS], False)]
+)
+def test_a_warning_holds_no_session_back_and_a_failure_does(
+    verdicts: list[Verdict], may: bool
+) -> None:
+    assert passed([Finding("rule", verdict, 0.0, 0.0, "") for verdict in verdicts]) is may
+
+
+@pytest.mark.parametrize("name", ["success_rate", "coverage", "invalid_bars", "row_ratio"])
+@pytest.mark.parametrize("wrong", [-0.01, 1.01, 99, math.nan])
+def test_a_threshold_that_is_no_share_is_refused_by_name(name: str, wrong: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        Thresholds(**{name: wrong})
+
+
+def test_the_thresholds_are_those_of_the_contract() -> None:
+    assert Thresholds() == Thresholds(0.99, 0.95, 0.001, 0.8)
+
+
+# success_rate
+
+
+@pytest.mark.parametrize(
+    ("ledger", "verdict", "value"),
+    [
+        (session(989, failed=11), FAIL, 0.989),
+        (session(990, failed=10), PASS, 0.99),
+        (session(991, failed=9), PASS, 0.991),
+        (session(500, no_print=490, failed=4, pending=6), PASS, 0.99),
+        (session(500, no_print=489, failed=5, pending=6), FAIL, 0.989),
+        (session(1, rejected=99), PASS, 1.0),
+        (session(0, no_print=5), PASS, 1.0),
+        (session(0), FAIL, 0.0),
+        (session(0, rejected=5), FAIL, 0.0),
+    ],
+)
+def test_the_success_rate_must_reach_its_threshold(
+    ledger: Ledger, verdict: Verdict, value: float
+) -> None:
+    finding = judged("success_rate", ledger)
+    assert (finding.verdict, finding.value, finding.threshold) == (verdict, value, 0.99)
+    assert finding.offenders == ledger.missing
+    assert finding.offender_count == len(ledger.missing)
+
+
+@pytest.mark.parametrize("failed", [MOST_OFFENDERS - 1, MOST_OFFENDERS, MOST_OFFENDERS + 1, 5_000])
+def test_a_finding_names_the_first_of_its_offenders_and_counts_all(failed: int) -> None:
+    ledger = session(10, failed=failed)
+    finding = judged("success_rate", ledger)
+    assert finding.offenders == ledger.missing[:MOST_OFFENDERS]
+    assert finding.offender_count == failed
+
+
+def test_the_success_rate_tells_its_numbers() -> None:
+    finding = judged("success_rate", session(1_200, no_print=34, failed=5, pending=6, rejected=7))
+    assert finding.detail == "1,234 of 1,245 symbols answered, 5 failed, 6 pending"
+
+
+# coverage
+
+
+@pytest.mark.parametrize(
+    ("silent", "verdict", "value"), [(4, PASS, 0.96), (5, PASS, 0.95), (6, FAIL, 0.94)]
+)
+def test_the_coverage_must_reach_its_threshold(silent: int, verdict: Verdict, value: float) -> None:
+    finding = judged(
+        "coverage", session(100 - silent, no_print=silent), before=[frozenset(HUNDRED)]
+    )
+    assert finding.verdict is verdict
+    assert finding.value == pytest.approx(value)
+    assert finding.threshold == 0.95
+    assert finding.offenders == HUNDRED[100 - silent :]
+
+
+def test_a_coverage_exactly_at_any_threshold_passes_and_one_symbol_less_does_not() -> None:
+    def verdict(covered: int, percent: int) -> Verdict:
+        ledger = session(covered, no_print=100 - covered)
+        before = [frozenset(HUNDRED)]
+        return judged("coverage", ledger, empty(), before, coverage=percent / 100).verdict
+
+    assert [percent for percent in range(101) if verdict(percent, percent) is not PASS] == []
+    assert [percent for percent in range(1, 101) if verdict(percent - 1, percent) is PASS] == []
+
+
+@pytest.mark.parametrize("before", [[], [frozenset[str]()], [frozenset({"DELISTED"})]])
+def test_coverage_is_unknown_at_the_start_of_history_and_says_so(
+    before: list[frozenset[str]],
+) -> None:
+    finding = judged("coverage", session(1, no_print=99), before=before)
+    assert (finding.verdict, finding.value) == (PASS, None)
+    assert "unknown" in finding.detail
+
+
+def test_a_symbol_is_expected_that_printed_in_any_of_the_sessions_before() -> None:
+    before = [frozenset({"S00000"}), frozenset(), frozenset({"S00001", "S00000"})]
+    finding = judged("coverage", session(1, no_print=1), before=before)
+    assert finding.value == 0.5
+    assert finding.offenders == ("S00001",)
+    assert finding.detail == "1 of 2 expected symbols have a bar"
+
+
+def test_only_symbols_that_were_asked_for_are_expected() -> None:
+    others = frozenset({f"OTHER{number}" for number in range(500)})
+    finding = judged("coverage", session(100), before=[frozenset(HUNDRED) | others])
+    assert (finding.verdict, finding.value, finding.offenders) == (PASS, 1.0, ())
+
+
+@pytest.mark.parametrize(
+    "ledger", [session(1, failed=1), session(1, pending=1), session(1, no_print=1)]
+)
+def test_a_symbol_without_a_bar_is_not_covered_whatever_the_reason(ledger: Ledger) -> None:
+    finding = judged("coverage", ledger, before=[frozenset({"S00000", "S00001"})])
+    assert finding.offenders == ("S00001",)
+
+
+# schema
+
+
+def stringly(column: str) -> pa.Table:
+    """A table in which one column came as text."""
+    good = every(HUNDRED)
+    place = good.schema.get_field_index(column)
+    return good.set_column(place, column, good[column].cast(pa.string()))
+
+
+def with_null(column: str) -> pa.Table:
+    good = every(HUNDRED)
+    place = good.schema.get_field_index(column)
+    values = [*good[column].to_pylist()[:-1], None]
+    return good.set_column(place, column, pa.array(values, SCHEMA.field(column).type))
+
+
+@pytest.mark.parametrize("column", SCHEMA.names)
+def test_a_missing_column_is_named_and_holds_the_session_back(column: str) -> None:
+    finding = judged("schema", bars=every(HUNDRED).drop_columns([column]))
+    assert (finding.verdict, finding.offenders) == (FAIL, (f"{column}: missing",))
+
+
+@pytest.mark.parametrize("column", SCHEMA.names[1:])
+def test_a_column_of_another_type_is_named_with_it(column: str) -> None:
+    finding = judged("schema", bars=stringly(column))
+    assert (finding.verdict, finding.offenders) == (FAIL, (f"{column}: string",))
+
+
+def test_a_timestamp_without_a_zone_is_another_type() -> None:
+    good = every(HUNDRED)
+    naive = good.set_column(2, "timestamp", good["timestamp"].cast(pa.timestamp("us")))
+    assert judged("schema", bars=naive).offenders == ("timestamp: timestamp[us]",)
+
+
+@pytest.mark.parametrize("column", SCHEMA.names)
+def test_a_missing_value_is_counted(column: str) -> None:
+    finding = judged("schema", bars=with_null(column))
+    assert (finding.verdict, finding.offenders) == (FAIL, (f"{column}: 1 missing values",))
+
+
+def test_an_unknown_column_is_named() -> None:
+    more = every(HUNDRED).append_column("adjusted", pa.array([1.0] * 100))
+    assert judged("schema", bars=more).offenders == ("adjusted: unknown",)
+
+
+def test_bars_of_another_session_are_told_with_their_day() -> None:
+    ledger = Ledger(MONDAY, present=("A", "B"))
+    finding = judged("schema", ledger, table([bar("A"), bar("B", WEEK[1])]))
+    assert (finding.verdict, finding.offenders) == (FAIL, (f"session: bars of {WEEK[1]}",))
+
+
+def test_every_fault_of_the_schema_is_told() -> None:
+    bars = stringly("open").drop_columns(["close"]).append_column("x", pa.array([1] * 100))
+    finding = judged("schema", bars=bars)
+    assert finding.offenders == ("open: string", "close: missing", "x: unknown")
+    assert finding.value == 3
+
+
+def test_rules_that_read_broken_columns_are_not_judged_but_none_of_them_passes() -> None:
+    findings = audit(every(HUNDRED).drop_columns(["symbol", "open"]), session(), [])
+    assert [finding.rule for finding in findings] == list(RULES)
+    unread = [f for f in findings if f.rule in {"one_row_per_symbol", "valid_prices"}]
+    assert {finding.verdict for finding in unread} == {FAIL}
+    assert all("schema" in finding.detail for finding in unread)
+
+
+# one_row_per_symbol
+
+
+def test_a_symbol_with_two_bars_is_named() -> None:
+    twice = pa.concat_tables([every(HUNDRED), every(["S00007", "S00042"])])
+    finding = judged("one_row_per_symbol", bars=twice)
+    assert (finding.verdict, finding.offenders) == (FAIL, ("S00007", "S00042"))
+
+
+def test_a_bar_that_the_ledger_does_not_know_is_named() -> None:
+    finding = judged("one_row_per_symbol", bars=every([*HUNDRED, "STRANGER"]))
+    assert (finding.verdict, finding.offenders) == (FAIL, ("STRANGER",))
+
+
+def test_a_present_symbol_without_a_bar_is_named() -> None:
+    finding = judged("one_row_per_symbol", bars=every(HUNDRED[:-1]))
+    assert (finding.verdict, finding.offenders) == (FAIL, (HUNDRED[-1],))
+
+
+def test_a_bar_of_a_symbol_that_the_ledger_calls_silent_is_named() -> None:
+    finding = judged("one_row_per_symbol", session(99, no_print=1), every(HUNDRED))
+    assert (finding.verdict, finding.offenders) == (FAIL, (HUNDRED[-1],))
+
+
+# valid_prices
+
+
+def priced(bad: int, of: int) -> Finding:
+    """A session of which the first bars open above their high."""
+    rows = [bar(symbol) for symbol in names(of)]
+    for row in rows[:bad]:
+        row["open"] = row["high"] + 0.01
+    return judged("valid_prices", session(of), table(rows))
+
+
+@pytest.mark.parametrize(
+    ("bad", "of", "verdict"),
+    [
+        (0, 2_000, PASS),
+        (1, 2_000, WARN),
+        (2, 2_000, WARN),
+        (3, 2_000, FAIL),
+        (1, 1_000, WARN),
+        (1, 999, FAIL),
+        (3, 3_000, WARN),
+        (1, 1, FAIL),
+    ],
+)
+def test_impossible_prices_warn_up_to_one_bar_in_a_thousand_and_fail_beyond(
+    bad: int, of: int, verdict: Verdict
+) -> None:
+    finding = priced(bad, of)
+    assert (finding.verdict, finding.value) == (verdict, bad / of)
+    assert finding.offenders == names(of)[:bad]
+
+
+def test_a_threshold_of_nothing_makes_every_impossible_bar_a_failure() -> None:
+    rows = [bar(symbol) for symbol in HUNDRED]
+    assert judged("valid_prices", bars=table(rows), invalid_bars=0.0).verdict is PASS
+    rows[5]["low"] = rows[5]["high"] + 1
+    assert judged("valid_prices", bars=table(rows), invalid_bars=0.0).verdict is FAIL
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: value} for name in (*PRICES, "vwap") for value in (math.nan, math.inf, -math.inf)),
+        *({name: value} for name in (*PRICES, "vwap") for value in (0.0, -0.01)),
+        {"open": 11.01},
+        {"close": 11.01},
+        {"open": 8.99},
+        {"close": 8.99},
+        {"high": 9.99},
+        {"low": 10.01},
+        {"high": 8.0, "low": 12.0},
+        dict.fromkeys((*PRICES, "vwap"), 0.0),
+        dict.fromkeys((*PRICES, "vwap"), -1.0),
+        dict.fromkeys((*PRICES, "vwap"), math.nan),
+        dict.fromkeys((*PRICES, "vwap"), math.inf),
+    ],
+)
+def test_a_bar_with_prices_that_cannot_be_is_named(wrong: dict[str, float]) -> None:
+    good = {"open": 10.0, "high": 11.0, "low": 9.0, "close": 10.0, "vwap": 10.0}
+    ledger = Ledger(MONDAY, present=("A", "B", "C"))
+    rows = [bar("A", MONDAY, **good), bar("B", MONDAY, **good | wrong), bar("C", MONDAY, **good)]
+    assert judged("valid_prices", ledger, table(rows)).offenders == ("B",)
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"open": 11.0},
+        {"open": 9.0},
+        {"close": 11.0},
+        {"close": 9.0},
+        dict.fromkeys((*PRICES, "vwap"), 0.0001),
+        dict.fromkeys((*PRICES, "vwap"), 773_000.0),
+        {"vwap": 8.0},
+    ],
+)
+def test_a_bar_at_the_edge_of_what_can_be_is_none(edge: dict[str, float]) -> None:
+    good = {"open": 10.0, "high": 11.0, "low": 9.0, "close": 10.0, "vwap": 10.0}
+    finding = judged(
+        "valid_prices", Ledger(MONDAY, present=("A",)), table([bar("A", MONDAY, **good | edge)])
+    )
+    assert (finding.verdict, finding.offenders) == (PASS, ())
+
+
+# row_count
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"), [(79, FAIL), (80, PASS), (81, PASS), (100, PASS), (300, PASS)]
+)
+def test_the_number_of_bars_must_reach_its_share_of_what_is_usual(
+    rows: int, verdict: Verdict
+) -> None:
+    ledger = session(rows, no_print=max(0, 100 - rows))
+    finding = judged("row_count", ledger, before=[frozenset(HUNDRED)] * 5)
+    assert (finding.verdict, finding.value, finding.threshold) == (verdict, rows / 100, 0.8)
+    assert finding.detail == f"{rows} bars, 100 is usual"
+
+
+def test_one_odd_session_does_not_move_what_is_usual() -> None:
+    before = [frozenset(HUNDRED)] * 3 + [frozenset[str](), frozenset(HUNDRED[:1])]
+    assert judged("row_count", before=before).value == 1.0
+
+
+def test_what_is_usual_counts_only_symbols_that_were_asked_for() -> None:
+    before = [frozenset(names(5_000))] * 5
+    assert judged("row_count", session(10), before=before).value == 1.0
+
+
+@pytest.mark.parametrize("before", [[], [frozenset[str]()] * 5])
+def test_the_usual_number_is_unknown_at_the_start_of_history(
+    before: list[frozenset[str]],
+) -> None:
+    finding = judged("row_count", session(1), before=before)
+    assert (finding.verdict, finding.value) == (PASS, None)
+    assert "unknown" in finding.detail
+
+
+# The whole
+
+
+def test_a_session_without_a_bar_is_judged_and_not_published() -> None:
+    findings = audit(empty(), session(0, failed=100), [frozenset(HUNDRED)])
+    verdicts = {finding.rule: finding.verdict for finding in findings}
+    assert verdicts["success_rate"] is verdicts["coverage"] is verdicts["row_count"] is FAIL
+    assert verdicts["schema"] is verdicts["valid_prices"] is PASS
+    assert not passed(findings)
+
+
+def test_the_session_of_a_bar_is_what_counts_and_not_its_stamp() -> None:
+    rows = [bar(symbol) for symbol in HUNDRED]
+    for row in rows:
+        row["timestamp"] += timedelta(hours=1)
+    assert judged("schema", bars=table(rows)).verdict is PASS

@@ -1,0 +1,177 @@
+"""What is asked for: everything, once, in requests that fit a page."""
+
+from collections import Counter
+from datetime import date
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datalake_assets import market_calendar
+from datalake_assets.collection.plan import WINDOW, Chunk, Packing, Plan, plan, plan_each, windows
+from datalake_assets_tests.collection.tables import MONDAY, WEEK, names
+
+YEAR = market_calendar.sessions(date(2024, 1, 1), date(2024, 12, 31))
+DECADE = market_calendar.sessions(date(2015, 1, 1), date(2024, 12, 31))
+
+packings = st.builds(Packing, bars=st.integers(1, 60), symbols=st.integers(1, 12))
+days = st.lists(st.sampled_from(YEAR[:40]), max_size=25)
+some_names = st.lists(st.sampled_from(names(30)), max_size=40)
+unhurried = settings(deadline=None)
+
+
+def asked(of: Plan) -> Counter[tuple[str, date]]:
+    return Counter((s, day) for chunk in of.chunks for s in chunk.symbols for day in chunk.sessions)
+
+
+def fits(chunk: Chunk, packing: Packing) -> bool:
+    return (
+        chunk.bars == len(chunk.symbols) * len(chunk.sessions)
+        and 1 <= chunk.bars <= packing.bars
+        and len(chunk.symbols) <= packing.symbols
+    )
+
+
+def contiguous(chunk: Chunk) -> bool:
+    first, last = chunk.sessions[0], chunk.sessions[-1]
+    return list(chunk.sessions) == market_calendar.sessions(first, last)
+
+
+@unhurried
+@given(some_names, days, packings)
+def test_every_symbol_of_every_session_is_asked_for_exactly_once(
+    symbols: list[str], sessions: list[date], packing: Packing
+) -> None:
+    made = plan(symbols, sessions, packing)
+    assert asked(made) == Counter({(s, day): 1 for s in set(symbols) for day in set(sessions)})
+    assert all(fits(chunk, packing) and contiguous(chunk) for chunk in made.chunks)
+    assert made.bars == len(set(symbols)) * len(set(sessions))
+    assert made.requests == len(made.chunks)
+
+
+@unhurried
+@given(st.dictionaries(st.sampled_from(YEAR[:30]), some_names, max_size=20), packings)
+def test_sets_that_differ_from_session_to_session_are_each_asked_for_exactly_once(
+    wanted: dict[date, list[str]], packing: Packing
+) -> None:
+    made = plan_each(wanted, packing)
+    expected = {(s, day): 1 for day, symbols in wanted.items() for s in set(symbols)}
+    assert asked(made) == Counter(expected)
+    assert all(fits(chunk, packing) and contiguous(chunk) for chunk in made.chunks)
+    assert made.sessions == tuple(sorted(day for day, symbols in wanted.items() if symbols))
+
+
+@unhurried
+@given(st.data(), some_names, days, packings)
+def test_order_and_duplicates_of_the_question_do_not_change_the_plan(
+    data: st.DataObject, symbols: list[str], sessions: list[date], packing: Packing
+) -> None:
+    straight = plan(sorted(set(symbols)), sorted(set(sessions)), packing)
+    shuffled = data.draw(st.permutations(symbols)), data.draw(st.permutations(sessions))
+    assert plan(*shuffled, packing) == straight
+    assert plan(symbols * 2, sessions * 2, packing) == straight
+
+
+def test_iterators_are_as_good_as_lists() -> None:
+    assert plan(iter(names(3)), iter(WEEK)) == plan(names(3), WEEK)
+
+
+def test_a_session_of_5000_symbols_takes_at_most_11_requests() -> None:
+    assert plan(names(5_000), [MONDAY]).requests <= 11
+
+
+def test_a_year_of_5000_symbols_takes_at_most_130_requests_of_at_most_39_symbols() -> None:
+    made = plan(names(5_000), YEAR)
+    assert len(YEAR) == 252
+    assert made.requests <= 130
+    assert {len(chunk.sessions) for chunk in made.chunks} == {252}
+    assert {len(chunk.symbols) for chunk in made.chunks} == {38, 39}
+    assert made.bars == 5_000 * 252
+
+
+def test_fifteen_years_in_windows_are_minutes_of_the_free_plan() -> None:
+    history = market_calendar.sessions(date(2010, 1, 1), date(2024, 12, 31))
+    requests = sum(plan(names(5_000), window).requests for window in windows(history))
+    assert requests <= 1_950
+    assert Plan(tuple(plan(names(1), [day]).chunks[0] for day in WEEK)).minutes(60) == 0.1
+
+
+def test_no_page_is_planned_full_because_a_full_one_can_cost_an_empty_one_more() -> None:
+    assert max(chunk.bars for chunk in plan(names(5_000), YEAR).chunks) < 10_000
+    assert max(chunk.bars for chunk in plan(names(1), DECADE).chunks) < 10_000
+
+
+@pytest.mark.parametrize(("count", "shape"), [(499, [499]), (500, [500]), (501, [250, 251])])
+def test_symbols_that_need_a_further_request_are_spread_evenly(
+    count: int, shape: list[int]
+) -> None:
+    assert [len(chunk.symbols) for chunk in plan(names(count), [MONDAY]).chunks] == shape
+
+
+def test_more_sessions_than_a_page_holds_are_cut() -> None:
+    made = plan(["A"], YEAR, Packing(bars=100))
+    assert [len(chunk.sessions) for chunk in made.chunks] == [100, 100, 52]
+
+
+def test_sessions_with_one_left_out_between_them_are_not_asked_for_in_one_request() -> None:
+    made = plan(["A"], [WEEK[0], WEEK[1], WEEK[3]])
+    assert [chunk.sessions for chunk in made.chunks] == [(WEEK[0], WEEK[1]), (WEEK[3],)]
+
+
+def test_a_weekend_or_a_holiday_does_not_part_two_sessions() -> None:
+    thursday_is_the_fourth = [date(2024, 7, 3), date(2024, 7, 5), date(2024, 7, 8)]
+    (chunk,) = plan(["A"], thursday_is_the_fourth).chunks
+    assert chunk.sessions == tuple(thursday_is_the_fourth)
+
+
+def test_sessions_that_want_the_same_symbols_share_their_request() -> None:
+    made = plan_each({WEEK[0]: ["B", "A"], WEEK[1]: ["A", "B", "A"], WEEK[2]: ["A"]})
+    assert made.chunks == (
+        Chunk(("A", "B"), (WEEK[0], WEEK[1])),
+        Chunk(("A",), (WEEK[2],)),
+    )
+
+
+@pytest.mark.parametrize("wanted", [{}, {MONDAY: []}])
+def test_nothing_wanted_is_an_empty_plan(wanted: dict[date, list[str]]) -> None:
+    assert plan_each(wanted) == Plan()
+    assert plan_each(wanted).bars == plan_each(wanted).requests == 0
+
+
+@pytest.mark.parametrize("day", [date(2024, 7, 4), date(2024, 7, 6), date(2018, 12, 5)])
+def test_a_day_that_is_no_session_is_refused_and_named(day: date) -> None:
+    with pytest.raises(ValueError, match=str(day)):
+        plan(["A"], [MONDAY, day])
+    with pytest.raises(ValueError, match=str(day)):
+        plan_each({day: ["A"], MONDAY: ["B"]})
+
+
+@pytest.mark.parametrize("wrong", [{"bars": 0}, {"symbols": 0}, {"bars": -1}])
+def test_a_packing_that_can_hold_nothing_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Packing(**wrong)
+
+
+@unhurried
+@given(st.lists(st.sampled_from(DECADE), max_size=60), st.integers(1, 20))
+def test_windows_hold_every_session_once_in_order_and_all_but_the_last_are_full(
+    sessions: list[date], size: int
+) -> None:
+    split = windows(sessions, size)
+    assert [day for window in split for day in window] == sorted(set(sessions))
+    assert all(len(window) == size for window in split[:-1])
+    assert all(1 <= len(window) <= size for window in split)
+
+
+@pytest.mark.parametrize(
+    ("count", "shape"), [(WINDOW - 1, [62]), (WINDOW, [63]), (WINDOW + 1, [63, 1]), (0, [])]
+)
+def test_a_window_is_a_quarter_of_a_year(count: int, shape: list[int]) -> None:
+    assert [len(window) for window in windows(YEAR[:count])] == shape
+
+
+def test_a_window_of_5000_symbols_takes_32_requests() -> None:
+    (window, *_) = windows(YEAR)
+    made = plan(names(5_000), window)
+    assert made.requests == 32
+    assert max(len(chunk.symbols) for chunk in made.chunks) <= 157
