@@ -44,9 +44,10 @@ demo: $(RUNTIME) ## Collect one session of every symbol into a local lake; no ke
 .PHONY: dev
 dev: $(RUNTIME) ## Open Dagster's UI, with its daemon, on PORT (3000)
 	@[ -e "$(DAGSTER_HOME)/dagster.yaml" ] || { \
-		mkdir -p "$(DAGSTER_HOME)" && cp deploy/dagster.yaml "$(DAGSTER_HOME)/dagster.yaml"; }
+		mkdir -p "$(DAGSTER_HOME)" && cp datalake_assets/dagster.yaml "$(DAGSTER_HOME)/dagster.yaml"; }
 	@echo "→ Dagster on http://127.0.0.1:$(PORT) in about 20 seconds; Ctrl-C ends it"
-	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/python -W ignore::FutureWarning -m dagster \
+		dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 # --- develop -------------------------------------------------------------------------------------
 

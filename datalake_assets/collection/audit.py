@@ -94,8 +94,8 @@ class Finding:
     ) -> Finding:
         """A finding that names the first of its offenders.
 
-        A source that is down makes every symbol an offender of every session of a long run,
-        and the session's ledger has them all.
+        A source that is down makes every symbol one, in every session of a long run, and a run
+        remembers its findings to its end.
         """
         named = tuple(offenders[:MOST_OFFENDERS])
         return cls(rule, verdict, value, threshold, detail, named, len(offenders))

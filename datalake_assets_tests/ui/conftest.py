@@ -1,0 +1,173 @@
+"""What a browser test needs: `make dev` on a lake of its own, a browser, a folder for pictures.
+
+Not here: what is clicked and what must then be seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_WITHIN_SECONDS = 180
+STOPPED_WITHIN_SECONDS = 60
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",  # containers run it as root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@dataclass(frozen=True)
+class DagsterDev:
+    """A running `make dev`: where it is, where its lake is, what it printed."""
+
+    url: str
+    lake: Path
+    log: Path
+
+    def last_lines(self, count: int = 40) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-count:])
+
+
+@pytest.fixture(scope="session")
+def dagster_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
+    """`make dev` as it is in the Makefile, but for the Python: the one that runs the tests.
+
+    No key, no setting but the lake's place, an empty HOME: the embedded exchange serves.
+    """
+    folder = tmp_path_factory.mktemp("dev")
+    (folder / "home").mkdir()
+    # For make, what runs the tests is what is installed. A link, as make can't have a space in the
+    # name of a target; a VENV of no use, so that no mistake here could touch the checkout's own.
+    (folder / "venv").symlink_to(sys.prefix)
+    (folder / "installed").touch()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = DagsterDev(f"http://127.0.0.1:{port}", folder / "lake", folder / "dev.log")
+
+    command = [
+        "make",
+        "dev",
+        f"VENV={folder / 'none'}",
+        f"BIN={folder / 'venv' / 'bin'}",
+        f"RUNTIME={folder / 'installed'}",
+        f"DAGSTER_HOME={folder / 'dagster'}",
+        f"PORT={port}",
+    ]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "LANG": "C.UTF-8",
+        "HOME": str(folder / "home"),
+        "PYTHONPATH": str(ROOT),
+        "DATALAKE_URI": str(running.lake),
+    }
+    with running.log.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own, which can be ended as a whole
+            preexec_fn=_listen_to_interrupts,
+        )
+    try:
+        _wait_until_ready(running, process)
+        yield running
+    finally:
+        _stop(process)
+
+
+def _listen_to_interrupts() -> None:
+    """A shell's background job ignores SIGINT, and so would every process that it starts.
+
+    Dagster ends its services on that signal only (it maps SIGTERM to it).
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _wait_until_ready(running: DagsterDev, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_WITHIN_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"make dev ended by itself:\n{running.last_lines()}")
+        try:
+            with urllib.request.urlopen(f"{running.url}/server_info", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(f"make dev does not answer at {running.url}:\n{running.last_lines()}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C for the whole group, so that Dagster ends its services; what is left is killed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=STOPPED_WITHIN_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, or what CHROMIUM names; the tests fail, not skip, without one."""
+    from playwright.sync_api import sync_playwright
+
+    names = (os.environ.get("CHROMIUM", "chromium"), "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.fail(
+            "There is no Chromium here. Install it (Debian: apt-get install chromium; macOS: "
+            "brew install chromium) or name one: CHROMIUM=/path/to/chrome make test-ui"
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=list(CHROMIUM_ARGUMENTS)
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the pictures go: the folder that SCREENSHOTS names, or pytest's own."""
+    named = os.environ.get("SCREENSHOTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def page(browser: Browser, dagster_dev: DagsterDev, pictures: Path) -> Iterator[Page]:
+    """One tab for all tests, on the running UI. What it shows at the end is a picture, too."""
+    page = browser.new_page(base_url=dagster_dev.url, viewport={"width": 1440, "height": 1000})
+    page.set_default_timeout(60_000)
+    yield page
+    page.screenshot(path=pictures / "last.png")
+    page.close()
