@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -26,8 +27,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.cost import PRICES_OF, Cost, cost
 from datalake_assets.collection.progress import Display, Snapshot
+from datalake_assets.collection.universe import symbols_for
 from datalake_assets.exchange.process import LOOPBACK, ExchangeOptions, serve
+from datalake_assets.lake import layout
 from datalake_assets.lake.coverage import Coverage, Held, coverage
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import BrokenFileError
@@ -117,7 +121,7 @@ def demo() -> None:
         first = [*market_calendar.previous_sessions(newest, DEMO_SESSIONS - 1), newest][0]
         where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
         out.print(f"Collecting {first} to {newest} from {where} into {settings.lake_uri} …")
-        good = _materialize(settings, max(first, settings.first_session), newest, repair=False)
+        good = _materialize(settings, max(first, settings.first_session), newest)
         if good:
             _first_look(_open_lake(settings), newest)
     raise typer.Exit(0 if good else 1)
@@ -145,6 +149,56 @@ def collect(
         start, end = _range(settings, session, first, last)
         good = _materialize(settings, start, end, repair=repair)
     raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def backfill(
+    first: Annotated[
+        str | None,
+        typer.Option("--from", metavar="YYYY-MM-DD", help="First day; the first session if none."),
+    ] = None,
+    last: Annotated[
+        str | None,
+        typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
+    ] = None,
+) -> None:
+    """Collect every session of a range that is not published yet.
+
+    Stopped or killed at any moment, the same command goes on where it was.
+    """
+    with _plain_errors():
+        settings = Settings.load()
+        keys = _partitions(settings)
+        start, end = _range(settings, None, first or keys[0], last or keys[-1])
+        good = _materialize(settings, start, end, missing_only=True)
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def plan(
+    first: Annotated[
+        str | None,
+        typer.Option("--from", metavar="YYYY-MM-DD", help="First day; the first session if none."),
+    ] = None,
+    last: Annotated[
+        str | None,
+        typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
+    ] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only sessions not published yet: a backfill.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell what collecting a range would take and cost, without doing it."""
+    with _plain_errors():
+        settings = Settings.load()
+        keys = _partitions(settings)
+        start, end = _range(settings, None, first or keys[0], last or keys[-1])
+        told = _cost(settings, market_calendar.sessions(start, end), missing=missing)
+        if as_json:
+            out.print_json(json.dumps(asdict(told)))
+        else:
+            _show_cost(told, settings)
 
 
 @app.command()
@@ -203,8 +257,15 @@ def exchange(
 # --- collecting through Dagster ---
 
 
-def _materialize(settings: Settings, start: date, end: date, *, repair: bool) -> bool:
-    """Run the job over these sessions in this process; True when all of them were published."""
+def _materialize(settings: Settings, start: date, end: date, **knobs: bool) -> bool:
+    """Run the job over these sessions in this process; True when all of them were published.
+
+    Args:
+        settings: The defaults of its resources.
+        start: The first session.
+        end: The last one.
+        knobs: Of the collector, for this run.
+    """
     from datalake_assets.definitions import build_definitions
 
     job = build_definitions(settings, display=TerminalDisplay(err)).resolve_job_def(
@@ -213,7 +274,7 @@ def _materialize(settings: Settings, start: date, end: date, *, repair: bool) ->
     config = {
         # The run's log is in the instance; on the terminal it would drown the progress.
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-        "resources": {"collector": {"config": {"repair": repair}}},
+        "resources": {"collector": {"config": knobs}},
     }
     # The tags by which Dagster's own range runs name their partitions.
     tags = {
@@ -290,6 +351,65 @@ def _show_run(result: dg.ExecuteInProcessResult) -> None:
         out.print(sessions)
     if checks.row_count:
         out.print(checks)
+
+
+# --- what it would cost ---
+
+
+def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
+    """The plan of a run over these days, made as the run makes it, and its cost."""
+    from datalake_assets.assets.stock_universe import take_snapshot
+    from datalake_assets.definitions import build_collector, build_source
+    from datalake_assets.publication import Publication
+
+    lake = _open_lake(settings)
+    collector, source = build_collector(settings), build_source(settings)
+    published = lake.sessions()
+    if missing:
+        days = [day for day in days if day not in frozenset(published)]
+    if chosen := settings.read_symbols():
+        wanted = dict.fromkeys(days, chosen)
+    else:
+        found = lake.universe()
+        if found is None:
+            err.print("No universe in the lake yet: taking its first snapshot …")
+            lake.claim(source.identity)
+            with source.open(collector) as alpaca:
+                found = take_snapshot(alpaca, lake, collector, source)[:2]
+        taken, snapshot = found
+        wanted = symbols_for(days, snapshot, taken)
+    with collector.how(source.account) as how:
+        planned = Publication(wanted, lake, how).plan
+    return cost(planned, settings.requests_per_minute, _density(lake, published))
+
+
+def _density(lake: Lake, published: Sequence[date]) -> float:
+    """Share of symbols that print, in a few sessions that the lake holds; 1 when it has none."""
+    few = published[:: max(1, len(published) // 20)]
+    summaries = lake.summaries(map(layout.session_key, few))
+    asked = sum(sum(summary.counts.values()) for summary in summaries)
+    return sum(summary.rows for summary in summaries) / asked if asked else 1.0
+
+
+def _show_cost(told: Cost, settings: Settings) -> None:
+    table = Table(show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    for name, text in (
+        ("sessions", f"{told.sessions:,}"),
+        ("symbols", f"{told.symbols:,}"),
+        ("requests", f"{told.requests:,}"),
+        (f"minutes, at {settings.requests_per_minute:,} requests each", f"{told.minutes:,.1f}"),
+        ("bars, expected", f"{told.bars:,}"),
+        ("bars, at most", f"{told.bars_at_most:,}"),
+        ("size", f"{told.bytes / 1e6:,.1f} MB"),
+        ("objects", f"{told.objects:,}"),
+        ("PUTs on S3", f"${told.put_dollars:,.4f}"),
+        ("storage on S3, a month", f"${told.storage_dollars_a_month:,.4f}"),
+    ):
+        table.add_row(name, text)
+    out.print(table)
+    out.print(f"S3 prices of {PRICES_OF}, us-east-1.", highlight=False)
 
 
 # --- the lake in the terminal ---

@@ -40,6 +40,16 @@ def build_source(settings: Settings) -> SourceResource:
     )
 
 
+def build_collector(settings: Settings) -> CollectorResource:
+    """The collector, with the settings as the defaults of its knobs."""
+    return with_defaults(
+        CollectorResource,
+        max_workers=settings.max_workers,
+        requests_per_minute=settings.requests_per_minute,
+        symbols=settings.symbols or "",
+    )
+
+
 def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.Definitions:
     """All assets, checks, jobs and resources.
 
@@ -53,16 +63,16 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
     """
     settings = settings or Settings.load()
     return dg.Definitions(
-        assets=[stock_universe, build_daily_ticks(session_partitions(settings.first_session))],
+        assets=[
+            stock_universe,
+            build_daily_ticks(
+                session_partitions(settings.first_session), settings.sessions_per_run
+            ),
+        ],
         asset_checks=[universe_is_whole],
         jobs=[daily_ticks_job],
         resources={
-            "collector": with_defaults(
-                CollectorResource,
-                max_workers=settings.max_workers,
-                requests_per_minute=settings.requests_per_minute,
-                symbols=settings.symbols or "",
-            ),
+            "collector": build_collector(settings),
             "source": build_source(settings),
             "lake": LakeResource(uri=settings.lake_uri),
             "display": Display(),

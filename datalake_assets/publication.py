@@ -111,14 +111,16 @@ class Publication:
         repair: bool = False,
     ) -> None:
         self._lake, self._how = lake, how
-        self._standing: dict[date, Session] = {}
         self._asked = {day: tuple(symbols) for day, symbols in wanted.items()}
+        self._standing: set[date] = set()
         self._whole: set[date] = set()
         for day in wanted if repair else ():
             if found := lake.standing(day):
-                self._standing[day], published = found
-                self._asked[day] = self._standing[day].ledger.missing
-                if published and not self._asked[day]:
+                session, published = found
+                # Only what is missing is remembered; the bars are read again when it is there.
+                self._asked[day] = session.ledger.missing
+                self._standing.add(day)
+                if published and not session.ledger.missing:
                     self._whole.add(day)
         self._windows = [
             (days, plan_each({day: self._asked[day] for day in days}, how.packing))
@@ -218,8 +220,8 @@ class Publication:
         self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics
     ) -> Session:
         """What was collected, on top of what a repair starts from."""
-        if standing := self._standing.get(ledger.session):
-            bars, ledger = repaired(standing, bars, ledger)
+        if ledger.session in self._standing and (found := self._lake.standing(ledger.session)):
+            bars, ledger = repaired(found[0], bars, ledger)
         provenance = Provenance(
             collected_at=statistics.ended,
             source=origin.source,

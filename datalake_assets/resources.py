@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
-from pydantic import Field, PrivateAttr, create_model
+from pydantic import Field, create_model
 
 from datalake_assets.collection.audit import Thresholds
 from datalake_assets.collection.plan import Packing
@@ -73,6 +73,10 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     repair: bool = Field(
         default=False,
         description="Ask only for what the lake's session calls failed or pending, and merge.",
+    )
+    missing_only: bool = Field(
+        default=False,
+        description="Leave out the sessions that are published already, as a backfill does.",
     )
     min_success_rate: float = Field(
         default=0.99,
@@ -198,19 +202,18 @@ class SourceResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """A mark of the account, for the limit that its runs share; no secret. None: nobody's."""
         raise NotImplementedError
 
-    def _account(self) -> Account:
+    def open(self, collector: CollectorResource) -> AbstractContextManager[AlpacaSource]:
+        """The source, with a connection for each of the collector's threads."""
         raise NotImplementedError
 
-    @contextmanager
-    def open(self, collector: CollectorResource) -> Iterator[AlpacaSource]:
-        """The source, with a connection for each of the collector's threads."""
-        source = AlpacaSource(
-            self._account(), connections=collector.max_workers, timeouts=collector.timeouts()
-        )
-        try:
-            yield source
-        finally:
-            source.close()
+
+@contextmanager
+def _opened(account: Account, collector: CollectorResource) -> Iterator[AlpacaSource]:
+    source = AlpacaSource(account, connections=collector.max_workers, timeouts=collector.timeouts())
+    try:
+        yield source
+    finally:
+        source.close()
 
 
 class AlpacaResource(SourceResource):
@@ -230,13 +233,17 @@ class AlpacaResource(SourceResource):
 
     @property
     def identity(self) -> str:  # noqa: D102
-        return self._account().source
+        return self._account.source
 
     @property
     def account(self) -> str | None:  # noqa: D102
         named = f"{self.data_url or 'alpaca'} {self.api_key}"
         return hashlib.sha256(named.encode()).hexdigest()[:16]
 
+    def open(self, collector: CollectorResource) -> AbstractContextManager[AlpacaSource]:  # noqa: D102
+        return _opened(self._account, collector)
+
+    @property
     def _account(self) -> Account:
         return Account(
             api_key=self.api_key,
@@ -250,7 +257,7 @@ class AlpacaResource(SourceResource):
 class EmbeddedExchangeResource(SourceResource):
     """The embedded exchange: a synthetic or recorded market on loopback, no key needed.
 
-    It is started for a run and gone with it.
+    It is started when it is opened and gone with whoever opened it.
     """
 
     seed: int = Field(default=7, description="Which synthetic market: each seed is another.")
@@ -267,8 +274,6 @@ class EmbeddedExchangeResource(SourceResource):
         "the requests.",
     )
 
-    _url: str = PrivateAttr(default="")
-
     @property
     def options(self) -> ExchangeOptions:
         """Which exchange to run."""
@@ -282,13 +287,13 @@ class EmbeddedExchangeResource(SourceResource):
         )
 
     @contextmanager
-    def yield_for_execution(
-        self, context: dg.InitResourceContext
-    ) -> Iterator["EmbeddedExchangeResource"]:
-        """Start the exchange, and stop it when the run is over."""
+    def open(self, collector: CollectorResource) -> Iterator[AlpacaSource]:
+        """A source that asks an exchange of its own, started here and gone afterwards."""
         with EmbeddedExchange(self.options) as exchange:
-            self._url = exchange.url
-            yield self
+            url = exchange.url
+            account = Account("embedded", "exchange", data_url=url, trading_url=url)
+            with _opened(account, collector) as source:
+                yield source
 
     @property
     def identity(self) -> str:  # noqa: D102
@@ -297,9 +302,6 @@ class EmbeddedExchangeResource(SourceResource):
     @property
     def account(self) -> str | None:  # noqa: D102
         return None
-
-    def _account(self) -> Account:
-        return Account("embedded", "exchange", data_url=self._url, trading_url=self._url)
 
 
 class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]

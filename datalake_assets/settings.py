@@ -258,6 +258,14 @@ SETTINGS: tuple[Setting, ...] = (
         "how many requests the collector has under way at once",
         _whole(1, 1000),
     ),
+    Setting(
+        "DATALAKE_SESSIONS_PER_RUN",
+        "sessions_per_run",
+        "253",
+        "sessions",
+        "how many sessions a backfill puts in one run at most; a year has up to 253",
+        _whole(1, 10_000),
+    ),
 )
 
 
@@ -280,6 +288,7 @@ class Settings:
     start_date: date
     symbols: str | None
     max_workers: int
+    sessions_per_run: int
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, *, today: date | None = None) -> Self:

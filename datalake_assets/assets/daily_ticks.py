@@ -39,8 +39,9 @@ from datalake_assets.sources.alpaca import AlpacaSource
 
 KEY = dg.AssetKey("daily_ticks")
 
-SESSIONS_PER_RUN = 253
-"""Sessions that a backfill puts in one run at most: a year."""
+POOL = "alpaca"
+"""Dagster's pool for runs that ask the source. It bounds how many do at once; the account's limit
+is held by the rate limiter, which they share. `datalake_assets/dagster.yaml` has its size."""
 
 _SHOWN = 50
 """Offenders and failures that metadata lists; the ledger in the session's file has them all."""
@@ -67,20 +68,30 @@ class LogDisplay(Display):
             self._log.info(str(snapshot))
 
 
-def build_daily_ticks(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    """The asset over these partitions."""
+def build_daily_ticks(
+    partitions: dg.PartitionsDefinition[str], sessions_per_run: int
+) -> dg.AssetsDefinition:
+    """The asset.
+
+    Args:
+        partitions: Its sessions.
+        sessions_per_run: Sessions that a backfill puts in one run at most.
+    """
     with warnings.catch_warnings():
         # Backfill policies are marked beta; what we rely on of them is covered by tests.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return _daily_ticks(partitions)
+        return _daily_ticks(partitions, dg.BackfillPolicy.multi_run(sessions_per_run))
 
 
-def _daily_ticks(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+def _daily_ticks(
+    partitions: dg.PartitionsDefinition[str], backfill_policy: dg.BackfillPolicy
+) -> dg.AssetsDefinition:
     @dg.asset(
         key=KEY,
         deps=[stock_universe],
         partitions_def=partitions,
-        backfill_policy=dg.BackfillPolicy.multi_run(SESSIONS_PER_RUN),
+        backfill_policy=backfill_policy,
+        pool=POOL,
         output_required=False,
         check_specs=[
             dg.AssetCheckSpec(rule, asset=KEY, description=meaning)
@@ -160,7 +171,11 @@ def _collect(
     display: Display,
 ) -> Iterator[Outcome]:
     """The run's sessions, collected and written."""
-    days = [date.fromisoformat(key) for key in context.partition_keys]
+    keys = [date.fromisoformat(key) for key in context.partition_keys]
+    finished = _finished(context, collector, lake, keys)
+    days = [day for day in keys if day not in finished]
+    if not days:
+        return
     chosen = collector.chosen_symbols
     shown = Displays(LogDisplay(context.log), display)
     context.log.info("from %s into %s", source.identity, lake.store.uri)
@@ -171,6 +186,42 @@ def _collect(
         publication = Publication(wanted, lake, how, repair=collector.repair)
         context.log.info(_announce(publication, collector))
         yield from publication.run(alpaca.bars(taken), origin, display=shown)
+
+
+def _finished(
+    context: dg.AssetExecutionContext, collector: CollectorResource, lake: Lake, days: list[date]
+) -> frozenset[date]:
+    """The sessions of the run that need not be asked for again.
+
+    With `missing_only`, those that are published. When the run is launched again after one that
+    did not succeed (by a person in the UI, or by Dagster after a lost worker), those that the
+    earlier runs published. A process can be killed between publishing a session and telling
+    Dagster of it; what Dagster does not know is told now.
+    """
+    earlier = _unfinished_runs(context)
+    if not collector.missing_only and not earlier:
+        return frozenset()
+    published = sorted(frozenset(days).intersection(lake.sessions()))
+    finished = lake.summaries(map(layout.session_key, published))
+    if not collector.missing_only:
+        finished = [summary for summary in finished if summary.provenance.run_id in earlier]
+    known = context.instance.get_materialized_partitions(KEY) if finished else set()
+    for summary in finished:
+        if (key := summary.session.isoformat()) not in known:
+            metadata = {"row_count": summary.rows, **summary.counts}
+            context.log_event(dg.AssetMaterialization(KEY, partition=key, metadata=metadata))
+    if finished:
+        context.log.info("%d of %d sessions are published already", len(finished), len(days))
+    return frozenset(summary.session for summary in finished)
+
+
+def _unfinished_runs(context: dg.AssetExecutionContext) -> frozenset[str]:
+    """The runs that this one was launched again for; none when the last of them succeeded."""
+    parent = context.run.parent_run_id and context.instance.get_run_by_id(context.run.parent_run_id)
+    if not parent or parent.is_success:
+        return frozenset()
+    group = context.instance.get_run_group(context.run.run_id)
+    return frozenset(run.run_id for run in group[1]) if group else frozenset({parent.run_id})
 
 
 def _universe(
@@ -214,6 +265,7 @@ def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
         "success_rate": ledger.success_rate,
         "duration_seconds": round(statistics.duration_seconds, 3),
         "bars_per_second": round(statistics.bars_per_second, 1),
+        "planned_requests": statistics.planned_requests,
         "requests": statistics.requests,
         "retries": statistics.retries,
         "throttled": statistics.throttled,
@@ -300,6 +352,8 @@ def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
 
 
 def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, Finding]]) -> str:
+    if not found:
+        return "nothing was left to collect"
     if not broken:
         return found[0][1].detail if len(found) == 1 else f"all {len(found)} sessions pass"
     told = "; ".join(f"{day}: {finding.detail}" for day, finding in broken[:3])

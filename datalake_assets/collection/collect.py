@@ -236,6 +236,7 @@ class Collection:
             started=self._started,
             ended=self._ended,
             duration_seconds=self._seconds,
+            planned_requests=self._plan.requests,
             requests=self._caller.requests,
             retries=self._caller.retries,
             throttled=self._caller.throttled,

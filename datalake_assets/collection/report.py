@@ -134,6 +134,7 @@ class Statistics:
     Args:
         started, ended: Instants, UTC.
         duration_seconds: Time between them by a clock that never runs backwards.
+        planned_requests: Requests that the plan foresaw: each chunk once, on one page.
         requests: Requests sent, those that failed included.
         retries: Requests sent again after a failure that could pass.
         throttled: Answers 429: the account's limit was spent.
@@ -146,6 +147,7 @@ class Statistics:
     started: datetime
     ended: datetime
     duration_seconds: float
+    planned_requests: int = 0
     requests: int = 0
     retries: int = 0
     throttled: int = 0

@@ -1,0 +1,81 @@
+"""What a plan costs: requests, minutes, bars, bytes, objects and dollars, before it is run.
+
+Belongs here: the arithmetic and the prices. Does not belong here: making the plan (`plan`) or
+knowing what the lake holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from datalake_assets.collection.plan import Plan
+
+PRICES_OF = date(2025, 1, 1)
+"""The day of the prices below. Amazon S3 Standard, us-east-1, first tier, without tax."""
+
+DOLLARS_PER_PUT = 0.005 / 1_000
+DOLLARS_PER_GB_MONTH = 0.023
+
+BYTES_PER_BAR = 27.0
+"""Of a session file, ledger apart: 5,867 bars of the synthetic market take 158,000 bytes. Real
+prices have fewer digits and pack a little better."""
+
+BYTES_PER_SYMBOL_IN_LEDGER = 9.0
+"""Of a symbol without a bar: its name, quoted."""
+
+OBJECTS_PER_SESSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The price of a plan.
+
+    Args:
+        sessions, symbols, chunks, requests: What is asked for, and in how many requests.
+        minutes: At the account's rate, when nothing else is slower.
+        bars: Expected bars; `bars_at_most` if every symbol traded in every session.
+        bytes: Of the session files.
+        objects: Objects written, each by one PUT.
+        put_dollars: Of the PUTs, on S3.
+        storage_dollars_a_month: Of keeping the bytes, on S3.
+    """
+
+    sessions: int
+    symbols: int
+    chunks: int
+    requests: int
+    minutes: float
+    bars: int
+    bars_at_most: int
+    bytes: int
+    objects: int
+    put_dollars: float
+    storage_dollars_a_month: float
+
+
+def cost(plan: Plan, requests_per_minute: float, density: float) -> Cost:
+    """What a plan costs.
+
+    Args:
+        plan: The plan.
+        requests_per_minute: The account's limit.
+        density: Share of the symbols asked for that have a bar, as earlier sessions showed.
+    """
+    sessions = len(plan.sessions)
+    bars = round(plan.bars * density)
+    size = round(bars * BYTES_PER_BAR + (plan.bars - bars) * BYTES_PER_SYMBOL_IN_LEDGER)
+    objects = sessions * OBJECTS_PER_SESSION
+    return Cost(
+        sessions=sessions,
+        symbols=len({symbol for chunk in plan.chunks for symbol in chunk.symbols}),
+        chunks=len(plan.chunks),
+        requests=plan.requests,
+        minutes=plan.minutes(requests_per_minute),
+        bars=bars,
+        bars_at_most=plan.bars,
+        bytes=size,
+        objects=objects,
+        put_dollars=objects * DOLLARS_PER_PUT,
+        storage_dollars_a_month=size / 1e9 * DOLLARS_PER_GB_MONTH,
+    )
