@@ -134,7 +134,8 @@ def audit(
         One finding for each of `RULES`, in their order.
     """
     limits = thresholds or Thresholds()
-    known = [symbols & ledger.symbols for symbols in before]
+    asked = ledger.symbols
+    known = [symbols & asked for symbols in before]
     schema = _schema(bars, ledger)
     if schema.verdict is Verdict.FAIL:
         # The other rules read columns that may not be there.

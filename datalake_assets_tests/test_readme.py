@@ -1,0 +1,392 @@
+"""The documents keep what they promise: settings, paths, commands, links, messages, snippets.
+
+The snippets are run where a reader runs them: beside a lake that was collected from the embedded
+exchange. Not here: whether the commands work (`test_cli`, `test_end_to_end`).
+"""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import typer.main
+from typer.core import TyperGroup
+
+from datalake_assets.cli import app
+from datalake_assets.collection.audit import RULES
+from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.report import State
+from datalake_assets.definitions import build_definitions
+from datalake_assets.lake import layout
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.session_file import Session
+from datalake_assets.lake.store import open_store
+from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource
+from datalake_assets.settings import LAKE_OF_EXCHANGE, SETTINGS, Setting, Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SESSIONS = [date(2024, 6, 3), date(2024, 6, 4), date(2024, 6, 5)]
+
+
+def section(title: str, text: str = README) -> str:
+    """What stands below a heading of the second level, up to the next one."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no section {title!r}"
+    return found[1]
+
+
+def code(text: str) -> list[str]:
+    """The lines of code in a document: indented, fenced, or between backticks in its prose."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^ {4}(.*)$", prose, re.MULTILINE)
+    # A name between backticks may be broken over two lines, as prose is.
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    return [line for block in fenced for line in block.splitlines()] + indented + spans
+
+
+# --- the settings ---------------------------------------------------------------------------------
+
+
+def row(setting: Setting) -> str:
+    """How the table tells of a setting."""
+    unit = "" if setting.unit in ("", "date") else f" {setting.unit}"
+    default = "not set" if setting.default is None else f"`{setting.default}`{unit}"
+    return f"| `{setting.variable}` | {default} | {setting.meaning} |"
+
+
+def test_the_table_of_settings_is_the_one_that_the_program_reads() -> None:
+    rows = re.findall(r"^\| `.*\|$", section("Settings"), re.MULTILINE)
+
+    assert rows == [row(setting) for setting in SETTINGS]
+
+
+def test_no_document_names_a_variable_that_is_no_setting() -> None:
+    known = {setting.variable for setting in SETTINGS}
+    named = {
+        (path.name, name)
+        for path in DOCUMENTS
+        for name in re.findall(
+            r"\b(?:ALPACA|DATALAKE)_[A-Z_]+[A-Z]", path.read_text(encoding="utf-8")
+        )
+    }
+
+    assert {name for _, name in named} >= known
+    assert sorted((path, name) for path, name in named if name not in known) == []
+
+
+# --- the lake -------------------------------------------------------------------------------------
+
+
+def test_the_layout_is_the_one_that_the_lake_has() -> None:
+    told = re.findall(r"^ {4}(\S+) {2,}\S", section("The lake"), re.MULTILINE)
+    day, taken = date(2026, 11, 20), date(2026, 11, 23)
+
+    assert told == [
+        layout.MARKER,
+        layout.session_key(day),
+        layout.incomplete_key(day),
+        layout.universe_key(taken),
+    ]
+
+
+def test_the_columns_are_those_of_the_bars_in_their_order() -> None:
+    (paragraph,) = re.findall(r"^Columns: .*?(?=;)", section("The lake"), re.MULTILINE | re.DOTALL)
+    (rest,) = re.findall(r"midnight in New York\)(.*?); `year`", section("The lake"), re.DOTALL)
+    named = re.findall(r"`(\w+)`", paragraph) + re.findall(r"`(\w+)`", rest)
+
+    assert named == SCHEMA.names
+
+
+def snippets() -> dict[str, str]:
+    """The README's Python, by the library that it reads with."""
+    found = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return {re.findall(r"^import (?:json.*\nimport )?(\w+)", text)[0]: text for text in found}
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    """Three sessions of a small market, collected by the job, where the README's snippets look."""
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+        patch.chdir(tmp_path_factory.mktemp("readme"))
+        settings = Settings.load({})
+        definitions = build_definitions(
+            settings,
+            source=EmbeddedExchangeResource(active=150, inactive=40),
+            collector=CollectorResource(requests_per_minute=60_000),
+        )
+        result = definitions.resolve_job_def("daily_ticks_job").execute_in_process(
+            instance=instance,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            tags={
+                "dagster/asset_partition_range_start": SESSIONS[0].isoformat(),
+                "dagster/asset_partition_range_end": SESSIONS[-1].isoformat(),
+            },
+        )
+        assert result.success
+        assert settings.lake_uri == LAKE_OF_EXCHANGE
+        held = Lake(open_store(settings.lake_uri))
+        assert held.sessions() == SESSIONS
+        yield held
+
+
+def run(snippet: str) -> dict[str, Any]:
+    """Runs a snippet as a script; what its names mean at the end."""
+    names: dict[str, Any] = {}
+    exec(compile(snippets()[snippet], f"README.md: {snippet}", "exec"), names)
+    return names
+
+
+def newest(lake: Lake) -> Session:
+    return lake.read(SESSIONS[-1])
+
+
+def test_every_library_that_the_readme_promises_has_its_snippet() -> None:
+    assert list(snippets()) == ["duckdb", "polars", "pandas", "pyarrow"]
+
+
+def test_duckdb_reads_the_newest_session_by_turnover(lake: Lake) -> None:
+    bars = newest(lake).bars.to_pylist()
+    turnover = {bar["symbol"]: bar["volume"] * bar["vwap"] for bar in bars}
+    rows = run("duckdb")["newest"]
+
+    assert {session for _, _, session in rows} == {SESSIONS[-1]}
+    assert {symbol: value for symbol, value, _ in rows} == pytest.approx(turnover)
+    assert [value for _, value, _ in rows] == sorted(turnover.values(), reverse=True)
+
+
+def test_polars_reads_one_symbol_over_the_sessions(lake: Lake) -> None:
+    one = run("polars")["one"]
+    held = [bar for day in SESSIONS for bar in lake.read(day).bars.to_pylist()]
+    expected = [bar for bar in held if bar["symbol"] == one["symbol"][0]]
+
+    assert one["session"].to_list() == [bar["session"] for bar in expected]
+    assert one.select(SCHEMA.names).to_dicts() == expected
+
+
+def test_pandas_reads_returns_by_session_and_symbol(lake: Lake) -> None:
+    returns = run("pandas")["returns"]
+    closes = [
+        dict(zip(table["symbol"].to_pylist(), table["close"].to_pylist(), strict=True))
+        for table in (lake.read(day).bars for day in SESSIONS)
+    ]
+    both = sorted(closes[0].keys() & closes[1].keys())
+
+    assert list(returns.index) == SESSIONS
+    assert set(returns.columns) == set().union(*closes)
+    assert returns.loc[SESSIONS[1], both].tolist() == pytest.approx(
+        [closes[1][symbol] / closes[0][symbol] - 1 for symbol in both]
+    )
+
+
+def test_pyarrow_reads_the_ledger_the_audit_and_the_provenance(lake: Lake) -> None:
+    session, told = newest(lake), run("pyarrow")
+    ledger = told["ledger"]
+
+    assert ledger.pop("session") == SESSIONS[-1].isoformat()
+    assert set(ledger) == {state.value for state in State} - {"present"}
+    assert ledger["no_print"] == list(session.ledger.no_print) != []
+    assert [finding["rule"] for finding in told["audit"]] == list(RULES)
+    assert told["provenance"]["source"] == lake.source()
+    (comment,) = re.findall(r'ledger"\]\)  # (.*)', snippets()["pyarrow"])
+    assert comment.split(", ") == list(ledger)
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def commands() -> dict[str, Any]:
+    """The commands of `datalake` by name, in the order of its help."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    return dict(group.commands)
+
+
+def called(program: str) -> list[tuple[str, list[str]]]:
+    """Every call of a program in the documents' code: the document, and the words after it."""
+    found = []
+    for path in DOCUMENTS:
+        for line in code(path.read_text(encoding="utf-8")):
+            command = line.partition(" # ")[0].partition("    #")[0]
+            if match := re.match(rf"(?:\S+=\S+ )*(?:\.venv/bin/)?{program} +(.+)", command.strip()):
+                found.append((path.name, re.split(r"[\s,;]+", match[1])))
+    return found
+
+
+def test_every_make_target_that_is_named_exists_and_those_of_use_are_named() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^\.PHONY: (\S+)$", makefile, re.MULTILINE))
+    named = {words[0] for _, words in called("make")}
+
+    assert {"demo", "dev", "test", "check"} <= named
+    assert sorted(named - targets) == []
+
+
+def test_every_command_and_option_of_datalake_that_is_named_exists() -> None:
+    calls = called("datalake")
+    assert {words[0] for _, words in calls} == set(commands())
+    for document, words in calls:
+        options = {name for param in commands()[words[0]].params for name in param.opts}
+        unknown = [word for word in words if word.startswith("--") and word not in options]
+        assert unknown == [], f"{document}: datalake {words[0]} has no {unknown}"
+
+
+def test_the_map_of_the_commands_names_every_one_of_them() -> None:
+    listed = re.findall(r"^ {4}datalake (\w+) {4,}", section("Collect from Alpaca"), re.MULTILINE)
+
+    assert listed == list(commands())
+
+
+@pytest.mark.parametrize(
+    "command",
+    sorted(
+        set(
+            re.findall(
+                r"\.venv/bin/python -m (benchmarks\..*)",
+                (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"),
+            )
+        )
+    ),
+)
+def test_every_benchmark_that_is_named_takes_its_options(command: str) -> None:
+    module, *words = shlex.split(command)
+    source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    known = set(re.findall(r'add_argument\("(--[\w-]+)"', source))
+
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_every_benchmark_is_documented() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__"}
+
+    assert set(re.findall(r"-m benchmarks\.(\w+)", text)) == modules
+
+
+def test_the_map_of_the_package_names_every_module_once() -> None:
+    rows = re.findall(r"^ {4}(\w+(?:, \w+)*) +\S", section("Map"), re.MULTILINE)
+    listed = [name for names in rows for name in names.split(", ")]
+    here = {
+        path.stem
+        for path in (ROOT / "datalake_assets").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+
+    assert sorted(listed) == sorted(name for name in here if not name.startswith("_"))
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that a page's headings get on the web."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if re.match(r"https?:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        assert found.exists(), target
+        if anchor:
+            assert anchor in anchors(found), target
+
+
+def test_every_decision_is_in_the_index_and_dated() -> None:
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+) \| \[(.*)\]\((.*)\) \|$", index, re.MULTILINE)
+    listed = {file: (day, title) for day, title, file in rows}
+    pages = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    del pages["README.md"]
+
+    assert listed.keys() == pages.keys()
+    for file, text in pages.items():
+        heading, _, day = text.splitlines()[:3]
+        assert (day, heading.removeprefix("# ")) == listed[file]
+        for part in ("Context", "Decision", "Rejected", "Consequences"):
+            assert f"**{part}.**" in text, f"{file} has no {part}"
+
+
+# --- the runbook ----------------------------------------------------------------------------------
+
+PLACEHOLDER = "\0"
+
+
+@cache
+def messages() -> frozenset[str]:
+    """Every text in the package's code, with a mark where something is put in."""
+    found = set()
+    for path in (ROOT / "datalake_assets").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [
+                    part.value if isinstance(part, ast.Constant) else PLACEHOLDER
+                    for part in node.values
+                ]
+                found.add("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return frozenset(found)
+
+
+def occurs(quoted: str) -> bool:
+    """Does the program have a text with these words, in this order, for each `…` anything?
+
+    A semicolon beside a `…` joins two texts, as the store does with what to do.
+    """
+    pieces = [re.escape(piece.strip(" ;")) for piece in quoted.split("…") if piece.strip(" ;")]
+    pattern = re.compile(".*".join(pieces), re.DOTALL)
+    return any(pattern.search(message) for message in messages())
+
+
+def quoted_headings() -> list[str]:
+    return [
+        heading
+        for line in re.findall(r"^### (.*)$", RUNBOOK, re.MULTILINE)
+        for heading in re.findall(r"`([^`]+)`", line)
+    ]
+
+
+def test_the_runbook_quotes_messages() -> None:
+    assert len(quoted_headings()) >= 20
+
+
+@pytest.mark.parametrize("quoted", quoted_headings())
+def test_a_message_that_heads_the_runbook_is_one_that_the_program_says(quoted: str) -> None:
+    assert occurs(quoted)
+
+
+def test_a_message_that_the_program_does_not_say_would_be_found() -> None:
+    assert occurs("… is not set, but … is; give both, or neither")
+    assert not occurs("… is not set, and … is; give both, or neither")
+    assert not occurs("give both, or neither … is not set, but")
+
+
+def test_every_rule_of_the_audit_has_its_line_in_the_runbook() -> None:
+    lines = re.findall(r"^\| (`.*?) \|", RUNBOOK, re.MULTILINE)
+
+    assert sorted(re.findall(r"`(\w+)`", " ".join(lines))) == sorted(RULES)
+
+
+def test_the_knobs_that_the_documents_name_are_the_collectors() -> None:
+    knobs = r"`((?:min|max)_\w+|attempts|\w+_(?:seconds|timeout))`"
+    named = set(re.findall(knobs, RUNBOOK))
+
+    assert named
+    assert named <= set(CollectorResource.model_fields)
