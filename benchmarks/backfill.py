@@ -66,6 +66,7 @@ def _backfill(given: argparse.Namespace) -> dict[str, Any]:
     from datalake_assets.definitions import build_definitions
     from datalake_assets.lake import layout
     from datalake_assets.lake.lake import Lake
+    from datalake_assets.lake.session_file import Summary
     from datalake_assets.lake.store import open_store
     from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
     from datalake_assets.settings import Settings
@@ -96,7 +97,8 @@ def _backfill(given: argparse.Namespace) -> dict[str, Any]:
             assert result.success
         wall = time.perf_counter() - began
         lake = Lake(open_store(f"{folder}/lake"))
-        summaries = lake.summaries(layout.session_key(day) for day in lake.sessions())
+        found = lake.summaries(layout.session_key(day) for day in lake.sessions())
+        summaries = [summary for summary in found if isinstance(summary, Summary)]
         assert len(summaries) == len(days), (len(summaries), len(days))
         bars = sum(summary.rows for summary in summaries)
         # The sessions of a window share its numbers, which end at the same instant.

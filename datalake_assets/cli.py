@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from datalake_assets.exchange.process import LOOPBACK, ExchangeOptions, serve
 from datalake_assets.lake import layout
 from datalake_assets.lake.coverage import Coverage, Held, coverage
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.session_file import BrokenFileError
+from datalake_assets.lake.session_file import BrokenFileError, Summary
 from datalake_assets.lake.store import StoreError, open_store
 from datalake_assets.settings import Settings, SettingsError
 
@@ -59,7 +60,9 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-Day = Annotated[str | None, typer.Option(metavar="YYYY-MM-DD")]
+_HOST, _PROCESS = "datalake/host", "datalake/process"
+"""Tags of the runs that this command executes itself: where, and in which process."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
@@ -246,12 +249,16 @@ def exchange(
             out.print(f"{options.market_id} on {url}", highlight=False, soft_wrap=True)
             out.print(
                 "Any pair of keys is welcome. To collect from it: ALPACA_API_KEY=any "
-                f"ALPACA_SECRET_KEY=any ALPACA_DATA_URL={url} ALPACA_TRADING_URL={url}",
+                f"ALPACA_SECRET_KEY=any ALPACA_DATA_URL={url} ALPACA_TRADING_URL={url} "
+                "DATALAKE_URI=.datalake/exchange",
                 highlight=False,
                 soft_wrap=True,
             )
 
-        serve(options.exchange(), host=host, port=port, announce=announce)
+        try:
+            serve(options.exchange(), host=host, port=port, announce=announce)
+        except (ValueError, OverflowError) as error:
+            raise typer.BadParameter(str(error)) from error
 
 
 # --- collecting through Dagster ---
@@ -281,12 +288,15 @@ def _materialize(settings: Settings, start: date, end: date, **knobs: bool) -> b
         "dagster/asset_partition_range_start": start.isoformat(),
         "dagster/asset_partition_range_end": end.isoformat(),
     }
+    process = {_HOST: socket.gethostname(), _PROCESS: str(os.getpid())}
     with _instance() as instance:
+        _bury_killed_runs(instance)
+        if start == end:
+            which: dict[str, Any] = {"partition_key": start.isoformat(), "tags": process}
+        else:
+            which = {"tags": tags | process}
         result = job.execute_in_process(
-            instance=instance,
-            run_config=config,
-            raise_on_error=False,
-            **({"partition_key": start.isoformat()} if start == end else {"tags": tags}),
+            instance=instance, run_config=config, raise_on_error=False, **which
         )
         _show_run(result)
         for event in result.filter_events(lambda event: event.is_step_failure):
@@ -294,10 +304,31 @@ def _materialize(settings: Settings, start: date, end: date, **knobs: bool) -> b
     return bool(result.success)
 
 
+def _bury_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Mark runs of this command failed whose process was killed.
+
+    Nobody else can: Dagster watches only the processes that it launched, and a run that seems
+    to go on for ever takes a place in its queue.
+    """
+    import dagster as dg
+
+    seeming = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: socket.gethostname()}
+    )
+    for run in instance.get_runs(seeming):
+        try:
+            os.kill(int(run.tags[_PROCESS]), 0)
+        except ProcessLookupError:
+            instance.report_run_failed(run, "The process of this run is gone: it was killed.")
+        except PermissionError:
+            pass  # it lives, under another user
+
+
 def _reason(event: dg.DagsterEvent) -> str:
     """Why a step failed, without the stack trace, which is in the run's log."""
     error = event.step_failure_data.error
-    while error and error.cause:
+    # Only Dagster's own wrapper is taken off: what is inside says what was attempted.
+    while error and error.cause and error.cls_name == "DagsterExecutionStepExecutionError":
         error = error.cause
     if error and error.cls_name == "DagsterExecutionInterruptedError":
         return (
@@ -386,7 +417,8 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
 def _density(lake: Lake, published: Sequence[date]) -> float:
     """Share of symbols that print, in a few sessions that the lake holds; 1 when it has none."""
     few = published[:: max(1, len(published) // 20)]
-    summaries = lake.summaries(map(layout.session_key, few))
+    found = lake.summaries(map(layout.session_key, few))
+    summaries = [summary for summary in found if isinstance(summary, Summary)]
     asked = sum(sum(summary.counts.values()) for summary in summaries)
     return sum(summary.rows for summary in summaries) / asked if asked else 1.0
 
@@ -508,6 +540,8 @@ def _show_status(lake: Lake, held: Coverage) -> None:
     if len(gaps) > 5:
         out.print(f"… and {len(gaps) - 5:,} gaps before")
     broken = {summary.session: summary for summary in (*held.published, *held.waiting)}
+    for where in held.damaged:
+        out.print(f"damaged: {where}  →  collect its session again", highlight=False)
     for day in held.to_repair[:10]:
         counts = broken[day].counts
         out.print(
@@ -542,6 +576,7 @@ def _status_json(lake: Lake, held: Coverage) -> dict[str, Any]:
             {"from": start.isoformat(), "to": end.isoformat(), "sessions": count}
             for start, end, count in held.gaps
         ],
+        "damaged": list(held.damaged),
         "to_repair": [day.isoformat() for day in held.to_repair],
         "sessions": [
             {
@@ -631,7 +666,7 @@ def _plain_errors() -> Iterator[None]:
         err.print(f"[red]error[/]: {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     except OSError as error:
-        err.print(f"[red]error[/]: {error.strerror or error}", highlight=False, soft_wrap=True)
+        err.print(f"[red]error[/]: {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 

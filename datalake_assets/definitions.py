@@ -47,6 +47,8 @@ def build_collector(settings: Settings) -> CollectorResource:
         max_workers=settings.max_workers,
         requests_per_minute=settings.requests_per_minute,
         symbols=settings.symbols or "",
+        # The name, not the value, which may hold a password.
+        rate_limit="" if settings.rate_limit is None else dg.EnvVar("DATALAKE_RATE_LIMIT"),
     )
 
 

@@ -11,10 +11,10 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 from pydantic import Field, create_model
@@ -27,9 +27,13 @@ from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.store import open_store
 from datalake_assets.publication import How
-from datalake_assets.settings import read_symbols
+from datalake_assets.settings import SettingsError, rate_limit, read_symbols
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
+
+if TYPE_CHECKING:
+    # Imported when it is chosen: what it stands on is an extra.
+    from datalake_assets.postgres_limit import PostgresRateLimiter
 
 TRADING_REQUESTS_PER_MINUTE = 200
 """Alpaca's limit for its trading API, where the list of assets is: the same on every plan, and
@@ -65,6 +69,13 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         ge=1,
         description="Requests a minute that the account's plan allows, for all runs on this "
         "machine together: 200 on Alpaca's free plan, 10000 on the paid one.",
+    )
+    rate_limit: str = Field(
+        default="",
+        repr=False,
+        description="A Postgres that keeps the limit for the runs on several machines, as the "
+        "name of the variable that holds its address: Dagster stores the launchpad in clear. "
+        "Empty: a file, for the runs on this machine.",
     )
     symbols: str = Field(
         default="",
@@ -104,6 +115,13 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         le=1,
         description="… and it has at least this many bars, relative to the median of the five "
         "sessions before.",
+    )
+    max_universe_loss: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="The list of assets is taken when no larger share of its active symbols is "
+        "gone since the snapshot before.",
     )
     attempts: int = Field(default=6, ge=1, description="Times that one request is sent at most.")
     retry_seconds: float = Field(
@@ -156,7 +174,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             account: A mark of the account that all runs of this machine share; None when
                 nobody else uses it.
         """
-        with _limiter(self.requests_per_minute, account, "data") as limiter:
+        with _limiter(self.requests_per_minute, account, "data", self.rate_limit) as limiter:
             yield How(
                 limiter=limiter,
                 retry=RetryPolicy(attempts=self.attempts, seconds=self.retry_seconds),
@@ -173,20 +191,34 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def trading_limiter(self, account: str | None) -> AbstractContextManager[RateLimiter]:
         """The limiter of the trading API, a budget of its own."""
-        return _limiter(TRADING_REQUESTS_PER_MINUTE, account, "trading")
+        return _limiter(TRADING_REQUESTS_PER_MINUTE, account, "trading", self.rate_limit)
 
 
 @contextmanager
-def _limiter(per_minute: int, account: str | None, budget: str) -> Iterator[RateLimiter]:
+def _limiter(
+    per_minute: int, account: str | None, budget: str, postgres: str
+) -> Iterator[RateLimiter]:
     if account is None:
         yield RateLimiter(per_minute)
         return
-    folder = Path(tempfile.gettempdir()) / f"datalake-limits-{os.getuid()}"
-    limiter = SharedRateLimiter(folder / f"{account}-{budget}", per_minute)
-    try:
+    key = f"{account}-{budget}"
+    limiter: SharedRateLimiter | PostgresRateLimiter
+    if postgres:
+        from datalake_assets.postgres_limit import PostgresRateLimiter
+
+        limiter = PostgresRateLimiter(_checked(postgres), key, per_minute)
+    else:
+        folder = Path(tempfile.gettempdir()) / f"datalake-limits-{os.getuid()}"
+        limiter = SharedRateLimiter(folder / key, per_minute)
+    with closing(limiter):
         yield limiter
-    finally:
-        limiter.close()
+
+
+def _checked(dsn: str) -> str:
+    try:
+        return rate_limit(dsn)
+    except ValueError as error:
+        raise SettingsError([f"DATALAKE_RATE_LIMIT (not shown) {error}"]) from error
 
 
 class SourceResource(dg.ConfigurableResource):  # type: ignore[type-arg]

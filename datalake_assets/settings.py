@@ -76,6 +76,28 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def rate_limit(text: str) -> str:
+    """The DSN of the Postgres that keeps the rate limit, when no part of it can be misread.
+
+    A password with an @, / or ? of its own would be taken for a host by libpq, and shown.
+
+    Raises:
+        ValueError: It can't be one; says what is legal, and never repeats it.
+    """
+    legal = "must be like postgresql://user:password@host:5432/name"
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # one that is no number raises here
+    except ValueError as error:
+        # The cause repeats what may be a part of the password.
+        raise ValueError(f"{legal}: the port is no number") from None
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError(f"{legal}: no other scheme")
+    if parts.netloc.count("@") > 1 or "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise ValueError(f"{legal}: with @ : / ? # % in user and password as %XX")
+    return text
+
+
 def _feed(text: str) -> str:
     if text not in FEEDS:
         raise ValueError(f"must be one of {', '.join(FEEDS)}")
@@ -266,6 +288,16 @@ SETTINGS: tuple[Setting, ...] = (
         "how many sessions a backfill puts in one run at most; a year has up to 253",
         _whole(1, 10_000),
     ),
+    Setting(
+        "DATALAKE_RATE_LIMIT",
+        "rate_limit",
+        None,
+        "",
+        "a Postgres that keeps the rate limit for several machines: "
+        "postgresql://user:password@host:5432/name. Not set: a file, for this machine alone",
+        rate_limit,
+        secret=True,
+    ),
 )
 
 
@@ -273,7 +305,7 @@ SETTINGS: tuple[Setting, ...] = (
 class Settings:
     """What the environment says, checked. Made by `load`; the fields are described in `SETTINGS`.
 
-    The two keys stay out of the repr. For logs and metadata use `shown`, never
+    The secrets stay out of the repr. For logs and metadata use `shown`, never
     `dataclasses.asdict`, which copies every field.
     """
 
@@ -289,6 +321,7 @@ class Settings:
     symbols: str | None
     max_workers: int
     sessions_per_run: int
+    rate_limit: str | None = field(repr=False)
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, *, today: date | None = None) -> Self:

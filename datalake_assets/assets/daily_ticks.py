@@ -33,6 +33,7 @@ from datalake_assets.collection.progress import Display, Displays, Snapshot
 from datalake_assets.collection.universe import symbols_for
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.session_file import Summary
 from datalake_assets.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
@@ -202,7 +203,9 @@ def _finished(
     if not collector.missing_only and not earlier:
         return frozenset()
     published = sorted(frozenset(days).intersection(lake.sessions()))
-    finished = lake.summaries(map(layout.session_key, published))
+    found = lake.summaries(map(layout.session_key, published))
+    # A damaged session is not finished: it is collected again.
+    finished = [summary for summary in found if isinstance(summary, Summary)]
     if not collector.missing_only:
         finished = [summary for summary in finished if summary.provenance.run_id in earlier]
     known = context.instance.get_materialized_partitions(KEY) if finished else set()

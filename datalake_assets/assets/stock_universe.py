@@ -15,8 +15,15 @@ import pyarrow.compute as pc
 
 from datalake_assets import __version__
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.errors import PermanentError
 from datalake_assets.collection.retry import Caller, RetryPolicy
-from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable
+from datalake_assets.collection.universe import (
+    COLUMN_DESCRIPTIONS,
+    SCHEMA,
+    active,
+    askable,
+    lost,
+)
 from datalake_assets.lake.lake import Lake, Written
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
@@ -65,12 +72,22 @@ def take_snapshot(
     """Fetch the list of assets and keep it as the snapshot of today (in New York).
 
     Raises:
-        PermanentError, RefusedError: The list can't be had.
+        PermanentError: The list can't be had, or so many active symbols are gone since the
+            snapshot before that it must have been cut short; nothing is written then.
+        RefusedError: The source does not accept the keys.
     """
     clock = clock or Clock()
     with collector.trading_limiter(source.account) as limiter:
         policy = RetryPolicy(attempts=collector.attempts, seconds=collector.retry_seconds)
         snapshot = Caller(limiter, policy, clock=clock).call(alpaca.assets)
+    found = lake.universe()
+    now, before = active(snapshot), active(found[1]) if found else None
+    if (share := lost(now, before)) > collector.max_universe_loss:
+        raise PermanentError(
+            f"the source lists {now:,} active assets, the snapshot before {before or 0:,}: "
+            f"{share:.1%} are gone, more than {collector.max_universe_loss:.1%}, so the list was "
+            "not taken. If it is right, raise the collector's max_universe_loss for one run"
+        )
     taken = clock.now().astimezone(_NEW_YORK).date()
     return taken, snapshot, lake.write_universe(taken, snapshot)
 

@@ -7,6 +7,9 @@ A limiter that allows a burst of its whole limit lets nearly twice the limit thr
 window (399 of 200 a minute were measured); spacing them holds the limit in every window, and
 nobody waits long for the next one. The state is one number, the time from which the next request
 may go, and a waiting thread holds no lock: it books its slot and sleeps, so it can be stopped.
+
+Who keeps the state also supplies the time of the slots: here this machine's clock, for several
+machines the clock of their database (`postgres_limit`).
 """
 
 from __future__ import annotations
@@ -62,13 +65,14 @@ class RateLimiter:
         """
         began = self._clock.seconds()
         while True:
-            at = self._book(began + timeout)
-            if at is None:
+            booked = self._book(began + timeout, stop)
+            if booked is None:
                 raise StoppedError("the rate limit has no room for a request before the deadline")
-            if self._clock.wait(at - self._clock.seconds(), stop):
+            slot, due = booked
+            if self._clock.wait(due - self._clock.seconds(), stop):
                 raise StoppedError("told to stop while waiting for the rate limit")
             # A pause that came meanwhile moved the slots behind it: this one is void.
-            if self._paused_until() <= at:
+            if self._paused_until(stop) <= slot:
                 return max(0.0, self._clock.seconds() - began)
 
     def pause(self, seconds: float) -> None:
@@ -77,15 +81,22 @@ class RateLimiter:
             until = self._clock.seconds() + seconds
             write(max(free, until), max(paused, until))
 
-    def _book(self, latest: float) -> float | None:
+    def _book(self, latest: float, stop: threading.Event) -> tuple[float, float] | None:
+        """Take the first free slot; None, and none is taken, when it comes after `latest`.
+
+        Returns:
+            The slot by the clock of who keeps the state, and by this process's clock, as `latest`
+            is. Here they are one clock; `stop` ends the waiting of keepers that are far away.
+        """
         with self._state() as (free, paused, write):
             at = max(self._clock.seconds(), free)
             if at > latest:
                 return None
             write(at + self._interval, paused)
-            return at
+            return at, at
 
-    def _paused_until(self) -> float:
+    def _paused_until(self, stop: threading.Event) -> float:
+        """The end of the last pause, by the clock of who keeps the state."""
         with self._state() as (_, paused, _write):
             return paused
 

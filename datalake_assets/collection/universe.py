@@ -67,3 +67,19 @@ def symbols_for(
         for rows in (active, snapshot)
     )
     return {day: ever if day < taken else today for day in sessions}
+
+
+def active(snapshot: pa.Table) -> int:
+    """The number of active assets."""
+    return pc.sum(pc.equal(snapshot["status"], "active")).as_py() or 0
+
+
+def lost(now: int, before: int | None) -> float:
+    """Share of the active assets that are gone since the snapshot before, 0 when it has none.
+
+    A list that was cut short would make every session after it look complete. A list without
+    any active asset has lost all.
+    """
+    if not now:
+        return 1.0
+    return max(0.0, 1 - now / before) if before else 0.0

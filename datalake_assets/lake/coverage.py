@@ -34,11 +34,14 @@ class Coverage:
         published: What each published session says of itself.
         waiting: What each session in `incomplete/` says of itself; one that was published
             before is in both.
+        damaged: Where objects lie that are no whole session files; their sessions count as
+            missing.
     """
 
     sessions: dict[date, Held]
     published: Sequence[Summary]
     waiting: Sequence[Summary]
+    damaged: Sequence[str] = ()
 
     @property
     def gaps(self) -> list[tuple[date, date, int]]:
@@ -69,12 +72,20 @@ def coverage(lake: Lake, expected: Sequence[date]) -> Coverage:
     Args:
         lake: The lake; one that is not there holds nothing.
         expected: The sessions that it should hold, ascending.
-
-    Raises:
-        BrokenFileError: An object is no session file.
     """
-    published, waiting = lake.sessions(), lake.incomplete()
-    there, halves = frozenset(published), frozenset(waiting)
+    keys = {
+        state: [key(day) for day in days]
+        for state, key, days in (
+            (Held.PUBLISHED, layout.session_key, lake.sessions()),
+            (Held.INCOMPLETE, layout.incomplete_key, lake.incomplete()),
+        )
+    }
+    found = {state: lake.summaries(keys[state]) for state in keys}
+    whole = {
+        state: [summary for summary in found[state] if isinstance(summary, Summary)]
+        for state in keys
+    }
+    there, halves = (frozenset(summary.session for summary in whole[state]) for state in keys)
     return Coverage(
         sessions={
             day: Held.PUBLISHED
@@ -84,6 +95,12 @@ def coverage(lake: Lake, expected: Sequence[date]) -> Coverage:
             else Held.MISSING
             for day in expected
         },
-        published=lake.summaries(map(layout.session_key, published)),
-        waiting=lake.summaries(map(layout.incomplete_key, waiting)),
+        published=whole[Held.PUBLISHED],
+        waiting=whole[Held.INCOMPLETE],
+        damaged=[
+            lake.store.url(key)
+            for state in keys
+            for key, summary in zip(keys[state], found[state], strict=True)
+            if not isinstance(summary, Summary)
+        ],
     )

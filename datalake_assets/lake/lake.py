@@ -171,10 +171,11 @@ class Lake:
         """The sessions that wait in `incomplete/`, ascending."""
         return layout.dated(layout.INCOMPLETE, self.store.list(layout.INCOMPLETE))
 
-    def summaries(self, keys: Iterable[str], workers: int = 16) -> list[Summary]:
+    def summaries(self, keys: Iterable[str], workers: int = 16) -> list[Summary | BrokenFileError]:
         """What these session files say of themselves, in the order of the keys.
 
-        Only their footers are read, several at a time.
+        Only their footers are read, several at a time. In the place of a damaged file stands
+        what is wrong with it, so that one of them does not hide all others.
         """
         with ThreadPoolExecutor(workers) as threads:
             return list(threads.map(self._summary, keys))
@@ -213,13 +214,16 @@ class Lake:
             # A damaged session is what a new one mends; it has no bars to compare with.
             return None
 
-    def _summary(self, key: str) -> Summary:
+    def _summary(self, key: str) -> Summary | BrokenFileError:
         where = self.store.url(key)
         try:
             return session_file.summarize(self.store.tail(key, _FOOTER_GUESS), where)
         except BrokenFileError:
-            # The footer may be longer than guessed; if it is broken, this says so again.
-            return session_file.summarize(self.store.get(key), where)
+            # The footer may be longer than guessed; only the whole file tells.
+            try:
+                return session_file.summarize(self.store.get(key), where)
+            except BrokenFileError as error:
+                return error
 
 
 def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Table, Ledger]:

@@ -1,0 +1,122 @@
+"""What the lake holds is counted against the calendar, and what is wrong is named."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datalake_assets import market_calendar
+from datalake_assets.collection.report import Ledger
+from datalake_assets.lake import layout
+from datalake_assets.lake.coverage import Coverage, Held, coverage
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.session_file import Provenance, Session
+from datalake_assets.lake.store import open_store
+from datalake_assets_tests.collection.tables import every
+
+DAYS = market_calendar.sessions(date(2024, 6, 24), date(2024, 7, 12))
+
+
+@pytest.fixture
+def lake() -> Lake:
+    return Lake(open_store("memory://"))
+
+
+def session(day: date, minutes: int = 0, **states: Any) -> Session:
+    told = Provenance(
+        collected_at=datetime(2024, 7, 15, tzinfo=UTC) + timedelta(minutes=minutes),
+        source="alpaca/sip",
+        asof=day,
+        run_id="",
+        version="0",
+    )
+    return Session(every(("A", "B"), [day]), Ledger(day, ("A", "B"), **states), told)
+
+
+def test_a_lake_that_is_not_there_holds_nothing(lake: Lake) -> None:
+    found = coverage(lake, DAYS)
+    assert set(found.sessions.values()) == {Held.MISSING}
+    assert list(found.sessions) == DAYS
+    assert found.gaps == [(DAYS[0], DAYS[-1], len(DAYS))]
+    assert found.to_repair == []
+
+
+def test_nothing_expected_is_nothing_missing(lake: Lake) -> None:
+    found = coverage(lake, [])
+    assert (found.sessions, found.gaps, found.to_repair) == ({}, [], [])
+    assert not (*found.published, *found.waiting, *found.damaged)
+
+
+def test_each_session_is_published_incomplete_or_missing(lake: Lake) -> None:
+    lake.publish(session(DAYS[0]), [])
+    lake.keep_incomplete(session(DAYS[1], pending=("C",)), [])
+    lake.publish(session(DAYS[2], failed={"C": "boom"}), [])
+    lake.publish(session(DAYS[3]), [])
+    lake.keep_incomplete(session(DAYS[3], minutes=1, pending=("C",)), [])
+    found = coverage(lake, DAYS[:5])
+    assert list(found.sessions.values()) == [
+        Held.PUBLISHED,
+        Held.INCOMPLETE,
+        Held.PUBLISHED,
+        Held.PUBLISHED,
+        Held.MISSING,
+    ]
+    assert [told.session for told in found.published] == [DAYS[0], DAYS[2], DAYS[3]]
+    assert [told.session for told in found.waiting] == [DAYS[1], DAYS[3]]
+    assert found.published[1].counts["failed"] == 1
+    assert found.to_repair == [DAYS[1], DAYS[2], DAYS[3]]
+    assert found.gaps == [(DAYS[4], DAYS[4], 1)]
+
+
+def test_an_incomplete_session_that_lacks_no_symbol_is_to_be_repaired_too(lake: Lake) -> None:
+    # It failed another rule of the audit, such as coverage.
+    lake.keep_incomplete(session(DAYS[0]), [])
+    assert coverage(lake, DAYS).to_repair == [DAYS[0]]
+
+
+def test_rejected_and_silent_symbols_are_nothing_to_repair(lake: Lake) -> None:
+    lake.publish(session(DAYS[0], no_print=("C",), rejected={"D-1": "invalid symbol"}), [])
+    assert coverage(lake, DAYS).to_repair == []
+
+
+def test_a_session_that_is_not_expected_is_told_but_not_counted(lake: Lake) -> None:
+    lake.publish(session(DAYS[0]), [])
+    found = coverage(lake, DAYS[1:3])
+    assert list(found.sessions) == DAYS[1:3]
+    assert [told.session for told in found.published] == [DAYS[0]]
+
+
+def test_a_damaged_object_is_named_and_hides_no_other(lake: Lake) -> None:
+    for day in DAYS[:3]:
+        lake.publish(session(day), [])
+    lake.keep_incomplete(session(DAYS[1], minutes=1, pending=("C",)), [])
+    assert coverage(lake, DAYS).damaged == []
+    damaged = [layout.session_key(DAYS[0]), layout.session_key(DAYS[1])]
+    damaged.append(layout.incomplete_key(DAYS[2]))
+    for key in damaged:
+        lake.store.put(key, b"PAR1 and nothing more")
+    found = coverage(lake, DAYS[:4])
+    assert list(found.damaged) == [lake.store.url(key) for key in damaged]
+    assert list(found.sessions.values()) == [
+        Held.MISSING,
+        Held.INCOMPLETE,
+        Held.PUBLISHED,
+        Held.MISSING,
+    ]
+    assert [told.session for told in found.published] == [DAYS[2]]
+    assert [told.session for told in found.waiting] == [DAYS[1]]
+
+
+@given(st.lists(st.sampled_from(Held), max_size=len(DAYS)))
+@settings(max_examples=200)
+def test_the_gaps_are_the_longest_spans_of_what_is_missing(held: list[Held]) -> None:
+    found = Coverage(dict(zip(DAYS, held, strict=False)), [], [])
+    days = DAYS[: len(held)]
+    missing = [day for day, how in zip(days, held, strict=True) if how is Held.MISSING]
+    spans = [[day for day in days if first <= day <= last] for first, last, _ in found.gaps]
+    assert [day for span in spans for day in span] == missing
+    assert [len(span) for span in spans] == [number for _, _, number in found.gaps]
+    for (_, last, _), (first, _, _) in zip(found.gaps, found.gaps[1:], strict=False):
+        assert any(last < day < first and day not in missing for day in days)

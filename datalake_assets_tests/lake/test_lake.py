@@ -1,0 +1,415 @@
+"""The lake holds whole sessions of one source, whoever writes and whenever the writer dies."""
+
+import json
+import multiprocessing
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from datalake_assets.collection.audit import audit
+from datalake_assets.collection.report import Ledger
+from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.lake import layout
+from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError, repaired
+from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session, Summary, encode
+from datalake_assets.lake.store import open_store
+from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
+
+NOON = datetime(2024, 7, 9, 22, tzinfo=UTC)
+SYMBOLS = names(30)
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "lake")
+    return str(request.getfixturevalue("s3_lake_uri"))
+
+
+@pytest.fixture
+def lake(uri: str) -> Lake:
+    return Lake(open_store(uri))
+
+
+def session(
+    day: date = MONDAY,
+    symbols: tuple[str, ...] = SYMBOLS,
+    minutes: float = 0,
+    bars: pa.Table | None = None,
+    **states: Any,
+) -> Session:
+    """A session collected so many minutes after another."""
+    provenance = Provenance(
+        collected_at=NOON + timedelta(minutes=minutes),
+        source="alpaca/sip",
+        asof=day,
+        run_id=f"run {minutes}",
+        version="0",
+    )
+    rows = every(symbols, [day]) if bars is None else bars
+    return Session(rows, Ledger(day, present=symbols, **states), provenance)
+
+
+def findings(of: Session) -> Any:
+    return audit(of.bars, of.ledger, [])
+
+
+def publish(lake: Lake, of: Session) -> Any:
+    return lake.publish(of, findings(of))
+
+
+def keep(lake: Lake, of: Session) -> Any:
+    return lake.keep_incomplete(of, findings(of))
+
+
+# Whose lake it is
+
+
+def test_a_new_lake_belongs_to_nobody_and_looking_at_it_writes_nothing(lake: Lake) -> None:
+    assert lake.source() is None
+    assert lake.sessions() == lake.incomplete() == lake.universe_days() == []
+    assert lake.universe() is None
+    assert lake.standing(MONDAY) is None
+    assert lake.printed(WEEK) == {}
+    with pytest.raises(FileNotFoundError):
+        lake.read(MONDAY)
+    assert lake.store.list("") == []
+
+
+def test_the_first_claim_makes_the_marker(lake: Lake) -> None:
+    lake.claim("alpaca/sip")
+    assert lake.source() == "alpaca/sip"
+    assert json.loads(lake.store.get("_lake.json")) == {"format": FORMAT, "source": "alpaca/sip"}
+
+
+def test_the_same_source_may_claim_again_and_changes_nothing(lake: Lake) -> None:
+    lake.claim("alpaca/sip")
+    marker = lake.store.get("_lake.json")
+    Lake(lake.store).claim("alpaca/sip")
+    assert lake.store.get("_lake.json") == marker
+
+
+@pytest.mark.parametrize("other", ["alpaca/iex", "embedded exchange: synthetic/7"])
+def test_another_source_is_refused_before_anything_is_written(lake: Lake, other: str) -> None:
+    lake.claim("alpaca/sip")
+    with pytest.raises(WrongLakeError) as caught:
+        lake.claim(other)
+    for told in ("alpaca/sip", other, "nothing was written", "DATALAKE_URI", lake.store.uri):
+        assert told in str(caught.value)
+    assert lake.source() == "alpaca/sip"
+    assert lake.store.list("") == ["_lake.json"]
+
+
+@pytest.mark.parametrize("format_", [0, 2, None, "1"])
+def test_a_lake_of_another_layout_is_refused(lake: Lake, format_: Any) -> None:
+    marker = json.dumps({"format": format_, "source": "alpaca/sip"}).encode()
+    lake.store.put("_lake.json", marker)
+    with pytest.raises(WrongLakeError, match=f"layout {format_!r}, this program writes {FORMAT}"):
+        lake.claim("alpaca/sip")
+    assert lake.store.get("_lake.json") == marker
+
+
+@pytest.mark.parametrize("marker", [b"", b"{", b"[]", b"\xff", b'"alpaca/sip"'])
+def test_a_marker_that_can_t_be_read_is_an_error_that_names_it(marker: bytes) -> None:
+    lake = Lake(open_store("memory://"))
+    lake.store.put("_lake.json", marker)
+    with pytest.raises(WrongLakeError, match=r"_lake\.json"):
+        lake.claim("alpaca/sip")
+    assert lake.store.get("_lake.json") == marker
+
+
+def test_of_two_sources_that_claim_at_once_one_gets_the_lake(lake: Lake, uri: str) -> None:
+    sources = ["alpaca/sip", "alpaca/iex"] * 2
+    start = threading.Barrier(len(sources), timeout=60)
+
+    def claim(source: str) -> str | None:
+        mine = Lake(open_store(uri))
+        start.wait()
+        try:
+            mine.claim(source)
+        except WrongLakeError:
+            return None
+        return source
+
+    with ThreadPoolExecutor(len(sources)) as pool:
+        won = {source for source in pool.map(claim, sources) if source}
+    assert won == {lake.source()}
+
+
+# Publishing
+
+
+def test_a_published_session_is_read_back_as_it_was(lake: Lake) -> None:
+    whole = session(no_print=("ZA",), failed={"ZB": "HTTP 503"})
+    written = publish(lake, whole)
+    assert written.key == "data/ticks/sessions/year=2024/2024-07-01.parquet"
+    assert written.size == lake.store.size(written.key)
+    assert (written.added, written.removed, written.restated) == (None, None, None)
+    again = lake.read(MONDAY)
+    assert again.bars.equals(whole.bars)
+    assert again.ledger == whole.ledger
+    assert again.provenance == whole.provenance
+    assert lake.sessions() == [MONDAY]
+    assert lake.store.get(written.key) == encode(whole, findings(whole))
+
+
+def test_an_incomplete_session_is_seen_by_no_reader_of_published_ones(lake: Lake) -> None:
+    half = session(symbols=SYMBOLS[:9], pending=SYMBOLS[9:])
+    written = keep(lake, half)
+    assert written.key == "data/ticks/incomplete/year=2024/2024-07-01.parquet"
+    assert lake.incomplete() == [MONDAY]
+    assert lake.sessions() == []
+    assert lake.printed([MONDAY]) == {}
+    with pytest.raises(FileNotFoundError):
+        lake.read(MONDAY)
+
+
+def test_keeping_an_incomplete_session_leaves_the_published_one_as_it_is(lake: Lake) -> None:
+    written = publish(lake, session())
+    data = lake.store.get(written.key)
+    keep(lake, session(symbols=SYMBOLS[:9], minutes=5, pending=SYMBOLS[9:]))
+    assert lake.store.get(written.key) == data
+
+
+def test_publishing_removes_the_incomplete_one_of_that_session_only(lake: Lake) -> None:
+    for day in WEEK[:2]:
+        keep(lake, session(day, SYMBOLS[:9], pending=SYMBOLS[9:]))
+    publish(lake, session(WEEK[0], minutes=1))
+    assert lake.sessions() == [WEEK[0]]
+    assert lake.incomplete() == [WEEK[1]]
+
+
+def test_sessions_are_listed_in_order_whatever_else_lies_there(lake: Lake) -> None:
+    days = [date(2024, 7, 2), date(2012, 10, 31), date(2023, 12, 29)]
+    for day in days:
+        publish(lake, session(day))
+    lake.store.put("data/ticks/sessions/year=2024/notes.txt", b"of somebody")
+    assert lake.sessions() == sorted(days)
+
+
+def test_what_a_new_collection_changed_is_counted(lake: Lake) -> None:
+    publish(lake, session())
+    assert changes(publish(lake, session(minutes=1))) == (0, 0, 0)
+    rows = every(SYMBOLS[2:]).to_pylist()
+    rows[0]["close"] += 0.01
+    rows[7]["volume"] += 1
+    rows[8] |= {"open": 1.0, "trade_count": 3}
+    rows += [bar("ZA"), bar("ZB"), bar("ZC"), bar("ZD")]
+    symbols = tuple(row["symbol"] for row in rows)
+    written = publish(lake, session(symbols=symbols, bars=table(rows), minutes=2))
+    assert changes(written) == (4, 2, 3)
+    assert changes(publish(lake, session(minutes=3))) == (2, 4, 3)
+
+
+def changes(written: Any) -> tuple[int | None, ...]:
+    return written.added, written.removed, written.restated
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"<html>"])
+def test_a_damaged_session_is_told_and_mended_by_publishing_it_anew(
+    lake: Lake, damage: bytes
+) -> None:
+    written = publish(lake, session())
+    lake.store.put(written.key, damage)
+    for reading in (lake.read, lake.standing):
+        with pytest.raises(BrokenFileError, match="2024-07-01.parquet is no whole session file"):
+            reading(MONDAY)
+    again = publish(lake, session(minutes=1))
+    assert changes(again) == (None, None, None)
+    assert lake.read(MONDAY).bars.equals(session().bars)
+
+
+# What a repair starts from
+
+
+def test_the_newer_of_the_two_stands(lake: Lake) -> None:
+    older = session(symbols=SYMBOLS[:9], failed=dict.fromkeys(SYMBOLS[9:], "boom"))
+    keep(lake, older)
+    found = lake.standing(MONDAY)
+    assert found is not None
+    assert (found[0].provenance, found[1]) == (older.provenance, False)
+
+    # As a writer leaves it that is killed between its two steps.
+    newer = session(minutes=1)
+    lake.store.put(layout.session_key(MONDAY), encode(newer, []))
+    found = lake.standing(MONDAY)
+    assert found is not None
+    assert (found[0].provenance, found[1]) == (newer.provenance, True)
+
+    newest = session(symbols=SYMBOLS[:9], minutes=2, pending=SYMBOLS[9:])
+    keep(lake, newest)
+    found = lake.standing(MONDAY)
+    assert found is not None
+    assert (found[0].ledger, found[1]) == (newest.ledger, False)
+
+
+def test_a_repair_puts_its_bars_among_those_that_stand() -> None:
+    standing = session(
+        symbols=SYMBOLS[::2], failed=dict.fromkeys(SYMBOLS[1:20:2], "boom"), pending=SYMBOLS[21::2]
+    )
+    brought = SYMBOLS[1::4]
+    silent = tuple(symbol for symbol in SYMBOLS[1::2] if symbol not in brought)
+    bars, ledger = repaired(
+        standing, every(brought), Ledger(MONDAY, present=brought, no_print=silent)
+    )
+    assert bars.equals(every((*SYMBOLS[::2], *brought)))
+    assert ledger.no_print == silent
+    assert ledger.missing == ()
+    encode(replace(standing, bars=bars, ledger=ledger), [])  # they belong together
+
+
+# What printed before
+
+
+def test_printed_names_the_symbols_with_a_bar_of_the_published_sessions(lake: Lake) -> None:
+    publish(lake, session(WEEK[0], no_print=("ZA",)))
+    publish(lake, session(WEEK[2], symbols=SYMBOLS[:3]))
+    keep(lake, session(WEEK[3], symbols=SYMBOLS[:3]))
+    assert lake.printed(WEEK) == {WEEK[0]: frozenset(SYMBOLS), WEEK[2]: frozenset(SYMBOLS[:3])}
+    assert lake.printed([]) == {}
+
+
+# Summaries
+
+
+def test_summaries_come_in_the_order_of_their_keys(lake: Lake) -> None:
+    for position, day in enumerate(WEEK):
+        publish(lake, session(day, SYMBOLS[: position + 1]))
+    keys = [layout.session_key(day) for day in WEEK[::-1]]
+    told = [found for found in lake.summaries(keys, workers=3) if isinstance(found, Summary)]
+    assert [summary.session for summary in told] == WEEK[::-1]
+    assert [summary.rows for summary in told] == list(range(len(WEEK), 0, -1))
+    assert lake.summaries([]) == []
+
+
+def test_a_ledger_longer_than_the_end_that_is_read_first_is_told_all_the_same(lake: Lake) -> None:
+    reason = "HTTP 503: " + "no answer " * 20
+    failed = {symbol: f"{symbol} {reason}" for symbol in names(5_000)}
+    keep(lake, session(symbols=(), failed=failed))
+    key = layout.incomplete_key(MONDAY)
+    assert lake.store.size(key) > 300_000
+    (told,) = lake.summaries([key])
+    assert isinstance(told, Summary)
+    assert told.counts["failed"] == 5_000
+
+
+def test_in_the_place_of_a_broken_file_stands_what_is_wrong_with_it(lake: Lake) -> None:
+    publish(lake, session(WEEK[0]))
+    lake.store.put(layout.session_key(WEEK[1]), b"PAR1 and nothing more")
+    publish(lake, session(WEEK[2]))
+    first, broken, third = lake.summaries([layout.session_key(day) for day in WEEK[:3]])
+    assert isinstance(broken, BrokenFileError)
+    assert lake.store.url(layout.session_key(WEEK[1])) in str(broken)
+    assert [told.session for told in (first, third) if isinstance(told, Summary)] == [
+        WEEK[0],
+        WEEK[2],
+    ]
+
+
+# The universe
+
+
+def snapshot(*symbols: str) -> pa.Table:
+    rows = [
+        {
+            "symbol": symbol,
+            "status": "active",
+            "exchange": "NYSE",
+            "name": None if symbol == "B" else f"{symbol} Inc.",
+            "tradable": True,
+            "asset_id": f"id {symbol}",
+        }
+        for symbol in symbols
+    ]
+    return pa.Table.from_pylist(rows, UNIVERSE)
+
+
+def test_the_newest_snapshot_of_the_universe_is_the_one_in_use(lake: Lake) -> None:
+    written = lake.write_universe(date(2024, 7, 2), snapshot("A", "B"))
+    assert written.key == "data/universe/2024-07-02.parquet"
+    assert written.size == lake.store.size(written.key)
+    lake.write_universe(date(2024, 6, 28), snapshot("A"))
+    found = lake.universe()
+    assert found is not None
+    assert found[0] == date(2024, 7, 2)
+    assert found[1].equals(snapshot("A", "B"))
+    assert lake.universe_days() == [date(2024, 6, 28), date(2024, 7, 2)]
+    assert lake.universe_of(date(2024, 6, 28)).equals(snapshot("A"))
+
+
+def test_a_later_snapshot_of_the_day_takes_the_earlier_ones_place(lake: Lake) -> None:
+    lake.write_universe(MONDAY, snapshot("A"))
+    lake.write_universe(MONDAY, snapshot("A", "B"))
+    assert lake.universe_days() == [MONDAY]
+    assert lake.universe_of(MONDAY).equals(snapshot("A", "B"))
+
+
+def test_a_day_without_a_snapshot_is_a_file_not_found(lake: Lake) -> None:
+    with pytest.raises(FileNotFoundError):
+        lake.universe_of(MONDAY)
+
+
+# Killed while writing
+
+
+DAYS = WEEK[:3]
+STATES = {
+    (day, version): session(day, names(400)[: 400 - 100 * version], minutes=version)
+    for day in DAYS
+    for version in (0, 1)
+}
+
+
+def publish_for_ever(root: str, started: Any) -> None:
+    lake = Lake(open_store(root))
+    for turn in count():
+        for day in DAYS:
+            state = STATES[day, turn % 2]
+            if turn % 3 == 0:
+                keep(lake, state)
+            publish(lake, state)
+        started.set()
+
+
+def test_a_writer_killed_at_any_moment_leaves_each_session_old_or_new(tmp_path: Path) -> None:
+    root = str(tmp_path / "lake")
+    lake = Lake(open_store(root))
+    for day in DAYS:
+        publish(lake, STATES[day, 0])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    moments = random.Random(20)
+    seen = set()
+    for _ in range(20):
+        started = context.Event()
+        writer = context.Process(target=publish_for_ever, args=(root, started))
+        writer.start()
+        assert started.wait(60)
+        time.sleep(moments.uniform(0, 0.05))
+        writer.kill()
+        writer.join(60)
+        assert writer.exitcode == -9
+        writer.close()
+
+        assert lake.sessions() == DAYS
+        for day in DAYS:
+            found = lake.read(day)
+            version = found.bars.num_rows == 300
+            assert found.bars.equals(STATES[day, version].bars)
+            assert found.ledger == STATES[day, version].ledger
+            seen.add(version)
+        for day in lake.incomplete():
+            assert lake.standing(day) is not None  # whole, or it would be a broken file
+    assert seen == {True, False}
+    for day in DAYS:
+        publish(lake, STATES[day, 1])
+    assert lake.incomplete() == []

@@ -1,0 +1,50 @@
+"""The keys of the lake are a contract: other programs read them."""
+
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datalake_assets.lake import layout
+
+DAY = date(2024, 7, 3)
+days = st.lists(st.dates(date(2000, 1, 1), date(2035, 12, 31)), unique=True, max_size=20)
+
+
+def test_every_object_lies_where_the_contract_says() -> None:
+    assert layout.MARKER == "_lake.json"
+    assert layout.session_key(DAY) == "data/ticks/sessions/year=2024/2024-07-03.parquet"
+    assert layout.incomplete_key(DAY) == "data/ticks/incomplete/year=2024/2024-07-03.parquet"
+    assert layout.universe_key(DAY) == "data/universe/2024-07-03.parquet"
+
+
+@given(days)
+def test_the_days_are_found_again_in_their_keys_in_order(found: list[date]) -> None:
+    for prefix, key in (
+        (layout.SESSIONS, layout.session_key),
+        (layout.INCOMPLETE, layout.incomplete_key),
+        (layout.UNIVERSE, layout.universe_key),
+    ):
+        assert layout.dated(prefix, [key(day) for day in found]) == sorted(found)
+
+
+def test_the_keys_of_published_and_incomplete_sessions_do_not_mix() -> None:
+    assert layout.dated(layout.SESSIONS, [layout.incomplete_key(DAY)]) == []
+    assert layout.dated(layout.INCOMPLETE, [layout.session_key(DAY)]) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "year=2024/2024-07-03.parquet.crc",
+        "year=2024/2024-07-03.csv",
+        "year=2024/sub/2024-07-03.parquet",
+        "year=2024/part-0.parquet",
+        "year=2024/2024-13-45.parquet",
+        "_SUCCESS",
+    ],
+)
+def test_a_key_of_another_shape_is_not_ours(name: str) -> None:
+    keys = [f"data/ticks/sessions/{name}", layout.session_key(DAY)]
+    assert layout.dated(layout.SESSIONS, keys) == [DAY]

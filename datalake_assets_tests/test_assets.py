@@ -1,0 +1,912 @@
+"""The assets, run by Dagster: what a run publishes, materializes, tells, and leaves behind.
+
+Not here: the rules of the audit (`collection/test_audit`), a real exchange (`test_end_to_end`).
+"""
+
+import json
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datalake_assets import market_calendar
+from datalake_assets.collection.audit import RULES
+from datalake_assets.collection.collect import Page
+from datalake_assets.collection.errors import PermanentError, RefusedError, TransientError
+from datalake_assets.collection.plan import WINDOW
+from datalake_assets.collection.progress import Display, Snapshot
+from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.definitions import build_definitions
+from datalake_assets.lake import layout, session_file
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.store import open_store
+from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
+from datalake_assets.settings import Settings
+from datalake_assets_tests.collection.tables import bar, table
+from datalake_assets_tests.fakes import ScriptedSource
+
+DAYS = [date(2024, 7, day) for day in (1, 2, 3, 5, 8)]
+"""Five sessions around a holiday and a weekend."""
+MONDAY, TUESDAY, WEDNESDAY, FRIDAY, NEXT_MONDAY = DAYS
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+TODAY = datetime.now(UTC).astimezone(ZoneInfo("America/New_York")).date()
+
+
+def names(count: int) -> tuple[str, ...]:
+    """So many tickers, ascending."""
+    return tuple("".join(letters) for letters in list(product(ascii_uppercase, repeat=3))[:count])
+
+
+def universe(active: Iterable[str], inactive: Iterable[str] = ()) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "symbol": symbol,
+                "status": status,
+                "exchange": "NYSE",
+                "name": symbol,
+                "tradable": status == "active",
+                "asset_id": f"id-{symbol}",
+            }
+            for status, symbols in (("active", active), ("inactive", inactive))
+            for symbol in symbols
+        ],
+        UNIVERSE,
+    )
+
+
+class Market(ScriptedSource):
+    """A source in this process, of which a test says what it fails to answer.
+
+    Args:
+        symbols: Every one has a bar in each of `DAYS`.
+        changed: Columns of single bars that are otherwise than usual.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        *,
+        inactive: Sequence[str] = (),
+        silent: Iterable[str] = (),
+        changed: dict[tuple[str, date], dict[str, Any]] | None = None,
+    ) -> None:
+        changed, quiet = changed or {}, frozenset(silent)
+        super().__init__(
+            table(
+                bar(symbol, day, **changed.get((symbol, day), {}))
+                for day in DAYS
+                for symbol in (*symbols, *inactive)
+                if symbol not in quiet
+            )
+        )
+        self.listed = universe(symbols, inactive)
+        self.failing: set[tuple[str, date]] = set()
+        self.assets_taken = 0
+        self.slow: set[str] = set()
+        self.release = threading.Event()
+
+    def __call__(
+        self, symbols: tuple[str, ...], first: date, last: date, page_token: str | None
+    ) -> Page:
+        page = super().__call__(symbols, first, last, page_token)
+        for symbol, day in sorted(self.failing):
+            if symbol in symbols and first <= day <= last:
+                raise PermanentError(f"HTTP 500 for {symbol}")
+        if self.slow.intersection(symbols):
+            self.release.wait(60)
+        return page
+
+    def bars(self, asof: date) -> "Market":
+        return self
+
+    def assets(self) -> pa.Table:
+        self.assets_taken += 1
+        return self.listed
+
+    def asked(self) -> set[tuple[str, date]]:
+        """What was asked for so far, and forget it."""
+        found = {
+            (symbol, day)
+            for request in self.requests
+            for symbol in request.symbols
+            for day in DAYS
+            if request.first <= day <= request.last
+        }
+        self.requests.clear()
+        return found
+
+
+def source_of(market: Market, name: str = "the tests' market") -> SourceResource:
+    """The market as a resource. Dagster copies resources, so the copies' class holds it."""
+
+    class InProcess(SourceResource):
+        @property
+        def identity(self) -> str:
+            return name
+
+        @property
+        def account(self) -> str | None:
+            return None
+
+        @contextmanager
+        def open(self, collector: CollectorResource) -> Iterator[Any]:
+            yield market
+
+    return InProcess()
+
+
+@dataclass
+class Workbench:
+    """A lake, a Dagster instance, and a market to collect from."""
+
+    folder: Path
+    instance: dg.DagsterInstance
+    market: Market = field(default_factory=lambda: Market(names(20)))
+    source: str = "the tests' market"
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(open_store(str(self.folder)))
+
+    def definitions(self, display: Display | None = None, **collector: Any) -> dg.Definitions:
+        # One symbol and session each request, so that each can fail alone.
+        usual = {"requests_per_minute": 10_000_000, "bars_per_request": 1, "attempts": 1}
+        return build_definitions(
+            Settings.load({}),
+            collector=CollectorResource(**(usual | collector)),
+            source=source_of(self.market, self.source),
+            lake=LakeResource(uri=str(self.folder)),
+            display=display or Display(),
+        )
+
+    def run(
+        self,
+        first: date,
+        last: date | None = None,
+        *,
+        job: str = "daily_ticks_job",
+        definitions: dg.Definitions | None = None,
+        display: Display | None = None,
+        **collector: Any,
+    ) -> dg.ExecuteInProcessResult:
+        definitions = definitions or self.definitions(display, **collector)
+        span = {
+            "dagster/asset_partition_range_start": f"{first}",
+            "dagster/asset_partition_range_end": f"{last}",
+        }
+        return definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            run_config=QUIET,
+            raise_on_error=False,
+            **({"partition_key": f"{first}"} if last is None else {"tags": span}),
+        )
+
+    def files(self) -> dict[str, bytes]:
+        """Everything that lies in the lake."""
+        store = self.lake.store
+        return {key: store.get(key) for key in store.list("")}
+
+    def incomplete(self, day: date) -> session_file.Session:
+        key = layout.incomplete_key(day)
+        return session_file.decode(self.lake.store.get(key), key)
+
+    def materialized(self) -> set[str]:
+        return set(self.instance.get_materialized_partitions(dg.AssetKey("daily_ticks")))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Workbench]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        bench = Workbench(tmp_path / "lake", instance)
+        yield bench
+        bench.market.release.set()
+
+
+def materializations(
+    result: dg.ExecuteInProcessResult, asset: str = "daily_ticks"
+) -> dict[str | None, dict[str, Any]]:
+    """Metadata by partition."""
+    return {
+        event.partition: dict(event.materialization.metadata)
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey(asset)
+    }
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    return {
+        check.check_name: check
+        for check in result.get_asset_check_evaluations()
+        if check.asset_key == dg.AssetKey("daily_ticks")
+    }
+
+
+def number(check: dg.AssetCheckEvaluation, name: str) -> float:
+    value = check.metadata[name].value
+    assert isinstance(value, int | float)
+    return value
+
+
+def failure(result: dg.ExecuteInProcessResult, step: str = "daily_ticks") -> str:
+    """What a person reads of a failed step."""
+    (event,) = [event for event in result.get_step_failure_events() if event.step_key == step]
+    data = event.step_failure_data
+    told = [data.user_failure_data.description] if data.user_failure_data else []
+    error = data.error
+    while error is not None:
+        told.append(error.message)
+        error = error.cause
+    return "\n".join(filter(None, told))
+
+
+def logged(bench: Workbench, result: dg.ExecuteInProcessResult) -> str:
+    return "\n".join(entry.user_message for entry in bench.instance.all_logs(result.run_id))
+
+
+# --- a session that passes ---
+
+
+def test_one_session_is_published_materialized_once_and_told_in_plain_numbers(
+    bench: Workbench,
+) -> None:
+    bench.market = Market(names(18), inactive=("XOLD",), silent=names(2))
+
+    result = bench.run(WEDNESDAY)
+
+    assert result.success
+    ((partition, metadata),) = materializations(result).items()
+    assert partition == "2024-07-03"
+    stored = bench.lake.read(WEDNESDAY)
+    told = {name: value.value for name, value in metadata.items()}
+    assert told["row_count"] == told["dagster/partition_row_count"] == 17 == stored.bars.num_rows
+    states = {"present": 17, "no_print": 2, "failed": 0, "pending": 0, "rejected": 0}
+    assert {state: told[state] for state in states} == states
+    assert told["requested"] == told["asked"] == 19
+    assert told["success_rate"] == 1.0
+    assert told["requests"] == 19
+    assert (told["retries"], told["throttled"]) == (0, 0)
+    key = layout.session_key(WEDNESDAY)
+    assert told["dagster/uri"] == str(bench.folder / key)
+    assert told["file_size_bytes"] == (bench.folder / key).stat().st_size
+    assert told["duration_seconds"] >= 0
+    assert told["bars_per_second"] >= 0
+    assert told["limiter_wait_seconds"] >= 0
+    plotted = {
+        name: value
+        for name, value in metadata.items()
+        if name not in ("audit", "dagster/uri", "first_failures")
+    }
+    assert all(
+        isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue) for value in plotted.values()
+    ), "the UI plots plain numbers only"
+    assert all(rule in metadata["audit"].value for rule in RULES)
+    assert stored.provenance.run_id == result.run_id
+    assert bench.materialized() == {"2024-07-03"}
+
+
+def test_every_rule_of_the_audit_is_an_evaluated_check_with_its_numbers(bench: Workbench) -> None:
+    result = bench.run(WEDNESDAY)
+
+    found = checks(result)
+    assert set(found) == set(RULES)
+    for check in found.values():
+        assert check.passed
+        assert check.description
+        assert number(check, "sessions") == 1
+        assert number(check, "sessions_failed") == number(check, "sessions_warned") == 0
+        assert isinstance(number(check, "threshold"), float)
+        assert check.metadata["session"].value == "2024-07-03"
+    assert number(found["success_rate"], "value") == 1.0
+    assert "value" not in found["coverage"].metadata, "at the start of history it is unknown"
+    assert "unknown" in str(found["coverage"].description)
+
+
+def test_coverage_is_a_number_from_the_second_session_on(bench: Workbench) -> None:
+    assert "coverage" not in materializations(bench.run(MONDAY))["2024-07-01"]
+
+    result = bench.run(TUESDAY)
+
+    assert materializations(result)["2024-07-02"]["coverage"].value == 1.0
+    assert number(checks(result)["coverage"], "value") == 1.0
+    assert number(checks(result)["row_count"], "value") == 1.0
+
+
+def test_collecting_a_session_again_tells_how_many_bars_that_changed(bench: Workbench) -> None:
+    bench.run(WEDNESDAY)
+    again = {"open": 5.0, "high": 9.0, "low": 4.0, "close": 6.0, "vwap": 5.5}
+    bench.market = Market(
+        names(21),
+        silent=names(2),
+        changed={(symbol, WEDNESDAY): again for symbol in names(5)[2:]},
+    )
+
+    metadata = materializations(bench.run(WEDNESDAY))["2024-07-03"]
+
+    changes = {name: metadata[f"bars_{name}"].value for name in ("added", "removed", "restated")}
+    assert changes == {"added": 1, "removed": 2, "restated": 3}
+
+
+def test_inactive_names_are_asked_for_in_sessions_of_the_past(bench: Workbench) -> None:
+    bench.market = Market(names(3), inactive=("XOLD",))
+
+    assert bench.run(MONDAY).success
+
+    assert bench.lake.read(MONDAY).bars["symbol"].to_pylist() == [*names(3), "XOLD"]
+
+
+def test_names_that_can_be_no_ticker_are_never_asked_for(bench: Workbench) -> None:
+    bench.market.listed = universe((*names(3), "BRK-B", "0029900E0", "ATC.220816"))
+
+    result = bench.run(MONDAY)
+
+    assert {symbol for symbol, _ in bench.market.asked()} == set(names(3))
+    assert materializations(result, "stock_universe")[None]["no_tickers"].value == 3
+
+
+def test_chosen_symbols_are_collected_instead_of_the_universe(bench: Workbench) -> None:
+    assert bench.run(MONDAY, symbols="AAC,AAA").success
+
+    assert bench.market.asked() == {("AAA", MONDAY), ("AAC", MONDAY)}
+    assert bench.lake.read(MONDAY).ledger.symbols == {"AAA", "AAC"}
+
+
+def test_the_run_says_where_the_bars_come_from_and_what_it_will_ask(bench: Workbench) -> None:
+    result = bench.run(MONDAY)
+
+    told = logged(bench, result)
+    assert f"from the tests' market into {bench.folder}" in told
+    assert "asking for up to 20 bars of 1 sessions in 20 requests" in told
+    assert "2024-07-01: 20/20 chunks, 20 bars, ✓ 20 ✗ 0" in told
+
+
+# --- a range of sessions in one run ---
+
+
+def test_a_range_materializes_each_of_its_sessions_and_no_other_day(bench: Workbench) -> None:
+    result = bench.run(MONDAY, NEXT_MONDAY)
+
+    assert result.success
+    found = materializations(result)
+    assert list(found) == [str(day) for day in DAYS]
+    assert bench.materialized() == {str(day) for day in DAYS}
+    assert bench.lake.sessions() == DAYS
+    for day in DAYS:
+        told = found[str(day)]
+        assert told["row_count"].value == 20
+        assert told["dagster/uri"].value == str(bench.folder / layout.session_key(day))
+        assert told["collected_with_sessions"].value == 5
+    for check in checks(result).values():
+        assert check.passed
+        assert number(check, "sessions") == 5
+
+
+def test_one_session_of_a_range_that_fails_costs_the_others_nothing(bench: Workbench) -> None:
+    bench.market.failing = {("AAB", TUESDAY)}
+
+    result = bench.run(MONDAY, WEDNESDAY)
+
+    assert not result.success
+    assert set(materializations(result)) == {"2024-07-01", "2024-07-03"}
+    assert bench.lake.sessions() == [MONDAY, WEDNESDAY]
+    assert bench.lake.incomplete() == [TUESDAY]
+    check = checks(result)["success_rate"]
+    assert not check.passed
+    assert check.severity is dg.AssetCheckSeverity.ERROR
+    assert (number(check, "sessions"), number(check, "sessions_failed")) == (3, 1)
+    rows = check.metadata["offenders"].records
+    assert [dict(row.data) for row in rows] == [{"session": "2024-07-02", "offender": "AAB"}]
+    assert "collect --session 2024-07-02 --repair" in failure(result)
+
+
+def test_a_repair_of_a_range_names_the_first_and_the_last_session_that_failed(
+    bench: Workbench,
+) -> None:
+    bench.market.failing = {("AAB", TUESDAY), ("AAB", FRIDAY)}
+
+    told = failure(bench.run(MONDAY, NEXT_MONDAY))
+
+    assert "2 sessions did not pass" in told
+    assert "collect --from 2024-07-02 --to 2024-07-05 --repair" in told
+
+
+# --- the threshold ---
+
+
+@pytest.mark.parametrize(
+    ("failing", "passes"), [(3, False), (2, True), (1, True)], ids=["below", "at", "above"]
+)
+def test_a_run_fails_below_the_success_rate_and_passes_at_and_above_it(
+    bench: Workbench, failing: int, passes: bool
+) -> None:
+    bench.market = Market(names(200))
+    bench.market.failing = {(symbol, WEDNESDAY) for symbol in names(failing)}
+
+    result = bench.run(WEDNESDAY)
+
+    check = checks(result)["success_rate"]
+    assert number(check, "value") == 1 - failing / 200
+    assert number(check, "threshold") == 0.99
+    assert result.success is check.passed is passes
+    assert bench.lake.sessions() == ([WEDNESDAY] if passes else [])
+    assert bench.lake.incomplete() == ([] if passes else [WEDNESDAY])
+    assert bench.materialized() == ({"2024-07-03"} if passes else set())
+    held = bench.lake.read(WEDNESDAY) if passes else bench.incomplete(WEDNESDAY)
+    assert list(held.ledger.failed) == list(names(failing))
+    if passes:
+        rows = materializations(result)["2024-07-03"]["first_failures"].records
+        assert [dict(row.data) for row in rows] == [
+            {"symbol": symbol, "error": f"HTTP 500 for {symbol}"} for symbol in names(failing)
+        ]
+
+
+@pytest.mark.parametrize(("threshold", "passes"), [(0.96, False), (0.95, True), (0.94, True)])
+def test_the_threshold_can_be_turned(bench: Workbench, threshold: float, passes: bool) -> None:
+    bench.market.failing = {("AAA", MONDAY)}
+
+    result = bench.run(MONDAY, min_success_rate=threshold)
+
+    assert result.success is passes
+
+
+def test_a_failed_run_names_the_session_the_rule_the_place_and_the_repair(bench: Workbench) -> None:
+    bench.market.failing = {("AAB", MONDAY)}
+
+    result = bench.run(MONDAY)
+
+    told = failure(result)
+    assert "2024-07-01: success_rate (19 of 20 symbols answered, 1 failed, 0 pending)" in told
+    assert str(bench.folder / "data/ticks/incomplete") in told
+    assert "datalake collect --session 2024-07-01 --repair" in told
+    (event,) = result.get_step_failure_events()
+    user = event.step_failure_data.user_failure_data
+    assert user is not None
+    assert user.metadata["sessions"].value == ["2024-07-01"]
+    assert [dict(row.data) for row in user.metadata["first_failures"].records] == [
+        {"session": "2024-07-01", "symbol": "AAB", "error": "HTTP 500 for AAB"}
+    ]
+    check = checks(result)["success_rate"]
+    assert not check.passed
+    assert check.severity is dg.AssetCheckSeverity.ERROR
+    assert number(check, "offender_count") == 1
+    assert [dict(row.data) for row in check.metadata["offenders"].records] == [
+        {"session": "2024-07-01", "offender": "AAB"}
+    ]
+
+
+def test_what_was_published_before_is_not_touched_by_a_session_that_fails(
+    bench: Workbench,
+) -> None:
+    bench.run(MONDAY, TUESDAY)
+    published = {key: data for key, data in bench.files().items() if "/sessions/" in key}
+    bench.market.failing = {("AAB", TUESDAY)}
+
+    assert not bench.run(TUESDAY).success
+
+    after = bench.files()
+    assert {key: data for key, data in after.items() if "/sessions/" in key} == published
+    assert layout.incomplete_key(TUESDAY) in after
+
+
+def with_downstream(bench: Workbench, ran: list[str]) -> dg.Definitions:
+    """The definitions, and an asset that reads `daily_ticks` in the same job."""
+    own = bench.definitions()
+    assert own.assets is not None
+    ticks = own.resolve_assets_def("daily_ticks")
+
+    @dg.asset(
+        deps=[ticks],
+        partitions_def=ticks.partitions_def,
+        backfill_policy=ticks.backfill_policy,
+    )
+    def reader(context: dg.AssetExecutionContext) -> None:
+        ran.extend(context.partition_keys)
+
+    return dg.Definitions(
+        assets=[*own.assets, reader],
+        asset_checks=own.asset_checks,
+        resources=own.resources,
+        jobs=[
+            dg.define_asset_job("everything", selection="*"),
+            dg.define_asset_job("readers", selection="reader"),
+        ],
+        executor=dg.in_process_executor,
+    )
+
+
+def test_what_reads_a_failed_session_does_not_run(bench: Workbench) -> None:
+    ran: list[str] = []
+    bench.market.failing = {("AAB", MONDAY)}
+
+    result = bench.run(MONDAY, job="everything", definitions=with_downstream(bench, ran))
+
+    assert not result.success
+    assert ran == []
+
+
+def test_what_reads_published_sessions_runs_in_a_run_of_its_own(bench: Workbench) -> None:
+    """In the same run Dagster skips it: the session's materialization is an event, no output."""
+    ran: list[str] = []
+    definitions = with_downstream(bench, ran)
+    assert bench.run(MONDAY, WEDNESDAY, job="everything", definitions=definitions).success
+    assert ran == []
+
+    assert bench.run(MONDAY, WEDNESDAY, job="readers", definitions=definitions).success
+
+    assert ran == ["2024-07-01", "2024-07-02", "2024-07-03"]
+
+
+# --- repair ---
+
+
+def alike(one: session_file.Session, other: session_file.Session) -> bool:
+    """Whether both files would be the same bytes, had they the same provenance."""
+    same = replace(other, provenance=one.provenance)
+    return session_file.encode(one, []) == session_file.encode(same, [])
+
+
+def audit_of(bench: Workbench, day: date) -> list[dict[str, Any]]:
+    metadata = pq.read_metadata(bench.folder / layout.session_key(day)).metadata
+    return list(json.loads(metadata[b"datalake.audit"]))
+
+
+def test_a_repair_asks_only_for_what_is_missing_and_ends_as_a_clean_collection(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    clean = Workbench(tmp_path / "clean", bench.instance, Market(names(20)))
+    assert clean.run(MONDAY, WEDNESDAY).success
+    bench.market.failing = {("AAB", TUESDAY), ("AAD", TUESDAY), ("AAD", WEDNESDAY)}
+    assert not bench.run(MONDAY, WEDNESDAY).success
+    bench.market.failing.clear()
+    bench.market.asked()
+
+    result = bench.run(TUESDAY, WEDNESDAY, repair=True)
+
+    assert result.success
+    assert bench.market.asked() == {("AAB", TUESDAY), ("AAD", TUESDAY), ("AAD", WEDNESDAY)}
+    found = materializations(result)
+    assert [found[str(day)]["asked"].value for day in (TUESDAY, WEDNESDAY)] == [2, 1]
+    assert [found[str(day)]["row_count"].value for day in (TUESDAY, WEDNESDAY)] == [20, 20]
+    assert bench.lake.sessions() == [MONDAY, TUESDAY, WEDNESDAY]
+    assert bench.lake.incomplete() == []
+    for day in (TUESDAY, WEDNESDAY):
+        assert alike(bench.lake.read(day), clean.lake.read(day))
+        # Tuesday was missing when Wednesday was judged first; a clean audit must not differ.
+        assert audit_of(bench, day) == audit_of(clean, day)
+    assert "repair: asking for up to 3 bars of 2 sessions in 3 requests" in logged(bench, result)
+
+
+def test_a_repair_that_still_misses_too_much_keeps_what_it_got(bench: Workbench) -> None:
+    bench.market.failing = {("AAB", MONDAY), ("AAD", MONDAY)}
+    bench.run(MONDAY)
+    bench.market.failing = {("AAD", MONDAY)}
+
+    result = bench.run(MONDAY, repair=True)
+
+    assert not result.success
+    assert list(bench.incomplete(MONDAY).ledger.failed) == ["AAD"]
+    assert bench.incomplete(MONDAY).bars.num_rows == 19
+
+
+def test_a_repair_of_a_published_session_asks_for_its_failures_only(bench: Workbench) -> None:
+    bench.market.failing = {("AAB", MONDAY)}
+    assert bench.run(MONDAY, min_success_rate=0.9).success
+    bench.market.failing.clear()
+    bench.market.asked()
+
+    result = bench.run(MONDAY, repair=True)
+
+    assert bench.market.asked() == {("AAB", MONDAY)}
+    metadata = materializations(result)["2024-07-01"]
+    assert (metadata["bars_added"].value, metadata["failed"].value) == (1, 0)
+    assert bench.lake.read(MONDAY).bars.num_rows == 20
+
+
+def test_a_repair_with_nothing_to_mend_asks_for_nothing_and_passes(bench: Workbench) -> None:
+    bench.run(MONDAY)
+    before = bench.lake.read(MONDAY)
+    bench.market.asked()
+
+    result = bench.run(MONDAY, repair=True)
+
+    assert result.success
+    assert bench.market.asked() == set()
+    assert alike(bench.lake.read(MONDAY), before)
+
+
+def test_a_repair_collects_a_session_whole_that_the_lake_does_not_hold(bench: Workbench) -> None:
+    assert bench.run(MONDAY, repair=True).success
+
+    assert bench.market.asked() == {(symbol, MONDAY) for symbol in names(20)}
+
+
+# --- warnings ---
+
+
+@pytest.mark.parametrize(("invalid", "passes"), [(1, True), (2, False)], ids=["at", "beyond"])
+def test_impossible_prices_are_warned_of_up_to_their_threshold(
+    bench: Workbench, invalid: int, passes: bool
+) -> None:
+    odd = {(symbol, MONDAY): {"open": 1e6} for symbol in names(invalid)}
+    bench.market = Market(names(1_000), changed=odd)
+
+    result = bench.run(MONDAY, bars_per_request=9_900)
+
+    check = checks(result)["valid_prices"]
+    assert result.success is passes
+    assert not check.passed
+    assert check.severity is (dg.AssetCheckSeverity.WARN if passes else dg.AssetCheckSeverity.ERROR)
+    assert number(check, "sessions_warned") == (1 if passes else 0)
+    assert number(check, "value") == invalid / 1_000
+    assert [dict(row.data)["offender"] for row in check.metadata["offenders"].records] == list(
+        names(invalid)
+    )
+    if passes:
+        # Published as the source served it: neither dropped nor mended.
+        opened = bench.lake.read(MONDAY).bars["open"].to_pylist()
+        assert opened[0] == 1e6
+
+
+# --- the universe ---
+
+
+def test_a_run_without_a_universe_takes_one_and_says_so(bench: Workbench) -> None:
+    definitions = bench.definitions()
+    ticks_only = dg.Definitions(
+        assets=definitions.assets,
+        asset_checks=definitions.asset_checks,
+        resources=definitions.resources,
+        jobs=[dg.define_asset_job("ticks_only", selection="daily_ticks")],
+        executor=dg.in_process_executor,
+    )
+
+    result = bench.run(MONDAY, job="ticks_only", definitions=ticks_only)
+
+    assert result.success
+    assert bench.market.assets_taken == 1
+    assert bench.lake.universe_days() == [TODAY]
+    assert "no snapshot of the universe is as new as the session: taking one" in logged(
+        bench, result
+    )
+    assert materializations(result, "stock_universe")[None]["active"].value == 20
+
+    again = bench.run(TUESDAY, job="ticks_only", definitions=ticks_only)
+
+    assert again.success
+    assert bench.market.assets_taken == 1, "the snapshot of today serves every session before"
+
+
+def test_the_universe_is_taken_once_in_a_run_of_the_job(bench: Workbench) -> None:
+    result = bench.run(MONDAY, WEDNESDAY)
+
+    assert bench.market.assets_taken == 1
+    told = materializations(result, "stock_universe")[None]
+    assert {name: told[name].value for name in ("dagster/row_count", "active", "inactive")} == {
+        "dagster/row_count": 20,
+        "active": 20,
+        "inactive": 0,
+    }
+    assert told["dagster/uri"].value == str(bench.folder / layout.universe_key(TODAY))
+
+
+@pytest.mark.parametrize(
+    ("before", "taken"), [(22, True), (23, False)], ids=["a tenth less", "more than a tenth less"]
+)
+def test_a_universe_that_shrank_too_much_is_not_taken_and_no_session_collected(
+    bench: Workbench, before: int, taken: bool
+) -> None:
+    yesterday = TODAY - timedelta(days=1)
+    bench.lake.claim(bench.source)
+    bench.lake.write_universe(yesterday, universe(names(before)))
+
+    result = bench.run(MONDAY)
+
+    assert result.success is taken
+    assert bench.lake.universe_days() == ([yesterday, TODAY] if taken else [yesterday])
+    assert bench.materialized() == ({"2024-07-01"} if taken else set())
+    assert bool(bench.market.requests) is taken
+    if not taken:
+        told = failure(result, "stock_universe")
+        assert "the source lists 20 active assets, the snapshot before 23" in told
+        assert "max_universe_loss" in told
+        assert bench.run(MONDAY, max_universe_loss=0.2).success, "as it says"
+        assert bench.lake.universe_days() == [yesterday, TODAY]
+
+
+# --- what a run may not start with ---
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_bars_of_another_source_never_enter_a_lake(bench: Workbench, repair: bool) -> None:
+    bench.run(MONDAY)
+    before = bench.files()
+    bench.source = "somebody else's market"
+    bench.market.asked()
+
+    result = bench.run(MONDAY, repair=repair)
+
+    assert not result.success
+    assert bench.files() == before
+    assert bench.market.requests == []
+    told = failure(result, "stock_universe")
+    assert "the tests' market" in told
+    assert "somebody else's market" in told
+    assert "nothing was written" in told
+    assert "DATALAKE_URI" in told
+
+
+def test_a_chosen_symbol_that_can_be_no_ticker_ends_the_run_before_it_asks(
+    bench: Workbench,
+) -> None:
+    result = bench.run(MONDAY, symbols="AAA,BRK-B")
+
+    assert not result.success
+    assert "BRK-B" in failure(result)
+    assert bench.market.requests == []
+    assert bench.lake.sessions() == bench.lake.incomplete() == []
+
+
+def test_a_source_that_refuses_everything_ends_the_run_and_leaves_no_session(
+    bench: Workbench,
+) -> None:
+    class Refusing(Market):
+        def __call__(self, *question: Any) -> Page:
+            raise RefusedError("HTTP 401: check ALPACA_API_KEY")
+
+    bench.market = Refusing(names(20))
+
+    result = bench.run(MONDAY, TUESDAY)
+
+    assert not result.success
+    assert "HTTP 401: check ALPACA_API_KEY" in failure(result)
+    assert bench.lake.sessions() == bench.lake.incomplete() == []
+    assert bench.materialized() == set()
+
+
+# --- stopped before the end ---
+
+
+class Interrupting(Display):
+    """Ends the run as a termination does, once so many chunks are done."""
+
+    def __init__(self, after: int, error: BaseException) -> None:
+        self._after, self._error, self.raised = after, error, False
+
+    def show(self, snapshot: Snapshot, *, final: bool) -> None:
+        if snapshot.chunks_done >= self._after and not self.raised:
+            self.raised = True
+            raise self._error
+
+
+@pytest.mark.parametrize(
+    "interruption",
+    [dg.DagsterExecutionInterruptedError(), KeyboardInterrupt()],
+    ids=["terminated in the UI", "Ctrl-C"],
+)
+def test_an_interrupted_run_keeps_what_it_has_for_a_repair_and_is_no_success(
+    bench: Workbench, interruption: BaseException
+) -> None:
+    bench.market.slow = {"AAJ"}
+    display = Interrupting(19, interruption)
+
+    result = bench.run(MONDAY, display=display)
+
+    bench.market.release.set()
+    assert not result.success
+    (run,) = bench.instance.get_runs()
+    assert run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
+    assert bench.materialized() == set()
+    assert bench.lake.sessions() == []
+    ledger = bench.incomplete(MONDAY).ledger
+    assert ledger.pending == ("AAJ",)
+    assert len(ledger.present) == 19
+    bench.market.asked()
+
+    assert bench.run(MONDAY, repair=True).success
+    assert bench.market.asked() == {("AAJ", MONDAY)}
+    assert bench.lake.read(MONDAY).bars.num_rows == 20
+
+
+def test_an_interrupted_range_keeps_the_sessions_that_were_published_before(
+    bench: Workbench,
+) -> None:
+    """A window of them is published while the next one is collected."""
+    days = market_calendar.previous_sessions(FRIDAY, WINDOW + 1)
+    wednesday = days[-1]
+
+    class Halting(Market):
+        def __call__(
+            self, symbols: tuple[str, ...], first: date, last: date, page_token: str | None
+        ) -> Page:
+            if first == wednesday and "AAC" in symbols:
+                self.release.wait(60)
+            return super().__call__(symbols, first, last, page_token)
+
+    class WhenPublished(Interrupting):
+        def show(self, snapshot: Snapshot, *, final: bool) -> None:
+            if len(bench.lake.sessions()) == WINDOW:
+                super().show(snapshot, final=final)
+
+    bench.market = Halting(names(5))
+    # Five chunks for the first window, one for each symbol, and four of the second.
+    display = WhenPublished(9, dg.DagsterExecutionInterruptedError())
+    packing = {"symbols_per_request": 1, "bars_per_request": 9_900}
+
+    result = bench.run(days[0], wednesday, display=display, **packing)
+
+    bench.market.release.set()
+    assert not result.success
+    assert bench.lake.sessions() == days[:-1]
+    assert bench.materialized() == {str(day) for day in days[:-1]}
+    assert bench.incomplete(wednesday).ledger.pending == ("AAC",)
+
+
+def test_a_deadline_leaves_a_session_incomplete_with_what_was_not_asked(bench: Workbench) -> None:
+    bench.market.slow = {"AAJ"}
+
+    result = bench.run(MONDAY, deadline_seconds=0.5)
+
+    bench.market.release.set()
+    assert not result.success
+    assert bench.incomplete(MONDAY).ledger.pending == ("AAJ",)
+    assert "1 pending" in failure(result)
+
+
+def test_a_request_that_fails_in_passing_is_tried_again_and_counted(bench: Workbench) -> None:
+    bench.market._script = {3: TransientError("HTTP 503"), 4: TransientError("HTTP 504")}.get
+
+    metadata = materializations(bench.run(MONDAY, attempts=3))["2024-07-01"]
+
+    assert (metadata["requests"].value, metadata["retries"].value) == (22, 2)
+    assert metadata["failed"].value == 0
+
+
+# --- what is damaged in the lake ---
+
+
+def damage(bench: Workbench, day: date) -> None:
+    """Cut the published file short, as a copy that broke off leaves it."""
+    path = bench.folder / layout.session_key(day)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_a_damaged_session_is_mended_by_collecting_it_again(bench: Workbench) -> None:
+    bench.run(MONDAY)
+    damage(bench, MONDAY)
+
+    assert bench.run(MONDAY).success
+
+    assert bench.lake.read(MONDAY).bars.num_rows == 20
+
+
+def test_a_damaged_session_before_is_named_by_the_run_that_needs_it(bench: Workbench) -> None:
+    """Its symbols are what the coverage of the next sessions is measured by."""
+    bench.run(MONDAY)
+    damage(bench, MONDAY)
+
+    result = bench.run(TUESDAY)
+
+    assert not result.success
+    assert layout.session_key(MONDAY) in failure(result)
+    assert bench.lake.sessions() == [MONDAY]
+
+
+def test_a_repair_of_a_damaged_session_says_which_file_is_broken(bench: Workbench) -> None:
+    bench.run(MONDAY)
+    damage(bench, MONDAY)
+
+    result = bench.run(MONDAY, repair=True)
+
+    assert not result.success
+    assert layout.session_key(MONDAY) in failure(result)

@@ -1,0 +1,708 @@
+"""The command line: what it takes, what it says, and its exit codes.
+
+Not here: whether a killed one leaves the lake whole (`test_end_to_end`).
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import dagster as dg
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from datalake_assets import cli, market_calendar
+from datalake_assets.cli import DEMO_SESSIONS, TerminalDisplay, app
+from datalake_assets.collection.plan import WINDOW
+from datalake_assets.collection.progress import Snapshot
+from datalake_assets.exchange.faults import Fault, FaultScript, Rule
+from datalake_assets.exchange.process import ExchangeServer
+from datalake_assets.exchange.server import Exchange
+from datalake_assets.exchange.synthetic import SyntheticMarket
+from datalake_assets.lake import layout
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.store import open_store
+from datalake_assets.partitions import session_partitions
+
+ROOT = Path(__file__).parents[1]
+HELD_BACK = Fault(kind="status", status=404)
+"""An answer that no second attempt changes."""
+
+
+def invoke(*arguments: str) -> click.testing.Result:
+    """The command in this process; a stack trace is a defect of its own."""
+    result = CliRunner().invoke(app, arguments, prog_name="datalake", terminal_width=200)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def plain(text: str) -> str:
+    """Without the boxes and line breaks of a terminal."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯─│]", " ", text).split())
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each command runs in an empty folder, with Dagster's records in it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    # Set, so that it is set back: the command line sets it for its own process.
+    monkeypatch.setenv("DAGSTER_HOME", str(folder / ".datalake" / "dagster"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a command in a process of its own: an empty home, and little else."""
+    kept = {name: os.environ[name] for name in ("HOME", "PATH", "NO_PROXY") if name in os.environ}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | more
+
+
+def datalake(
+    *arguments: str, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a person runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "datalake_assets", *arguments],
+        env=environment(**(environ or {})),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--help",), ("demo", "collect", "status", "exchange")),
+        (("demo", "--help"), ("newest sessions", "needs no key")),
+        (("collect", "--help"), ("--session", "--from", "--to", "--repair", "YYYY-MM-DD")),
+        (("status", "--help"), ("--json", "gaps")),
+        (("exchange", "--help"), ("--port", "--recorded", "--latency", "--faults", "--seed")),
+    ],
+)
+def test_every_command_tells_what_it_does(arguments: Sequence[str], told: Sequence[str]) -> None:
+    result = invoke(*arguments)
+
+    assert result.exit_code == 0
+    assert [word for word in told if word not in plain(result.stdout)] == []
+
+
+def test_help_needs_no_setting_and_no_dagster() -> None:
+    heavy = ("dagster", "alpaca", "pandas", "pyarrow.dataset")
+    report = (
+        "import sys, datalake_assets.cli as cli\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+
+    result = subprocess.run(
+        [sys.executable, "-c", report],
+        env=environment(ALPACA_API_KEY="half"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_without_a_command_it_shows_its_help() -> None:
+    assert "collect" in plain(invoke().output)
+
+
+# --- arguments ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--session 2024-13-01", "--session takes a day as YYYY-MM-DD, not '2024-13-01'"),
+        ("--session yesterday", "--session takes a day as YYYY-MM-DD, not 'yesterday'"),
+        ("--session 20240703", "--session takes a day as YYYY-MM-DD, not '20240703'"),
+        ("--session 2024-W27-3", "--session takes a day as YYYY-MM-DD, not '2024-W27-3'"),
+        ("--from 2024-02-30 --to 2024-03-01", "--from takes a day as YYYY-MM-DD"),
+        ("--from 2024-02-28 --to March", "--to takes a day as YYYY-MM-DD, not 'March'"),
+        ("--session 2024-07-06", "it is no trading session (Saturday)"),
+        ("--session 2024-07-04", "it is no trading session (Thursday)"),
+        ("--session 2012-10-29", "it is no trading session (Monday)"),
+        ("--session 2010-12-31", "the first session is 2011-01-03"),
+        ("--session 2035-01-02", "the newest session that has closed and can be had is 20"),
+        ("--from 2024-07-01", "a range needs both --from and --to"),
+        ("--to 2024-07-01", "a range needs both --from and --to"),
+        ("--session 2024-07-01 --to 2024-07-03", "give either --session, or --from and --to"),
+        ("--session 2024-07-01 --from 2024-07-01", "give either --session, or --from and --to"),
+        ("", "give either --session, or --from and --to"),
+        ("--repair", "give either --session, or --from and --to"),
+        ("--from 2024-07-03 --to 2024-07-01", "--to 2024-07-01 is before --from 2024-07-03"),
+        ("--from 2024-07-06 --to 2024-07-07", "no session that can be collected from 2024-07-06"),
+        ("--from 2010-01-04 --to 2010-12-31", "there are 2011-01-03 to 20"),
+    ],
+)
+def test_what_cannot_be_collected_is_refused_before_anything_is_done(
+    arguments: str, told: str, empty_folder: Path
+) -> None:
+    result = invoke("collect", *arguments.split())
+
+    assert result.exit_code == 2
+    assert told in plain(result.stderr)
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["demo", "status", "collect --session 2024-07-03"])
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [("ALPACA_API_KEY", "ALPACA_SECRET_KEY"), ("ALPACA_SECRET_KEY", "ALPACA_API_KEY")],
+)
+def test_a_half_given_pair_of_keys_names_the_missing_variable(
+    command: str,
+    given: str,
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+    empty_folder: Path,
+) -> None:
+    monkeypatch.setenv(given, "not-to-be-shown")
+
+    result = invoke(*command.split())
+
+    assert result.exit_code == 2
+    assert f"{missing} is not set, but {given} is" in plain(result.stderr)
+    assert "not-to-be-shown" not in result.output
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("DATALAKE_MAX_WORKERS", "0", "DATALAKE_MAX_WORKERS='0'"),
+        ("DATALAKE_SYMBOLS", "AAPL,BRK-B", "'BRK-B' can't be one"),
+        ("DATALAKE_URI", "ftp://somewhere", "DATALAKE_URI='ftp://somewhere'"),
+        # Not markup of the terminal's.
+        ("ALPACA_FEED", "[/bold]", "ALPACA_FEED='[/bold]'"),
+        ("ALPACA_FEED", "[red]sip", "ALPACA_FEED='[red]sip'"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_a_line_without_a_stack_trace(
+    variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    result = invoke("collect", "--session", "2024-07-03")
+
+    assert result.exit_code == 2
+    assert told in plain(result.stderr)
+    assert "Traceback" not in result.output
+
+
+def test_symbols_in_a_file_that_is_not_there_are_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, empty_folder: Path
+) -> None:
+    monkeypatch.setenv("DATALAKE_SYMBOLS", f"@{empty_folder}/nowhere.txt")
+
+    result = invoke("collect", "--session", "2024-07-03")
+
+    assert result.exit_code in (1, 2)
+    assert "nowhere.txt" in result.stderr
+    assert "DATALAKE_SYMBOLS" in result.stderr
+
+
+# --- collecting, from a server that speaks Alpaca's protocol ---
+
+
+@dataclass
+class Remote:
+    """An exchange in a thread of this process, and the lake that is collected from it."""
+
+    exchange: Exchange
+    lake: Lake
+
+    def asked(self) -> list[int]:
+        """For each request for bars, how many symbols it named; and forget them."""
+        counts = [r.symbols for r in self.exchange.requests if r.path == "/v2/stocks/bars"]
+        self.exchange.requests.clear()
+        return counts
+
+    def hold_back(self, symbol: str) -> None:
+        """Never answer a request that names this symbol."""
+        self.exchange.faults = FaultScript([Rule(HELD_BACK, times=None, symbol=symbol)])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ExchangeServer]:
+    with ExchangeServer(Exchange(SyntheticMarket(7, 40, 10))) as server:
+        yield server
+
+
+@pytest.fixture
+def remote(
+    server: ExchangeServer, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Remote]:
+    environ = {
+        "ALPACA_API_KEY": "any",
+        "ALPACA_SECRET_KEY": "pair",
+        "ALPACA_DATA_URL": server.url,
+        "ALPACA_TRADING_URL": server.url,
+        "ALPACA_HISTORY_START": "2011-01-03",
+        "ALPACA_REQUESTS_PER_MINUTE": "100000",
+    }
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    server.exchange.requests.clear()
+    yield Remote(server.exchange, Lake(open_store(str(empty_folder / ".datalake/lake"))))
+    server.exchange.faults = None
+
+
+def runs(folder: Path) -> list[dg.DagsterRun]:
+    with dg.DagsterInstance.from_config(str(folder / ".datalake/dagster")) as instance:
+        return list(instance.get_runs())
+
+
+def test_a_session_is_collected_recorded_and_told(remote: Remote, empty_folder: Path) -> None:
+    result = invoke("collect", "--session", "2024-07-03")
+
+    assert result.exit_code == 0, result.output
+    stored = remote.lake.read(date(2024, 7, 3))
+    told = plain(result.stdout)
+    assert re.search(rf"2024-07-03 {stored.bars.num_rows} ", told.replace("┃", " "))
+    assert "✓" in told
+    assert "success_rate" in told
+    assert "1/1 chunks" in plain(result.stderr)
+    (run,) = runs(empty_folder)
+    assert run.status is dg.DagsterRunStatus.SUCCESS
+    assert run.tags["dagster/partition"] == "2024-07-03"
+    assert stored.provenance.run_id == run.run_id
+
+
+def test_a_range_over_a_holiday_collects_its_sessions_in_one_run(
+    remote: Remote, empty_folder: Path
+) -> None:
+    """From a Sunday to a Saturday, with Independence Day between."""
+    result = invoke("collect", "--from", "2024-06-30", "--to", "2024-07-06")
+
+    assert result.exit_code == 0, result.output
+    sessions = ["2024-07-01", "2024-07-02", "2024-07-03", "2024-07-05"]
+    assert [str(day) for day in remote.lake.sessions()] == sessions
+    assert len(remote.asked()) == 3, "one for all, and one for each name that is no symbol"
+    assert len(runs(empty_folder)) == 1
+    told = plain(result.stdout)
+    assert all(day in told for day in sessions)
+    assert "all 4 sessions pass" in told
+
+
+def test_a_range_that_ends_in_the_future_ends_at_the_newest_session(remote: Remote) -> None:
+    partitions = session_partitions(date(2024, 7, 1))
+    first = partitions.get_partition_keys()[-3]
+
+    result = invoke("collect", "--from", first, "--to", "2035-12-31")
+
+    assert result.exit_code == 0, result.output
+    assert str(remote.lake.sessions()[0]) == first
+    assert str(remote.lake.sessions()[-1]) in partitions.get_partition_keys()[-2:]
+    assert len(remote.lake.sessions()) >= 3
+
+
+def test_a_session_that_fails_is_exit_code_1_and_the_repair_that_is_told_heals_it(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke("collect", "--session", "2024-07-02").exit_code == 0
+    symbol = remote.lake.read(date(2024, 7, 2)).ledger.present[0]
+    remote.hold_back(symbol)
+
+    result = invoke("collect", "--session", "2024-07-03")
+
+    assert result.exit_code == 1
+    assert [str(day) for day in remote.lake.sessions()] == ["2024-07-02"]
+    assert [str(day) for day in remote.lake.incomplete()] == ["2024-07-03"]
+    assert "✗" in result.stdout
+    assert "success_rate" in result.stdout
+    assert "Traceback" not in result.output
+    repair = re.search(r"datalake (collect --session 2024-07-03 --repair)", result.stderr)
+    assert repair, f"the command must stand in one line: {result.stderr}"
+    remote.exchange.faults = None
+    remote.asked()
+
+    mended = invoke(*repair[1].split())
+
+    assert mended.exit_code == 0, mended.output
+    assert [str(day) for day in remote.lake.sessions()] == ["2024-07-02", "2024-07-03"]
+    assert remote.lake.incomplete() == []
+    ledger = remote.lake.read(date(2024, 7, 3)).ledger
+    assert not ledger.failed
+    assert symbol in ledger.present
+
+
+def test_chosen_symbols_are_all_that_is_asked_for(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch, empty_folder: Path
+) -> None:
+    assert invoke("collect", "--session", "2024-07-02").exit_code == 0
+    chosen = remote.lake.read(date(2024, 7, 2)).ledger.present[:2]
+    listed = empty_folder / "symbols.txt"
+    listed.write_text("\n".join(chosen))
+    for given in (",".join(chosen).lower(), f"@{listed}"):
+        monkeypatch.setenv("DATALAKE_SYMBOLS", given)
+        remote.asked()
+
+        result = invoke("collect", "--session", "2024-07-03")
+
+        assert result.exit_code == 0, result.output
+        assert remote.asked() == [2]
+        assert remote.lake.read(date(2024, 7, 3)).ledger.symbols == set(chosen)
+
+
+def test_threads_and_rate_are_those_of_the_settings(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch, empty_folder: Path
+) -> None:
+    monkeypatch.setenv("DATALAKE_MAX_WORKERS", "3")
+
+    assert invoke("collect", "--session", "2024-07-03").exit_code == 0
+
+    with dg.DagsterInstance.from_config(str(empty_folder / ".datalake/dagster")) as instance:
+        (run,) = instance.get_runs()
+        told = "\n".join(entry.user_message for entry in instance.all_logs(run.run_id))
+    assert "at 100,000 a minute, with 3 threads" in told
+
+
+def test_keys_that_the_server_refuses_are_named_in_the_terminal(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote.exchange.faults = FaultScript([Rule(Fault(kind="status", status=401), times=None)])
+
+    result = invoke("collect", "--session", "2024-07-03")
+
+    assert result.exit_code == 1
+    assert "ALPACA_API_KEY and ALPACA_SECRET_KEY" in plain(result.stderr)
+    assert remote.lake.sessions() == remote.lake.incomplete() == []
+
+
+def test_a_lake_of_another_source_is_an_error_that_says_what_to_do(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke("collect", "--session", "2024-07-03").exit_code == 0
+    before = remote.lake.store.get(layout.session_key(date(2024, 7, 3)))
+    monkeypatch.setenv("ALPACA_FEED", "iex")
+
+    result = invoke("collect", "--session", "2024-07-03")
+
+    assert result.exit_code == 1
+    told = plain(result.stderr)
+    assert "/sip'" in told
+    assert "/iex'" in told
+    assert "Set DATALAKE_URI to another place" in told
+    assert remote.lake.store.get(layout.session_key(date(2024, 7, 3))) == before
+
+
+def test_dagsters_home_is_made_with_its_settings_and_never_overwritten(
+    remote: Remote, empty_folder: Path
+) -> None:
+    assert invoke("collect", "--session", "2024-07-03").exit_code == 0
+    config = empty_folder / ".datalake/dagster/dagster.yaml"
+    assert "telemetry" in config.read_text()
+    config.write_text(config.read_text() + "\n# mine\n")
+
+    assert invoke("collect", "--session", "2024-07-05").exit_code == 0
+
+    assert config.read_text().endswith("# mine\n")
+
+
+# --- in processes of their own ---
+
+
+def test_demo_goes_from_an_empty_folder_and_an_empty_home_to_a_lake_and_a_first_look(
+    empty_folder: Path,
+) -> None:
+    import duckdb
+
+    result = datalake("demo")
+
+    assert result.returncode == 0, result.stderr
+    lake = Lake(open_store(str(empty_folder / ".datalake/embedded")))
+    days = lake.sessions()
+    assert len(days) == DEMO_SESSIONS
+    assert str(lake.source()).startswith("embedded exchange: ")
+    newest = lake.read(days[-1])
+    assert newest.bars.num_rows >= 5_000
+    told = result.stdout
+    assert "the embedded exchange" in told
+    assert f"Most traded on {days[-1]}" in plain(told)
+    assert f"{newest.bars.num_rows:,} bars of {days[-1]}" in plain(told)
+    (query,) = re.findall(r'duckdb -c "(.+)"', told)
+    assert len(duckdb.sql(query).fetchall()) == DEMO_SESSIONS
+    (run,) = runs(empty_folder)
+    assert run.status is dg.DagsterRunStatus.SUCCESS
+    with dg.DagsterInstance.from_config(str(empty_folder / ".datalake/dagster")) as instance:
+        materialized = instance.get_materialized_partitions(dg.AssetKey("daily_ticks"))
+    assert materialized == {str(day) for day in days}
+
+
+def test_an_interrupted_collection_is_recorded_as_ended_and_keeps_what_it_has(
+    remote: Remote, empty_folder: Path
+) -> None:
+    """Ctrl-C, while the second window of the sessions gets no answer."""
+    days = market_calendar.previous_sessions(date(2024, 7, 3), WINDOW + 2)
+    silence = Rule(
+        Fault(kind="silence", seconds=60),
+        times=None,
+        when=lambda arrival: arrival.query.get("start", "").startswith(f"{days[WINDOW]}"),
+    )
+    remote.exchange.faults = FaultScript([silence])
+    settings = {name: value for name, value in os.environ.items() if name.startswith("ALPACA_")}
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "datalake_assets"),
+            *("collect", "--from", f"{days[0]}", "--to", f"{days[-1]}"),
+        ],
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for _ in range(600):
+            if len(remote.lake.sessions() + remote.lake.incomplete()) == WINDOW:
+                break
+            try:
+                process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+            pytest.fail(f"it ended: {process.communicate()}")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in errors, errors
+    (run,) = runs(empty_folder)
+    assert run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
+    # In so small a universe, two symbols without a print can be too few for the audit.
+    assert sorted(remote.lake.sessions() + remote.lake.incomplete()) == days[:WINDOW]
+    assert len(remote.lake.sessions()) > WINDOW / 2
+
+
+# --- status ---
+
+
+def status() -> dict[str, Any]:
+    result = invoke("status", "--json")
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
+def test_status_of_an_empty_folder_says_that_all_is_missing_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, empty_folder: Path
+) -> None:
+    monkeypatch.setenv("DATALAKE_START_DATE", "2024-07-01")
+
+    result = invoke("status")
+
+    assert result.exit_code == 0
+    told = plain(result.stdout)
+    assert "no lake yet" in told
+    assert re.search(r"missing: [\d,]+ sessions → datalake collect --from 2024-07-01 --to 20", told)
+    found = status()
+    assert found["source"] is None
+    assert found["sessions_published"] == found["bars"] == 0
+    assert found["sessions"] == found["to_repair"] == []
+    (gap,) = found["gaps"]
+    assert gap["from"] == "2024-07-01"
+    assert gap["sessions"] == found["sessions_expected"] > 500
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_status_of_a_partial_lake_names_gaps_and_repairs(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPACA_HISTORY_START", "2024-07-01")
+    assert invoke("collect", "--from", "2024-07-02", "--to", "2024-07-05").exit_code == 0
+    remote.hold_back(remote.lake.read(date(2024, 7, 5)).ledger.present[0])
+    assert invoke("collect", "--session", "2024-07-09").exit_code == 1
+
+    result = invoke("status")
+
+    assert result.exit_code == 0
+    told = plain(result.stdout)
+    assert "missing: 1 sessions → datalake collect --from 2024-07-01 --to 2024-07-01" in told
+    assert "missing: 1 sessions → datalake collect --from 2024-07-08 --to 2024-07-08" in told
+    repair = "datalake collect --session 2024-07-09 --repair"
+    assert re.search(rf"2024-07-09: \d+ failed, 0 pending → {repair}", told)
+    found = status()
+    assert found["sessions_published"] == 3
+    assert found["to_repair"] == ["2024-07-09"]
+    assert [(gap["from"], gap["to"]) for gap in found["gaps"]][:2] == [
+        ("2024-07-01", "2024-07-01"),
+        ("2024-07-08", "2024-07-08"),
+    ]
+    assert [(row["session"], row["published"]) for row in found["sessions"]] == [
+        ("2024-07-02", True),
+        ("2024-07-03", True),
+        ("2024-07-05", True),
+        ("2024-07-09", False),
+    ]
+    assert found["bars"] == sum(row["present"] for row in found["sessions"] if row["published"])
+    lines = invoke("status").stdout.splitlines()
+    assert any(line.endswith("collect --session 2024-07-09 --repair") for line in lines)
+
+
+def test_every_command_that_status_tells_stands_in_one_line(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken at the terminal's edge, it can't be copied."""
+    monkeypatch.setattr(cli.out, "width", 60)
+    monkeypatch.setenv("ALPACA_HISTORY_START", "2024-07-01")
+
+    lines = invoke("status").stdout.splitlines()
+
+    (gap,) = [line for line in lines if line.startswith("missing:")]
+    assert re.search(r"collect --from 2024-07-01 --to \d{4}-\d\d-\d\d$", gap)
+
+
+def test_status_of_a_damaged_session_names_the_file_and_counts_the_others(
+    remote: Remote, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPACA_HISTORY_START", "2024-07-02")
+    assert invoke("collect", "--from", "2024-07-02", "--to", "2024-07-03").exit_code == 0
+    path = empty_folder / ".datalake/lake" / layout.session_key(date(2024, 7, 3))
+    path.write_bytes(path.read_bytes()[:-50])
+
+    result = invoke("status")
+
+    assert result.exit_code == 0
+    assert f"damaged: {path}" in result.stdout
+    found = status()
+    assert found["damaged"] == [str(path)]
+    assert [row["session"] for row in found["sessions"]] == ["2024-07-02"]
+    assert found["sessions_published"] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"format": 1}'])
+def test_a_damaged_marker_of_the_lake_is_named(
+    content: bytes, remote: Remote, empty_folder: Path
+) -> None:
+    marker = empty_folder / ".datalake/lake" / layout.MARKER
+    marker.parent.mkdir(parents=True)
+    marker.write_bytes(content)
+
+    result = invoke("status")
+
+    assert result.exit_code == 2
+    assert layout.MARKER in plain(result.stderr)
+
+
+# --- the exchange ---
+
+
+def test_exchange_prints_its_address_answers_and_ends_with_ctrl_c() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "datalake_assets", "exchange", "--port", "0", "--seed", "3"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"(synthetic/\S*) on (http://127\.0\.0\.1:\d+)\n", line)
+        assert found, line
+        how = process.stdout.readline()
+        assert f"ALPACA_DATA_URL={found[2]} ALPACA_TRADING_URL={found[2]}" in how
+        asking = urllib.request.Request(
+            f"{found[2]}/v2/clock", headers={"APCA-API-KEY-ID": "a", "APCA-API-SECRET-KEY": "b"}
+        )
+        with urllib.request.urlopen(asking, timeout=30) as answer:
+            assert "timestamp" in json.load(answer)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+
+    assert process.returncode == 0
+    assert errors == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--faults", "some"), "the faults 'some' cannot be read"),
+        (("--faults", '{"rate": 2}'), "rate=2"),
+        (("--latency", "-1"), "latency=-1"),
+        (("--recorded", "nowhere.csv"), "nowhere.csv"),
+        (("--port", "99999"), "port"),
+    ],
+)
+def test_an_exchange_that_cannot_be_says_why_in_a_line(arguments: Sequence[str], told: str) -> None:
+    result = invoke("exchange", "--port", "0", *arguments)
+
+    assert result.exit_code == 2
+    assert told in plain(result.stderr)
+
+
+def test_an_exchange_on_a_port_that_is_taken_says_which(server: ExchangeServer) -> None:
+    port = server.url.rpartition(":")[2]
+
+    result = invoke("exchange", "--port", port)
+
+    assert result.exit_code == 2
+    assert port in plain(result.stderr)
+
+
+# --- progress ---
+
+
+def told_by(display: TerminalDisplay, console: Console, *snapshots: Snapshot) -> str:
+    with console.capture() as capture:
+        for snapshot in snapshots[:-1]:
+            display.show(snapshot, final=False)
+        display.show(snapshots[-1], final=True)
+    return capture.get()
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then_and_one_at_the_end() -> None:
+    console = Console(force_terminal=False, width=200)
+    snapshots = [
+        Snapshot(label="2024-07-03", chunks=100, chunks_done=tenths, seconds=tenths / 10)
+        for tenths in range(101)
+    ]
+
+    told = told_by(TerminalDisplay(console), console, *snapshots)
+
+    assert [line.split()[1] for line in told.splitlines()] == ["50/100", "100/100"]
+
+
+def test_in_a_terminal_progress_is_a_bar_with_its_counts() -> None:
+    console = Console(force_terminal=True, width=200)
+    half = Snapshot("2024-07-03", 4, 2, 1_000, 3, 990, 2, 1, seconds=1)
+    whole = Snapshot("2024-07-03", 4, 4, 2_000, 3, 1_980, 4, 1, seconds=2)
+
+    told = plain(told_by(TerminalDisplay(console), console, half, whole))
+
+    assert "4/4 chunks ✓ 2,000 ✗ 3 1,980 bars 4 requests (1 retries)" in told
+
+
+def test_each_collection_has_its_own_bar() -> None:
+    console = Console(force_terminal=True, width=200)
+    display = TerminalDisplay(console)
+
+    first = told_by(display, console, Snapshot("2023", 1, 0), Snapshot("2023", 1, 1))
+    second = told_by(display, console, Snapshot("2024", 1, 0), Snapshot("2024", 1, 1))
+
+    assert "2023" in first
+    assert "2024" in second
+    assert "2023" not in second

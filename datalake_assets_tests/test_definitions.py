@@ -1,0 +1,203 @@
+"""The definitions: what Dagster finds in them, from settings good and bad.
+
+Not here: what loading them touches (`test_repository`), and their resources (`test_resources`).
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from datalake_assets.collection.audit import RULES
+from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.definitions import build_definitions, build_source
+from datalake_assets.resources import AlpacaResource, EmbeddedExchangeResource
+from datalake_assets.settings import Settings, SettingsError
+
+ROOT = Path(__file__).parents[1]
+KEYS = {"ALPACA_API_KEY": "key-for-tests", "ALPACA_SECRET_KEY": "secret-for-tests"}
+
+
+def python(
+    *arguments: str, cwd: Path, environ: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Python with nothing in its environment but an empty home and where the package is."""
+    return subprocess.run(
+        [sys.executable, "-B", "-W", "ignore", *arguments],
+        cwd=cwd,
+        env={"HOME": str(cwd), "PYTHONPATH": str(ROOT), **(environ or {})},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    return folder
+
+
+def test_dagster_validates_them_in_an_empty_environment(empty_folder: Path) -> None:
+    result = python(
+        *("-m", "dagster", "definitions", "validate", "-m", "datalake_assets.definitions"),
+        cwd=empty_folder,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert "Validation successful" in result.stdout + result.stderr
+
+
+def test_they_load_in_a_folder_that_may_not_be_written_to_and_leave_nothing(
+    empty_folder: Path,
+) -> None:
+    empty_folder.chmod(0o555)
+    try:
+        result = python("-c", "import datalake_assets.definitions", cwd=empty_folder)
+    finally:
+        empty_folder.chmod(0o755)
+
+    assert result.returncode == 0, result.stderr
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("lake", ["s3://no-such-bucket-here/lake", "/no/such/folder"])
+def test_they_load_without_a_look_at_the_lake(empty_folder: Path, lake: str) -> None:
+    result = python(
+        *("-c", "import datalake_assets.definitions"),
+        cwd=empty_folder,
+        environ={"DATALAKE_URI": lake},
+    )
+
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"ALPACA_API_KEY": "half"}, "ALPACA_SECRET_KEY is not set"),
+        ({"DATALAKE_MAX_WORKERS": "none"}, "DATALAKE_MAX_WORKERS='none'"),
+        ({"DATALAKE_URL": "here"}, "did you mean DATALAKE_URI?"),
+        ({"DATALAKE_SYMBOLS": "AAPL,BRK-B"}, "'BRK-B' can't be one"),
+        ({"DATALAKE_START_DATE": "2011"}, "DATALAKE_START_DATE='2011'"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_error_at_loading(
+    environ: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError, match="1 setting is wrong") as refused:
+        build_definitions()
+
+    assert told in str(refused.value)
+    assert "half" not in str(refused.value)
+
+
+def test_a_wrong_setting_is_what_dagster_shows_when_it_loads_them(empty_folder: Path) -> None:
+    result = python(
+        *("-m", "dagster", "definitions", "validate", "-m", "datalake_assets.definitions"),
+        cwd=empty_folder,
+        environ={"ALPACA_SECRET_KEY": "only-this-one"},
+    )
+
+    assert result.returncode != 0
+    assert "ALPACA_API_KEY is not set, but ALPACA_SECRET_KEY is" in result.stdout + result.stderr
+    assert "only-this-one" not in result.stdout + result.stderr
+
+
+def test_both_keys_mean_alpaca_and_none_the_embedded_exchange() -> None:
+    assert isinstance(build_source(Settings.load({})), EmbeddedExchangeResource)
+    source = build_source(
+        Settings.load(KEYS | {"ALPACA_FEED": "iex", "ALPACA_DATA_URL": "https://data.example"})
+    )
+
+    assert isinstance(source, AlpacaResource)
+    assert source.feed == "iex"
+    assert source.data_url == "https://data.example"
+    assert source.trading_url is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "first"),
+    [
+        ({}, "2011-01-03"),
+        ({"DATALAKE_START_DATE": "2020-01-01"}, "2020-01-02"),
+        (KEYS, "2016-01-04"),
+        (KEYS | {"ALPACA_HISTORY_START": "2018-12-05"}, "2018-12-06"),
+    ],
+)
+def test_partitions_start_where_the_settings_and_the_source_do(
+    environ: dict[str, str], first: str
+) -> None:
+    asset = build_definitions(Settings.load(environ)).resolve_assets_def("daily_ticks")
+
+    assert isinstance(asset.partitions_def, dg.DailyPartitionsDefinition)
+    assert asset.partitions_def.get_first_partition_key() == first
+
+
+def test_there_are_two_assets_their_checks_and_a_job_over_both() -> None:
+    definitions = build_definitions(Settings.load({}))
+    graph = definitions.resolve_asset_graph()
+
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
+        "daily_ticks",
+        "stock_universe",
+    }
+    assert {key.name for key in graph.asset_check_keys} == {*RULES, "universe_is_whole"}
+    job = definitions.resolve_job_def("daily_ticks_job")
+    assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {
+        "daily_ticks",
+        "stock_universe",
+    }
+    assert graph.get(dg.AssetKey("daily_ticks")).parent_keys == {dg.AssetKey("stock_universe")}
+
+
+@pytest.mark.parametrize(
+    ("asset", "schema"), [("daily_ticks", SCHEMA), ("stock_universe", UNIVERSE)]
+)
+def test_an_asset_tells_what_it_is_whose_it_is_and_what_is_in_it(
+    asset: str, schema: object
+) -> None:
+    definition = build_definitions(Settings.load({})).resolve_assets_def(asset)
+    spec = definition.get_asset_spec(dg.AssetKey(asset))
+
+    assert spec.description
+    assert spec.owners
+    assert spec.group_name != "default"
+    assert {"python", "parquet"} <= spec.kinds
+    columns = spec.metadata["dagster/column_schema"].columns
+    assert [column.name for column in columns] == list(schema.names)  # type: ignore[attr-defined]
+    assert all(column.description for column in columns)
+
+
+@pytest.mark.parametrize(
+    ("environ", "sessions"), [({}, 253), ({"DATALAKE_SESSIONS_PER_RUN": "20"}, 20)]
+)
+def test_a_backfill_puts_a_year_of_sessions_in_one_run_or_as_many_as_the_settings_say(
+    environ: dict[str, str], sessions: int
+) -> None:
+    asset = build_definitions(Settings.load(environ)).resolve_assets_def("daily_ticks")
+
+    assert asset.backfill_policy == dg.BackfillPolicy.multi_run(sessions)
+
+
+def test_runs_use_one_process() -> None:
+    """A process for each step imports everything again."""
+    assert build_definitions(Settings.load({})).executor is dg.in_process_executor
+
+
+def test_loading_reads_the_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "DATALAKE_URI", "/somewhere/else")
+
+    resources = build_definitions().resources
+
+    assert resources is not None
+    assert resources["lake"].uri == "/somewhere/else"

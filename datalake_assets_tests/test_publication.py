@@ -1,0 +1,782 @@
+"""Whatever goes wrong on the way, a session ends as an undisturbed collection leaves it, or its
+ledger tells what it lacks and a repair brings exactly that.
+"""
+
+import csv
+import gzip
+import importlib.util
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datalake_assets import market_calendar
+from datalake_assets.collection.audit import Finding, Thresholds, Verdict
+from datalake_assets.collection.collect import Fetch, Page
+from datalake_assets.collection.errors import PermanentError, RefusedError, TransientError
+from datalake_assets.collection.plan import Packing
+from datalake_assets.collection.progress import Display, Snapshot
+from datalake_assets.collection.rate_limit import RateLimiter
+from datalake_assets.collection.report import State
+from datalake_assets.collection.retry import RetryPolicy
+from datalake_assets.exchange.faults import Arrival, RandomFaults, every_fault
+from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
+from datalake_assets.exchange.server import Exchange
+from datalake_assets.exchange.synthetic import SyntheticMarket
+from datalake_assets.lake import layout
+from datalake_assets.lake.coverage import coverage
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.session_file import BrokenFileError, Session
+from datalake_assets.lake.store import Store, open_store
+from datalake_assets.publication import How, Origin, Outcome, Publication
+from datalake_assets.sources.alpaca import Account, AlpacaSource
+from datalake_assets.sources.transport import Timeouts
+from datalake_assets_tests.collection.tables import every, names, table
+from datalake_assets_tests.fakes import FakeClock, ScriptedSource
+from datalake_assets_tests.lake.files import alike_but_for
+
+DAYS = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 15))
+MONDAY = DAYS[0]
+SYMBOLS = names(200)
+AUDIT, PROVENANCE = b"datalake.audit", b"datalake.provenance"
+
+Wanted = Mapping[date, tuple[str, ...]]
+
+
+def new_lake() -> Lake:
+    lake = Lake(open_store("memory://"))
+    lake.claim("test")
+    return lake
+
+
+def how(clock: FakeClock | None = None, **given: Any) -> How:
+    """Without waiting, one symbol a request and four threads, where nothing else is told."""
+    given = {"packing": Packing(symbols=1), "workers": 4, "retry": RetryPolicy(attempts=2)} | given
+    limiter = given.pop("limiter", None) or RateLimiter(1e9, clock=clock or FakeClock())
+    return How(limiter, **given)
+
+
+def collect(
+    lake: Lake, fetch: Fetch, wanted: Wanted, repair: bool = False, **given: Any
+) -> dict[date, Outcome]:
+    """Collect and write; the clock is fake, so that nobody waits."""
+    clock = given.pop("clock", None) or FakeClock()
+    display = given.pop("display", None)
+    publication = Publication(wanted, lake, how(clock, **given), repair=repair)
+    told = publication.run(fetch, Origin("test", DAYS[-1], "run"), display=display, clock=clock)
+    return {outcome.ledger.session: outcome for outcome in told}
+
+
+def finding(outcome: Outcome, rule: str) -> Finding:
+    (found,) = [each for each in outcome.findings if each.rule == rule]
+    return found
+
+
+def standing(lake: Lake, day: date) -> Session:
+    found = lake.standing(day)
+    assert found is not None
+    return found[0]
+
+
+def object_of(lake: Lake, day: date) -> bytes:
+    return lake.store.get(layout.session_key(day))
+
+
+def without(fetch: Fetch, lost: frozenset[str], error: Exception) -> Fetch:
+    """The source, but a request that names one of these fails."""
+
+    def failing(symbols: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        if lost.intersection(symbols):
+            raise error
+        return fetch(symbols, first, last, token)
+
+    return failing
+
+
+# Thresholds
+
+
+@pytest.mark.parametrize(
+    ("lost", "published"), [(0, True), (1, True), (2, True), (3, False), (200, False)]
+)
+def test_the_success_rate_decides_what_is_published(lost: int, published: bool) -> None:
+    # Of 200 symbols: one lost is above the 0.99, two are at it, three below.
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
+    failing = without(source, frozenset(SYMBOLS[:lost]), PermanentError("HTTP 404: gone"))
+    (outcome,) = collect(lake, failing, {MONDAY: SYMBOLS}).values()
+    assert outcome.published is published
+    assert finding(outcome, "success_rate").value == (200 - lost) / 200
+    assert (lake.sessions(), lake.incomplete()) == (([MONDAY], []) if published else ([], [MONDAY]))
+    assert outcome.written is not None
+    assert lake.store.exists(outcome.written.key)
+    ledger = standing(lake, MONDAY).ledger
+    assert dict(ledger.failed) == dict.fromkeys(SYMBOLS[:lost], "HTTP 404: gone")
+    assert ledger.present == SYMBOLS[lost:]
+
+
+def test_a_threshold_is_what_the_run_says_it_is() -> None:
+    source = ScriptedSource(every(SYMBOLS))
+    failing = without(source, frozenset(SYMBOLS[:50]), PermanentError("gone"))
+    for rate, published in ((0.75, True), (0.7501, False)):
+        limits = Thresholds(success_rate=rate)
+        (outcome,) = collect(new_lake(), failing, {MONDAY: SYMBOLS}, thresholds=limits).values()
+        assert outcome.published is published
+
+
+def test_what_was_published_stays_when_a_new_collection_does_not_pass() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
+    collect(lake, source, {MONDAY: SYMBOLS})
+    before = object_of(lake, MONDAY)
+    failing = without(source, frozenset(SYMBOLS[:3]), PermanentError("gone"))
+    (outcome,) = collect(lake, failing, {MONDAY: SYMBOLS}, clock=FakeClock(start=9.0)).values()
+    assert not outcome.published
+    assert object_of(lake, MONDAY) == before
+    assert lake.incomplete() == [MONDAY]
+
+
+def test_after_a_failed_run_a_repair_asks_for_what_was_missing_and_makes_the_same_file() -> None:
+    clean, lake = new_lake(), new_lake()
+    source = ScriptedSource(every(SYMBOLS[3:]))  # three symbols did not trade
+    clock = FakeClock()
+    collect(clean, source, {MONDAY: SYMBOLS}, clock=clock)
+    lost = frozenset((*SYMBOLS[2:5], SYMBOLS[99]))
+    collect(lake, without(source, lost, TransientError("HTTP 503")), {MONDAY: SYMBOLS}, clock=clock)
+    failed = standing(lake, MONDAY).ledger.failed
+    assert frozenset(failed) == lost
+    assert all("HTTP 503" in reason for reason in failed.values())
+
+    source.requests.clear()
+    (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, repair=True, clock=clock).values()
+    assert sorted(s for asked in source.requests for s in asked.symbols) == sorted(lost)
+    assert (outcome.published, outcome.asked) == (True, 4)
+    assert lake.incomplete() == []
+    assert alike_but_for(object_of(lake, MONDAY), object_of(clean, MONDAY), PROVENANCE)
+    assert lake.read(MONDAY).ledger.no_print == SYMBOLS[:3]
+
+
+def test_a_repair_of_a_whole_session_asks_nothing_and_writes_nothing() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
+    collect(lake, source, {MONDAY: SYMBOLS})
+    before, requests = object_of(lake, MONDAY), len(source.requests)
+    (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, repair=True).values()
+    assert (outcome.published, outcome.written, outcome.asked) == (True, None, 0)
+    assert object_of(lake, MONDAY) == before
+    assert len(source.requests) == requests
+
+
+def test_a_repair_of_a_session_that_the_lake_lacks_collects_it_whole() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS[:2]))
+    collect(lake, source, {DAYS[0]: SYMBOLS})
+    outcomes = collect(lake, source, dict.fromkeys(DAYS[:2], SYMBOLS), repair=True)
+    assert [outcome.asked for outcome in outcomes.values()] == [0, 200]
+    assert lake.sessions() == DAYS[:2]
+
+
+def test_a_repair_that_fails_again_keeps_what_it_did_bring() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
+    error = PermanentError("HTTP 404")
+    collect(lake, without(source, frozenset(SYMBOLS[:9]), error), {MONDAY: SYMBOLS})
+    for left in (6, 3):
+        lost = frozenset(SYMBOLS[:left])
+        (outcome,) = collect(
+            lake, without(source, lost, error), {MONDAY: SYMBOLS}, repair=True
+        ).values()
+        assert (outcome.published, outcome.asked) == (False, left + 3)
+        assert frozenset(standing(lake, MONDAY).ledger.failed) == lost
+
+
+def test_two_repairs_of_the_same_sessions_at_once_both_end_well() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS, DAYS[:3])), FakeClock()
+    wanted = dict.fromkeys(DAYS[:3], SYMBOLS)
+    failing = without(source, frozenset(SYMBOLS[:9]), PermanentError("gone"))
+    collect(lake, failing, wanted, clock=clock)
+    first, second = (Publication(wanted, lake, how(clock), repair=True) for _ in range(2))
+    clock.advance(60)
+    for repair in (first, second):
+        outcomes = list(repair.run(source, Origin("test", DAYS[-1], "run"), clock=clock))
+        assert all(outcome.published for outcome in outcomes)
+    assert (lake.sessions(), lake.incomplete()) == (DAYS[:3], [])
+    assert [lake.read(day).ledger.present for day in DAYS[:3]] == [SYMBOLS] * 3
+
+
+def test_a_repair_also_mends_a_session_that_was_published_with_a_few_failures() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
+    failing = without(source, frozenset(SYMBOLS[:2]), PermanentError("gone"))
+    collect(lake, failing, {MONDAY: SYMBOLS})
+    assert lake.sessions() == [MONDAY]
+    (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, repair=True).values()
+    assert outcome.written is not None
+    assert (outcome.written.added, outcome.written.removed, outcome.written.restated) == (2, 0, 0)
+    assert lake.read(MONDAY).ledger.missing == ()
+
+
+def test_a_repair_clears_away_the_incomplete_session_that_a_killed_run_left() -> None:
+    # Killed between its two steps: the new session is published, the older half still there.
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
+    failing = without(source, frozenset(SYMBOLS[:9]), PermanentError("gone"))
+    collect(lake, failing, {MONDAY: SYMBOLS}, clock=clock)
+    half = lake.store.get(layout.incomplete_key(MONDAY))
+    clock.advance(60)
+    collect(lake, source, {MONDAY: SYMBOLS}, repair=True, clock=clock)
+    lake.store.put(layout.incomplete_key(MONDAY), half)
+
+    collect(lake, source, {MONDAY: SYMBOLS}, repair=True, clock=clock)
+    assert coverage(lake, [MONDAY]).to_repair == []
+    assert lake.incomplete() == []
+    assert lake.read(MONDAY).ledger.present == SYMBOLS
+
+
+def test_collecting_the_same_answers_again_changes_the_provenance_only() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS[9:])), FakeClock()
+    collect(lake, source, {MONDAY: SYMBOLS}, clock=clock)
+    before = object_of(lake, MONDAY)
+    clock.advance(86_400)
+    (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, clock=clock, workers=1).values()
+    assert outcome.written is not None
+    assert (outcome.written.added, outcome.written.removed, outcome.written.restated) == (0, 0, 0)
+    assert object_of(lake, MONDAY) != before
+    assert alike_but_for(object_of(lake, MONDAY), before, PROVENANCE)
+
+
+# A range of sessions
+
+
+def test_a_session_that_does_not_pass_keeps_none_of_the_others_back() -> None:
+    rows = every(SYMBOLS, DAYS).to_pylist()
+    for row in rows:
+        if row["session"] == DAYS[2] and row["symbol"] in SYMBOLS[:5]:
+            row["high"] = row["low"] / 2  # impossible prices, above the share that is only told
+    rows = [r for r in rows if r["session"] != DAYS[5] or r["symbol"] not in SYMBOLS[:20]]
+    lake = new_lake()
+    packing = Packing(bars=9_900, symbols=500)
+    outcomes = collect(
+        lake, ScriptedSource(table(rows)), dict.fromkeys(DAYS, SYMBOLS), packing=packing
+    )
+    assert list(outcomes) == DAYS
+    bad = [day for day, outcome in outcomes.items() if not outcome.published]
+    assert bad == [DAYS[2], DAYS[5]]
+    assert lake.incomplete() == bad
+    assert lake.sessions() == [day for day in DAYS if day not in bad]
+    assert finding(outcomes[DAYS[2]], "valid_prices").verdict is Verdict.FAIL
+    assert finding(outcomes[DAYS[2]], "valid_prices").offenders == SYMBOLS[:5]
+    assert finding(outcomes[DAYS[5]], "coverage").verdict is Verdict.FAIL
+
+
+def rolling() -> tuple[pa.Table, dict[date, str]]:
+    """Bars in which one symbol more prints in each session, and in no other."""
+    once = {day: f"X{position}" for position, day in enumerate(DAYS)}
+    parts = [every((*SYMBOLS, once[day]), [day]) for day in DAYS]
+    return pa.concat_tables(parts), once
+
+
+def test_what_is_expected_rolls_along_inside_a_range() -> None:
+    bars, once = rolling()
+    symbols = (*SYMBOLS, *once.values())
+    lake = new_lake()
+    outcomes = collect(lake, ScriptedSource(bars), dict.fromkeys(DAYS, symbols))
+    for position, day in enumerate(DAYS):
+        found = finding(outcomes[day], "coverage")
+        if not position:
+            assert found.value is None
+            continue
+        before = tuple(once[earlier] for earlier in DAYS[max(0, position - 5) : position])
+        assert found.value == pytest.approx(200 / (200 + len(before)))
+        assert found.offenders == before
+    assert lake.sessions() == DAYS
+
+
+class Noting(Lake):
+    """A lake that notes which sessions are read from it to know what printed."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.noted: list[date] = []
+
+    def printed(self, days: Iterable[date]) -> dict[date, frozenset[str]]:
+        self.noted += (asked := list(days))
+        return super().printed(asked)
+
+
+def test_a_range_reads_only_what_lies_before_it_and_each_session_once() -> None:
+    lake = Noting(open_store("memory://"))
+    collect(lake, ScriptedSource(every(SYMBOLS, DAYS)), dict.fromkeys(DAYS[3:], SYMBOLS))
+    assert lake.noted == market_calendar.previous_sessions(DAYS[3], 5)
+
+
+def test_a_range_expects_what_printed_in_the_sessions_that_the_lake_holds_already() -> None:
+    bars, once = rolling()
+    wanted = dict.fromkeys(DAYS, (*SYMBOLS, *once.values()))
+    at_once, lake = new_lake(), new_lake()
+    together = collect(at_once, ScriptedSource(bars), wanted)
+    parts: dict[date, Outcome] = {}
+    for part in (DAYS[:4], DAYS[4:5], DAYS[5:]):
+        parts |= collect(lake, ScriptedSource(bars), {day: wanted[day] for day in part})
+    for day in DAYS:
+        assert parts[day].findings == together[day].findings
+        assert alike_but_for(object_of(lake, day), object_of(at_once, day), PROVENANCE)
+
+
+def test_a_session_that_was_not_published_is_no_measure_for_the_next() -> None:
+    bars, once = rolling()
+    wanted = dict.fromkeys(DAYS[:4], (*SYMBOLS, *once.values()))
+    rows = bars.filter(
+        pc.invert(
+            pc.and_(
+                pc.equal(bars["session"], pa.scalar(DAYS[1], pa.date32())),
+                pc.is_in(bars["symbol"], pa.array(SYMBOLS[:50])),
+            )
+        )
+    )
+    outcomes = collect(new_lake(), ScriptedSource(rows), wanted)
+    assert not outcomes[DAYS[1]].published
+    assert finding(outcomes[DAYS[2]], "coverage").offenders == (once[DAYS[0]],)
+    assert finding(outcomes[DAYS[3]], "coverage").offenders == (once[DAYS[0]], once[DAYS[2]])
+
+
+def test_a_damaged_session_before_costs_nothing_of_what_was_collected() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
+    collect(lake, source, {DAYS[0]: SYMBOLS})
+    lake.store.put(layout.session_key(DAYS[0]), b"PAR1 damaged PAR1")
+    with suppress(BrokenFileError):
+        collect(lake, source, dict.fromkeys(DAYS[1:4], SYMBOLS))
+    assert sorted({*lake.sessions(), *lake.incomplete()}) == DAYS[:4]
+    assert [standing(lake, day).ledger.present for day in DAYS[1:4]] == [SYMBOLS] * 3
+
+
+def test_a_damaged_session_is_mended_by_collecting_it_again() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
+    collect(lake, source, dict.fromkeys(DAYS, SYMBOLS))
+    whole = object_of(lake, DAYS[3])
+    lake.store.put(layout.session_key(DAYS[3]), whole[:5000])
+    collect(lake, source, {DAYS[3]: SYMBOLS})
+    assert alike_but_for(object_of(lake, DAYS[3]), whole, PROVENANCE)
+
+
+def test_symbols_may_differ_from_session_to_session() -> None:
+    wanted = {DAYS[0]: SYMBOLS[:9], DAYS[1]: SYMBOLS[:7], DAYS[2]: SYMBOLS[2:]}
+    lake = new_lake()
+    collect(lake, ScriptedSource(every(SYMBOLS, DAYS)), wanted)
+    assert {day: lake.read(day).ledger.present for day in lake.sessions()} == wanted
+
+
+# Interruptions
+
+
+class Interrupting(Display):
+    """A user who presses Ctrl-C when so many chunks are done."""
+
+    def __init__(self, chunks: int) -> None:
+        self._chunks = chunks
+
+    def show(self, snapshot: Snapshot, *, final: bool) -> None:
+        if snapshot.chunks_done >= self._chunks and not final:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stuck_after(fetch: Fetch, requests: int) -> Iterator[Fetch]:
+    """The source, silent from this request on: until the end of the block."""
+    lock, over = threading.Lock(), threading.Event()
+    asked = 0
+
+    def answering(symbols: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        nonlocal asked
+        with lock:
+            asked += 1
+            silent = asked > requests
+        if silent:
+            over.wait(60)
+        return fetch(symbols, first, last, token)
+
+    try:
+        yield answering
+    finally:
+        over.set()
+
+
+def test_an_interrupted_collection_keeps_what_was_answered_and_a_repair_brings_the_rest() -> None:
+    clean, lake, clock = new_lake(), new_lake(), FakeClock()
+    source = ScriptedSource(every(SYMBOLS, DAYS[:2]))
+    wanted = dict.fromkeys(DAYS[:2], SYMBOLS)
+    collect(clean, source, wanted, clock=clock)
+
+    with stuck_after(source, 120) as stuck, pytest.raises(KeyboardInterrupt):
+        collect(lake, stuck, wanted, clock=clock, display=Interrupting(120))
+    assert lake.sessions() == []
+    assert lake.incomplete() == DAYS[:2]
+    for day in DAYS[:2]:
+        ledger = standing(lake, day).ledger
+        assert ledger.symbols == frozenset(SYMBOLS)
+        assert (len(ledger.present), len(ledger.pending)) == (120, 80)
+        assert not ledger.failed
+
+    source.requests.clear()
+    pending = standing(lake, DAYS[0]).ledger.pending
+    outcomes = collect(lake, source, wanted, repair=True, clock=clock)
+    assert sorted(s for asked in source.requests for s in asked.symbols) == sorted(pending)
+    assert all(outcome.published for outcome in outcomes.values())
+    assert lake.incomplete() == []
+    for day in DAYS[:2]:
+        assert alike_but_for(object_of(lake, day), object_of(clean, day), PROVENANCE)
+
+
+def test_an_interruption_before_any_answer_leaves_the_lake_as_it_was() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
+    with stuck_after(source, 0) as stuck, pytest.raises(KeyboardInterrupt):
+        collect(lake, stuck, {MONDAY: SYMBOLS}, display=Interrupting(0))
+    assert lake.sessions() == lake.incomplete() == []
+
+
+def test_an_interrupted_repair_keeps_what_stood() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
+    failing = without(source, frozenset(SYMBOLS[:50]), PermanentError("gone"))
+    collect(lake, failing, {MONDAY: SYMBOLS}, clock=clock)
+    with stuck_after(source, 20) as stuck, pytest.raises(KeyboardInterrupt):
+        collect(lake, stuck, {MONDAY: SYMBOLS}, repair=True, clock=clock, display=Interrupting(20))
+    ledger = standing(lake, MONDAY).ledger
+    assert ledger.symbols == frozenset(SYMBOLS)
+    assert (len(ledger.present), len(ledger.missing)) == (170, 30)
+    (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, repair=True, clock=clock).values()
+    assert outcome.published
+
+
+def test_who_stops_reading_the_outcomes_loses_no_answer() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS, DAYS)), FakeClock()
+    publication = Publication(dict.fromkeys(DAYS[:4], SYMBOLS), lake, how(clock))
+    outcomes = publication.run(source, Origin("test", MONDAY, "run"), clock=clock)
+    assert isinstance(outcomes, Iterator)
+    assert next(outcomes).ledger.session == DAYS[0]
+    outcomes.close()  # type: ignore[attr-defined]
+    assert lake.sessions() == DAYS[:1]
+    assert lake.incomplete() == DAYS[1:4]
+    requests = len(source.requests)
+    collect(lake, source, dict.fromkeys(DAYS[:4], SYMBOLS), repair=True, clock=clock)
+    assert lake.sessions() == DAYS[:4]
+    assert len(source.requests) == requests
+
+
+def test_a_refused_collection_keeps_what_was_answered_before() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
+    refusing = ScriptedSource(
+        every(SYMBOLS), lambda number: RefusedError("401") if number == 60 else None
+    )
+    with pytest.raises(RefusedError, match="401"):
+        collect(lake, refusing, {MONDAY: SYMBOLS}, workers=1)
+    assert len(standing(lake, MONDAY).ledger.present) == 60
+    (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, repair=True).values()
+    assert (outcome.published, outcome.asked) == (True, 140)
+
+
+def test_a_stop_from_outside_is_no_error_but_an_incomplete_session() -> None:
+    lake, stop, clock = new_lake(), threading.Event(), FakeClock()
+
+    class Stopping(Display):
+        def show(self, snapshot: Snapshot, *, final: bool) -> None:
+            if snapshot.chunks_done >= 100:
+                stop.set()
+
+    publication = Publication({MONDAY: SYMBOLS}, lake, how(clock))
+    with stuck_after(ScriptedSource(every(SYMBOLS)), 100) as stuck:
+        (outcome,) = publication.run(
+            stuck, Origin("test", MONDAY, "run"), display=Stopping(), stop=stop, clock=clock
+        )
+    assert not outcome.published
+    assert (len(outcome.ledger.present), len(outcome.ledger.pending)) == (100, 100)
+    assert lake.incomplete() == [MONDAY]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0, 11.0, 60.0])
+def test_one_deadline_after_another_ends_in_the_same_sessions_as_one_long_run(
+    seconds: float,
+) -> None:
+    # A request a second, ten requests of 20 symbols in two sessions.
+    source = ScriptedSource(every(SYMBOLS[4:], DAYS[:2]))
+    wanted = dict.fromkeys(DAYS[:2], SYMBOLS)
+    packing = Packing(symbols=20)
+    clean, lake, clock = new_lake(), new_lake(), FakeClock()
+    collect(clean, source, wanted, packing=packing, clock=clock)
+    source.requests.clear()
+
+    runs = 0
+    while coverage(lake, DAYS[:2]).to_repair or lake.sessions() != DAYS[:2]:
+        runs += 1
+        assert runs <= 10, "a run brought nothing"
+        began = clock.seconds()
+        collect(
+            lake,
+            source,
+            wanted,
+            repair=True,
+            clock=clock,
+            packing=packing,
+            workers=1,
+            limiter=RateLimiter(60, slack=0, clock=clock),
+            seconds=seconds,
+        )
+        assert clock.seconds() - began <= seconds
+    assert runs == {0.5: 10, 1.5: 5, 3.0: 3, 11.0: 1, 60.0: 1}[seconds]
+    assert Counter(s for asked in source.requests for s in asked.symbols) == Counter(SYMBOLS)
+    for day in DAYS[:2]:
+        assert alike_but_for(object_of(lake, day), object_of(clean, day), PROVENANCE)
+
+
+errors = st.sampled_from([None, None, TransientError("HTTP 503"), PermanentError("HTTP 422")])
+
+
+@given(
+    st.lists(errors, max_size=60),
+    st.integers(1, 9),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.booleans(),
+)
+@settings(max_examples=40)
+def test_repairs_end_where_an_undisturbed_collection_ends(
+    script: list[Exception | None], width: int, sessions: int, workers: int, patient: bool
+) -> None:
+    symbols, days = SYMBOLS[:20], DAYS[:sessions]
+    bars = every(symbols[1:], days)
+    wanted = dict.fromkeys(days, symbols)
+    clean, lake, clock = new_lake(), new_lake(), FakeClock()
+    knobs: dict[str, Any] = {"packing": Packing(symbols=width), "workers": workers, "clock": clock}
+    collect(clean, ScriptedSource(bars), wanted, **knobs)
+
+    source = ScriptedSource(bars, lambda number: dict(enumerate(script)).get(number))
+    policy = RetryPolicy(attempts=4 if patient else 1)
+    for _ in range(len(script) + 2):
+        collect(lake, source, wanted, repair=True, retry=policy, **knobs)
+        for day in days:
+            kept, true = standing(lake, day), clean.read(day)
+            assert kept.ledger.symbols == frozenset(symbols)
+            assert set(kept.ledger.present) <= set(true.ledger.present)
+            assert set(kept.ledger.no_print) <= set(true.ledger.no_print)
+            held = pa.array(kept.ledger.present, pa.string())
+            assert kept.bars.equals(true.bars.filter(pc.is_in(true.bars["symbol"], held)))
+            assert all("HTTP" in reason for reason in kept.ledger.failed.values())
+        if not coverage(lake, days).to_repair:
+            break
+    assert lake.sessions() == days
+    for day in days:
+        assert_same_session(lake, clean, day, first=day == days[0])
+
+
+def assert_same_session(lake: Lake, clean: Lake, day: date, *, first: bool) -> None:
+    """Equal bars and ledger, and bytes: but for the audit, which also knows the days before.
+
+    When this session was published, one before it may still have been incomplete.
+    """
+    kept, true = lake.read(day), clean.read(day)
+    assert kept.bars.equals(true.bars)
+    assert kept.ledger == true.ledger
+    excepted = (PROVENANCE,) if first else (PROVENANCE, AUDIT)
+    assert alike_but_for(object_of(lake, day), object_of(clean, day), *excepted)
+
+
+# Through the exchange, with its faults
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ExchangeServer]:
+    with ExchangeServer(Exchange(SyntheticMarket(active=240, inactive=60))) as served:
+        yield served
+
+
+@contextmanager
+def alpaca(url: str, workers: int = 4) -> Iterator[Fetch]:
+    asking = AlpacaSource(
+        Account("key", "secret", data_url=url, trading_url=url),
+        connections=workers,
+        timeouts=Timeouts(connect=5.0, read=0.5, total=3.0),
+    )
+    try:
+        yield asking.bars(DAYS[-1])
+    finally:
+        asking.close()
+
+
+@pytest.fixture(scope="module")
+def listed(server: ExchangeServer) -> tuple[str, ...]:
+    """The symbols of the market that the exchange does not refuse."""
+    refused = {"ZVZZTNX", "CONTRARX"}
+    names_ = {row["symbol"] for row in server.exchange.market.assets()} - refused
+    return tuple(sorted(name for name in names_ if name.replace(".", "").isalpha()))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server: ExchangeServer, listed: tuple[str, ...]) -> Callable[[int], Lake]:
+    """For a number of sessions: the lake that a collection without faults makes."""
+    made: dict[int, Lake] = {}
+
+    def lake(sessions: int) -> Lake:
+        if sessions not in made:
+            made[sessions] = new_lake()
+            server.exchange.faults = None
+            with alpaca(server.url) as fetch:
+                wanted = dict.fromkeys(DAYS[:sessions], listed)
+                outcomes = collect(made[sessions], fetch, wanted, packing=Packing(symbols=20))
+            assert all(outcome.published for outcome in outcomes.values())
+            assert all(not outcome.ledger.failed for outcome in outcomes.values())
+        return made[sessions]
+
+    return lake
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_with_faults_on_a_third_of_all_requests_nothing_is_wrong_or_silently_absent(
+    seed: int,
+    server: ExchangeServer,
+    listed: tuple[str, ...],
+    undisturbed: Callable[[int], Lake],
+) -> None:
+    days = DAYS[: 1 + seed % 5]
+    wanted = dict.fromkeys(days, listed)
+    clean, lake, clock = undisturbed(len(days)), new_lake(), FakeClock()
+    server.exchange.requests.clear()
+    server.exchange.faults = RandomFaults(0.3, seed, every_fault(seconds=1.0))
+    knobs: dict[str, Any] = {"packing": Packing(symbols=20), "clock": clock}
+
+    with alpaca(server.url) as fetch:
+        for attempts in (2, *[4] * 10):
+            retry = RetryPolicy(attempts=attempts, seconds=1e6)
+            collect(lake, fetch, wanted, repair=True, retry=retry, **knobs)
+            for day in days:
+                kept, true = standing(lake, day), clean.read(day)
+                assert kept.ledger.symbols == frozenset(listed)
+                assert not kept.ledger.pending
+                assert not kept.ledger.rejected
+                failed = kept.ledger.failed
+                assert all(failed.values())
+                for state in (State.PRESENT, State.NO_PRINT):
+                    expected = [s for s in getattr(true.ledger, state) if s not in failed]
+                    assert list(getattr(kept.ledger, state)) == expected
+                held = pa.array(kept.ledger.present, pa.string())
+                assert kept.bars.equals(true.bars.filter(pc.is_in(true.bars["symbol"], held)))
+            if not coverage(lake, days).to_repair:
+                break
+    assert any(request.fault for request in server.exchange.requests)
+    assert lake.sessions() == days
+    assert lake.incomplete() == []
+    for day in days:
+        assert_same_session(lake, clean, day, first=day == days[0])
+
+
+def test_a_repair_asks_the_exchange_for_the_missing_symbols_and_sessions_only(
+    server: ExchangeServer, listed: tuple[str, ...], undisturbed: Callable[[int], Lake]
+) -> None:
+    days, lake, clock = DAYS[:3], new_lake(), FakeClock()
+    wanted = dict.fromkeys(days, listed)
+    knobs: dict[str, Any] = {"packing": Packing(symbols=20), "clock": clock}
+    lost = {days[0]: frozenset(listed[:30]), days[1]: frozenset(listed[20:25])}
+    with alpaca(server.url) as fetch:
+        server.exchange.faults = None
+        for day in days:
+            failing = without(fetch, lost.get(day, frozenset()), PermanentError("HTTP 404"))
+            collect(lake, failing, {day: wanted[day]}, **knobs)
+        missing = {day: standing(lake, day).ledger.missing for day in days}
+        assert [len(found) for found in missing.values()] == [40, 20, 0]
+
+        seen: list[Arrival] = []
+        server.exchange.requests.clear()
+        server.exchange.faults = lambda arrival: seen.append(arrival)
+        collect(lake, fetch, wanted, repair=True, **knobs)
+    asked: Counter[tuple[date, str]] = Counter()
+    for arrival in seen:
+        first = date.fromisoformat(arrival.query["start"][:10])
+        last = date.fromisoformat(arrival.query["end"][:10])
+        for day in market_calendar.sessions(first, last):
+            asked.update((day, symbol) for symbol in arrival.query["symbols"].split(","))
+    assert asked == Counter((day, symbol) for day in days for symbol in missing[day])
+    assert sum(request.symbols for request in server.exchange.requests) == 60
+    for day in days:
+        assert_same_session(lake, undisturbed(3), day, first=day == days[0])
+
+
+def test_names_that_the_exchange_calls_no_symbol_are_rejected_and_cost_no_other(
+    server: ExchangeServer, listed: tuple[str, ...], undisturbed: Callable[[int], Lake]
+) -> None:
+    server.exchange.faults = None
+    lake, odd = new_lake(), ("BRX-B", "ZVZZTNX")
+    with alpaca(server.url) as fetch:
+        (outcome,) = collect(
+            lake, fetch, {MONDAY: (*listed, *odd)}, packing=Packing(symbols=50)
+        ).values()
+    assert outcome.published
+    ledger = lake.read(MONDAY).ledger
+    assert sorted(ledger.rejected) == sorted(odd)
+    assert all("invalid symbol" in reason for reason in ledger.rejected.values())
+    assert lake.read(MONDAY).bars.equals(undisturbed(1).read(MONDAY).bars)
+
+
+def test_a_source_that_is_down_leaves_every_symbol_failed_with_its_reason(
+    listed: tuple[str, ...],
+) -> None:
+    with ExchangeServer(Exchange(SyntheticMarket(active=5, inactive=0))) as gone:
+        url = gone.url
+    lake = new_lake()
+    with alpaca(url) as fetch:
+        (outcome,) = collect(lake, fetch, {MONDAY: listed}, packing=Packing(symbols=50)).values()
+    assert not outcome.published
+    ledger = standing(lake, MONDAY).ledger
+    assert sorted(ledger.failed) == list(listed)
+    assert all("no connection" in reason for reason in ledger.failed.values())
+
+
+# Real bars, recorded
+
+
+def recording() -> Path:
+    found = importlib.util.find_spec("bokeh_sampledata")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "_data" / "stocks.csv.gz"
+
+
+def test_recorded_bars_of_real_companies_reach_the_lake_value_by_value(tmp_path: Path) -> None:
+    symbols = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
+    days = market_calendar.sessions(date(2011, 1, 3), date(2013, 3, 1))
+    assert len(days) == 543
+    expected: dict[date, dict[str, tuple[float, ...]]] = {day: {} for day in days}
+    with gzip.open(recording(), "rt", newline="") as file:
+        for row in csv.DictReader(file):
+            day = date.fromisoformat(row["Date"])
+            if day in expected:
+                prices = (float(row[name]) for name in ("Open", "High", "Low", "Close"))
+                expected[day][row["Ticker"]] = (*prices, int(row["Volume"]))
+
+    lake = Lake(open_store(str(tmp_path / "lake")))
+    lake.claim("recorded")
+    with (
+        ExchangeServer(ExchangeOptions(recorded=recording()).exchange()) as server,
+        alpaca(server.url) as fetch,
+    ):
+        outcomes = collect(
+            lake, fetch, dict.fromkeys(days, symbols), packing=Packing(bars=9_900, symbols=500)
+        )
+        requests = len(server.exchange.requests)
+
+    assert list(outcomes) == days
+    assert [day for day, outcome in outcomes.items() if not outcome.published] == []
+    assert requests <= 12  # not one for each symbol and session
+    assert lake.sessions() == days
+    listing = date(2012, 5, 18)
+    for day in days:
+        held = lake.read(day)
+        told = {
+            row["symbol"]: tuple(row[name] for name in ("open", "high", "low", "close", "volume"))
+            for row in held.bars.to_pylist()
+        }
+        assert told == expected[day]
+        stamp = market_calendar.session_stamp(day)
+        assert held.bars["timestamp"].unique().to_pylist() == [stamp]
+        assert held.ledger.no_print == (("FB",) if day < listing else ())
+        assert not held.ledger.missing
+    assert sum(len(bars) for bars in expected.values()) == 543 * 4 + sum(d >= listing for d in days)
