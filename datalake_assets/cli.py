@@ -29,12 +29,13 @@ from rich.table import Table
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.cost import PRICES_OF, Cost, cost
+from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.universe import symbols_for
 from datalake_assets.exchange.process import LOOPBACK, ExchangeOptions, serve
 from datalake_assets.lake import layout
 from datalake_assets.lake.coverage import Coverage, Held, coverage
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.lake import Lake, WrongLakeError
 from datalake_assets.lake.session_file import BrokenFileError, Summary
 from datalake_assets.lake.store import StoreError, open_store
 from datalake_assets.settings import Settings, SettingsError
@@ -123,7 +124,7 @@ def demo() -> None:
         newest = date.fromisoformat(partitions[-1])
         first = [*market_calendar.previous_sessions(newest, DEMO_SESSIONS - 1), newest][0]
         where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
-        out.print(f"Collecting {first} to {newest} from {where} into {settings.lake_uri} …")
+        _tell(out, f"Collecting {first} to {newest} from {where} into {settings.lake_uri} …")
         good = _materialize(settings, max(first, settings.first_session), newest)
         if good:
             _first_look(_open_lake(settings), newest)
@@ -246,13 +247,12 @@ def exchange(
         )
 
         def announce(url: str) -> None:
-            out.print(f"{options.market_id} on {url}", highlight=False, soft_wrap=True)
-            out.print(
+            _tell(out, f"{options.market_id} on {url}")
+            _tell(
+                out,
                 "Any pair of keys is welcome. To collect from it: ALPACA_API_KEY=any "
                 f"ALPACA_SECRET_KEY=any ALPACA_DATA_URL={url} ALPACA_TRADING_URL={url} "
                 "DATALAKE_URI=.datalake/exchange",
-                highlight=False,
-                soft_wrap=True,
             )
 
         try:
@@ -300,7 +300,7 @@ def _materialize(settings: Settings, start: date, end: date, **knobs: bool) -> b
         )
         _show_run(result)
         for event in result.filter_events(lambda event: event.is_step_failure):
-            err.print(f"[red]{event.step_key}[/]: {_reason(event)}", highlight=False)
+            _tell(err, f"{event.step_key}: {_reason(event)}")
     return bool(result.success)
 
 
@@ -511,7 +511,7 @@ def _sparkline(values: Sequence[float]) -> str:
 
 
 def _show_status(lake: Lake, held: Coverage) -> None:
-    out.print(f"[bold]{lake.store.uri}[/]  {lake.source() or 'no lake yet'}", soft_wrap=True)
+    _tell(out, f"{lake.store.uri}  {lake.source() or 'no lake yet'}")
     rows = {summary.session: summary for summary in held.published}
     table = Table("year", "J F M A M J J A S O N D", "published", "of", "bars", "answered")
     for column in table.columns[2:]:
@@ -533,21 +533,20 @@ def _show_status(lake: Lake, held: Coverage) -> None:
     out.print("█ all sessions  ▓ ▒ ░ some  · none  ! incomplete")
     gaps = held.gaps
     for start, end, count in gaps[-5:]:
-        out.print(
-            f"missing: {count:,} sessions  →  {_command()} collect --from {start} --to {end}",
-            highlight=False,
+        _tell(
+            out, f"missing: {count:,} sessions  →  {_command()} backfill --from {start} --to {end}"
         )
     if len(gaps) > 5:
         out.print(f"… and {len(gaps) - 5:,} gaps before")
     broken = {summary.session: summary for summary in (*held.published, *held.waiting)}
     for where in held.damaged:
-        out.print(f"damaged: {where}  →  collect its session again", highlight=False)
+        _tell(out, f"damaged: {where}  →  collect its session again")
     for day in held.to_repair[:10]:
         counts = broken[day].counts
-        out.print(
+        _tell(
+            out,
             f"{day}: {counts['failed']:,} failed, {counts['pending']:,} pending  →  "
             f"{_command()} collect --session {day} --repair",
-            highlight=False,
         )
     if len(held.to_repair) > 10:
         out.print(f"… and {len(held.to_repair) - 10:,} more to repair")
@@ -644,9 +643,12 @@ def _range(
 
 def _day(option: str, text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        # fromisoformat() alone would take 20240703 and 2024-W27-3.
+        if len(text) == len("YYYY-MM-DD") and text[4] == text[7] == "-":
+            return date.fromisoformat(text)
     except ValueError as error:
         raise typer.BadParameter(f"{option} takes a day as YYYY-MM-DD, not {text!r}") from error
+    raise typer.BadParameter(f"{option} takes a day as YYYY-MM-DD, not {text!r}")
 
 
 def _why_not(day: date, keys: Sequence[str]) -> str:
@@ -662,12 +664,25 @@ def _plain_errors() -> Iterator[None]:
     """What a person can mend is told without a stack trace."""
     try:
         yield
-    except (SettingsError, StoreError, BrokenFileError, market_calendar.OutsideCalendar) as error:
-        err.print(f"[red]error[/]: {error}", highlight=False, soft_wrap=True)
+    except _MENDABLE as error:
+        _tell(err, f"error: {error}")
         raise typer.Exit(2) from error
-    except OSError as error:
-        err.print(f"[red]error[/]: {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
+
+
+_MENDABLE = (
+    SettingsError,
+    StoreError,
+    WrongLakeError,
+    BrokenFileError,
+    CollectionError,
+    market_calendar.OutsideCalendar,
+    OSError,
+)
+
+
+def _tell(console: Console, text: str) -> None:
+    """Print as it is: no markup, and no line broken in a command or a path to be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,9 @@ class Publication:
         written = None
         if good and day not in self._whole:
             written = self._lake.publish(session, findings)
-        elif not good and _tells_something(session.ledger):
+        elif good:
+            self._lake.clear_incomplete(day)
+        elif _tells_something(session.ledger):
             written = self._lake.keep_incomplete(session, findings)
         if good:
             self._printed[day] = frozenset(session.ledger.present)

@@ -88,7 +88,7 @@ def rate_limit(text: str) -> str:
     try:
         parts = urlsplit(text)
         _ = parts.port  # one that is no number raises here
-    except ValueError as error:
+    except ValueError:
         # The cause repeats what may be a part of the password.
         raise ValueError(f"{legal}: the port is no number") from None
     if parts.scheme not in ("postgresql", "postgres"):

@@ -591,7 +591,7 @@ def test_status_of_a_damaged_session_names_the_file_and_counts_the_others(
     assert found["sessions_published"] == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"format": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
 def test_a_damaged_marker_of_the_lake_is_named(
     content: bytes, remote: Remote, empty_folder: Path
 ) -> None:

@@ -124,6 +124,7 @@ def collector_in_a_run(
     [
         ("max_workers", 3),
         ("requests_per_minute", 1_000),
+        ("rate_limit", "NAME_OF_A_VARIABLE"),
         ("symbols", "AAPL,MSFT"),
         ("repair", True),
         ("missing_only", True),

@@ -89,6 +89,17 @@ class Ledger:
         """The symbols that a repair asks for: failed and pending."""
         return tuple(sorted((*self.failed, *self.pending)))
 
+    def restricted_to(self, symbols: frozenset[str]) -> Ledger:
+        """This ledger without the states of other symbols."""
+        return Ledger(
+            session=self.session,
+            present=tuple(s for s in self.present if s in symbols),
+            no_print=tuple(s for s in self.no_print if s in symbols),
+            failed={s: why for s, why in self.failed.items() if s in symbols},
+            pending=tuple(s for s in self.pending if s in symbols),
+            rejected={s: why for s, why in self.rejected.items() if s in symbols},
+        )
+
     def repaired_by(self, repair: Ledger) -> Ledger:
         """This ledger with the states that a later, smaller collection found out.
 

@@ -97,10 +97,10 @@ def coverage(lake: Lake, expected: Sequence[date]) -> Coverage:
         },
         published=whole[Held.PUBLISHED],
         waiting=whole[Held.INCOMPLETE],
-        damaged=[
+        damaged=tuple(
             lake.store.url(key)
             for state in keys
             for key, summary in zip(keys[state], found[state], strict=True)
             if not isinstance(summary, Summary)
-        ],
+        ),
     )

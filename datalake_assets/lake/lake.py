@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
@@ -76,7 +78,7 @@ class Lake:
         marker = {"format": FORMAT, "source": source}
         if self.store.create(layout.MARKER, json.dumps(marker, indent=2).encode() + b"\n"):
             return
-        found = json.loads(self.store.get(layout.MARKER))
+        found = self._marker()
         if found.get("format") != FORMAT:
             raise WrongLakeError(
                 f"the lake at {self.store.uri} has layout {found.get('format')!r}, this program "
@@ -93,9 +95,19 @@ class Lake:
     def source(self) -> str | None:
         """The source that the lake belongs to; None for a lake that was never written to."""
         try:
-            return str(json.loads(self.store.get(layout.MARKER))["source"])
+            return str(self._marker().get("source"))
         except FileNotFoundError:
             return None
+
+    def _marker(self) -> dict[str, Any]:
+        where = self.store.url(layout.MARKER)
+        try:
+            found = json.loads(self.store.get(layout.MARKER))
+        except ValueError as error:
+            raise WrongLakeError(f"{where} can't be read ({error}): restore it") from error
+        if not isinstance(found, dict):
+            raise WrongLakeError(f"{where} is no marker of a lake: restore it")
+        return found
 
     def publish(self, session: Session, findings: Sequence[Finding]) -> Written:
         """Put a session that passed its audit in its place, in one atomic write.
@@ -119,6 +131,10 @@ class Lake:
         data = session_file.encode(session, findings)
         self.store.put(key, data)
         return Written(key, len(data))
+
+    def clear_incomplete(self, day: date) -> None:
+        """Remove the incomplete session that a killed run left beside a newer published one."""
+        self.store.delete(layout.incomplete_key(day))
 
     def read(self, day: date) -> Session:
         """A published session.
@@ -228,8 +244,11 @@ class Lake:
 
 def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Table, Ledger]:
     """The bars and the ledger of a session after a repair brought some of what it missed."""
+    # What another repair brought in the meantime stands.
+    missing = standing.ledger.missing
+    bars = bars.filter(pc.is_in(bars["symbol"], pa.array(missing, pa.string())))
     merged, _ = combine([standing.bars, bars])
-    return merged, standing.ledger.repaired_by(ledger)
+    return merged, standing.ledger.repaired_by(ledger.restricted_to(frozenset(missing)))
 
 
 def _changes(before: pa.Table, after: pa.Table) -> tuple[int, int, int]:

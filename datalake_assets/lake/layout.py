@@ -6,6 +6,7 @@ Belongs here: keys below the lake's root, and back. Does not belong here: readin
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import date
 
 MARKER = "_lake.json"
@@ -34,5 +35,9 @@ def universe_key(taken: date) -> str:
 def dated(prefix: str, keys: list[str]) -> list[date]:
     """The days of the keys below a prefix, ascending; keys of another shape are not ours."""
     below = f"{prefix}/"
-    found = (_DATED.fullmatch(key.removeprefix(below)) for key in keys if key.startswith(below))
-    return sorted(date.fromisoformat(match[1]) for match in found if match)
+    days = []
+    for key in keys:
+        if key.startswith(below) and (match := _DATED.fullmatch(key.removeprefix(below))):
+            with suppress(ValueError):  # digits that are no day
+                days.append(date.fromisoformat(match[1]))
+    return sorted(days)

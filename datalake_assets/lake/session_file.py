@@ -10,8 +10,8 @@ it, what is not, and why. The three texts are in the file's key-value metadata, 
     datalake.audit       every rule, its value and its verdict
     datalake.provenance  when, by which run and from which source it was collected
 
-Everything but the provenance depends on the bars and the ledger alone: the same answers make the
-same bytes.
+Bars and ledger depend on the source's answers alone, and the audit on the sessions before as well:
+the same answers in the same lake make the same bytes, but for the provenance.
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ def encode(session: Session, findings: Sequence[Finding]) -> bytes:
         sorting_columns=[pq.SortingColumn(SCHEMA.get_field_index("symbol"))],
         # Arrow's own schema blob would be a fifth of the footer; Parquet's types are enough.
         store_schema=False,
+        # zstd as Parquet uses it has no checksum: a flipped bit would be another price.
+        write_page_checksum=True,
     ) as writer:
         writer.write_table(bars, row_group_size=65_536)
         writer.add_key_value_metadata(metadata)
@@ -138,12 +140,12 @@ def decode(data: bytes, where: str) -> Session:
         BrokenFileError: The bytes are no whole session file.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         bars = file.read().replace_schema_metadata(None).cast(SCHEMA)
         told = file.metadata.metadata or {}
         ledger = Ledger.from_json(told[_LEDGER], tuple(bars["symbol"].to_pylist()))
         return Session(bars, ledger, Provenance.from_json(told[_PROVENANCE]))
-    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise BrokenFileError(
             f"{where} is no whole session file ({error!r}): collect the session again"
         ) from error
@@ -184,5 +186,5 @@ def summarize(footer: bytes, where: str) -> Summary:
             json.loads(told[_AUDIT]),
             Provenance.from_json(told[_PROVENANCE]),
         )
-    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise BrokenFileError(f"{where} is no whole session file ({error!r})") from error

@@ -49,6 +49,7 @@ DELAY = timedelta(minutes=16)
 """Without a real-time subscription Alpaca refuses a range that ends in the last 15 minutes; one
 more for clocks that differ."""
 
+_HOSTS = {"": "alpaca", "data.alpaca.markets": "alpaca"}
 _INVALID_SYMBOL = re.compile(r"invalid symbol: *(\S*)")
 _PASSING = frozenset({408, 425, 500, 502, 503, 504})
 
@@ -72,7 +73,7 @@ class Account:
     @property
     def source(self) -> str:
         """What a lake remembers of its source: the host (`alpaca` for Alpaca's own) and feed."""
-        return f"{urlsplit(self.data_url or '').netloc or 'alpaca'}/{self.feed}"
+        return f"{_HOSTS.get(host := urlsplit(self.data_url or '').netloc, host)}/{self.feed}"
 
 
 class AlpacaSource:

@@ -92,7 +92,7 @@ def test_a_damaged_object_is_named_and_hides_no_other(lake: Lake) -> None:
     for day in DAYS[:3]:
         lake.publish(session(day), [])
     lake.keep_incomplete(session(DAYS[1], minutes=1, pending=("C",)), [])
-    assert coverage(lake, DAYS).damaged == []
+    assert not coverage(lake, DAYS).damaged
     damaged = [layout.session_key(DAYS[0]), layout.session_key(DAYS[1])]
     damaged.append(layout.incomplete_key(DAYS[2]))
     for key in damaged:
