@@ -12,7 +12,9 @@ import dagster as dg
 
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.collection.universe import active, lost
-from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.store import open_store
+from datalake_assets.resources import CollectorResource, LakeResource
 
 
 @dg.asset_check(
@@ -21,14 +23,11 @@ from datalake_assets.resources import CollectorResource, LakeResource, SourceRes
     description="The list has active symbols, and not many fewer than the snapshot before: a list "
     "cut short would make incomplete sessions look complete.",
 )
-def universe_is_whole(
-    collector: CollectorResource, source: SourceResource, lake: LakeResource
-) -> dg.AssetCheckResult:
+def universe_is_whole(collector: CollectorResource, lake: LakeResource) -> dg.AssetCheckResult:
     """Hold the newest snapshot against the one before; failing it keeps the session from it."""
-    held = lake.open(source.identity)
-    counts = [active(held.universe_of(day)) for day in held.universe_days()[-2:]]
-    before, now = (counts[0] if len(counts) > 1 else None), counts[-1]
-    return judge(now, before, collector.max_universe_loss)
+    held = Lake(open_store(lake.uri))
+    *before, now = [active(held.universe_of(day)) for day in held.universe_days()[-2:]] or [0]
+    return judge(now, before[0] if before else None, collector.max_universe_loss)
 
 
 def judge(now: int, before: int | None, most: float) -> dg.AssetCheckResult:

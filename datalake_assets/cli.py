@@ -221,7 +221,7 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def exchange(
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 8801,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 for a free one.")] = 8801,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
     seed: Annotated[int, typer.Option(help="Which synthetic market.")] = 7,
     recorded: Annotated[
@@ -460,6 +460,9 @@ def _first_look(lake: Lake, newest: date) -> None:
         day: dict(zip(table["symbol"].to_pylist(), table["close"].to_pylist(), strict=True))
         for day, table in tables.items()
     }
+    if not bars.num_rows:
+        _tell(out, f"no symbol asked for has a bar on {newest}")
+        return
     table = Table(
         "symbol",
         "close",

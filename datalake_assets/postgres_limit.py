@@ -128,15 +128,16 @@ class PostgresRateLimiter(RateLimiter):
         clock: Clock | None = None,
     ) -> None:
         super().__init__(per_minute, slack=slack, clock=clock)
-        try:
+        given = None
+        with suppress(psycopg.ProgrammingError):
             given = conninfo.conninfo_to_dict(dsn)
-        except psycopg.ProgrammingError:
-            # The cause repeats parts of the DSN, which may be parts of the password.
+        # Not raised from the parser's error, which repeats what may be a part of the password.
+        if given is None:
             raise ValueError(
                 "the address of the rate limit's Postgres can't be read; it must be like "
                 "postgresql://user:password@host:5432/name, with what is not a letter or digit "
                 "in user and password as %XX"
-            ) from None
+            )
         self._key, self._patience = key, patience
         self._conninfo = {**_CONNECTION, **given}
         self._secret = str(given.get("password") or "")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field, create_model
@@ -30,10 +30,6 @@ from datalake_assets.publication import How
 from datalake_assets.settings import SettingsError, rate_limit, read_symbols
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
-
-if TYPE_CHECKING:
-    # Imported when it is chosen: what it stands on is an extra.
-    from datalake_assets.postgres_limit import PostgresRateLimiter
 
 TRADING_REQUESTS_PER_MINUTE = 200
 """Alpaca's limit for its trading API, where the list of assets is: the same on every plan, and
@@ -202,16 +198,16 @@ def _limiter(
         yield RateLimiter(per_minute)
         return
     key = f"{account}-{budget}"
-    limiter: SharedRateLimiter | PostgresRateLimiter
     if postgres:
+        # Imported when it is chosen: what it stands on is an extra.
         from datalake_assets.postgres_limit import PostgresRateLimiter
 
-        limiter = PostgresRateLimiter(_checked(postgres), key, per_minute)
+        with closing(PostgresRateLimiter(_checked(postgres), key, per_minute)) as of_machines:
+            yield of_machines
     else:
         folder = Path(tempfile.gettempdir()) / f"datalake-limits-{os.getuid()}"
-        limiter = SharedRateLimiter(folder / key, per_minute)
-    with closing(limiter):
-        yield limiter
+        with closing(SharedRateLimiter(folder / key, per_minute)) as of_processes:
+            yield of_processes
 
 
 def _checked(dsn: str) -> str:

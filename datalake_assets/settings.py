@@ -84,17 +84,20 @@ def rate_limit(text: str) -> str:
     Raises:
         ValueError: It can't be one; says what is legal, and never repeats it.
     """
-    legal = "must be like postgresql://user:password@host:5432/name"
+    wrong = None
     try:
         parts = urlsplit(text)
         _ = parts.port  # one that is no number raises here
     except ValueError:
-        # The cause repeats what may be a part of the password.
-        raise ValueError(f"{legal}: the port is no number") from None
-    if parts.scheme not in ("postgresql", "postgres"):
-        raise ValueError(f"{legal}: no other scheme")
-    if parts.netloc.count("@") > 1 or "@" in f"{parts.path}{parts.query}{parts.fragment}":
-        raise ValueError(f"{legal}: with @ : / ? # % in user and password as %XX")
+        wrong = "the port is no number"
+    else:
+        if parts.scheme not in ("postgresql", "postgres"):
+            wrong = "no other scheme"
+        elif parts.netloc.count("@") > 1 or "@" in f"{parts.path}{parts.query}{parts.fragment}":
+            wrong = "with @ : / ? # % in user and password as %XX"
+    # Not raised from the parser's error, which repeats what may be a part of the password.
+    if wrong:
+        raise ValueError(f"must be like postgresql://user:password@host:5432/name: {wrong}")
     return text
 
 

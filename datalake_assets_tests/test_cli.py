@@ -515,7 +515,9 @@ def test_status_of_an_empty_folder_says_that_all_is_missing_and_writes_nothing(
     assert result.exit_code == 0
     told = plain(result.stdout)
     assert "no lake yet" in told
-    assert re.search(r"missing: [\d,]+ sessions → datalake collect --from 2024-07-01 --to 20", told)
+    assert re.search(
+        r"missing: [\d,]+ sessions → datalake backfill --from 2024-07-01 --to 20", told
+    )
     found = status()
     assert found["source"] is None
     assert found["sessions_published"] == found["bars"] == 0
@@ -538,8 +540,8 @@ def test_status_of_a_partial_lake_names_gaps_and_repairs(
 
     assert result.exit_code == 0
     told = plain(result.stdout)
-    assert "missing: 1 sessions → datalake collect --from 2024-07-01 --to 2024-07-01" in told
-    assert "missing: 1 sessions → datalake collect --from 2024-07-08 --to 2024-07-08" in told
+    assert "missing: 1 sessions → datalake backfill --from 2024-07-01 --to 2024-07-01" in told
+    assert "missing: 1 sessions → datalake backfill --from 2024-07-08 --to 2024-07-08" in told
     repair = "datalake collect --session 2024-07-09 --repair"
     assert re.search(rf"2024-07-09: \d+ failed, 0 pending → {repair}", told)
     found = status()
@@ -570,7 +572,7 @@ def test_every_command_that_status_tells_stands_in_one_line(
     lines = invoke("status").stdout.splitlines()
 
     (gap,) = [line for line in lines if line.startswith("missing:")]
-    assert re.search(r"collect --from 2024-07-01 --to \d{4}-\d\d-\d\d$", gap)
+    assert re.search(r"backfill --from 2024-07-01 --to \d{4}-\d\d-\d\d$", gap)
 
 
 def test_status_of_a_damaged_session_names_the_file_and_counts_the_others(

@@ -47,6 +47,7 @@ def test_an_empty_environment_means_the_embedded_exchange_and_the_documented_def
     assert settings.start_date == date(2011, 1, 3)
     assert settings.read_symbols() is None
     assert settings.max_workers == 20
+    assert settings.rate_limit is None
 
 
 def test_both_keys_mean_alpaca_and_a_lake_of_its_own() -> None:
@@ -69,6 +70,7 @@ def test_everything_that_is_set_is_used() -> None:
         DATALAKE_START_DATE="2020-01-02",
         DATALAKE_SYMBOLS="aapl, BRK.B,MSFT,AAPL",
         DATALAKE_MAX_WORKERS="64",
+        DATALAKE_RATE_LIMIT="postgresql://lake:p%40ss@db:5432/lake?sslmode=require",
     )
     assert settings.alpaca_data_url == "https://data.sandbox.alpaca.markets"
     assert settings.alpaca_trading_url == "http://127.0.0.1:8080"
@@ -79,6 +81,7 @@ def test_everything_that_is_set_is_used() -> None:
     assert settings.start_date == date(2020, 1, 2)
     assert settings.read_symbols() == ("AAPL", "BRK.B", "MSFT")
     assert settings.max_workers == 64
+    assert settings.rate_limit == "postgresql://lake:p%40ss@db:5432/lake?sslmode=require"
 
 
 def test_the_environment_of_the_process_is_read_when_none_is_given(
@@ -217,6 +220,43 @@ def test_a_lake_that_no_store_can_open_is_refused(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "dsn", ["postgresql://db/lake", "postgres://lake@db", "postgresql:///lake?host=/run/postgresql"]
+)
+def test_a_rate_limit_may_be_kept_by_any_postgres(dsn: str) -> None:
+    assert load(DATALAKE_RATE_LIMIT=dsn).rate_limit == dsn
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "redis://db",
+        "db.example/lake",
+        "host=db password=hunter2",
+        "mysql://lake:hunter2@db/lake",
+        # Parts of these passwords would be a host, a port or an option to libpq, and be told.
+        "postgresql://lake:hun@ter2@db/lake",
+        "postgresql://lake:hun/ter2@db/lake",
+        "postgresql://lake:hun?ter2@db/lake",
+        "postgresql://lake:hun#ter2@db/lake",
+        "postgresql://lake:12/hunter2@db/lake",
+        "postgresql://lake:hunter2@[db/lake",
+        "postgresql://lake:hunter2@db:port/lake",
+    ],
+)
+def test_a_rate_limit_that_no_postgres_can_keep_is_refused_without_repeating_it(dsn: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(DATALAKE_RATE_LIMIT=dsn)
+    (line,) = caught.value.problems
+    assert line.startswith(
+        "DATALAKE_RATE_LIMIT (not shown) must be like postgresql://user:password@host:5432/name"
+    )
+    assert "hun" not in line
+    assert "ter2" not in line
+    assert not caught.value.__cause__
+    assert not caught.value.__context__
+
+
+@pytest.mark.parametrize(
     ("name", "advice"),
     [
         ("DATALAKE_URL", "did you mean DATALAKE_URI?"),
@@ -264,6 +304,9 @@ def test_a_secret_is_in_no_text_of_the_settings() -> None:
         assert not any(secret in text for secret in KEYS.values())
     assert settings.shown()["ALPACA_API_KEY"] == "set"
     assert load().shown()["ALPACA_API_KEY"] == "not set"
+    kept = load(DATALAKE_RATE_LIMIT="postgresql://lake:hunter2@db/lake")
+    assert kept.shown()["DATALAKE_RATE_LIMIT"] == "set"
+    assert "hunter2" not in f"{kept!r} {kept.shown()}"
 
 
 def test_a_secret_is_in_no_error_either() -> None:

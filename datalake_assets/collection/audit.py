@@ -255,7 +255,11 @@ def _row_count(ledger: Ledger, before: Sequence[frozenset[str]], limits: Thresho
     usual = median([len(symbols) for symbols in before]) if before else 0
     if not usual:
         detail = "unknown: the lake holds none of the five sessions before"
-        return Finding("row_count", Verdict.PASS, None, limits.row_ratio, detail)
+        verdict = Verdict.PASS
+        if not ledger.present:
+            # A symbol before its first trade, or a source without data: only people can tell.
+            detail, verdict = f"{detail}, and no symbol has a bar", Verdict.WARN
+        return Finding("row_count", verdict, None, limits.row_ratio, detail)
     ratio = len(ledger.present) / usual
     return Finding.of(
         "row_count",
