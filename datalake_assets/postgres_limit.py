@@ -238,7 +238,7 @@ class PostgresRateLimiter(RateLimiter):
         return connection
 
     def _refused(self, error: psycopg.Error) -> RefusedError:
-        told = " ".join(str(error).split())
+        told = " ".join(str(error).split()).rstrip(".?")
         if self._secret:
             told = told.replace(self._secret, "…")
         match error:

@@ -153,6 +153,7 @@ class Publication:
         clock = clock or Clock()
         seconds = self._how.seconds
         deadline = None if seconds is None else clock.seconds() + seconds
+        rejected: dict[str, str] = {}
 
         def collection(plan: Plan) -> Collection:
             return Collection(
@@ -161,6 +162,7 @@ class Publication:
                 limiter=self._how.limiter,
                 retry=self._how.retry,
                 workers=self._how.workers,
+                rejected=rejected,
                 stop=stop,
                 deadline=deadline,
                 clock=clock,
@@ -238,7 +240,9 @@ class Publication:
         before = market_calendar.previous_sessions(session.ledger.session, LOOKBACK)
         unread = [day for day in before if day not in self._printed]
         self._printed |= dict.fromkeys(unread) | self._lake.printed(unread)
-        printed = [symbols for day in before if (symbols := self._printed[day]) is not None]
+        # Only these are looked at again: those of 15 years would take more than a gigabyte.
+        self._printed = {day: self._printed[day] for day in before}
+        printed = [symbols for symbols in self._printed.values() if symbols is not None]
         return audit(session.bars, session.ledger, printed, self._how.thresholds)
 
 

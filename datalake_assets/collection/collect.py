@@ -96,6 +96,8 @@ class Collection:
         limiter: When a request may be sent; shared by all who use the account.
         retry: How often and how long a request is tried again.
         workers: Threads.
+        rejected: Names that the source has called no symbols, with what it said. They are not
+            asked for again, and new ones are added: collections of one run share it.
         stop: Set from outside to stop early; takes effect within about a second.
         deadline: Reading of the clock after which no request is sent.
         display: Where progress is shown.
@@ -111,6 +113,7 @@ class Collection:
         limiter: RateLimiter,
         retry: RetryPolicy | None = None,
         workers: int = 20,
+        rejected: dict[str, str] | None = None,
         stop: threading.Event | None = None,
         deadline: float | None = None,
         display: Display | None = None,
@@ -121,6 +124,7 @@ class Collection:
         if workers < 1:
             raise ValueError(f"collecting takes at least one thread, not {workers}")
         self._plan, self._fetch, self._workers = plan, fetch, workers
+        self._rejected = {} if rejected is None else rejected
         self._stop_outside, self._stop = stop or threading.Event(), threading.Event()
         self._deadline = math.inf if deadline is None else deadline
         self._display, self._label = display or Display(), label
@@ -289,6 +293,7 @@ class Collection:
             if self._final is not None:
                 return
             self._outcomes[chunk] = outcome
+            self._rejected |= outcome.rejected
             days = len(chunk.sessions)
             self._bars += sum(table.num_rows for table in outcome.bars)
             self._failed += len(outcome.failed) * days
@@ -297,7 +302,8 @@ class Collection:
 
     def _collect(self, symbols: tuple[str, ...], chunk: Chunk) -> _Outcome:
         """Ask for these symbols of the chunk, leaving out what the source calls no symbol."""
-        outcome = _Outcome()
+        outcome = _Outcome(rejected={s: self._rejected[s] for s in symbols if s in self._rejected})
+        symbols = tuple(symbol for symbol in symbols if symbol not in outcome.rejected)
         while symbols:
             try:
                 outcome.bars.append(self._walk(symbols, chunk))

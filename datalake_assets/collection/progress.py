@@ -54,6 +54,8 @@ class Snapshot:
             f"{self.label}: {self.chunks_done:,}/{self.chunks:,} chunks, {self.bars:,} bars, "
             f"✓ {self.symbols_ok:,} ✗ {self.symbols_failed:,}, {self.requests:,} requests"
         )
+        if self.seconds >= 1 and self.requests:
+            text += f" at {self.requests / self.seconds * 60:,.0f} a minute"
         if self.retries:
             text += f" ({self.retries:,} retries, {self.throttled:,} × 429)"
         if (left := self.seconds_left) and self.chunks_done < self.chunks:

@@ -17,7 +17,7 @@ def test_a_snapshot_reads_as_one_line_with_what_went_well_and_what_did_not() -> 
         seconds=2.0,
     )
     assert str(snapshot) == (
-        "2024-07-03: 4/10 chunks, 1,900 bars, ✓ 1,980 ✗ 20, 7 requests, 3 s left"
+        "2024-07-03: 4/10 chunks, 1,900 bars, ✓ 1,980 ✗ 20, 7 requests at 210 a minute, 3 s left"
     )
 
 
