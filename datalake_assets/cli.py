@@ -389,7 +389,7 @@ def _show_run(result: dg.ExecuteInProcessResult) -> None:
 
 def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     """The plan of a run over these days, made as the run makes it, and its cost."""
-    from datalake_assets.assets.stock_universe import take_snapshot
+    from datalake_assets.assets.stock_universe import take_snapshot, take_survey
     from datalake_assets.definitions import build_collector, build_source
     from datalake_assets.publication import Publication
 
@@ -398,19 +398,17 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     published = lake.sessions()
     if missing:
         days = [day for day in days if day not in frozenset(published)]
-    if chosen := settings.read_symbols():
-        wanted = dict.fromkeys(days, chosen)
-    else:
+    lake.claim(source.identity)
+    with source.open(collector) as alpaca, collector.how(source.account) as how:
         found = lake.universe()
         if found is None:
-            err.print("No universe in the lake yet: taking its first snapshot …")
-            lake.claim(source.identity)
-            with source.open(collector) as alpaca:
-                found = take_snapshot(alpaca, lake, collector, source)[:2]
+            _tell(err, "No universe in the lake yet: taking its first snapshot …")
+            found = take_snapshot(alpaca, lake, collector, source)[:2]
         taken, snapshot = found
-        wanted = symbols_for(days, snapshot, taken)
-    with collector.how(source.account) as how:
-        planned = Publication(wanted, lake, how).plan
+        chosen = collector.chosen_symbols
+        wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, snapshot, taken)
+        known = take_survey(alpaca, lake, how, wanted, settings.first_session.year, taken)
+        planned = Publication(wanted, lake, how, survey=known).plan
     return cost(planned, settings.requests_per_minute, _density(lake, published))
 
 

@@ -24,6 +24,7 @@ from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, Statistics
 from datalake_assets.collection.retry import RetryPolicy
+from datalake_assets.collection.survey import Survey
 from datalake_assets.lake.lake import Lake, Written, repaired
 from datalake_assets.lake.session_file import Provenance, Session
 
@@ -98,6 +99,7 @@ class Publication:
         wanted: The symbols to ask for in each session.
         lake: Where they go; already claimed for the source.
         how: How to collect.
+        survey: What is known of the years in which symbols traded, to pack by.
         repair: Start from what the lake holds and ask for its failed and pending symbols only;
             a session that it does not hold is collected whole.
     """
@@ -108,6 +110,7 @@ class Publication:
         lake: Lake,
         how: How,
         *,
+        survey: Survey | None = None,
         repair: bool = False,
     ) -> None:
         self._lake, self._how = lake, how
@@ -123,7 +126,14 @@ class Publication:
                 if published and not session.ledger.missing:
                     self._whole.add(day)
         self._windows = [
-            (days, plan_each({day: self._asked[day] for day in days}, how.packing))
+            (
+                days,
+                plan_each(
+                    {day: self._asked[day] for day in days},
+                    how.packing,
+                    survey.expected if survey and survey.covers(days) else None,
+                ),
+            )
             for days in windows(self._asked)
         ]
         self._printed: dict[date, frozenset[str] | None] = {}

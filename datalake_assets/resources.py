@@ -119,6 +119,11 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="The list of assets is taken when no larger share of its active symbols is "
         "gone since the snapshot before.",
     )
+    survey: bool = Field(
+        default=True,
+        description="Before a long range, ask in which years each symbol traded, to pack requests "
+        "by what they bring. Off: every symbol is expected in every session.",
+    )
     attempts: int = Field(default=6, ge=1, description="Times that one request is sent at most.")
     retry_seconds: float = Field(
         default=180, ge=0, description="Seconds after which a failing request is given up."

@@ -26,6 +26,7 @@ from datalake_assets.assets.stock_universe import (
     snapshot_metadata,
     stock_universe,
     take_snapshot,
+    take_survey,
 )
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
@@ -184,9 +185,18 @@ def _collect(
         taken, universe = _universe(context, alpaca, lake, collector, source, days[-1])
         origin = Origin(source.identity, asof=taken, run_id=context.run.run_id)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, universe, taken)
-        publication = Publication(wanted, lake, how, repair=collector.repair)
+        known = None
+        if collector.survey and not collector.repair:
+            since = _first_session(context).year
+            known = take_survey(alpaca, lake, how, wanted, since, taken)
+        publication = Publication(wanted, lake, how, survey=known, repair=collector.repair)
         context.log.info(_announce(publication, collector))
         yield from publication.run(alpaca.bars(taken), origin, display=shown)
+
+
+def _first_session(context: dg.AssetExecutionContext) -> date:
+    partitions = context.assets_def.partitions_def
+    return date.fromisoformat((partitions and partitions.get_first_partition_key()) or "")
 
 
 def _finished(
@@ -248,7 +258,7 @@ def _universe(
 def _announce(publication: Publication, collector: CollectorResource) -> str:
     plan = publication.plan
     return (
-        f"{'repair: ' if collector.repair else ''}asking for up to {plan.bars:,} bars of "
+        f"{'repair: ' if collector.repair else ''}asking for {plan.expected:,.0f} bars of "
         f"{len(plan.sessions)} sessions in {plan.requests:,} requests, "
         f"{plan.minutes(collector.requests_per_minute):.1f} minutes at "
         f"{collector.requests_per_minute:,} a minute, with {collector.max_workers} threads"

@@ -4,7 +4,9 @@ Belongs here: taking the snapshot and describing it. Does not belong here: which
 session asks for (`collection.universe`).
 """
 
+import threading
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,7 +18,9 @@ import pyarrow.compute as pc
 from datalake_assets import __version__
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import PermanentError
+from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.retry import Caller, RetryPolicy
+from datalake_assets.collection.survey import Survey, survey
 from datalake_assets.collection.universe import (
     COLUMN_DESCRIPTIONS,
     SCHEMA,
@@ -25,6 +29,7 @@ from datalake_assets.collection.universe import (
     lost,
 )
 from datalake_assets.lake.lake import Lake, Written
+from datalake_assets.publication import How
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
 
@@ -108,3 +113,48 @@ def snapshot_metadata(
         "no_tickers": sum(not askable(name) for name in names),
         "file_size_bytes": written.size,
     }
+
+
+def take_survey(
+    alpaca: AlpacaSource,
+    lake: Lake,
+    how: How,
+    wanted: Mapping[date, Sequence[str]],
+    since: int,
+    asof: date,
+) -> Survey | None:
+    """In which years the symbols traded: the survey that the lake has, or a new one.
+
+    A short range is not worth one. It is taken of all years at once, so that the runs of a
+    backfill share it, and years that are over do not change.
+
+    Args:
+        alpaca: Whom to ask.
+        lake: Where it is kept.
+        how: How to collect.
+        wanted: The symbols of each session.
+        since: The first year.
+        asof: The day whose symbols are meant.
+
+    Raises:
+        RefusedError: The source refuses every request.
+    """
+    if len(wanted) <= WINDOW:
+        return None
+    if (found := lake.survey()) and found.covers(wanted):
+        return found
+    # Mostly all sessions want the same symbols, by one and the same tuple.
+    distinct = {id(symbols): symbols for symbols in wanted.values()}.values()
+    stop = threading.Event()
+    found = survey(
+        {symbol for symbols in distinct for symbol in symbols},
+        since,
+        asof.year,
+        alpaca.years(asof),
+        Caller(how.limiter, how.retry, stop=stop),
+        symbols_per_request=how.packing.symbols,
+        workers=how.workers,
+        stop=stop,
+    )
+    lake.write_survey(asof, found)
+    return found

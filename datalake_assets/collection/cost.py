@@ -60,10 +60,10 @@ def cost(plan: Plan, requests_per_minute: float, density: float) -> Cost:
     Args:
         plan: The plan.
         requests_per_minute: The account's limit.
-        density: Share of the symbols asked for that have a bar, as earlier sessions showed.
+        density: Share of the expected bars that come, as earlier sessions showed.
     """
     sessions = len(plan.sessions)
-    bars = round(plan.bars * density)
+    bars = round(plan.expected * density)
     size = round(bars * BYTES_PER_BAR + (plan.bars - bars) * BYTES_PER_SYMBOL_IN_LEDGER)
     objects = sessions * OBJECTS_PER_SESSION
     return Cost(

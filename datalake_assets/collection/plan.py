@@ -11,7 +11,8 @@ exactly full page can cost an empty one after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import groupby
@@ -22,6 +23,10 @@ WINDOW = 63
 """Sessions that are collected together: a quarter of a year. 5,000 symbols make 315,000 bars, 32
 requests (157 symbols x 63 sessions) and about 30 MB as Arrow. A shorter window packs worse, a
 longer one holds more in memory and loses more when the machine is gone."""
+
+
+Expected = Callable[[Sequence[date]], Callable[[str], float]]
+"""For some sessions: how many bars to expect of a symbol in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,12 @@ class Chunk:
     """What one request asks for: each of the symbols in each of the sessions.
 
     The sessions follow one another in the calendar, because a request names only the first and
-    the last.
+    the last. `expected` is how many bars are expected; None: all.
     """
 
     symbols: tuple[str, ...]
     sessions: tuple[date, ...]
+    expected: float | None = None
 
     @property
     def bars(self) -> int:
@@ -81,6 +87,13 @@ class Plan:
         """Bars if every symbol traded in every session."""
         return sum(chunk.bars for chunk in self.chunks)
 
+    @property
+    def expected(self) -> float:
+        """Bars expected, where something is known of the symbols."""
+        return sum(
+            chunk.bars if chunk.expected is None else chunk.expected for chunk in self.chunks
+        )
+
     def minutes(self, requests_per_minute: float) -> float:
         """Minutes that the requests take at this rate, when nothing else is slower."""
         return self.requests / requests_per_minute
@@ -97,7 +110,11 @@ def plan(symbols: Iterable[str], sessions: Iterable[date], packing: Packing | No
     return plan_each(dict.fromkeys(sessions, tuple(symbols)), packing)
 
 
-def plan_each(wanted: Mapping[date, Sequence[str]], packing: Packing | None = None) -> Plan:
+def plan_each(
+    wanted: Mapping[date, Sequence[str]],
+    packing: Packing | None = None,
+    expected: Expected | None = None,
+) -> Plan:
     """Pack symbols that differ from session to session, as a repair needs it.
 
     Sessions that want the same symbols and follow one another share their requests.
@@ -105,6 +122,7 @@ def plan_each(wanted: Mapping[date, Sequence[str]], packing: Packing | None = No
     Args:
         wanted: For each session the symbols to ask for.
         packing: How much one request may ask for.
+        expected: For some sessions, how many bars to expect of a symbol; None: one in each.
     """
     packing = packing or Packing()
     days = sorted(wanted)
@@ -117,7 +135,11 @@ def plan_each(wanted: Mapping[date, Sequence[str]], packing: Packing | None = No
     chunks: list[Chunk] = []
     for symbols, alike in groupby(asked, key=lambda pair: pair[1]):
         for run in _consecutive([day for day, _ in alike]):
-            chunks += _pack(symbols, run, packing)
+            chunks += (
+                _pack(symbols, run, packing)
+                if expected is None
+                else _pack_by(expected(run), symbols, run, packing)
+            )
     return Plan(tuple(chunks))
 
 
@@ -150,3 +172,26 @@ def _pack(symbols: tuple[str, ...], run: tuple[date, ...], packing: Packing) -> 
         for part in range(count):
             low, high = part * len(symbols) // count, (part + 1) * len(symbols) // count
             yield Chunk(symbols[low:high], days)
+
+
+def _pack_by(
+    expected: Callable[[str], float],
+    symbols: tuple[str, ...],
+    run: tuple[date, ...],
+    packing: Packing,
+) -> Iterator[Chunk]:
+    """Pack by the bars that are expected: symbols without any ride along with the others.
+
+    Dealing the symbols out like cards, those with most bars first, fills all chunks alike.
+    """
+    for start in range(0, len(run), packing.bars):
+        days = run[start : start + packing.bars]
+        share = len(days) / len(run)
+        bars = {symbol: expected(symbol) * share for symbol in symbols}
+        count = max(
+            math.ceil(sum(bars.values()) / packing.bars), math.ceil(len(symbols) / packing.symbols)
+        )
+        dealt = sorted(symbols, key=lambda symbol: -bars[symbol])
+        for first in range(count):
+            hand = tuple(sorted(dealt[first::count]))
+            yield Chunk(hand, days, sum(bars[symbol] for symbol in hand))

@@ -40,6 +40,7 @@ from datalake_assets.exchange.wire import (
     pages_json,
     parse_instant,
 )
+from datalake_assets.exchange.years import Years
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -145,8 +146,9 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of the 
 
 @dataclass(frozen=True, slots=True)
 class BarsQuery:
-    """A request for bars, checked: positions in the market's sessions, symbols in order."""
+    """A request for bars, checked: positions in the grain's stamps, symbols in order."""
 
+    grain: "Grain"
     symbols: Sequence[str]
     first: int
     stop: int
@@ -154,6 +156,15 @@ class BarsQuery:
     descending: bool
     position: Position | None
     currency: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grain:
+    """How long a bar is: the bars' stamps, and the bars of symbols from one of them to another."""
+
+    stamps: Stamps
+    visible: int
+    bars: Callable[[Sequence[str], int, int], Bars]
 
 
 class Exchange:
@@ -200,6 +211,7 @@ class Exchange:
         self._clock = clock
         self._monotonic = monotonic
         self._stamps = Stamps.of(market.sessions)
+        self._years = Years(market)
         self._buckets: dict[Api, TokenBucket] = {
             "data": TokenBucket(requests_per_minute, monotonic),
             "trading": TokenBucket(trading_requests_per_minute, monotonic),
@@ -309,9 +321,9 @@ class Exchange:
         bars, following = changed or (bars, following)
         token = following.token() if following is not None else None
         body = (
-            pages_json(bars, self._stamps, token, currency=asked.currency)
+            pages_json(bars, asked.grain.stamps, token, currency=asked.currency)
             if single is None
-            else page_json(single, bars, self._stamps, token, currency=asked.currency)
+            else page_json(single, bars, asked.grain.stamps, token, currency=asked.currency)
         )
         return Reply(200, body), changed is not None
 
@@ -322,9 +334,9 @@ class Exchange:
                 400, "Invalid format for parameter symbols: query parameter 'symbols' is required"
             )
         timeframe = query.get("timeframe", "")
-        if timeframe not in ("1Day", "1D"):
+        if timeframe not in ("1Day", "1D", "12Month", "12M"):
             known = _TIMEFRAME.fullmatch(timeframe) is not None
-            more = ": this exchange serves daily bars only" if known else ""
+            more = ": this exchange serves 1Day and 12Month only" if known else ""
             raise Refusal(400, f"invalid timeframe: {timeframe}{more}")
         for name, legal in (
             ("adjustment", ("raw",)),
@@ -354,15 +366,27 @@ class Exchange:
                 position = Position.parse(token)
             except ValueError as error:
                 raise Refusal(400, str(error)) from error
+        grain = self._grain(timeframe, now)
         return BarsQuery(
+            grain=grain,
             symbols=sorted(set(symbols)),
-            first=bisect_left(self._stamps.at, start),
-            stop=min(bisect_right(self._stamps.at, end), self.market.visible(now)),
+            first=bisect_left(grain.stamps.at, start),
+            stop=min(bisect_right(grain.stamps.at, end), grain.visible),
             limit=limit,
             descending=query.get("sort") == "desc",
             position=position,
             currency=query.get("currency"),
         )
+
+    def _grain(self, timeframe: str, now: datetime) -> Grain:
+        sessions = self.market.visible(now)
+        if timeframe.startswith("1D"):
+            return Grain(self._stamps, sessions, self.market.bars)
+
+        def years(symbols: Sequence[str], first: int, stop: int) -> Bars:
+            return self._years.bars(symbols, first, stop, sessions)
+
+        return Grain(self._years.stamps, self._years.visible(sessions), years)
 
     def _bounds(self, query: Mapping[str, str], now: datetime) -> tuple[int, int]:
         """Start and end in nanoseconds, both inclusive."""
@@ -393,27 +417,24 @@ class Exchange:
             low, high, count = first, stop, 1
             if position is not None and symbols[begin] == position.symbol:
                 if query.descending:
-                    high = min(stop, bisect_right(self._stamps.at, position.at))
+                    high = min(stop, bisect_right(query.grain.stamps.at, position.at))
                 else:
-                    low = max(first, bisect_left(self._stamps.at, position.at))
+                    low = max(first, bisect_left(query.grain.stamps.at, position.at))
             else:
                 # No more symbols at a time than the page needs if each of them is full.
                 count = math.ceil((query.limit + 1 - found) / (stop - first))
-            part = self.market.bars(symbols[begin : begin + count], low, max(low, high))
+            part = query.grain.bars(symbols[begin : begin + count], low, max(low, high))
             if query.descending:
                 part = part.take(np.lexsort((-part.session, part.symbol)))
             parts.append(part)
             found += len(part)
             begin += count
         if not parts:
-            return self.market.bars((), 0, 0), None
+            return query.grain.bars((), 0, 0), None
         bars = parts[0] if len(parts) == 1 else Bars.concatenate(symbols, parts)
         if len(bars) <= query.limit:
             return bars, None
-        return bars.take(slice(query.limit)), self._position(bars, query.limit)
-
-    def _position(self, bars: Bars, row: int) -> Position:
-        return Position(bars.symbols[bars.symbol[row]], int(self._stamps.at[bars.session[row]]))
+        return bars.take(slice(query.limit)), _position(query, bars, query.limit)
 
     def _disturb_page(
         self, kind: str, query: BarsQuery, bars: Bars, following: Position | None
@@ -421,7 +442,7 @@ class Exchange:
         """The page with a fault of `kind`; `None` when it cannot have it."""
         if not len(bars):
             return None
-        here = self._position(bars, 0)
+        here = _position(query, bars, 0)
         onward = -1 if query.descending else 1
         if kind == "empty_page":
             # The same place by a token that the client has not seen: repeating its own would be
@@ -430,12 +451,12 @@ class Exchange:
             at = asked.at if asked is not None and asked.symbol == here.symbol else here.at
             return bars.take(slice(0)), Position(here.symbol, at - onward)
         if kind == "trailing_page" and following is None:
-            last = self._position(bars, len(bars) - 1)
+            last = _position(query, bars, len(bars) - 1)
             return bars, Position(last.symbol, last.at + onward)
         if kind == "repeated_bar":
             return bars.take(np.append(0, np.arange(len(bars)))), following
         if kind == "overlapping_page" and following is not None and len(bars) > 1:
-            return bars, self._position(bars, len(bars) - 1)
+            return bars, _position(query, bars, len(bars) - 1)
         if kind == "endless_token":
             return bars, here
         return None
@@ -623,6 +644,10 @@ class _Connection:
         except TimeoutError:
             return False
         return True
+
+
+def _position(query: BarsQuery, bars: Bars, row: int) -> Position:
+    return Position(bars.symbols[bars.symbol[row]], int(query.grain.stamps.at[bars.session[row]]))
 
 
 def _error(status: int, message: str, *, spaced: bool = False) -> Reply:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import combine
 from datalake_assets.collection.report import Ledger
+from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.lake import layout, session_file
 from datalake_assets.lake.session_file import BrokenFileError, Session, Summary
@@ -28,6 +29,8 @@ from datalake_assets.lake.store import Store
 
 FORMAT = 1
 """Version of the layout; a lake of another one is not written to."""
+
+_YEARS = pa.list_(pa.int16())
 
 _FOOTER_GUESS = 256 * 1024
 """Bytes from the end of a session file that hold its footer, ledger included, in all but odd
@@ -222,6 +225,33 @@ class Lake:
     def universe_days(self) -> list[date]:
         """The days of which there is a snapshot, ascending."""
         return layout.dated(layout.UNIVERSE, self.store.list(layout.UNIVERSE))
+
+    def write_survey(self, taken: date, found: Survey) -> None:
+        """Keep the survey of a day."""
+        table = pa.table(
+            {
+                "symbol": pa.array(list(found.years), pa.string()),
+                "years": pa.array([sorted(y) for y in found.years.values()], _YEARS),
+            }
+        )
+        span = {"first": str(found.first), "last": str(found.last)}
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(span), buffer, compression="zstd")
+        self.store.put(layout.survey_key(taken), bytes(buffer.getvalue()))
+
+    def survey(self) -> Survey | None:
+        """The newest survey; None when there is none."""
+        days = layout.dated(layout.SURVEYS, self.store.list(layout.SURVEYS))
+        if not days:
+            return None
+        table = pq.read_table(io.BytesIO(self.store.get(layout.survey_key(days[-1]))))
+        span = table.schema.metadata
+        symbols, years = table["symbol"].to_pylist(), table["years"].to_pylist()
+        return Survey(
+            int(span[b"first"]),
+            int(span[b"last"]),
+            dict(zip(symbols, map(frozenset, years), strict=True)),
+        )
 
     def _published(self, day: date) -> pa.Table | None:
         try:

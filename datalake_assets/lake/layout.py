@@ -13,6 +13,7 @@ MARKER = "_lake.json"
 SESSIONS = "data/ticks/sessions"
 INCOMPLETE = "data/ticks/incomplete"
 UNIVERSE = "data/universe"
+SURVEYS = "data/universe/surveys"
 
 _DATED = re.compile(r"(?:year=\d{4}/)?(\d{4}-\d{2}-\d{2})\.parquet")
 
@@ -30,6 +31,11 @@ def incomplete_key(session: date) -> str:
 def universe_key(taken: date) -> str:
     """Where the snapshot of the universe of a day lies."""
     return f"{UNIVERSE}/{taken.isoformat()}.parquet"
+
+
+def survey_key(taken: date) -> str:
+    """Where the survey of a day lies: the years in which each symbol traded."""
+    return f"{SURVEYS}/{taken.isoformat()}.parquet"
 
 
 def dated(prefix: str, keys: list[str]) -> list[date]:

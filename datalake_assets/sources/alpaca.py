@@ -12,7 +12,7 @@ contract test holds the members that are relied on.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -35,12 +35,14 @@ from datalake_assets.collection.errors import (
     ThrottledError,
     TransientError,
 )
+from datalake_assets.collection.survey import AskYears
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
-from datalake_assets.sources.pages import decode
+from datalake_assets.sources.pages import decode, decode_years
 from datalake_assets.sources.transport import Answer, Timeouts, Transport
 
 if TYPE_CHECKING:
     from alpaca.common.rest import RESTClient
+    from alpaca.data.timeframe import TimeFrame
 
 PAGE_LIMIT = 10_000
 """Bars on a page at most, by Alpaca's specification."""
@@ -121,27 +123,59 @@ class AlpacaSource:
             symbols: tuple[str, ...], first: date, last: date, page_token: str | None
         ) -> Page:
             # Imported here because it takes two seconds, which `dagster dev` need not wait for.
-            from alpaca.data.enums import Adjustment, DataFeed
-            from alpaca.data.requests import StockBarsRequest
             from alpaca.data.timeframe import TimeFrame
 
-            request = StockBarsRequest(
-                symbol_or_symbols=list(symbols),
-                timeframe=TimeFrame.Day,
-                start=datetime.combine(first, time(), UTC),
-                end=self._end(last),
-                limit=PAGE_LIMIT,
-                adjustment=Adjustment.RAW,
-                feed=DataFeed(self._account.feed),
-                asof=asof.isoformat(),
-            )
-            params = request.to_request_fields()
-            if page_token is not None:
-                params["page_token"] = page_token
-            body = self._ask(self._data, "/stocks/bars", params)
+            start = datetime.combine(first, time(), UTC)
+            body = self._bars(TimeFrame.Day, symbols, start, self._end(last), asof, page_token)
             return self._decoding.submit(decode, body).result()
 
         return fetch
+
+    def years(self, asof: date) -> AskYears:
+        """How one page of bars of whole years is fetched: what `collection.survey` asks for.
+
+        Args:
+            asof: The day whose symbols are meant.
+        """
+
+        def ask(
+            symbols: tuple[str, ...], first: int, last: int, page_token: str | None
+        ) -> tuple[Mapping[str, Sequence[int]], str | None]:
+            from alpaca.data.timeframe import TimeFrame, TimeFrameUnit
+
+            start = datetime(first, 1, 1, tzinfo=UTC)
+            end = min(datetime(last, 12, 31, 23, 59, 59, tzinfo=UTC), self._clock.now() - DELAY)
+            year = TimeFrame(12, TimeFrameUnit.Month)
+            return decode_years(self._bars(year, symbols, start, end, asof, page_token))
+
+        return ask
+
+    def _bars(
+        self,
+        timeframe: TimeFrame,
+        symbols: tuple[str, ...],
+        start: datetime,
+        end: datetime,
+        asof: date,
+        page_token: str | None,
+    ) -> bytes:
+        from alpaca.data.enums import Adjustment, DataFeed
+        from alpaca.data.requests import StockBarsRequest
+
+        request = StockBarsRequest(
+            symbol_or_symbols=list(symbols),
+            timeframe=timeframe,
+            start=start,
+            end=end,
+            limit=PAGE_LIMIT,
+            adjustment=Adjustment.RAW,
+            feed=DataFeed(self._account.feed),
+            asof=asof.isoformat(),
+        )
+        params = request.to_request_fields()
+        if page_token is not None:
+            params["page_token"] = page_token
+        return self._ask(self._data, "/stocks/bars", params)
 
     def assets(self) -> pa.Table:
         """Every US equity on the source's list, active and inactive, by symbol.

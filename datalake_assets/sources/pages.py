@@ -42,6 +42,16 @@ class _Bars(msgspec.Struct):
     next_page_token: str | None
 
 
+class _Stamp(msgspec.Struct, gc=False):
+    t: str
+
+
+class _Stamps(msgspec.Struct):
+    bars: dict[str, list[_Stamp]] | None
+    next_page_token: str | None
+
+
+_stamps = msgspec.json.Decoder(_Stamps)
 _decoder = msgspec.json.Decoder(_Bars)
 
 
@@ -82,6 +92,26 @@ def decode(body: bytes) -> Page:
         pa.array([bar.n for bar in rows], pa.int64()),
     ]
     return Page(pa.Table.from_arrays(columns, schema=SCHEMA), answer.next_page_token, len(body))
+
+
+def decode_years(body: bytes) -> tuple[dict[str, list[int]], str | None]:
+    """The years of the bars in one answer with `timeframe=12Month`, and the next page's token.
+
+    A year's bar starts in that year in New York.
+
+    Raises:
+        TransientError: The body is no such answer.
+    """
+    try:
+        answer = _stamps.decode(body)
+    except msgspec.DecodeError as error:
+        raise TransientError(f"the answer can't be read: {error}") from error
+    if answer.bars is None:
+        raise TransientError('the answer says "bars": null, which tells nothing')
+    years = {
+        symbol: [int(stamp.t[:4]) for stamp in stamps] for symbol, stamps in answer.bars.items()
+    }
+    return years, answer.next_page_token
 
 
 @lru_cache(maxsize=16_384)

@@ -1,0 +1,71 @@
+"""Bars of whole years, made of a market's daily ones.
+
+Here belongs what `timeframe=12Month` asks for. How a bar is spelt belongs in `wire`.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+
+import numpy as np
+
+from datalake_assets.exchange.market import Bars, Ints, Market
+from datalake_assets.exchange.wire import Stamps, nanoseconds
+
+
+class Years:
+    """A market's years: one bar each, stamped with New York's midnight of the first of January.
+
+    `session` in its bars is a position among the years. That Alpaca stamps a year's bar so is
+    inferred from its monthly ones, which carry the first of the month.
+    """
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+        self._year = np.array([day.year for day in market.sessions], np.int64)
+
+    @cached_property
+    def stamps(self) -> Stamps:
+        """The stamps of the years. On the first of January New York is five hours behind."""
+        years = np.unique(self._year).tolist()
+        starts = [datetime(year, 1, 1, 5, tzinfo=UTC) for year in years]
+        at = np.array([nanoseconds(start) for start in starts], np.int64)
+        text = np.array([f"{start:%Y-%m-%dT%H:%M:%SZ}".encode() for start in starts], "S20")
+        return Stamps(at, text)
+
+    def visible(self, sessions: int) -> int:
+        """How many years have begun when this many sessions may be served."""
+        return 0 if not sessions else int(self._year[sessions - 1] - self._year[0]) + 1
+
+    def bars(self, symbols: Sequence[str], first: int, stop: int, sessions: int) -> Bars:
+        """The bars of `symbols` in the years from `first` up to `stop`.
+
+        `sessions` may be served; the year under way is made of those that are.
+        """
+        low, high = np.searchsorted(self._year, self._year[0] + np.array([first, stop]))
+        days = self._market.bars(symbols, int(low), max(int(low), min(int(high), sessions)))
+        if not len(days):
+            return days
+        year = self._year[days.session] - self._year[0]
+        begins = np.ones(len(days), bool)
+        begins[1:] = (days.symbol[1:] != days.symbol[:-1]) | (year[1:] != year[:-1])
+        starts = np.flatnonzero(begins)
+        ends = np.append(starts[1:], len(days)) - 1
+
+        def total(column: Ints) -> Ints:
+            return np.add.reduceat(column, starts)
+
+        volume = total(days.volume)
+        turnover = np.add.reduceat(days.vwap.astype(np.float64) * days.volume, starts)
+        return Bars(
+            symbols=days.symbols,
+            symbol=days.symbol[starts],
+            session=year[starts],
+            open=days.open[starts],
+            high=np.maximum.reduceat(days.high, starts),
+            low=np.minimum.reduceat(days.low, starts),
+            close=days.close[ends],
+            vwap=np.rint(turnover / volume).astype(np.int64),
+            volume=volume,
+            trade_count=total(days.trade_count),
+        )
