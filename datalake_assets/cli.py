@@ -394,7 +394,9 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     from datalake_assets.publication import Publication
 
     lake = _open_lake(settings)
-    collector, source = build_collector(settings), build_source(settings)
+    # As for a run: what is named by its environment variable gets its value.
+    collector = build_collector(settings).process_config_and_initialize()
+    source = build_source(settings).process_config_and_initialize()
     published = lake.sessions()
     if missing:
         days = [day for day in days if day not in frozenset(published)]
