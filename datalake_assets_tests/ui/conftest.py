@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,11 +40,12 @@ CHROMIUM_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class DagsterDev:
-    """A running `make dev`: where it is, where its lake is, what it printed."""
+    """A running `make dev`: where it is, where its lake is, what it printed, what it runs with."""
 
     url: str
     lake: Path
     log: Path
+    environment: Mapping[str, str]
 
     def last_lines(self, count: int = 40) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -53,11 +54,19 @@ class DagsterDev:
 
 @pytest.fixture(scope="session")
 def dagster_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
+    """`make dev` with no key and no setting but the lake's place: the embedded exchange serves."""
+    with make_dev(tmp_path_factory.mktemp("dev")) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def make_dev(folder: Path, **settings: str) -> Iterator[DagsterDev]:
     """`make dev` as it is in the Makefile, but for the Python: the one that runs the tests.
 
-    No key, no setting but the lake's place, an empty HOME: the embedded exchange serves.
+    Args:
+        folder: Where its lake, its HOME (empty) and Dagster's records are.
+        settings: Variables that it runs with, beside the lake's place.
     """
-    folder = tmp_path_factory.mktemp("dev")
     (folder / "home").mkdir()
     # For make, what runs the tests is what is installed. A link, as make can't have a space in the
     # name of a target; a VENV of no use, so that no mistake here could touch the checkout's own.
@@ -66,8 +75,18 @@ def dagster_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    running = DagsterDev(f"http://127.0.0.1:{port}", folder / "lake", folder / "dev.log")
-
+    environment = {
+        "PATH": os.environ["PATH"],
+        "LANG": "C.UTF-8",
+        "HOME": str(folder / "home"),
+        "PYTHONPATH": str(ROOT),
+        "DAGSTER_HOME": str(folder / "dagster"),
+        "DATALAKE_URI": str(folder / "lake"),
+        **settings,
+    }
+    running = DagsterDev(
+        f"http://127.0.0.1:{port}", folder / "lake", folder / "dev.log", environment
+    )
     command = [
         "make",
         "dev",
@@ -77,13 +96,6 @@ def dagster_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev
         f"DAGSTER_HOME={folder / 'dagster'}",
         f"PORT={port}",
     ]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "LANG": "C.UTF-8",
-        "HOME": str(folder / "home"),
-        "PYTHONPATH": str(ROOT),
-        "DATALAKE_URI": str(running.lake),
-    }
     with running.log.open("wb") as log:
         process = subprocess.Popen(
             command,
