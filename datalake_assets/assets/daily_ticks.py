@@ -189,6 +189,8 @@ def _collect(
         if collector.survey and not collector.repair:
             since = _first_session(context).year
             known = take_survey(alpaca, lake, how, wanted, since, taken)
+            if known:
+                context.log.info("the years of %d symbols are known", len(known.years))
         publication = Publication(wanted, lake, how, survey=known, repair=collector.repair)
         context.log.info(_announce(publication, collector))
         yield from publication.run(alpaca.bars(taken), origin, display=shown)

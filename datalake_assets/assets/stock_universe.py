@@ -123,7 +123,7 @@ def take_survey(
     since: int,
     asof: date,
 ) -> Survey | None:
-    """In which years the symbols traded: the survey that the lake has, or a new one.
+    """In which years the symbols traded: the survey that the lake has, or a new one, if any.
 
     A short range is not worth one. It is taken of all years at once, so that the runs of a
     backfill share it, and years that are over do not change.
@@ -156,5 +156,7 @@ def take_survey(
         workers=how.workers,
         stop=stop,
     )
+    if not found.years:
+        return None
     lake.write_survey(asof, found)
     return found

@@ -194,15 +194,18 @@ def _decimal(millionths: Ints) -> Iterator[Text]:
 
 
 def _integer(numbers: Ints) -> Iterator[Text]:
-    """Columns that spell whole numbers from 0 up to 10**12 − 1."""
+    """Columns that spell whole numbers, not negative: four digits each, as many as it takes."""
     full, bare, _ = _words()
-    myriads = numbers // 10_000
-    low = numbers - myriads * 10_000
-    high = myriads // 10_000
-    middle = myriads - high * 10_000
-    yield np.where(high > 0, bare[high], 0)
-    yield np.where(high > 0, full[middle], np.where(middle > 0, bare[middle], 0))
-    yield np.where(myriads > 0, full[low], bare[low])
+    groups = []
+    while not groups or numbers.any():
+        higher = numbers // 10_000
+        groups.append(numbers - higher * 10_000)
+        numbers = higher
+    begun = np.zeros(len(numbers), bool)
+    for group in reversed(groups[1:]):
+        yield np.where(begun, full[group], np.where(group > 0, bare[group], 0))
+        begun |= group > 0
+    yield np.where(begun, full[groups[0]], bare[groups[0]])
 
 
 @cache
