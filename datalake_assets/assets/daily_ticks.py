@@ -259,8 +259,9 @@ def _universe(
 
 def _announce(publication: Publication, collector: CollectorResource) -> str:
     plan = publication.plan
+    bars = f"up to {plan.bars:,}" if plan.expected == plan.bars else f"about {plan.expected:,.0f}"
     return (
-        f"{'repair: ' if collector.repair else ''}asking for {plan.expected:,.0f} bars of "
+        f"{'repair: ' if collector.repair else ''}asking for {bars} bars of "
         f"{len(plan.sessions)} sessions in {plan.requests:,} requests, "
         f"{plan.minutes(collector.requests_per_minute):.1f} minutes at "
         f"{collector.requests_per_minute:,} a minute, with {collector.max_workers} threads"

@@ -196,7 +196,7 @@ def _decimal(millionths: Ints) -> Iterator[Text]:
 def _integer(numbers: Ints) -> Iterator[Text]:
     """Columns that spell whole numbers, not negative: four digits each, as many as it takes."""
     full, bare, _ = _words()
-    groups = []
+    groups: list[Ints] = []
     while not groups or numbers.any():
         higher = numbers // 10_000
         groups.append(numbers - higher * 10_000)
