@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -117,7 +118,7 @@ def _decoded(body: bytes, rounds: int) -> tuple[int, dict[str, float]]:
         same = found.equals(expected) if isinstance(found, pa.Table) else _same(found, expected)
         assert same, f"{name} decodes other bars"
     return expected.num_rows, _best(
-        {name: (lambda way=way: way(body)) for name, way in ways.items()}, rounds
+        {name: partial(way, body) for name, way in ways.items()}, rounds
     )
 
 
@@ -193,7 +194,7 @@ def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, fl
                     start=datetime.combine(page.first, clock_time(), UTC),
                     end=datetime.combine(page.last, clock_time(23, 59, 59), UTC),
                 )
-                frame = client.get_stock_bars(request).df
+                frame = cast(BarSet, client.get_stock_bars(request)).df
                 frame.to_parquet(file)
                 bars += len(frame)
             return bars

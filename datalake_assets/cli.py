@@ -313,7 +313,12 @@ def _bury_killed_runs(instance: dg.DagsterInstance) -> None:
     import dagster as dg
 
     seeming = dg.RunsFilter(
-        statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: socket.gethostname()}
+        statuses=[
+            dg.DagsterRunStatus.NOT_STARTED,
+            dg.DagsterRunStatus.STARTING,
+            dg.DagsterRunStatus.STARTED,
+        ],
+        tags={_HOST: socket.gethostname()},
     )
     for run in instance.get_runs(seeming):
         try:
@@ -362,6 +367,8 @@ def _show_run(result: dg.ExecuteInProcessResult) -> None:
             continue
         metadata = event.materialization.metadata
         told: dict[str, Any] = {name: value.value for name, value in metadata.items()}
+        if "success_rate" not in told:
+            continue  # published by an earlier run, and only told to Dagster by this one
         coverage_told = told.get("coverage")
         sessions.add_row(
             event.partition,

@@ -42,8 +42,8 @@ from datalake_assets.sources.alpaca import AlpacaSource
 KEY = dg.AssetKey("daily_ticks")
 
 POOL = "alpaca"
-"""Dagster's pool for runs that ask the source. It bounds how many do at once; the account's limit
-is held by the rate limiter, which they share. `datalake_assets/dagster.yaml` has its size."""
+"""Dagster's pool for runs that ask the source: `dagster instance concurrency set alpaca N` bounds
+how many do at once. The account's limit is held by the rate limiter, which they share."""
 
 _SHOWN = 50
 """Offenders and failures that metadata lists; the ledger in the session's file has them all."""
@@ -337,7 +337,7 @@ def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
         metadata |= {"session": day, "threshold": finding.threshold, "detail": finding.detail}
         if finding.value is not None:
             metadata["value"] = finding.value
-    else:
+    elif found:
         metadata["by_session"] = dg.MetadataValue.table(
             [
                 dg.TableRecord(
