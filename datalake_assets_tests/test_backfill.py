@@ -37,7 +37,6 @@ class Desk:
         self,
         first: date = DAYS[0],
         last: date = DAYS[-1],
-        *,
         **knobs: Any,
     ) -> dg.ExecuteInProcessResult:
         definitions = build_definitions(
