@@ -193,7 +193,11 @@ def plan(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell what collecting a range would take and cost, without doing it."""
+    """Tell what collecting a range would take and cost, without doing it.
+
+    It asks for the universe, and for the survey that a long range is packed by, if the lake has
+    none, and keeps them there.
+    """
     with _plain_errors():
         settings = Settings.load()
         keys = _partitions(settings)
@@ -418,7 +422,9 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, snapshot, taken)
         known = take_survey(alpaca, lake, how, wanted, settings.first_session.year, taken)
         planned = Publication(wanted, lake, how, survey=known).plan
-    return cost(planned, settings.requests_per_minute, _density(lake, published))
+    # A survey leaves out those that did not trade; to do so twice would tell too few bars.
+    density = 1.0 if known else _density(lake, published)
+    return cost(planned, settings.requests_per_minute, density)
 
 
 def _density(lake: Lake, published: Sequence[date]) -> float:

@@ -286,9 +286,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "DATALAKE_SESSIONS_PER_RUN",
         "sessions_per_run",
-        "253",
+        "252",
         "sessions",
-        "how many sessions a backfill puts in one run at most; a year has up to 253",
+        "how many sessions a backfill puts in one run at most; four windows of 63, about a year",
         _whole(1, 10_000),
     ),
     Setting(

@@ -21,16 +21,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from datalake_assets import market_calendar
+from datalake_assets.assets.stock_universe import take_survey
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.collect import Page
 from datalake_assets.collection.errors import PermanentError, RefusedError, TransientError
 from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.progress import Display, Snapshot
+from datalake_assets.collection.rate_limit import RateLimiter
+from datalake_assets.collection.survey import AskYears, Survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake import layout, session_file
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.store import open_store
+from datalake_assets.publication import How
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.settings import Settings
 from datalake_assets_tests.collection.tables import bar, table
@@ -841,7 +845,7 @@ def test_an_interrupted_range_keeps_the_sessions_that_were_published_before(
     bench.market = Halting(names(5))
     # Five chunks for the first window, one for each symbol, and four of the second.
     display = WhenPublished(9, dg.DagsterExecutionInterruptedError())
-    packing = {"symbols_per_request": 1, "bars_per_request": 9_900}
+    packing = {"symbols_per_request": 1, "bars_per_request": 9_900, "survey": False}
 
     result = bench.run(days[0], wednesday, display=display, **packing)
 
@@ -910,3 +914,173 @@ def test_a_repair_of_a_damaged_session_says_which_file_is_broken(bench: Workbenc
 
     assert not result.success
     assert layout.session_key(MONDAY) in failure(result)
+
+
+# --- the survey before a long range ---
+
+LONG = market_calendar.sessions(date(2024, 4, 1), date(2024, 7, 3))
+"""More sessions than a window, so that a survey is worth it."""
+
+
+class Surveyed(Market):
+    """A source that is asked for years too: the active symbols traded in all, the others never.
+
+    Args:
+        symbols: Every one has a bar in each session of `LONG`.
+        inactive: They never have one.
+    """
+
+    def __init__(self, symbols: Sequence[str], inactive: Sequence[str] = ()) -> None:
+        super().__init__(symbols)
+        ScriptedSource.__init__(self, table(bar(name, day) for day in LONG for name in symbols))
+        self.listed = universe(symbols, inactive)
+        self._alive = frozenset(symbols)
+        self.questions: list[tuple[tuple[str, ...], int, int, date]] = []
+
+    def years(self, asof: date) -> AskYears:
+        def ask(
+            symbols: tuple[str, ...], first: int, last: int, page_token: str | None
+        ) -> tuple[dict[str, Sequence[int]], str | None]:
+            self.questions.append((symbols, first, last, asof))
+            alive = self._alive.intersection(symbols)
+            return dict.fromkeys(alive, range(first, last + 1)), None
+
+        return ask
+
+
+ROOMY = {"bars_per_request": 9_900, "symbols_per_request": 700}
+"""A request that holds all names at once, but not the bars of all in a window."""
+
+
+@pytest.fixture
+def long(bench: Workbench) -> Workbench:
+    """A market of 20 symbols that trade and 600 that never did."""
+    bench.market = Surveyed(names(20), names(620)[20:])
+    return bench
+
+
+def questions(bench: Workbench) -> list[tuple[tuple[str, ...], int, int, date]]:
+    assert isinstance(bench.market, Surveyed)
+    return bench.market.questions
+
+
+def test_before_a_long_range_one_survey_is_taken_kept_and_packed_by(long: Workbench) -> None:
+    result = long.run(LONG[0], LONG[-1], **ROOMY)
+
+    assert result.success
+    assert questions(long) == [(names(620), 2011, TODAY.year, TODAY)]
+    assert len(LONG) == WINDOW + 3
+    assert len(long.market.requests) == 2, "one for each window: what is silent rides along"
+    kept = long.lake.survey()
+    assert kept is not None
+    assert {name for name, years in kept.years.items() if years} == set(names(20))
+    assert long.lake.sessions() == LONG
+    ledger = long.lake.read(LONG[0]).ledger
+    assert ledger.no_print == names(620)[20:], "asked for, whatever the survey says of them"
+
+
+def test_the_next_long_range_uses_the_survey_that_the_lake_has(long: Workbench) -> None:
+    for _ in "12":
+        long.market.requests.clear()
+        assert long.run(LONG[0], LONG[-1], **ROOMY).success
+        assert len(long.market.requests) == 2
+    assert len(questions(long)) == 1
+
+
+def test_without_the_survey_every_symbol_is_expected_in_every_session(long: Workbench) -> None:
+    assert long.run(LONG[0], LONG[-1], survey=False, **ROOMY).success
+
+    assert questions(long) == []
+    assert long.lake.survey() is None
+    # 157 symbols x 63 sessions make a page; then all of them in the three that are left.
+    assert len(long.market.requests) == 4 + 1
+
+
+@pytest.mark.parametrize(("count", "asked"), [(WINDOW, 0), (WINDOW + 1, 1)])
+def test_a_window_is_not_worth_a_survey(count: int, asked: int, long: Workbench) -> None:
+    assert long.run(LONG[0], LONG[count - 1], **ROOMY).success
+
+    assert len(questions(long)) == asked
+
+
+def test_a_repair_asks_no_survey(long: Workbench) -> None:
+    assert long.run(LONG[0], LONG[-1], repair=True, **ROOMY).success
+
+    assert questions(long) == []
+
+
+def surveyed(
+    lake: Lake, market: Market, days: Sequence[date], symbols: tuple[str, ...], asof: date
+) -> Survey | None:
+    how = How(RateLimiter(1e9))
+    wanted = dict.fromkeys(days, symbols)
+    return take_survey(market, lake, how, wanted, 2011, asof)  # type: ignore[arg-type]
+
+
+def test_a_survey_is_taken_anew_when_a_later_year_is_asked_for() -> None:
+    lake, market = Lake(open_store("memory://")), Surveyed(names(3))
+    first = surveyed(lake, market, LONG, names(3), date(2024, 7, 3))
+    assert first == lake.survey()
+    assert surveyed(lake, market, LONG, names(3), date(2025, 3, 3)) == first
+    later = market_calendar.sessions(date(2024, 12, 1), date(2025, 4, 1))
+
+    second = surveyed(lake, market, later, names(3), date(2025, 4, 1))
+
+    assert [asked[1:3] for asked in market.questions] == [(2011, 2024), (2011, 2025)]
+    assert second is not None
+    assert second.last == 2025
+    assert lake.survey() == second
+    surveys = layout.dated(layout.SURVEYS, lake.store.list(layout.SURVEYS))
+    assert surveys == [date(2024, 7, 3), date(2025, 4, 1)]
+    assert surveyed(lake, market, LONG, names(3), date(2025, 4, 1)) == second
+
+
+def test_a_short_range_has_no_survey_even_if_the_lake_has_one() -> None:
+    lake, market = Lake(open_store("memory://")), Surveyed(names(3))
+    assert surveyed(lake, market, LONG, names(3), LONG[-1]) is not None
+    assert surveyed(lake, market, LONG[:WINDOW], names(3), LONG[-1]) is None
+    assert len(market.questions) == 1
+
+
+def test_a_source_that_refuses_to_be_surveyed_ends_the_run_and_nothing_is_kept() -> None:
+    lake, market = Lake(open_store("memory://")), Surveyed(names(3))
+
+    class Refusing(Surveyed):
+        def years(self, asof: date) -> AskYears:
+            def ask(*_: object) -> tuple[dict[str, Sequence[int]], str | None]:
+                raise RefusedError("HTTP 401")
+
+            return ask
+
+    with pytest.raises(RefusedError, match="401"):
+        surveyed(lake, Refusing(names(3)), LONG, names(3), LONG[-1])
+    assert lake.survey() is None
+    assert surveyed(lake, market, LONG, names(3), LONG[-1]) == lake.survey()
+
+
+def test_a_survey_of_a_few_chosen_symbols_is_not_the_one_of_the_universe() -> None:
+    lake, market = Lake(open_store("memory://")), Surveyed(names(2_000))
+    surveyed(lake, market, LONG, names(2), LONG[-1])
+
+    found = surveyed(lake, market, LONG, names(2_000), LONG[-1])
+
+    assert found is not None
+    assert set(found.years) == set(names(2_000))
+
+
+def test_a_survey_of_which_every_question_failed_is_taken_again() -> None:
+    lake, market = Lake(open_store("memory://")), Surveyed(names(3))
+
+    class Failing(Surveyed):
+        def years(self, asof: date) -> AskYears:
+            def ask(*_: object) -> tuple[dict[str, Sequence[int]], str | None]:
+                raise PermanentError("HTTP 500")
+
+            return ask
+
+    surveyed(lake, Failing(names(3)), LONG, names(3), LONG[-1])
+
+    found = surveyed(lake, market, LONG, names(3), LONG[-1])
+
+    assert found is not None
+    assert set(found.years) == set(names(3))

@@ -96,6 +96,7 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
         layout.session_key(day),
         layout.incomplete_key(day),
         layout.universe_key(taken),
+        layout.survey_key(taken),
     ]
 
 

@@ -133,6 +133,7 @@ def collector_in_a_run(
         ("max_invalid_bars", 0.5),
         ("min_row_ratio", 0.5),
         ("max_universe_loss", 0.5),
+        ("survey", False),
         ("attempts", 1),
         ("retry_seconds", 1.5),
         ("deadline_seconds", 2.5),

@@ -141,13 +141,20 @@ def take_survey(
     """
     if len(wanted) <= WINDOW:
         return None
-    if (found := lake.survey()) and found.covers(wanted):
-        return found
     # Mostly all sessions want the same symbols, by one and the same tuple.
     distinct = {id(symbols): symbols for symbols in wanted.values()}.values()
+    symbols = {symbol for symbols in distinct for symbol in symbols}
+    # It may be one of a few chosen symbols, or lack those whose questions failed. Names listed
+    # since, or refused, are fewer than a request's.
+    if (
+        (found := lake.survey())
+        and found.covers(wanted)
+        and len(symbols - found.years.keys()) < min(how.packing.symbols, len(symbols))
+    ):
+        return found
     stop = threading.Event()
     found = survey(
-        {symbol for symbols in distinct for symbol in symbols},
+        symbols,
         since,
         asof.year,
         alpaca.years(asof),

@@ -6,7 +6,7 @@ session by session all the same. A symbol without bars costs no room on a page, 
 the request, so it rides along with others.
 
 The source has no dates of listing or delisting, and asking for each symbol in each session as if
-all had always traded takes a third more requests over 15 years. Bars of years take a dozen.
+all had always traded takes a quarter more requests over 15 years. Bars of years take a dozen.
 """
 
 from __future__ import annotations

@@ -22,31 +22,33 @@ class Years:
 
     def __init__(self, market: Market) -> None:
         self._market = market
-        self._year = np.array([day.year for day in market.sessions], np.int64)
+        # A recording may lack whole years: a session's year is its place among those that it has.
+        self._years, self._place = np.unique(
+            np.array([day.year for day in market.sessions], np.int64), return_inverse=True
+        )
 
     @cached_property
     def stamps(self) -> Stamps:
         """The stamps of the years. On the first of January New York is five hours behind."""
-        years = np.unique(self._year).tolist()
-        starts = [datetime(year, 1, 1, 5, tzinfo=UTC) for year in years]
+        starts = [datetime(year, 1, 1, 5, tzinfo=UTC) for year in self._years.tolist()]
         at = np.array([nanoseconds(start) for start in starts], np.int64)
         text = np.array([f"{start:%Y-%m-%dT%H:%M:%SZ}".encode() for start in starts], "S20")
         return Stamps(at, text)
 
     def visible(self, sessions: int) -> int:
         """How many years have begun when this many sessions may be served."""
-        return 0 if not sessions else int(self._year[sessions - 1] - self._year[0]) + 1
+        return 0 if not sessions else int(self._place[sessions - 1]) + 1
 
     def bars(self, symbols: Sequence[str], first: int, stop: int, sessions: int) -> Bars:
         """The bars of `symbols` in the years from `first` up to `stop`.
 
         `sessions` may be served; the year under way is made of those that are.
         """
-        low, high = np.searchsorted(self._year, self._year[0] + np.array([first, stop]))
+        low, high = np.searchsorted(self._place, [first, stop])
         days = self._market.bars(symbols, int(low), max(int(low), min(int(high), sessions)))
         if not len(days):
             return days
-        year = self._year[days.session] - self._year[0]
+        year = self._place[days.session]
         begins = np.ones(len(days), bool)
         begins[1:] = (days.symbol[1:] != days.symbol[:-1]) | (year[1:] != year[:-1])
         starts = np.flatnonzero(begins)
@@ -56,7 +58,9 @@ class Years:
             return np.add.reduceat(column, starts)
 
         volume = total(days.volume)
-        turnover = np.add.reduceat(days.vwap.astype(np.float64) * days.volume, starts)
+        # A recording may have bars without volume; all of a year alike count the same then.
+        weight = np.where(np.repeat(volume, ends - starts + 1) > 0, days.volume, 1)
+        turnover = np.add.reduceat(days.vwap.astype(np.float64) * weight, starts)
         return Bars(
             symbols=days.symbols,
             symbol=days.symbol[starts],
@@ -65,7 +69,7 @@ class Years:
             high=np.maximum.reduceat(days.high, starts),
             low=np.minimum.reduceat(days.low, starts),
             close=days.close[ends],
-            vwap=np.rint(turnover / volume).astype(np.int64),
+            vwap=np.rint(turnover / total(weight)).astype(np.int64),
             volume=volume,
             trade_count=total(days.trade_count),
         )

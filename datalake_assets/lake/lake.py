@@ -240,11 +240,15 @@ class Lake:
         self.store.put(layout.survey_key(taken), bytes(buffer.getvalue()))
 
     def survey(self) -> Survey | None:
-        """The newest survey; None when there is none."""
+        """The newest survey; None when there is none, or it is damaged: it is only a hint."""
         days = layout.dated(layout.SURVEYS, self.store.list(layout.SURVEYS))
         if not days:
             return None
-        table = pq.read_table(io.BytesIO(self.store.get(layout.survey_key(days[-1]))))
+        data = self.store.get(layout.survey_key(days[-1]))
+        try:
+            table = pq.read_table(io.BytesIO(data))
+        except pa.ArrowInvalid:
+            return None
         span = table.schema.metadata
         symbols, years = table["symbol"].to_pylist(), table["years"].to_pylist()
         return Survey(

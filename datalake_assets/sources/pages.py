@@ -100,7 +100,7 @@ def decode_years(body: bytes) -> tuple[dict[str, list[int]], str | None]:
     A year's bar starts in that year in New York.
 
     Raises:
-        TransientError: The body is no such answer.
+        TransientError: The body is no such answer, or the time of a bar can't be read.
     """
     try:
         answer = _stamps.decode(body)
@@ -108,9 +108,12 @@ def decode_years(body: bytes) -> tuple[dict[str, list[int]], str | None]:
         raise TransientError(f"the answer can't be read: {error}") from error
     if answer.bars is None:
         raise TransientError('the answer says "bars": null, which tells nothing')
-    years = {
-        symbol: [int(stamp.t[:4]) for stamp in stamps] for symbol, stamps in answer.bars.items()
-    }
+    try:
+        years = {
+            symbol: [int(stamp.t[:4]) for stamp in stamps] for symbol, stamps in answer.bars.items()
+        }
+    except ValueError as error:
+        raise TransientError(f"a bar of a year has an unreadable time: {error}") from error
     return years, answer.next_page_token
 
 

@@ -1,5 +1,6 @@
 """What is asked for: everything, once, in requests that fit a page."""
 
+import math
 from collections import Counter
 from datetime import date
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.plan import WINDOW, Chunk, Packing, Plan, plan, plan_each, windows
+from datalake_assets.collection.survey import Survey
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, names
 
 YEAR = market_calendar.sessions(date(2024, 1, 1), date(2024, 12, 31))
@@ -175,3 +177,96 @@ def test_a_window_of_5000_symbols_takes_32_requests() -> None:
     made = plan(names(5_000), window)
     assert made.requests == 32
     assert max(len(chunk.symbols) for chunk in made.chunks) <= 157
+
+
+# Packed by what is expected
+
+surveys = st.builds(
+    Survey,
+    st.integers(2020, 2024),
+    st.integers(2024, 2026),
+    st.dictionaries(
+        st.sampled_from(names(30)), st.frozensets(st.integers(2022, 2026)), max_size=30
+    ),
+)
+
+
+@unhurried
+@given(st.dictionaries(st.sampled_from(YEAR[:30]), some_names, max_size=20), packings, surveys)
+def test_with_any_survey_everything_is_asked_for_exactly_once(
+    wanted: dict[date, list[str]], packing: Packing, survey: Survey
+) -> None:
+    made = plan_each(wanted, packing, survey.expected)
+    assert asked(made) == Counter(
+        {(s, day): 1 for day, symbols in wanted.items() for s in set(symbols)}
+    )
+    assert all(contiguous(chunk) and chunk.symbols for chunk in made.chunks)
+    assert made == plan_each({day: wanted[day][::-1] for day in wanted}, packing, survey.expected)
+    assert 0 <= made.expected <= made.bars + 1e-9
+
+
+@unhurried
+@given(st.lists(st.sampled_from(names(30)), min_size=1), days, packings, surveys)
+def test_no_request_names_too_many_symbols_or_expects_much_more_than_the_packing(
+    symbols: list[str], sessions: list[date], packing: Packing, survey: Survey
+) -> None:
+    """Dealt like cards, the fullest hand has less than one symbol's bars above the mean.
+
+    The mean is at most `packing.bars`, and a symbol has one bar in a session at most. So a
+    request expects less than `packing.bars` + its sessions: 9,963 of a page of 10,000 with the
+    usual packing in a window of 63.
+    """
+    for chunk in plan_each(dict.fromkeys(sessions, symbols), packing, survey.expected).chunks:
+        assert len(chunk.symbols) <= packing.symbols
+        assert chunk.expected is not None
+        assert chunk.expected < packing.bars + len(chunk.sessions)
+        assert len(chunk.sessions) <= packing.bars
+
+
+@pytest.mark.parametrize(("bars", "requests"), [(19.9, 2), (20.0, 1), (20.1, 1)])
+def test_one_more_request_is_made_only_when_the_bars_do_not_fit(bars: float, requests: int) -> None:
+    made = plan_each(
+        {MONDAY: names(4)}, Packing(bars=math.floor(bars)), lambda days: lambda symbol: 5.0
+    )
+    assert made.requests == requests
+    assert made.expected == 20.0
+
+
+def test_hands_are_filled_alike_those_with_most_bars_first() -> None:
+    bars = dict(zip(names(6), (6.0, 1.0, 5.0, 2.0, 4.0, 0.0), strict=True))
+    made = plan_each({MONDAY: names(6)}, Packing(bars=9), lambda days: bars.__getitem__)
+    assert [chunk.expected for chunk in made.chunks] == [11.0, 7.0]
+    assert made.expected == sum(bars.values())
+    assert all(list(chunk.symbols) == sorted(chunk.symbols) for chunk in made.chunks)
+
+
+@pytest.mark.parametrize(
+    ("alive", "silent", "requests"),
+    [
+        (157, 0, 1),
+        (157, 343, 1),  # 500 names
+        (157, 344, 2),
+        (157, 5_000, 11),  # 5,157 names, and all bars would fit one page
+        (5_000, 0, 32),
+        (5_000, 5_000, 32),  # 10,000 names in 20 requests, 315,000 bars in 32
+        (0, 5_000, 10),
+    ],
+)
+def test_silent_symbols_ride_along(alive: int, silent: int, requests: int) -> None:
+    symbols, window = names(alive + silent), YEAR[:WINDOW]
+    trading = frozenset(symbols[::2][:alive] + symbols[1::2][: max(0, alive - len(symbols[::2]))])
+    years = {True: frozenset({2023, 2024, 2025}), False: frozenset[int]()}
+    known = Survey(2023, 2025, {symbol: years[symbol in trading] for symbol in symbols})
+    made = plan_each(dict.fromkeys(window, symbols), None, known.expected)
+    assert made.requests == requests
+    assert made.expected == alive * WINDOW
+    assert made.bars == len(symbols) * WINDOW
+    assert max(chunk.expected or 0 for chunk in made.chunks) < 10_000
+
+
+def test_a_survey_that_knows_nobody_packs_about_as_without_one() -> None:
+    window, symbols = YEAR[:WINDOW], names(5_000)
+    made = plan_each(dict.fromkeys(window, symbols), None, Survey(2011, 2026, {}).expected)
+    without = plan(symbols, window)
+    assert made.requests == without.requests == 32
+    assert made.expected == without.expected == without.bars

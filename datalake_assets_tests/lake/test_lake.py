@@ -17,6 +17,7 @@ import pytest
 
 from datalake_assets.collection.audit import audit
 from datalake_assets.collection.report import Ledger
+from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError, repaired
@@ -356,6 +357,55 @@ def test_a_later_snapshot_of_the_day_takes_the_earlier_ones_place(lake: Lake) ->
 def test_a_day_without_a_snapshot_is_a_file_not_found(lake: Lake) -> None:
     with pytest.raises(FileNotFoundError):
         lake.universe_of(MONDAY)
+
+
+# The survey
+
+SURVEY = Survey(
+    2011, 2026, {"A": frozenset({2011, 2013, 2026}), "B.A": frozenset(), "C": frozenset({2020})}
+)
+
+
+def test_a_survey_is_read_as_it_was_written(lake: Lake) -> None:
+    assert lake.survey() is None
+    lake.write_survey(MONDAY, SURVEY)
+    assert lake.survey() == SURVEY
+    assert lake.store.list("") == [layout.survey_key(MONDAY)]
+
+
+def test_a_survey_of_nobody_keeps_its_years(lake: Lake) -> None:
+    lake.write_survey(MONDAY, Survey(2016, 2024, {}))
+    assert lake.survey() == Survey(2016, 2024, {})
+
+
+def test_a_survey_read_again_covers_the_years_that_were_asked_for(lake: Lake) -> None:
+    lake.write_survey(MONDAY, SURVEY)
+    found = lake.survey()
+    assert found is not None
+    assert found.covers([date(2011, 1, 3), date(2026, 12, 31)])
+    assert not found.covers([date(2010, 12, 31)])
+    assert not found.covers([date(2027, 1, 4)])
+
+
+def test_the_newest_survey_is_the_one_in_use(lake: Lake) -> None:
+    lake.write_survey(date(2024, 7, 2), SURVEY)
+    lake.write_survey(date(2024, 6, 28), Survey(2011, 2024, {}))
+    assert lake.survey() == SURVEY
+    lake.write_survey(date(2024, 7, 2), Survey(2016, 2024, {}))
+    assert lake.survey() == Survey(2016, 2024, {})
+
+
+def test_a_survey_is_no_snapshot_of_the_universe(lake: Lake) -> None:
+    lake.write_survey(MONDAY, SURVEY)
+    assert lake.universe() is None
+    assert lake.universe_days() == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"PAR1 cut short"])
+def test_a_damaged_survey_is_none(lake: Lake, damage: bytes) -> None:
+    lake.write_survey(MONDAY, SURVEY)
+    lake.store.put(layout.survey_key(MONDAY), damage)
+    assert lake.survey() is None
 
 
 # Killed while writing

@@ -17,6 +17,7 @@ def test_every_object_lies_where_the_contract_says() -> None:
     assert layout.session_key(DAY) == "data/ticks/sessions/year=2024/2024-07-03.parquet"
     assert layout.incomplete_key(DAY) == "data/ticks/incomplete/year=2024/2024-07-03.parquet"
     assert layout.universe_key(DAY) == "data/universe/2024-07-03.parquet"
+    assert layout.survey_key(DAY) == "data/universe/surveys/2024-07-03.parquet"
 
 
 @given(days)
@@ -25,6 +26,7 @@ def test_the_days_are_found_again_in_their_keys_in_order(found: list[date]) -> N
         (layout.SESSIONS, layout.session_key),
         (layout.INCOMPLETE, layout.incomplete_key),
         (layout.UNIVERSE, layout.universe_key),
+        (layout.SURVEYS, layout.survey_key),
     ):
         assert layout.dated(prefix, [key(day) for day in found]) == sorted(found)
 
@@ -32,6 +34,12 @@ def test_the_days_are_found_again_in_their_keys_in_order(found: list[date]) -> N
 def test_the_keys_of_published_and_incomplete_sessions_do_not_mix() -> None:
     assert layout.dated(layout.SESSIONS, [layout.incomplete_key(DAY)]) == []
     assert layout.dated(layout.INCOMPLETE, [layout.session_key(DAY)]) == []
+
+
+def test_a_survey_lies_below_the_universe_and_is_no_snapshot_of_it() -> None:
+    keys = [layout.survey_key(DAY), layout.universe_key(DAY.replace(day=4))]
+    assert layout.dated(layout.UNIVERSE, keys) == [DAY.replace(day=4)]
+    assert layout.dated(layout.SURVEYS, keys) == [DAY]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import inspect
 import json
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -25,8 +25,12 @@ from datalake_assets.collection.errors import (
     ThrottledError,
     TransientError,
 )
+from datalake_assets.collection.rate_limit import RateLimiter
+from datalake_assets.collection.retry import Caller, RetryPolicy
+from datalake_assets.collection.survey import Survey, survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.exchange.faults import Arrival, Fault, FaultScript, Rule
+from datalake_assets.exchange.market import is_ticker
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
@@ -224,6 +228,86 @@ def test_many_threads_get_what_one_gets(exchange: ExchangeServer) -> None:
         alone = [fetch(part, date(2024, 6, 3), DAY, None).bars for part in parts]
         together = list(pool.map(lambda part: fetch(part, date(2024, 6, 3), DAY, None).bars, parts))
     assert all(a.equals(b) for a, b in zip(alone, together, strict=True))
+
+
+# Years
+
+
+@pytest.mark.parametrize(
+    ("last", "end"),
+    [(2024, "2024-12-31T23:59:59+00:00"), (2026, "2026-09-03T21:44:00+00:00")],
+)
+def test_years_are_asked_for_in_whole_pages_up_to_what_is_served(
+    last: int, end: str, recording: type[Recording]
+) -> None:
+    recording.answers.append(EMPTY)
+    with source(None, feed="iex") as asking:
+        assert asking.years(date(2025, 3, 14))(("B", "A.B"), 2016, last, "bmV4dA==") == ({}, None)
+    ((url, params, _),) = recording.asked
+    assert url == "https://data.alpaca.markets/v2/stocks/bars"
+    assert params == {
+        "symbols": "B,A.B",
+        "timeframe": "12Month",
+        "start": "2016-01-01T00:00:00+00:00",
+        "end": end,
+        "limit": "10000",
+        "adjustment": "raw",
+        "feed": "iex",
+        "asof": "2025-03-14",
+        "page_token": "bmV4dA==",
+    }
+
+
+def years_of(exchange: ExchangeServer, symbols: Sequence[str]) -> dict[str, frozenset[int]]:
+    """In which years the exchange's market has bars of these, by its daily ones."""
+    market = exchange.exchange.market
+    held = market.bars(symbols, 0, market.visible(NOW))
+    found: dict[str, set[int]] = {symbol: set() for symbol in symbols}
+    for symbol, session in zip(held.symbol, held.session, strict=True):
+        found[held.symbols[symbol]].add(market.sessions[session].year)
+    return {symbol: frozenset(years) for symbol, years in found.items()}
+
+
+def surveyed(asking: AlpacaSource, symbols: Iterable[str]) -> Survey:
+    caller = Caller(RateLimiter(1e6), RetryPolicy(wait_initial=0.001))
+    years = asking.years(ASOF)
+    return survey(symbols, 2011, 2026, years, caller, symbols_per_request=20, workers=4)
+
+
+@pytest.mark.parametrize("page", [10_000, 37])
+def test_a_survey_of_the_exchange_tells_the_years_of_its_daily_bars(
+    page: int, exchange: ExchangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alpaca, "PAGE_LIMIT", page)
+    symbols = tuple(filter(is_ticker, names(exchange, 60) + names(exchange, 40, "inactive")))
+    with source(exchange.url) as asking:
+        found = surveyed(asking, symbols)
+    assert found.years == years_of(exchange, symbols)
+    requests = len(exchange.exchange.requests)
+    assert requests == 5 if page == 10_000 else requests > 20
+
+
+def test_faults_change_nothing_of_a_survey(exchange: ExchangeServer) -> None:
+    symbols = names(exchange, 100)
+    passing = [
+        Fault(kind="status", status=503),
+        Fault(kind="null_bars"),
+        Fault(kind="cut"),
+        Fault(kind="repeated_bar"),
+        Fault(kind="trailing_page"),
+    ]
+    exchange.exchange.faults = FaultScript([Rule(fault, times=1) for fault in passing])
+    with source(exchange.url) as asking:
+        assert surveyed(asking, symbols).years == years_of(exchange, symbols)
+    committed = {request.fault for request in exchange.exchange.requests}
+    assert len(committed - {None}) == len(passing)
+
+
+def test_names_that_the_source_refuses_are_left_out_of_a_survey(exchange: ExchangeServer) -> None:
+    symbols = names(exchange, 30)
+    with source(exchange.url) as asking:
+        found = surveyed(asking, [*symbols, "TOOLONGX", "AB-C"])
+    assert found.years == years_of(exchange, symbols)
 
 
 sessions_ = st.sampled_from(market_calendar.sessions(date(2016, 1, 4), date(2026, 9, 2)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.errors import PermanentError, TransientError
-from datalake_assets.sources.pages import decode
+from datalake_assets.sources.pages import decode, decode_years
 
 WINTER = "2024-03-08T05:00:00Z"
 SUMMER = "2024-03-11T04:00:00Z"
@@ -204,3 +204,45 @@ def test_any_page_of_bars_arrives_value_by_value(
     assert got.bars.equals(pa.Table.from_pylist(expected, SCHEMA))
     for name in ("open", "high", "low", "close", "vwap"):
         assert all(math.isfinite(price) for price in got.bars[name].to_pylist())
+
+
+# Years
+
+
+def test_of_a_years_bar_only_its_year_counts() -> None:
+    years = [bar("2016-01-01T05:00:00Z"), {"t": "2020-01-01T05:00:00Z"}]
+    assert decode_years(body({"A": years, "B": [bar("2024-01-01T05:00:00Z")]})) == (
+        {"A": [2016, 2020], "B": [2024]},
+        None,
+    )
+
+
+def test_a_page_of_years_tells_the_next_ones_token() -> None:
+    assert decode_years(body({"A": []}, "QXxN")) == ({"A": []}, "QXxN")
+    assert decode_years(body({})) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"{", b"[]", b"null", b"<html>", b'{"bars":{"A":[{}]},"next_page_token":null}']
+)
+def test_a_page_of_years_that_can_t_be_read_may_pass(damaged: bytes) -> None:
+    with pytest.raises(TransientError, match="can't be read"):
+        decode_years(damaged)
+
+
+def test_of_null_bars_of_years_nothing_is_concluded() -> None:
+    with pytest.raises(TransientError, match='"bars": null'):
+        decode_years(body(None))
+
+
+def test_a_page_of_years_cut_anywhere_may_pass() -> None:
+    data = body({"A": [bar("2016-01-01T05:00:00Z")]}, "QXxN")
+    for length in range(len(data)):
+        with pytest.raises(TransientError):
+            decode_years(data[:length])
+
+
+@pytest.mark.parametrize("stamp", ["", "yesterday", "16-01-01"])
+def test_a_year_that_can_t_be_read_may_pass(stamp: str) -> None:
+    with pytest.raises(TransientError, match="time"):
+        decode_years(body({"A": [{"t": stamp}]}))
