@@ -64,6 +64,14 @@ err = Console(stderr=True)
 _HOST, _PROCESS = "datalake/host", "datalake/process"
 """Tags of the runs that this command executes itself: where, and in which process."""
 
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="YYYY-MM-DD", help="First day; the first session if none."),
+]
+To = Annotated[
+    str | None,
+    typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
@@ -157,14 +165,8 @@ def collect(
 
 @app.command()
 def backfill(
-    first: Annotated[
-        str | None,
-        typer.Option("--from", metavar="YYYY-MM-DD", help="First day; the first session if none."),
-    ] = None,
-    last: Annotated[
-        str | None,
-        typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
-    ] = None,
+    first: From = None,
+    last: To = None,
 ) -> None:
     """Collect every session of a range that is not published yet.
 
@@ -180,14 +182,8 @@ def backfill(
 
 @app.command()
 def plan(
-    first: Annotated[
-        str | None,
-        typer.Option("--from", metavar="YYYY-MM-DD", help="First day; the first session if none."),
-    ] = None,
-    last: Annotated[
-        str | None,
-        typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
-    ] = None,
+    first: From = None,
+    last: To = None,
     missing: Annotated[
         bool, typer.Option("--missing", help="Only sessions not published yet: a backfill.")
     ] = False,

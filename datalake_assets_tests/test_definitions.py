@@ -179,7 +179,7 @@ def test_an_asset_tells_what_it_is_whose_it_is_and_what_is_in_it(
 
 
 @pytest.mark.parametrize(
-    ("environ", "sessions"), [({}, 253), ({"DATALAKE_SESSIONS_PER_RUN": "20"}, 20)]
+    ("environ", "sessions"), [({}, 252), ({"DATALAKE_SESSIONS_PER_RUN": "20"}, 20)]
 )
 def test_a_backfill_puts_a_year_of_sessions_in_one_run_or_as_many_as_the_settings_say(
     environ: dict[str, str], sessions: int
