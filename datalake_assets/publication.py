@@ -78,7 +78,8 @@ class Outcome:
         ledger: The state of each symbol.
         findings: The audit.
         published: Whether the session passed and is in its place.
-        written: What was written; None when a repair found the published session whole.
+        written: What was written; None when a repair found the published session whole, or when
+            nothing was answered.
         asked: Symbols asked for by this collection: fewer than the ledger's after a repair.
         statistics: What the collection took, shared by `sessions` sessions.
     """

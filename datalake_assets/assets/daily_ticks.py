@@ -273,7 +273,7 @@ def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
     values = {finding.rule: finding.value for finding in outcome.findings}
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": len(ledger.present),
-        "dagster/uri": lake.store.url(written.key) if written else "",
+        "dagster/uri": lake.store.url(layout.session_key(ledger.session)),
         "row_count": len(ledger.present),
         **{state.value: count for state, count in ledger.counts.items()},
         "requested": ledger.requested,
