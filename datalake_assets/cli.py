@@ -158,7 +158,14 @@ def collect(
     """Collect one session, or every session of a range, into the lake."""
     with _plain_errors():
         settings = Settings.load()
-        start, end = _range(settings, session, first, last)
+        if (session is None) == (first is None and last is None):
+            raise typer.BadParameter("give either --session, or --from and --to")
+        if session is not None:
+            start = end = _session(_partitions(settings), session)
+        elif first is not None and last is not None:
+            start, end = _range(_partitions(settings), first, last)
+        else:
+            raise typer.BadParameter("a range needs both --from and --to")
         good = _materialize(settings, start, end, repair=repair)
     raise typer.Exit(0 if good else 1)
 
@@ -175,7 +182,7 @@ def backfill(
     with _plain_errors():
         settings = Settings.load()
         keys = _partitions(settings)
-        start, end = _range(settings, None, first or keys[0], last or keys[-1])
+        start, end = _range(keys, first or keys[0], last or keys[-1])
         good = _materialize(settings, start, end, missing_only=True)
     raise typer.Exit(0 if good else 1)
 
@@ -197,7 +204,7 @@ def plan(
     with _plain_errors():
         settings = Settings.load()
         keys = _partitions(settings)
-        start, end = _range(settings, None, first or keys[0], last or keys[-1])
+        start, end = _range(keys, first or keys[0], last or keys[-1])
         told = _cost(settings, market_calendar.sessions(start, end), missing=missing)
         if as_json:
             out.print_json(json.dumps(asdict(told)))
@@ -406,7 +413,7 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     source = build_source(settings).process_config_and_initialize()
     published = lake.sessions()
     if missing:
-        days = [day for day in days if day not in frozenset(published)]
+        days = sorted(frozenset(days).difference(published))
     lake.claim(source.identity)
     with source.open(collector) as alpaca, collector.how(source.account) as how:
         found = lake.universe()
@@ -496,7 +503,7 @@ def _first_look(lake: Lake, newest: date) -> None:
             _sparkline([close for close in history if close is not None]),
         )
     out.print(table)
-    sessions = lake.store.url("data/ticks/sessions")
+    sessions = lake.store.url(layout.SESSIONS)
     out.print(
         f"{bars.num_rows:,} bars of {newest} lie in {sessions}. Next:\n"
         f"  duckdb -c \"SELECT * FROM '{sessions}/*/*.parquet' WHERE symbol = "
@@ -535,7 +542,10 @@ def _show_status(lake: Lake, held: Coverage) -> None:
         answered = sum(s.counts["present"] + s.counts["no_print"] for s in found)
         table.add_row(
             str(year),
-            " ".join(_month(held, year, month) for month in range(1, 13)),
+            " ".join(
+                _month([held.sessions[day] for day in days if day.month == month])
+                for month in range(1, 13)
+            ),
             f"{len(found):,}",
             f"{len(days):,}",
             f"{sum(summary.rows for summary in found):,}",
@@ -564,10 +574,7 @@ def _show_status(lake: Lake, held: Coverage) -> None:
         out.print(f"… and {len(held.to_repair) - 10:,} more to repair")
 
 
-def _month(held: Coverage, year: int, month: int) -> str:
-    states = [
-        state for day, state in held.sessions.items() if (day.year, day.month) == (year, month)
-    ]
+def _month(states: Sequence[Held]) -> str:
     if not states:
         return " "
     if Held.INCOMPLETE in states:
@@ -592,20 +599,12 @@ def _status_json(lake: Lake, held: Coverage) -> dict[str, Any]:
         "sessions": [
             {
                 "session": summary.session.isoformat(),
-                "published": True,
+                "published": published,
                 **summary.counts,
                 "collected_at": summary.provenance.collected_at.isoformat(),
             }
-            for summary in held.published
-        ]
-        + [
-            {
-                "session": summary.session.isoformat(),
-                "published": False,
-                **summary.counts,
-                "collected_at": summary.provenance.collected_at.isoformat(),
-            }
-            for summary in held.waiting
+            for published, summaries in ((True, held.published), (False, held.waiting))
+            for summary in summaries
         ],
     }
 
@@ -627,21 +626,17 @@ def _partitions(settings: Settings) -> list[str]:
     return keys
 
 
-def _range(
-    settings: Settings, session: str | None, first: str | None, last: str | None
-) -> tuple[date, date]:
-    """The first and the last session meant; only ones that can be collected."""
-    if (session is None) == (first is None and last is None):
-        raise typer.BadParameter("give either --session, or --from and --to")
-    if session is None and (first is None or last is None):
-        raise typer.BadParameter("a range needs both --from and --to")
-    keys = _partitions(settings)
-    if session is not None:
-        day = _day("--session", session)
-        if day.isoformat() not in keys:
-            raise typer.BadParameter(f"{day} can't be collected: {_why_not(day, keys)}")
-        return day, day
-    start, end = _day("--from", first or ""), _day("--to", last or "")
+def _session(keys: Sequence[str], text: str) -> date:
+    """The session meant, which must be one of those that can be collected."""
+    day = _day("--session", text)
+    if day.isoformat() not in keys:
+        raise typer.BadParameter(f"{day} can't be collected: {_why_not(day, keys)}")
+    return day
+
+
+def _range(keys: Sequence[str], first: str, last: str) -> tuple[date, date]:
+    """The first and the last session meant, of those that can be collected."""
+    start, end = _day("--from", first), _day("--to", last)
     if end < start:
         raise typer.BadParameter(f"--to {end} is before --from {start}")
     meant = [key for key in keys if start.isoformat() <= key <= end.isoformat()]
@@ -655,12 +650,13 @@ def _range(
 
 def _day(option: str, text: str) -> date:
     try:
-        # fromisoformat() alone would take 20240703 and 2024-W27-3.
-        if len(text) == len("YYYY-MM-DD") and text[4] == text[7] == "-":
-            return date.fromisoformat(text)
+        day = date.fromisoformat(text)
+        # It would take 20240703 and 2024-W27-3, too.
+        if day.isoformat() != text:
+            raise ValueError("another form of a date")
     except ValueError as error:
         raise typer.BadParameter(f"{option} takes a day as YYYY-MM-DD, not {text!r}") from error
-    raise typer.BadParameter(f"{option} takes a day as YYYY-MM-DD, not {text!r}")
+    return day
 
 
 def _why_not(day: date, keys: Sequence[str]) -> str:
