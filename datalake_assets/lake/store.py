@@ -9,10 +9,15 @@ What `obstore` guarantees, and what it doesn't:
   (`create`) to it. A killed process leaves the old object or the new one, and maybe a staged file,
   which is never listed and swept later. Nothing is fsynced: after a power cut an object that was
   written in the last seconds may be short, which its reader (Parquet's footer) notices.
-- S3: one signed PUT, visible when it is complete; `create` sends `If-None-Match: *`.
+- S3: one signed PUT, visible when it is complete; `create` sends `If-None-Match: *`, `replace`
+  sends `If-Match`. The signature covers the body's SHA-256, so a server that checks signatures
+  refuses a body that changed on its way.
+
+`LocalStore` has no conditional replacement, so a folder's is made of a lock and a comparison.
 """
 
 import builtins
+import fcntl
 import os
 import re
 import time
@@ -24,12 +29,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from datalake_assets.settings import lake_location
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import (
         ClientConfig,
         RetryConfig,
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
     )
 
 Backend = LocalStore | MemoryStore | S3Store
+
+LOCK = ".lock"
+"""The file, in a local folder, that those who replace an object hold meanwhile; never listed."""
 
 # A staged file is older than this only if its writer is dead.
 STAGED_FOR_AT_MOST = timedelta(hours=1)
@@ -64,7 +73,20 @@ _RETRY: "RetryConfig" = {
 
 
 class StoreError(RuntimeError):
-    """The store did not do what it was asked: what was attempted, what came back, what to do."""
+    """The store did not do what it was asked: what was attempted, what came back, what to do.
+
+    Attributes:
+        transient: Whether it may do it when it is asked again: it was overloaded, down, or did
+            not answer.
+    """
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+class ChangedError(StoreError):
+    """Somebody else wrote the object in the meantime; nothing was written over it."""
 
 
 class Store:
@@ -101,6 +123,18 @@ class Store:
         """
         with self._attempt("read", key) as backend:
             return obstore.get(backend, key).bytes().to_bytes()
+
+    def get_versioned(self, key: str) -> tuple[bytes, str]:
+        """The object's bytes, and its version, which changes when they do.
+
+        On S3 the version is the ETag.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self._attempt("read", key) as backend:
+            found = obstore.get(backend, key)
+            return found.bytes().to_bytes(), _version(found.meta["e_tag"], key)
 
     def tail(self, key: str, length: int) -> bytes:
         """The object's last `length` bytes (all of them when it is shorter), in one request.
@@ -160,6 +194,64 @@ class Store:
         self._sweep_beside(key)
         return True
 
+    def replace(self, key: str, data: bytes, version: str | None) -> str:
+        """Writes the object if nobody else did: readers see the old bytes or the new, never a mix.
+
+        Args:
+            key: Which object.
+            data: Its new bytes.
+            version: What it is to replace, as `get_versioned`, `versions` or `replace` told it;
+                None: there must be no such object.
+
+        Returns:
+            The version that was written.
+
+        Raises:
+            ChangedError: The object has another version, or other bytes where none were expected.
+                The same bytes, whoever wrote them, are no change.
+        """
+        if self._root is not None:
+            return self._replace_locally(key, data, version)
+        with self._attempt("write", key, making=True) as backend:
+            try:
+                written = obstore.put(
+                    backend,
+                    key,
+                    data,
+                    mode="create" if version is None else {"e_tag": version},
+                    use_multipart=False,
+                )
+                return _version(written["e_tag"], key)
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                pass
+        # A lost answer is asked for again, so it may be one's own object that stands there.
+        with suppress(FileNotFoundError):
+            found, now = self.get_versioned(key)
+            if found == data:
+                return now
+        raise ChangedError(_changed(self.url(key)))
+
+    def _replace_locally(self, key: str, data: bytes, version: str | None) -> str:
+        with self._attempt("write", key, making=True) as backend, self._lock():
+            try:
+                now = obstore.head(backend, key)["e_tag"]
+            except FileNotFoundError:
+                now = None
+            if now != version:
+                raise ChangedError(_changed(self.url(key)))
+            # Two states of a file can't have one version: a new file, so another inode, and a
+            # timestamp in microseconds.
+            written = obstore.put(backend, key, data, use_multipart=False)
+        self._sweep_beside(key)
+        return _version(written["e_tag"], key)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One writer at a time, of all processes that replace objects in this folder."""
+        with (Path(self._base) / LOCK).open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def delete(self, key: str) -> None:
         """Removes the object; it is fine when there is none."""
         try:
@@ -170,13 +262,11 @@ class Store:
 
     def list(self, prefix: str = "") -> builtins.list[str]:
         """The keys below the folder `prefix` and its folders, sorted; "" means everything."""
-        folder = prefix.removesuffix("/")
-        try:
-            with self._attempt("list", folder or None) as backend:
-                pages = obstore.list(backend, folder or None, chunk_size=1000)
-                return sorted(found["path"] for page in pages for found in page)
-        except FileNotFoundError:
-            return []
+        return [found["path"] for found in self._listed(prefix)]
+
+    def versions(self, prefix: str = "") -> dict[str, str]:
+        """The keys below the folder `prefix` and its folders, ascending, and their versions."""
+        return {found["path"]: _version(found["e_tag"], prefix) for found in self._listed(prefix)}
 
     def url(self, key: str) -> str:
         """Where a person finds the object: a path, or `s3://…`."""
@@ -194,6 +284,16 @@ class Store:
         if self._root is None:
             return 0
         return sum(_sweep_folder(path) for path, _, _ in os.walk(self._root / folder))
+
+    def _listed(self, prefix: str) -> "builtins.list[ObjectMeta]":
+        folder = prefix.removesuffix("/")
+        try:
+            with self._attempt("list", folder or None) as backend:
+                pages = obstore.list(backend, folder or None, chunk_size=1000)
+                found = [entry for page in pages for entry in page if entry["path"] != LOCK]
+        except FileNotFoundError:
+            return []
+        return sorted(found, key=lambda entry: entry["path"])
 
     @contextmanager
     def _attempt(self, verb: str, key: str | None, *, making: bool = False) -> Iterator[Backend]:
@@ -215,7 +315,9 @@ class Store:
             )
         except (BaseError, OSError) as error:
             what = _what_came_back(error)
-            raise StoreError(_message(verb, place, what)) from _without_body(error)
+            raise StoreError(
+                _message(verb, place, what), transient=_TRANSIENT.search(what) is not None
+            ) from _without_body(error)
 
     def _sweep_beside(self, key: str) -> None:
         """Once for each folder that this store writes to."""
@@ -226,12 +328,17 @@ class Store:
                 _sweep_folder(self._base + folder)
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, *, retry: bool = True) -> Store:
     """The store at `uri`: a local path, `file:///path`, `s3://bucket/prefix` or `memory://`.
 
     Nothing is made and no object is asked for until a method is called. A relative path means the
     folder it means now. Each `memory://` is a new, empty store. S3 follows AWS's standard chain:
     its variables, then profile, shared files and what the machine provides.
+
+    Args:
+        uri: Where.
+        retry: Whether a request to S3 that failed in a way that can pass is sent again, for a
+            minute at most; False for callers who do so themselves.
 
     Raises:
         ValueError: `uri` names no place that a lake can be in.
@@ -249,10 +356,10 @@ def open_store(uri: str) -> Store:
         case "memory":
             return Store(uri, base="memory:///", backend=MemoryStore())
         case "s3":
-            return Store(f"s3://{place}", base=f"s3://{place}/", backend=_open_s3(place))
+            return Store(f"s3://{place}", base=f"s3://{place}/", backend=_open_s3(place, retry))
 
 
-def _open_s3(place: str) -> S3Store:
+def _open_s3(place: str, retry: bool) -> S3Store:
     bucket, _, prefix = place.partition("/")
     uri = f"s3://{place}"
     # Everything is handed over by name: obstore also reads the environment, but there an empty
@@ -285,7 +392,7 @@ def _open_s3(place: str) -> S3Store:
             prefix=prefix or None,
             config=config,
             client_options={**_CLIENT, "allow_http": parts.scheme == "http"},
-            retry_config=_RETRY,
+            retry_config=_RETRY if retry else {"max_retries": 0},
             credential_provider=provider,
         )
     except BaseError as error:  # of another AWS_* variable that obstore reads
@@ -356,6 +463,8 @@ _CHECK_KEYS = (
     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, with temporary keys, AWS_SESSION_TOKEN;"
     " or AWS_PROFILE and the files it refers to"
 )
+_TRANSIENT = re.compile(r"SlowDown|RequestTimeout|^(408|429|5[0-9][0-9]) |HTTP error")
+
 _ADVICE = (
     (r"NoSuchBucket", "create the bucket, or correct the lake's URI (DATALAKE_URI)"),
     (
@@ -378,6 +487,22 @@ _ADVICE = (
     (r"os error (28|122)\)", "free some space"),
     (r"os error (2|17|20|21)\)", "something else stands there: move it, or choose another folder"),
 )
+
+
+def _changed(place: str) -> str:
+    return (
+        f"can't write {place}: somebody else wrote it in the meantime, and that was left as it "
+        "is; run this again, on what stands there now"
+    )
+
+
+def _version(e_tag: str | None, key: str) -> str:
+    if e_tag is None:
+        raise StoreError(
+            f"the store gave no ETag for {key!r}, and without one two writers can't be kept "
+            "apart: use a store that has them"
+        )
+    return e_tag
 
 
 def _message(verb: str, place: str, what: str) -> str:
