@@ -10,10 +10,11 @@ import dagster as dg
 
 from datalake_assets.assets.daily_ticks import build_daily_ticks
 from datalake_assets.assets.stock_universe import stock_universe
-from datalake_assets.automation import daily_ticks_job
+from datalake_assets.assets.symbol_year_ticks import build_symbol_year_ticks
+from datalake_assets.automation import daily_ticks_job, symbol_year_ticks_job
 from datalake_assets.checks import universe_is_whole
 from datalake_assets.collection.progress import Display
-from datalake_assets.partitions import session_partitions
+from datalake_assets.partitions import session_partitions, year_partitions
 from datalake_assets.resources import (
     AlpacaResource,
     CollectorResource,
@@ -52,6 +53,13 @@ def build_collector(settings: Settings) -> CollectorResource:
     )
 
 
+def build_lake(settings: Settings) -> LakeResource:
+    """The lake, with the settings as the defaults of its knobs."""
+    return with_defaults(
+        LakeResource, uri=settings.lake_uri, upload_workers=settings.upload_workers
+    )
+
+
 def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.Definitions:
     """All assets, checks, jobs and resources.
 
@@ -70,13 +78,14 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
             build_daily_ticks(
                 session_partitions(settings.first_session), settings.sessions_per_run
             ),
+            build_symbol_year_ticks(year_partitions(settings.first_session)),
         ],
         asset_checks=[universe_is_whole],
-        jobs=[daily_ticks_job],
+        jobs=[daily_ticks_job, symbol_year_ticks_job],
         resources={
             "collector": build_collector(settings),
             "source": build_source(settings),
-            "lake": LakeResource(uri=settings.lake_uri),
+            "lake": build_lake(settings),
             "display": Display(),
             **resources,
         },

@@ -1,4 +1,4 @@
-"""Partitions: one per trading session.
+"""Partitions: one per trading session, and one per year.
 
 Belongs here: how the XNYS calendar becomes Dagster partitions. Does not belong here: the calendar
 itself (`market_calendar`).
@@ -41,4 +41,23 @@ def session_partitions(first: date) -> dg.DailyPartitionsDefinition:
         timezone=TIMEZONE,
         # Naive midnights: Dagster replaces a time zone instead of converting it.
         exclusions=["0 0 * * 6,0", *(datetime.combine(day, time()) for day in closures)],
+    )
+
+
+def year_partitions(first: date) -> dg.TimeWindowPartitionsDefinition:
+    """One partition per year from that of the first session to the current one.
+
+    Dagster maps a year to its sessions one day off: 1 January is no session, so the window is
+    floored to the session before it, of the year before. Who needs the sessions of a year takes
+    them from the calendar or the lake.
+
+    Args:
+        first: The first session.
+    """
+    return dg.TimeWindowPartitionsDefinition(
+        start=f"{first.year}",
+        fmt="%Y",
+        cron_schedule="0 0 1 1 *",
+        timezone=TIMEZONE,
+        end_offset=1,  # the current year, which has not ended
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -25,8 +26,9 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, Statistics
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.survey import Survey
-from datalake_assets.lake.lake import Lake, Written, repaired
+from datalake_assets.lake.lake import Lake, Standing, Written, repaired
 from datalake_assets.lake.session_file import Provenance, Session
+from datalake_assets.lake.store import ChangedError
 
 _TURN = 0.1
 """Seconds between two looks at the collections that run."""
@@ -120,11 +122,10 @@ class Publication:
         self._whole: set[date] = set()
         for day in wanted if repair else ():
             if found := lake.standing(day):
-                session, published = found
                 # Only what is missing is remembered; the bars are read again when it is there.
-                self._asked[day] = session.ledger.missing
+                self._asked[day] = found.session.ledger.missing
                 self._standing.add(day)
-                if published and not session.ledger.missing:
+                if found.published and not found.session.ledger.missing:
                     self._whole.add(day)
         self._windows = [
             (
@@ -202,16 +203,22 @@ class Publication:
     ) -> Outcome:
         """Audit a session, and publish it or keep it as incomplete."""
         day = ledger.session
-        session = self._session(bars, ledger, origin, statistics)
-        findings = self._audit(session)
-        good = passed(findings)
-        written = None
-        if good and day not in self._whole:
-            written = self._lake.publish(session, findings)
-        elif good:
-            self._lake.clear_incomplete(day)
-        elif _tells_something(session.ledger):
-            written = self._lake.keep_incomplete(session, findings)
+        while True:
+            session, over = self._session(bars, ledger, origin, statistics)
+            findings = self._audit(session)
+            good = passed(findings)
+            written = None
+            try:
+                if good and day not in self._whole:
+                    written = self._lake.publish(session, findings, over)
+                elif good:
+                    self._lake.clear_incomplete(day)
+                elif _tells_something(session.ledger):
+                    written = self._lake.keep_incomplete(session, findings, over)
+                break
+            except ChangedError:
+                # Another repair wrote it since it was read: this one's answers go on top of that.
+                continue
         if good:
             self._printed[day] = frozenset(session.ledger.present)
         return Outcome(
@@ -228,15 +235,18 @@ class Publication:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
-                session = self._session(bars, ledger, origin, collection.statistics)
-                self._lake.keep_incomplete(session, [])
+                session, over = self._session(bars, ledger, origin, collection.statistics)
+                # Another repair's may stand there now; then this one's answers are asked again.
+                with suppress(ChangedError):
+                    self._lake.keep_incomplete(session, [], over)
 
     def _session(
         self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics
-    ) -> Session:
-        """What was collected, on top of what a repair starts from."""
-        if ledger.session in self._standing and (found := self._lake.standing(ledger.session)):
-            bars, ledger = repaired(found[0], bars, ledger)
+    ) -> tuple[Session, Standing | None]:
+        """What was collected, on top of what a repair starts from, and that."""
+        over = self._lake.standing(ledger.session) if ledger.session in self._standing else None
+        if over:
+            bars, ledger = repaired(over.session, bars, ledger)
         provenance = Provenance(
             collected_at=statistics.ended,
             source=origin.source,
@@ -245,7 +255,7 @@ class Publication:
             version=__version__,
             collection=statistics.to_dict(),
         )
-        return Session(bars, ledger, provenance)
+        return Session(bars, ledger, provenance), over
 
     def _audit(self, session: Session) -> list[Finding]:
         before = market_calendar.previous_sessions(session.ledger.session, LOOKBACK)

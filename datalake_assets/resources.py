@@ -26,6 +26,7 @@ from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.store import open_store
+from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.publication import How
 from datalake_assets.settings import SettingsError, rate_limit, read_symbols
 from datalake_assets.sources.alpaca import Account, AlpacaSource
@@ -341,6 +342,9 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The lake."""
 
     uri: str = Field(description="Where the lake is: a folder, or s3://bucket/prefix.")
+    upload_workers: int = Field(
+        default=20, ge=1, le=1000, description="Symbol-years that are written at the same time."
+    )
 
     def open(self, source: str) -> Lake:
         """The lake, ready to be written to with bars of this source.
@@ -352,3 +356,13 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         lake = Lake(open_store(self.uri))
         lake.claim(source)
         return lake
+
+    def open_symbol_years(self, source: str) -> SymbolYears:
+        """The lake's symbol-years, ready to be published from bars of this source.
+
+        Raises:
+            WrongLakeError: It holds bars of another source.
+            StoreError: It can't be reached.
+        """
+        # Uploads are tried again by themselves, where a stop finds them.
+        return SymbolYears(self.open(source).store, open_store(self.uri, retry=False))

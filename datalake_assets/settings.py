@@ -292,6 +292,14 @@ SETTINGS: tuple[Setting, ...] = (
         _whole(1, 10_000),
     ),
     Setting(
+        "DATALAKE_UPLOAD_WORKERS",
+        "upload_workers",
+        "20",
+        "threads",
+        "how many symbol-years are written at once; the farther the bucket, the more of them pay",
+        _whole(1, 1000),
+    ),
+    Setting(
         "DATALAKE_RATE_LIMIT",
         "rate_limit",
         None,
@@ -324,6 +332,7 @@ class Settings:
     symbols: str | None
     max_workers: int
     sessions_per_run: int
+    upload_workers: int
     rate_limit: str | None = field(repr=False)
 
     @classmethod

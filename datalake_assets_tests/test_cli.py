@@ -23,8 +23,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from datalake_assets import cli, market_calendar
-from datalake_assets.cli import DEMO_SESSIONS, TerminalDisplay, app
+from datalake_assets import market_calendar
+from datalake_assets.cli import app, terminal
+from datalake_assets.cli.demo import DEMO_SESSIONS
+from datalake_assets.cli.terminal import TerminalDisplay
 from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.progress import Snapshot
 from datalake_assets.exchange.faults import Fault, FaultScript, Rule
@@ -490,7 +492,9 @@ def test_an_interrupted_collection_is_recorded_as_ended_and_keeps_what_it_has(
         process.kill()
 
     assert process.returncode not in (0, None)
-    assert "Traceback" not in errors, errors
+    # SQLAlchemy logs one of its own when the signal comes while it closes a connection.
+    assert "datalake_assets/" not in errors, errors
+    assert "daily_ticks: interrupted." in errors
     (run,) = runs(empty_folder)
     assert run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
     # In so small a universe, two symbols without a print can be too few for the audit.
@@ -696,7 +700,7 @@ def test_every_command_that_status_tells_stands_in_one_line(
     remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken at the terminal's edge, it can't be copied."""
-    monkeypatch.setattr(cli.out, "width", 60)
+    monkeypatch.setattr(terminal.out, "width", 60)
     monkeypatch.setenv("ALPACA_HISTORY_START", "2024-07-01")
 
     lines = invoke("status").stdout.splitlines()

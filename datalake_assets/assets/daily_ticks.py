@@ -45,10 +45,24 @@ POOL = "alpaca"
 """Dagster's pool for runs that ask the source: `dagster instance concurrency set alpaca N` bounds
 how many do at once. The account's limit is held by the rate limiter, which they share."""
 
+BARS_METADATA = {
+    "dagster/column_schema": dg.TableSchema(
+        [
+            dg.TableColumn(
+                field.name,
+                str(field.type),
+                COLUMN_DESCRIPTIONS[field.name],
+                constraints=dg.TableColumnConstraints(nullable=field.nullable),
+            )
+            for field in SCHEMA
+        ]
+    )
+}
+
 _SHOWN = 50
 """Offenders and failures that metadata lists; the ledger in the session's file has them all."""
 
-_LOG_EVERY = 10.0
+LOG_EVERY = 10.0
 """Seconds between two lines of progress in the run's log: each costs Dagster about 8 ms."""
 
 
@@ -61,12 +75,12 @@ class LogDisplay(Display):
 
     def __init__(self, log: dg.DagsterLogManager) -> None:
         self._log = log
-        self._next = _LOG_EVERY
+        self._next = LOG_EVERY
 
     def show(self, snapshot: Snapshot, *, final: bool) -> None:
         """Log the collection as it is, every ten seconds and at its end."""
         if final or snapshot.seconds >= self._next:
-            self._next = snapshot.seconds + _LOG_EVERY
+            self._next = snapshot.seconds + LOG_EVERY
             self._log.info(str(snapshot))
 
 
@@ -104,19 +118,7 @@ def _daily_ticks(
         kinds={"python", "parquet"},
         code_version=__version__,
         description=_DESCRIPTION,
-        metadata={
-            "dagster/column_schema": dg.TableSchema(
-                [
-                    dg.TableColumn(
-                        field.name,
-                        str(field.type),
-                        COLUMN_DESCRIPTIONS[field.name],
-                        constraints=dg.TableColumnConstraints(nullable=field.nullable),
-                    )
-                    for field in SCHEMA
-                ]
-            )
-        },
+        metadata=BARS_METADATA,
     )
     def daily_ticks(
         context: dg.AssetExecutionContext,

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from datalake_assets import market_calendar
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import combine
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.lake import layout, session_file
+from datalake_assets.lake.coverage import Coverage, coverage
+from datalake_assets.lake.reader import NotInLakeError, Reader, as_day
 from datalake_assets.lake.session_file import BrokenFileError, Session, Summary
-from datalake_assets.lake.store import Store
+from datalake_assets.lake.store import ChangedError, Store, open_store
+from datalake_assets.settings import Settings
 
 FORMAT = 1
 """Version of the layout; a lake of another one is not written to."""
@@ -57,6 +63,21 @@ class Written:
     added: int | None = None
     removed: int | None = None
     restated: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A session as the lake holds it before a repair.
+
+    Args:
+        session: The newer of the published and the incomplete one.
+        published: Whether it is the published one.
+        versions: Of the objects looked at, by key; none for one that was not there.
+    """
+
+    session: Session
+    published: bool
+    versions: Mapping[str, str]
 
 
 class Lake:
@@ -112,27 +133,57 @@ class Lake:
             raise WrongLakeError(f"{where} is no marker of a lake: restore it")
         return found
 
-    def publish(self, session: Session, findings: Sequence[Finding]) -> Written:
+    def publish(
+        self, session: Session, findings: Sequence[Finding], over: Standing | None = None
+    ) -> Written:
         """Put a session that passed its audit in its place, in one atomic write.
 
         Killed before the incomplete one is removed, the lake holds the new session and an older
         incomplete one, which `standing` tells apart by their age.
+
+        Args:
+            session: The session.
+            findings: Its audit.
+            over: What the session is a repair of; None when it was collected whole, and takes
+                the place of whatever stands there.
+
+        Raises:
+            ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
         """
         day = session.ledger.session
         key = layout.session_key(day)
         data = session_file.encode(session, findings)
-        before = self._published(day)
-        self.store.put(key, data)
+        while True:
+            before, version = self._published(day)
+            try:
+                self.store.replace(key, data, over.versions.get(key) if over else version)
+                break
+            except ChangedError:
+                # Of two whole ones the later stands, and tells what it changed of the other's.
+                if over:
+                    raise
         self.store.delete(layout.incomplete_key(day))
         if before is None:
             return Written(key, len(data))
         return Written(key, len(data), *_changes(before, session.bars))
 
-    def keep_incomplete(self, session: Session, findings: Sequence[Finding]) -> Written:
-        """Keep a session that did not pass for its repair; what was published stays untouched."""
+    def keep_incomplete(
+        self, session: Session, findings: Sequence[Finding], over: Standing | None = None
+    ) -> Written:
+        """Keep a session that did not pass for its repair; what was published stays untouched.
+
+        Args:
+            session, findings, over: As for `publish`.
+
+        Raises:
+            ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
+        """
         key = layout.incomplete_key(session.ledger.session)
         data = session_file.encode(session, findings)
-        self.store.put(key, data)
+        if over:
+            self.store.replace(key, data, over.versions.get(key))
+        else:
+            self.store.put(key, data)
         return Written(key, len(data))
 
     def clear_incomplete(self, day: date) -> None:
@@ -149,26 +200,24 @@ class Lake:
         key = layout.session_key(day)
         return session_file.decode(self.store.get(key), self.store.url(key))
 
-    def standing(self, day: date) -> tuple[Session, bool] | None:
-        """What a repair starts from: the newer of the published and the incomplete session.
-
-        Returns:
-            The session, and whether it is the published one; None when the lake has neither.
+    def standing(self, day: date) -> Standing | None:
+        """What a repair starts from; None when the lake has neither session.
 
         Raises:
             BrokenFileError: One of them is damaged.
         """
-        found = []
+        found, versions = [], {}
         for key, published in (
             (layout.session_key(day), True),
             (layout.incomplete_key(day), False),
         ):
             try:
-                session = session_file.decode(self.store.get(key), self.store.url(key))
+                data, versions[key] = self.store.get_versioned(key)
             except FileNotFoundError:
                 continue
-            found.append((session, published))
-        return max(found, key=lambda pair: pair[0].provenance.collected_at, default=None)
+            session = session_file.decode(data, self.store.url(key))
+            found.append(Standing(session, published, versions))
+        return max(found, key=lambda one: one.session.provenance.collected_at, default=None)
 
     def printed(self, days: Iterable[date]) -> dict[date, frozenset[str]]:
         """The symbols that printed in each of these sessions that is published."""
@@ -257,12 +306,18 @@ class Lake:
             dict(zip(symbols, map(frozenset, years), strict=True)),
         )
 
-    def _published(self, day: date) -> pa.Table | None:
+    def _published(self, day: date) -> tuple[pa.Table | None, str | None]:
+        """The bars that are published of a session, and the version of their object."""
+        key = layout.session_key(day)
         try:
-            return self.read(day).bars
-        except (FileNotFoundError, BrokenFileError):
+            data, version = self.store.get_versioned(key)
+        except FileNotFoundError:
+            return None, None
+        try:
+            return session_file.decode_bars(data, self.store.url(key)), version
+        except BrokenFileError:
             # A damaged session is what a new one mends; it has no bars to compare with.
-            return None
+            return None, version
 
     def _summary(self, key: str) -> Summary | BrokenFileError:
         where = self.store.url(key)
@@ -274,6 +329,81 @@ class Lake:
                 return session_file.summarize(self.store.get(key), where)
             except BrokenFileError as error:
                 return error
+
+    # Reading, as analysts do: see `reader`
+
+    @classmethod
+    def open(cls, uri: str | Path | None = None) -> Self:
+        """The lake at `uri`, to read from.
+
+        Args:
+            uri: A local path or `s3://bucket/prefix`; None: where the settings say.
+
+        Raises:
+            ValueError: `uri` names no place that a lake can be in.
+            NotInLakeError: There is no lake.
+            StoreError: The store can't be reached, or refuses.
+            WrongLakeError: The lake was made by another version of this program.
+        """
+        lake = cls(open_store(str(uri or Settings.load().lake_uri)))
+        try:
+            found = lake._marker()
+        except FileNotFoundError as error:
+            raise NotInLakeError(
+                f"there is no lake at {lake.store.uri}: correct the URI (or DATALAKE_URI, when "
+                "none is given), or make one: datalake demo, datalake backfill"
+            ) from error
+        if found.get("format") != FORMAT:
+            raise WrongLakeError(
+                f"the lake at {lake.store.uri} has layout {found.get('format')!r}, this program "
+                f"reads {FORMAT}: use the version that made it"
+            )
+        return lake
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.store)
+
+    def bars(
+        self,
+        symbols: str | Iterable[str] | None,
+        start: date | str | None = None,
+        end: date | str | None = None,
+    ) -> pa.Table:
+        """Bars of these symbols (None: all) from `start` to `end`; `Reader.bars` tells all."""
+        return self._reader.bars(symbols, start, end)
+
+    def session(self, day: date | str) -> Session:
+        """A published session, or NotInLakeError that says why there is none."""
+        return self._reader.session(day)
+
+    def symbols(self, year: int | None = None) -> list[str]:
+        """The symbols that have a bar, ascending: ever, or in this year."""
+        return self._reader.symbols(year)
+
+    def coverage(self, start: date | str | None = None, end: date | str | None = None) -> Coverage:
+        """What the lake holds of the sessions from `start` to `end`, both included.
+
+        Args:
+            start, end: None: the first and the newest session of the lake, published or not.
+
+        Raises:
+            ValueError: A day that is none, or outside the calendar.
+        """
+        held = sorted({*self.sessions(), *self.incomplete()})
+        first = as_day(start) if start is not None else min(held, default=None)
+        last = as_day(end) if end is not None else max(held, default=None)
+        if first is None or last is None:
+            return coverage(self, [])
+        return coverage(self, market_calendar.sessions(first, last))
+
+    def explain(self, symbol: str, day: date | str) -> str:
+        """Why there is a bar of this symbol on this day, or none: a sentence from the ledger."""
+        return self._reader.explain(symbol, day)
+
+    def refresh(self) -> None:
+        """Look again at the next question what was published since the first one."""
+        self._reader.refresh()
 
 
 def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Table, Ledger]:

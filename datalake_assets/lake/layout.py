@@ -12,20 +12,51 @@ from datetime import date
 MARKER = "_lake.json"
 SESSIONS = "data/ticks/sessions"
 INCOMPLETE = "data/ticks/incomplete"
+SYMBOL_YEARS = "data/ticks/daily"
+MANIFESTS = "data/ticks/manifests"
 UNIVERSE = "data/universe"
 SURVEYS = "data/universe/surveys"
 
+_SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
+_MANIFEST = re.compile(rf"{MANIFESTS}/(\d{{4}})\.parquet")
 _DATED = re.compile(r"(?:year=\d{4}/)?(\d{4}-\d{2}-\d{2})\.parquet")
 
 
 def session_key(session: date) -> str:
     """Where the published bars of a session lie."""
-    return f"{SESSIONS}/year={session:%Y}/{session.isoformat()}.parquet"
+    return f"{sessions_of(session.year)}/{session.isoformat()}.parquet"
+
+
+def sessions_of(year: int) -> str:
+    """The folder of a year's published sessions."""
+    return f"{SESSIONS}/year={year:04}"
 
 
 def incomplete_key(session: date) -> str:
     """Where a session waits that did not pass its audit."""
     return f"{INCOMPLETE}/year={session:%Y}/{session.isoformat()}.parquet"
+
+
+def symbol_year_key(symbol: str, year: int) -> str:
+    """Where the published bars of a symbol's year lie."""
+    return f"{SYMBOL_YEARS}/{symbol}/{year:04}/ticks.parquet"
+
+
+def symbol_year(key: str) -> tuple[str, int] | None:
+    """The symbol and the year of such a key; None for keys of another shape."""
+    match = _SYMBOL_YEAR.fullmatch(key)
+    return (match[1], int(match[2])) if match else None
+
+
+def manifest_key(year: int) -> str:
+    """Where it stands which symbols a year has, and which sessions they were made from."""
+    return f"{MANIFESTS}/{year:04}.parquet"
+
+
+def manifest_year(key: str) -> int | None:
+    """The year of such a key; None for keys of another shape."""
+    match = _MANIFEST.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def universe_key(taken: date) -> str:

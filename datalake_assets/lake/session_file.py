@@ -146,9 +146,26 @@ def decode(data: bytes, where: str) -> Session:
         ledger = Ledger.from_json(told[_LEDGER], tuple(bars["symbol"].to_pylist()))
         return Session(bars, ledger, Provenance.from_json(told[_PROVENANCE]))
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise BrokenFileError(
-            f"{where} is no whole session file ({error!r}): collect the session again"
-        ) from error
+        raise _broken(where, error) from error
+
+
+def _broken(where: str, error: Exception) -> BrokenFileError:
+    return BrokenFileError(
+        f"{where} is no whole session file ({error!r}): collect the session again"
+    )
+
+
+def decode_bars(data: bytes, where: str) -> pa.Table:
+    """The bars in a file, without what it says of them: a fifth of the time.
+
+    Raises:
+        BrokenFileError: The bytes are no whole session file.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        return file.read().replace_schema_metadata(None).cast(SCHEMA)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise _broken(where, error) from error
 
 
 @dataclass(frozen=True, slots=True)

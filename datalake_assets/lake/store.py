@@ -10,22 +10,29 @@ What `obstore` guarantees, and what it doesn't:
   which is never listed and swept later. Nothing is fsynced: after a power cut an object that was
   written in the last seconds may be short, which its reader (Parquet's footer) notices.
 - S3: one signed PUT, visible when it is complete; `create` sends `If-None-Match: *`, `replace`
-  sends `If-Match`. The signature covers the body's SHA-256, so a server that checks signatures
-  refuses a body that changed on its way.
+  sends `If-Match`. The signature covers the body's SHA-256, but not every server compares the two
+  (SeaweedFS 4.48 does not): `x-amz-checksum-sha256`, which is sent too, makes it refuse a body
+  that changed on its way.
+- obstore sends again what failed with a 5xx, 429 or, if it may be repeated, on the network. It does
+  not take a conditional write or a removal for repeatable, nor a 400 or a broken listing for
+  passing. Ours are: each can tell what the lost request did.
 
 `LocalStore` has no conditional replacement, so a folder's is made of a lock and a comparison.
 """
 
 import builtins
 import fcntl
+import functools
 import os
+import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
@@ -36,15 +43,11 @@ from datalake_assets.settings import lake_location
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
-    from obstore.store import (
-        ClientConfig,
-        RetryConfig,
-        S3Config,
-        S3Credential,
-        S3CredentialProvider,
-    )
+    from obstore.store import S3Config, S3Credential, S3CredentialProvider
 
 Backend = LocalStore | MemoryStore | S3Store
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 LOCK = ".lock"
 """The file, in a local folder, that those who replace an object hold meanwhile; never listed."""
@@ -53,23 +56,39 @@ LOCK = ".lock"
 STAGED_FOR_AT_MOST = timedelta(hours=1)
 
 _KEY = re.compile(r"(?!\.\.?(/|$))[A-Za-z0-9._=-]+(/(?!\.\.?(/|$))[A-Za-z0-9._=-]+)*")
-_STAGED = re.compile(r".+#[0-9]+")
+STAGED = re.compile(r".+#[0-9]+")
+"""The name of a file that a writer staged in a local folder; never listed."""
 
-# Bounded: a bucket that doesn't answer is an error after about a minute, not a hang.
-_CLIENT: "ClientConfig" = {
-    "connect_timeout": timedelta(seconds=5),
-    "read_timeout": timedelta(seconds=20),
-    "timeout": timedelta(minutes=2),
-}
-_RETRY: "RetryConfig" = {
-    "max_retries": 8,
-    "retry_timeout": timedelta(seconds=60),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=300),
-        "max_backoff": timedelta(seconds=10),
-        "base": 2,
-    },
-}
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long S3 is waited for: bounded, so that a silent bucket is an error and not a hang.
+
+    Args:
+        connect: Seconds to connect.
+        read: Seconds without a byte of the answer.
+        request: Seconds of one request in all.
+        retries: How often one that failed in a way that can pass is sent again.
+        retrying: Seconds from its start on, after which it is not sent again.
+        wait_initial: Seconds of the first wait, about; it doubles with each.
+        wait_max: Seconds of the longest wait.
+    """
+
+    connect: float = 5.0
+    read: float = 20.0
+    request: float = 120.0
+    retries: int = 8
+    retrying: float = 60.0
+    wait_initial: float = 0.3
+    wait_max: float = 10.0
+
+    def waits(self) -> Iterator[float]:
+        """Seconds to wait before each retry: doubling, and drawn evenly from zero up to that."""
+        for number in range(self.retries):
+            yield random.random() * min(self.wait_max, self.wait_initial * 2.0**number)
+
+
+PATIENCE = Patience()
 
 
 class StoreError(RuntimeError):
@@ -89,6 +108,27 @@ class ChangedError(StoreError):
     """Somebody else wrote the object in the meantime; nothing was written over it."""
 
 
+def _sent_again(
+    method: Callable[Concatenate["Store", Given], Answer],
+) -> Callable[Concatenate["Store", Given], Answer]:
+    """Sends again what obstore would not, as often as the store's patience allows."""
+
+    @functools.wraps(method)
+    def patient(store: "Store", /, *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        until = time.monotonic() + store.patience.retrying
+        for wait in store.patience.waits():
+            try:
+                return method(store, *args, **kwargs)
+            except StoreError as error:
+                sent_again = not _NOT_SENT_AGAIN.search(str(error))
+                if not error.transient or sent_again or time.monotonic() > until:
+                    raise
+            time.sleep(wait)
+        return method(store, *args, **kwargs)
+
+    return patient
+
+
 class Store:
     """Objects under keys like `data/ticks/x.parquet`; made by `open_store`, shared by threads.
 
@@ -105,8 +145,10 @@ class Store:
         base: str,
         backend: Backend | None = None,
         root: Path | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self.uri = uri
+        self.patience = patience or Patience(retries=0)
         self._base = base
         self._backend = backend
         self._root = root  # of a local folder, which the first write makes
@@ -174,12 +216,14 @@ class Store:
             return False
         return True
 
+    @_sent_again
     def put(self, key: str, data: bytes) -> None:
         """Writes the object, or replaces it: readers see the old bytes or the new, never a mix."""
         with self._attempt("write", key, making=True) as backend:
             obstore.put(backend, key, data, use_multipart=False)
         self._sweep_beside(key)
 
+    @_sent_again
     def create(self, key: str, data: bytes) -> bool:
         """Writes the object unless there is one; of several writers exactly one gets True.
 
@@ -189,11 +233,15 @@ class Store:
         with self._attempt("create", key, making=True) as backend:
             try:
                 obstore.put(backend, key, data, mode="create", use_multipart=False)
-            except AlreadyExistsError:
+            except AlreadyExistsError as error:
+                # S3's word for a removal at the same moment: there may be none now.
+                if "ConditionalRequestConflict" in str(error):
+                    raise
                 return False
         self._sweep_beside(key)
         return True
 
+    @_sent_again
     def replace(self, key: str, data: bytes, version: str | None) -> str:
         """Writes the object if nobody else did: readers see the old bytes or the new, never a mix.
 
@@ -252,6 +300,7 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    @_sent_again
     def delete(self, key: str) -> None:
         """Removes the object; it is fine when there is none."""
         try:
@@ -270,7 +319,7 @@ class Store:
 
     def url(self, key: str) -> str:
         """Where a person finds the object: a path, or `s3://…`."""
-        return self._base + _checked(key)
+        return self._base + checked_key(key)
 
     def sweep(self, prefix: str = "") -> int:
         """Removes what killed writers left staged below the folder `prefix`; how many files.
@@ -280,11 +329,12 @@ class Store:
         """
         folder = prefix.removesuffix("/")
         if folder:
-            _checked(folder)
+            checked_key(folder)
         if self._root is None:
             return 0
         return sum(_sweep_folder(path) for path, _, _ in os.walk(self._root / folder))
 
+    @_sent_again
     def _listed(self, prefix: str) -> "builtins.list[ObjectMeta]":
         folder = prefix.removesuffix("/")
         try:
@@ -328,7 +378,7 @@ class Store:
                 _sweep_folder(self._base + folder)
 
 
-def open_store(uri: str, *, retry: bool = True) -> Store:
+def open_store(uri: str, *, retry: bool = True, patience: Patience = PATIENCE) -> Store:
     """The store at `uri`: a local path, `file:///path`, `s3://bucket/prefix` or `memory://`.
 
     Nothing is made and no object is asked for until a method is called. A relative path means the
@@ -339,6 +389,7 @@ def open_store(uri: str, *, retry: bool = True) -> Store:
         uri: Where.
         retry: Whether a request to S3 that failed in a way that can pass is sent again, for a
             minute at most; False for callers who do so themselves.
+        patience: How long S3 is waited for.
 
     Raises:
         ValueError: `uri` names no place that a lake can be in.
@@ -356,10 +407,12 @@ def open_store(uri: str, *, retry: bool = True) -> Store:
         case "memory":
             return Store(uri, base="memory:///", backend=MemoryStore())
         case "s3":
-            return Store(f"s3://{place}", base=f"s3://{place}/", backend=_open_s3(place, retry))
+            patience = patience if retry else replace(patience, retries=0)
+            backend = _open_s3(place, patience)
+            return Store(f"s3://{place}", base=f"s3://{place}/", backend=backend, patience=patience)
 
 
-def _open_s3(place: str, retry: bool) -> S3Store:
+def _open_s3(place: str, patience: Patience) -> S3Store:
     bucket, _, prefix = place.partition("/")
     uri = f"s3://{place}"
     # Everything is handed over by name: obstore also reads the environment, but there an empty
@@ -385,14 +438,28 @@ def _open_s3(place: str, retry: bool) -> S3Store:
         "region": region,
         "aws_endpoint_url_s3": endpoint,
         "disable_bulk_delete": True,  # which some S3-compatible servers lack
+        "checksum_algorithm": _variable("AWS_CHECKSUM_ALGORITHM") or "sha256",
     }
     try:
         return S3Store(
             bucket,
             prefix=prefix or None,
             config=config,
-            client_options={**_CLIENT, "allow_http": parts.scheme == "http"},
-            retry_config=_RETRY if retry else {"max_retries": 0},
+            client_options={
+                "connect_timeout": timedelta(seconds=patience.connect),
+                "read_timeout": timedelta(seconds=patience.read),
+                "timeout": timedelta(seconds=patience.request),
+                "allow_http": parts.scheme == "http",
+            },
+            retry_config={
+                "max_retries": patience.retries,
+                "retry_timeout": timedelta(seconds=patience.retrying),
+                "backoff": {
+                    "init_backoff": timedelta(seconds=patience.wait_initial),
+                    "max_backoff": timedelta(seconds=patience.wait_max),
+                    "base": 2,
+                },
+            },
             credential_provider=provider,
         )
     except BaseError as error:  # of another AWS_* variable that obstore reads
@@ -436,7 +503,12 @@ def _aws_chain(uri: str, region: str | None) -> "tuple[S3CredentialProvider, str
     return Boto3CredentialProvider(session), session.region_name or "us-east-1", endpoint
 
 
-def _checked(key: str) -> str:
+def checked_key(key: str) -> str:
+    """The key, if it is one.
+
+    Raises:
+        ValueError: It is none.
+    """
     if not _KEY.fullmatch(key):
         raise ValueError(
             f"{key!r} is no key: segments of A-Z, a-z, 0-9 and ._=- between single slashes,"
@@ -452,7 +524,7 @@ def _sweep_folder(folder: str) -> int:
     # What can't be removed is only litter: no reader sees it, and no write failed because of it.
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _STAGED.fullmatch(entry.name) and entry.stat().st_mtime < before:
+            if STAGED.fullmatch(entry.name) and entry.stat().st_mtime < before:
                 with suppress(OSError):
                     Path(entry.path).unlink()
                     swept += 1
@@ -463,7 +535,14 @@ _CHECK_KEYS = (
     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, with temporary keys, AWS_SESSION_TOKEN;"
     " or AWS_PROFILE and the files it refers to"
 )
-_TRANSIENT = re.compile(r"SlowDown|RequestTimeout|^(408|429|5[0-9][0-9]) |HTTP error")
+_TRANSIENT = re.compile(
+    r"SlowDown|RequestTimeout|BadDigest|ConditionalRequestConflict|OperationAborted"
+    r"|^(408|429|5[0-9][0-9]) |HTTP error"
+)
+_NOT_SENT_AGAIN = re.compile(
+    r"RequestTimeout|BadDigest|ConditionalRequestConflict|OperationAborted"
+    r"|^(?!.* after [0-9]+ retries).*HTTP error"
+)
 
 _ADVICE = (
     (r"NoSuchBucket", "create the bucket, or correct the lake's URI (DATALAKE_URI)"),
@@ -480,11 +559,14 @@ _ADVICE = (
         r"AccessDenied",
         "allow this key s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there",
     ),
+    (r"^40[03] [^,]*$", _CHECK_KEYS),  # a HEAD's answer, which has no body that says more
     (r"^403 ", _CHECK_KEYS),
+    (r"BadDigest", "the object was changed on its way: run it again"),
     (r"SlowDown|^429 |^5[0-9][0-9] ", "the server is overloaded or down: run it again later"),
     (r"HTTP error|Invalid endpoint", "check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION"),
     (r"os error (1|13|30)\)", "give this user the right to write there"),
     (r"os error (28|122)\)", "free some space"),
+    (r"os error 27\)", "raise this process's limit of a file's size (ulimit -f)"),
     (r"os error (2|17|20|21)\)", "something else stands there: move it, or choose another folder"),
 )
 

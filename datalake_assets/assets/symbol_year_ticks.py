@@ -1,0 +1,220 @@
+"""`symbol_year_ticks`: the bars per symbol and year, as analysts read them, one partition a year.
+
+Belongs here: the asset, and what its runs tell. Does not belong here: how a year is made from its
+sessions, and how both are proved equal (`lake.symbol_years`).
+
+Every run proves what it published by reading both layouts again; what somebody damaged since is
+found by that, and written anew.
+"""
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from datalake_assets import __version__
+from datalake_assets.assets.daily_ticks import BARS_METADATA, LOG_EVERY
+from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.stock_universe import GROUP, OWNERS
+from datalake_assets.lake.session_file import BrokenFileError
+from datalake_assets.lake.symbol_years import Proof, PublicationError, Published, SymbolYears
+from datalake_assets.lake.upload import Snapshot
+from datalake_assets.resources import LakeResource, SourceResource
+
+KEY = dg.AssetKey("symbol_year_ticks")
+CHECK = "layouts_agree"
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Year:
+    """What became of one year.
+
+    Args:
+        published: What the last publication left.
+        uploaded: Objects written, those written again included.
+        healed: Symbols whose object was not what had been published, and why.
+        proof: Of both layouts, at the end.
+        proof_seconds: How long reading them took.
+    """
+
+    published: Published
+    uploaded: int
+    healed: Mapping[str, str]
+    proof: Proof
+    proof_seconds: float
+
+
+def build_symbol_year_ticks(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """The asset.
+
+    Args:
+        partitions: Its years.
+    """
+    with warnings.catch_warnings():
+        # Both are marked beta; what we rely on of them is covered by tests.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return _symbol_year_ticks(
+            partitions,
+            dg.BackfillPolicy.multi_run(1),
+            # The current year has sessions that are still to come.
+            dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True),
+        )
+
+
+def _symbol_year_ticks(
+    partitions: dg.PartitionsDefinition[str],
+    backfill_policy: dg.BackfillPolicy,
+    its_sessions: dg.PartitionMapping,
+) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=KEY,
+        deps=[dg.AssetDep(DAILY_TICKS, partition_mapping=its_sessions)],
+        partitions_def=partitions,
+        backfill_policy=backfill_policy,
+        output_required=False,
+        check_specs=[
+            dg.AssetCheckSpec(
+                CHECK,
+                asset=KEY,
+                description="Sessions and symbol-years hold the same rows: an order-free hash "
+                "over every row of the year, read from both.",
+            )
+        ],
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"python", "parquet"},
+        code_version=__version__,
+        description=_DESCRIPTION,
+        metadata=BARS_METADATA,
+    )
+    def symbol_year_ticks(
+        context: dg.AssetExecutionContext, source: SourceResource, lake: LakeResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        symbol_years = lake.open_symbol_years(source.identity)
+        proofs: list[Proof] = []
+        failures: dict[str, str] = {}
+        for key in context.partition_keys:
+            try:
+                year = _publish(context, symbol_years, int(key), lake.upload_workers)
+            except (PublicationError, BrokenFileError) as error:
+                failures[key] = str(error)
+                continue
+            proofs.append(year.proof)
+            if year.proof.holds:
+                context.log_event(_materialization(year, symbol_years.url))
+            else:
+                failures[key] = _disagreement(year.proof)
+        yield _check(proofs)
+        if failures:
+            raise dg.Failure("\n".join(failures.values()), allow_retries=False)
+
+    return symbol_year_ticks
+
+
+_DESCRIPTION = """\
+The same bars as `daily_ticks`, one file per symbol and year:
+`data/ticks/daily/{symbol}/{year}/ticks.parquet`. A partition is a year; it is made anew from the
+year's published sessions, and only the files of symbols whose bars changed are written. Publishing
+a year again is always safe, also after a run that was killed: `datalake publish --year YEAR`.
+"""
+
+
+def _publish(
+    context: dg.AssetExecutionContext, symbol_years: SymbolYears, year: int, workers: int
+) -> _Year:
+    """Publish a year and prove it; what differs is written again, once."""
+    logged = 0.0
+
+    def log(snapshot: Snapshot) -> None:
+        nonlocal logged
+        if snapshot.seconds - logged >= LOG_EVERY:
+            logged = snapshot.seconds
+            context.log.info("%d: %s", year, snapshot)
+
+    published = symbol_years.publish(year, run_id=context.run.run_id, workers=workers, display=log)
+    context.log.info(
+        "%d: %d symbol-years of %d sessions, %d written and %d removed in %.1f s",
+        year,
+        len(published.manifest.symbols),
+        len(published.manifest.sessions),
+        len(published.uploaded),
+        len(published.removed),
+        published.seconds,
+    )
+    uploaded = len(published.uploaded)
+    began = time.monotonic()
+    proof = symbol_years.prove(year)
+    seconds = time.monotonic() - began
+    healed = proof.differing
+    if healed:
+        context.log.warning("%d: written again: %s", year, _disagreement(proof))
+        published = symbol_years.publish(
+            year, run_id=context.run.run_id, suspects=healed, workers=workers
+        )
+        uploaded += len(published.uploaded)
+        proof = symbol_years.prove(year)
+    return _Year(published, uploaded, healed, proof, seconds)
+
+
+def _materialization(year: _Year, url: str) -> dg.AssetMaterialization:
+    manifest, proof = year.published.manifest, year.proof
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": proof.symbol_years.rows,
+        "dagster/uri": url,
+        "row_count": proof.symbol_years.rows,
+        "sessions": len(manifest.sessions),
+        "symbols": len(manifest.symbols),
+        "uploaded": year.uploaded,
+        "removed": len(year.published.removed),
+        "uploaded_bytes": year.published.bytes,
+        "retries": year.published.retries,
+        "duration_seconds": round(year.published.seconds, 3),
+        "proof_seconds": round(year.proof_seconds, 3),
+        "fingerprint": proof.symbol_years.digest.hex(),
+    }
+    if year.healed:
+        metadata["written_again"] = dg.MetadataValue.table(
+            [
+                dg.TableRecord({"symbol": symbol, "was": why})
+                for symbol, why in list(year.healed.items())[:_SHOWN]
+            ]
+        )
+    return dg.AssetMaterialization(KEY, partition=str(proof.year), metadata=metadata)
+
+
+def _check(proofs: list[Proof]) -> dg.AssetCheckResult:
+    """One result over all years of the run: failed when one of them does not hold."""
+    broken = [proof for proof in proofs if not proof.holds]
+    rows = sum(proof.sessions.rows for proof in proofs)
+    told = f"{rows:,} rows of {len(proofs)} years are the same in both layouts"
+    return dg.AssetCheckResult(
+        check_name=CHECK,
+        passed=not broken,
+        description="; ".join(map(_disagreement, broken)) or told,
+        metadata={
+            "years": len(proofs),
+            "rows": rows,
+            "by_year": dg.MetadataValue.md(_table(proofs)),
+        },
+    )
+
+
+def _table(proofs: list[Proof]) -> str:
+    rows = ["| year | sessions | symbol-years | differing symbols |", "|---|---|---|---:|"]
+    for proof in proofs:
+        differing = f"{len(proof.differing):,}"
+        rows.append(f"| {proof.year} | {proof.sessions} | {proof.symbol_years} | {differing} |")
+    return "\n".join(rows)
+
+
+def _disagreement(proof: Proof) -> str:
+    first = [f"{symbol}: {why}" for symbol, why in list(proof.differing.items())[:3]]
+    return (
+        f"{proof.year}: {len(proof.differing):,} symbol-years are not what the sessions say "
+        f"({'; '.join(first)})"
+    )

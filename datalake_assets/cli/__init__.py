@@ -1,0 +1,29 @@
+"""The command line: `datalake`, also `python -m datalake_assets`. One module a command.
+
+Belongs here: arguments, what a person reads in the terminal, exit codes. Does not belong here:
+anything that Dagster, a notebook or the Lambda needs too.
+
+Whatever collects does it through Dagster, in this process, and is recorded in its instance:
+`make dev` shows the same runs. Exit codes: 0 done, 1 a session did not pass or a run failed,
+2 wrong input.
+"""
+
+import typer
+
+from datalake_assets.cli.collect import backfill, collect
+from datalake_assets.cli.demo import demo
+from datalake_assets.cli.exchange import exchange
+from datalake_assets.cli.plan import plan
+from datalake_assets.cli.publish import publish
+from datalake_assets.cli.status import status
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="A complete history of daily bars for every US equity, in Parquet, in your own bucket.",
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,  # a local variable can hold a key
+)
+
+for command in (demo, collect, backfill, publish, plan, status, exchange):
+    app.command()(command)

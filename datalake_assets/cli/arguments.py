@@ -1,0 +1,83 @@
+"""The arguments that several commands take, checked.
+
+Belongs here: options, and turning what was typed into sessions and a lake. Does not belong here:
+settings (`settings`), which come from the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Annotated
+
+import typer
+
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.store import open_store
+from datalake_assets.settings import Settings
+
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="YYYY-MM-DD", help="First day; the first session if none."),
+]
+To = Annotated[
+    str | None,
+    typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def open_lake(settings: Settings) -> Lake:
+    """The lake of the settings, to look at; it need not be there."""
+    return Lake(open_store(settings.lake_uri))
+
+
+def partitions(settings: Settings) -> list[str]:
+    """The sessions that can be collected now, as Dagster knows them."""
+    from datalake_assets.partitions import session_partitions
+
+    keys = list(session_partitions(settings.first_session).get_partition_keys())
+    if not keys:
+        raise typer.BadParameter(f"no session since {settings.first_session} has closed yet")
+    return keys
+
+
+def one_session(keys: Sequence[str], text: str) -> date:
+    """The session meant, which must be one of those that can be collected."""
+    day = _day("--session", text)
+    if day.isoformat() not in keys:
+        raise typer.BadParameter(f"{day} can't be collected: {_why_not(day, keys)}")
+    return day
+
+
+def span(keys: Sequence[str], first: str, last: str) -> tuple[date, date]:
+    """The first and the last session meant, of those that can be collected."""
+    start, end = _day("--from", first), _day("--to", last)
+    if end < start:
+        raise typer.BadParameter(f"--to {end} is before --from {start}")
+    meant = [key for key in keys if start.isoformat() <= key <= end.isoformat()]
+    if not meant:
+        raise typer.BadParameter(
+            f"no session that can be collected from {start} to {end}; "
+            f"there are {keys[0]} to {keys[-1]}"
+        )
+    return date.fromisoformat(meant[0]), date.fromisoformat(meant[-1])
+
+
+def _day(option: str, text: str) -> date:
+    try:
+        day = date.fromisoformat(text)
+        # It would take 20240703 and 2024-W27-3, too.
+        if day.isoformat() != text:
+            raise ValueError("another form of a date")
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} takes a day as YYYY-MM-DD, not {text!r}") from error
+    return day
+
+
+def _why_not(day: date, keys: Sequence[str]) -> str:
+    if day.isoformat() < keys[0]:
+        return f"the first session is {keys[0]} (DATALAKE_START_DATE, ALPACA_HISTORY_START)"
+    if day.isoformat() > keys[-1]:
+        return f"the newest session that has closed and can be had is {keys[-1]}"
+    return f"it is no trading session ({day:%A})"

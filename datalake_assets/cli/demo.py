@@ -1,0 +1,86 @@
+"""`datalake demo`: from nothing to sessions in a lake, and a first look at them."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import typer
+from rich.table import Table
+
+from datalake_assets import market_calendar
+from datalake_assets.cli.arguments import open_lake, partitions
+from datalake_assets.cli.runs import materialize
+from datalake_assets.cli.terminal import command, out, plain_errors, sparkline, tell
+from datalake_assets.lake import layout
+from datalake_assets.lake.lake import Lake
+from datalake_assets.settings import Settings
+
+DEMO_SESSIONS = 6
+"""The newest session, and the five before that its coverage is measured by. They cost no more
+requests than one: a request has room for them."""
+
+
+def demo() -> None:
+    """Collect the newest sessions into a lake and have a first look; needs no key."""
+    with plain_errors():
+        settings = Settings.load()
+        newest = date.fromisoformat(partitions(settings)[-1])
+        first = [*market_calendar.previous_sessions(newest, DEMO_SESSIONS - 1), newest][0]
+        where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
+        tell(out, f"Collecting {first} to {newest} from {where} into {settings.lake_uri} …")
+        good = materialize(settings, max(first, settings.first_session), newest)
+        if good:
+            _first_look(open_lake(settings), newest)
+    raise typer.Exit(0 if good else 1)
+
+
+def _first_look(lake: Lake, newest: date) -> None:
+    """The most traded names of the newest session, and how to read on."""
+    import pyarrow.compute as pc
+
+    days = [day for day in lake.sessions() if day <= newest][-DEMO_SESSIONS:]
+    tables = {day: lake.read(day).bars for day in days}
+    bars = tables[newest]
+    turnover = pc.multiply(bars["vwap"], pc.cast(bars["volume"], "float64"))
+    top = bars.append_column("turnover", turnover).sort_by([("turnover", "descending")])
+    closes = {
+        day: dict(zip(table["symbol"].to_pylist(), table["close"].to_pylist(), strict=True))
+        for day, table in tables.items()
+    }
+    if not bars.num_rows:
+        tell(out, f"no symbol asked for has a bar on {newest}")
+        return
+    table = Table(
+        "symbol",
+        "close",
+        "change",
+        "volume",
+        "turnover",
+        f"last {len(days)} closes",
+        title=f"Most traded on {newest}",
+    )
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    for row in top.slice(0, 10).to_pylist():
+        history = [closes[day].get(row["symbol"]) for day in days]
+        before = history[-2] if len(history) > 1 else None
+        change = "" if before is None else f"{row['close'] / before - 1:+.2%}"
+        table.add_row(
+            row["symbol"],
+            f"{row['close']:,.2f}",
+            f"[{'red' if change.startswith('-') else 'green'}]{change}[/]" if change else "",
+            f"{row['volume']:,}",
+            f"${row['turnover'] / 1e6:,.0f} M",
+            sparkline([close for close in history if close is not None]),
+        )
+    out.print(table)
+    sessions = lake.store.url(layout.SESSIONS)
+    out.print(
+        f"{bars.num_rows:,} bars of {newest} lie in {sessions}. Next:\n"
+        f"  duckdb -c \"SELECT * FROM '{sessions}/*/*.parquet' WHERE symbol = "
+        f"'{top['symbol'][0].as_py()}' ORDER BY session\"\n"
+        f"  {command()} status: what the lake holds\n"
+        "  make dev: the same in Dagster's UI",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,105 @@
+"""`datalake plan`: what collecting a range would take and cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import date
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from datalake_assets import market_calendar
+from datalake_assets.cli.arguments import From, Json, To, open_lake, partitions, span
+from datalake_assets.cli.terminal import err, out, plain_errors, tell
+from datalake_assets.collection.cost import PRICES_OF, Cost, cost
+from datalake_assets.collection.universe import symbols_for
+from datalake_assets.lake import layout
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.session_file import Summary
+from datalake_assets.settings import Settings
+
+
+def plan(
+    first: From = None,
+    last: To = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only sessions not published yet: a backfill.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell what collecting a range would take and cost, without doing it.
+
+    It asks for the universe, and for the survey that a long range is packed by, if the lake has
+    none, and keeps them there.
+    """
+    with plain_errors():
+        settings = Settings.load()
+        keys = partitions(settings)
+        start, end = span(keys, first or keys[0], last or keys[-1])
+        told = _cost(settings, market_calendar.sessions(start, end), missing=missing)
+        if as_json:
+            out.print_json(json.dumps(asdict(told)))
+        else:
+            _show_cost(told, settings)
+
+
+def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
+    """The plan of a run over these days, made as the run makes it, and its cost."""
+    from datalake_assets.assets.stock_universe import take_snapshot, take_survey
+    from datalake_assets.definitions import build_collector, build_source
+    from datalake_assets.publication import Publication
+
+    lake = open_lake(settings)
+    # As for a run: what is named by its environment variable gets its value.
+    collector = build_collector(settings).process_config_and_initialize()
+    source = build_source(settings).process_config_and_initialize()
+    published = lake.sessions()
+    if missing:
+        days = sorted(frozenset(days).difference(published))
+    lake.claim(source.identity)
+    with source.open(collector) as alpaca, collector.how(source.account) as how:
+        found = lake.universe()
+        if found is None:
+            tell(err, "No universe in the lake yet: taking its first snapshot …")
+            found = take_snapshot(alpaca, lake, collector, source)[:2]
+        taken, snapshot = found
+        chosen = collector.chosen_symbols
+        wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, snapshot, taken)
+        known = take_survey(alpaca, lake, how, wanted, settings.first_session.year, taken)
+        planned = Publication(wanted, lake, how, survey=known).plan
+    # A survey leaves out those that did not trade; to do so twice would tell too few bars.
+    density = 1.0 if known else _density(lake, published)
+    return cost(planned, settings.requests_per_minute, density)
+
+
+def _density(lake: Lake, published: Sequence[date]) -> float:
+    """Share of symbols that print, in a few sessions that the lake holds; 1 when it has none."""
+    few = published[:: max(1, len(published) // 20)]
+    found = lake.summaries(map(layout.session_key, few))
+    summaries = [summary for summary in found if isinstance(summary, Summary)]
+    asked = sum(sum(summary.counts.values()) for summary in summaries)
+    return sum(summary.rows for summary in summaries) / asked if asked else 1.0
+
+
+def _show_cost(told: Cost, settings: Settings) -> None:
+    table = Table(show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    for name, text in (
+        ("sessions", f"{told.sessions:,}"),
+        ("symbols", f"{told.symbols:,}"),
+        ("requests", f"{told.requests:,}"),
+        (f"minutes, at {settings.requests_per_minute:,} requests each", f"{told.minutes:,.1f}"),
+        ("bars, expected", f"{told.bars:,}"),
+        ("bars, at most", f"{told.bars_at_most:,}"),
+        ("size", f"{told.bytes / 1e6:,.1f} MB"),
+        ("objects", f"{told.objects:,}"),
+        ("PUTs on S3", f"${told.put_dollars:,.4f}"),
+        ("storage on S3, a month", f"${told.storage_dollars_a_month:,.4f}"),
+    ):
+        table.add_row(name, text)
+    out.print(table)
+    out.print(f"S3 prices of {PRICES_OF}, us-east-1.", highlight=False)

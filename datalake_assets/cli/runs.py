@@ -1,0 +1,237 @@
+"""Runs: the jobs, executed by Dagster in this process and recorded in its instance.
+
+Belongs here: launching a run, and showing what it did. Does not belong here: what the assets do.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from datalake_assets.cli.terminal import TerminalDisplay, err, out, tell
+from datalake_assets.lake.store import open_store
+from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+    from dagster_shared.error import SerializableErrorInfo
+
+_HOST, _PROCESS = "datalake/host", "datalake/process"
+"""Tags of the runs that this command executes itself: where, and in which process."""
+
+
+def materialize(settings: Settings, start: date, end: date, **knobs: bool) -> bool:
+    """Collect these sessions in this process, and publish the years that they change.
+
+    Args:
+        settings: The defaults of the resources.
+        start: The first session.
+        end: The last one.
+        knobs: Of the collector, for this run.
+
+    Returns:
+        Whether every session and every year was published.
+    """
+    with instance() as records:
+        config = {"resources": {"collector": {"config": knobs}}}
+        result = _run(
+            settings, records, "daily_ticks_job", start.isoformat(), end.isoformat(), config
+        )
+        _show_sessions(result)
+        _show_checks(result)
+        if _interrupted(result):
+            return False
+        # Also when a session did not pass: the others did, and readers may have them.
+        changed = behind(settings, range(start.year, end.year + 1))
+        return _publish(settings, records, changed) and bool(result.success)
+
+
+def publish_years(settings: Settings, years: Sequence[int]) -> bool:
+    """Publish these years per symbol in this process; True when all of them were."""
+    with instance() as records:
+        return _publish(settings, records, years)
+
+
+def behind(settings: Settings, years: Iterable[int]) -> list[int]:
+    """The years among these whose symbol-years don't show every session as it is now."""
+    symbol_years = SymbolYears(open_store(settings.lake_uri))
+    return [year for year in years if symbol_years.behind(year)]
+
+
+def _publish(settings: Settings, records: dg.DagsterInstance, years: Sequence[int]) -> bool:
+    good = True
+    # A run's range has no holes.
+    for _, group in groupby(enumerate(sorted(years)), key=lambda pair: pair[1] - pair[0]):
+        span = [year for _, year in group]
+        result = _run(settings, records, "symbol_year_ticks_job", str(span[0]), str(span[-1]), {})
+        _show_years(result)
+        _show_checks(result)
+        good = good and bool(result.success)
+        if _interrupted(result):
+            return False
+    return good
+
+
+def _run(
+    settings: Settings,
+    records: dg.DagsterInstance,
+    job: str,
+    first: str,
+    last: str,
+    config: Mapping[str, Any],
+) -> dg.ExecuteInProcessResult:
+    """Run a job over a range of partitions in this process, and tell why a step failed."""
+    from datalake_assets.definitions import build_definitions
+
+    _bury_killed_runs(records)
+    definitions = build_definitions(settings, display=TerminalDisplay(err))
+    process = {_HOST: socket.gethostname(), _PROCESS: str(os.getpid())}
+    # The tags by which Dagster's own range runs name their partitions.
+    range_of = {
+        "dagster/asset_partition_range_start": first,
+        "dagster/asset_partition_range_end": last,
+    }
+    which: dict[str, Any] = {"tags": process | range_of}
+    if first == last:
+        which = {"tags": process, "partition_key": first}
+    # The run's log is in the instance; on the terminal it would drown the progress.
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    result = definitions.resolve_job_def(job).execute_in_process(
+        instance=records, run_config={**quiet, **config}, raise_on_error=False, **which
+    )
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        tell(err, f"{event.step_key}: {_reason(event)}")
+    return result
+
+
+def _bury_killed_runs(records: dg.DagsterInstance) -> None:
+    """Mark runs of this command failed whose process was killed.
+
+    Nobody else can: Dagster watches only the processes that it launched, and a run that seems
+    to go on for ever takes a place in its queue.
+    """
+    import dagster as dg
+
+    seeming = dg.RunsFilter(
+        statuses=[
+            dg.DagsterRunStatus.NOT_STARTED,
+            dg.DagsterRunStatus.STARTING,
+            dg.DagsterRunStatus.STARTED,
+        ],
+        tags={_HOST: socket.gethostname()},
+    )
+    for run in records.get_runs(seeming):
+        try:
+            os.kill(int(run.tags[_PROCESS]), 0)
+        except ProcessLookupError:
+            records.report_run_failed(run, "The process of this run is gone: it was killed.")
+        except PermissionError:
+            pass  # it lives, under another user
+
+
+def _error(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
+    error = event.step_failure_data.error
+    # Only Dagster's own wrapper is taken off: what is inside says what was attempted.
+    while error and error.cause and error.cls_name == "DagsterExecutionStepExecutionError":
+        error = error.cause
+    return error
+
+
+def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    failures = result.filter_events(lambda event: event.is_step_failure)
+    errors = [error for event in failures if (error := _error(event))]
+    return any(error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    """Why a step failed, without the stack trace, which is in the run's log."""
+    error = _error(event)
+    if not error:
+        return "no reason was given"
+    if error.cls_name != "DagsterExecutionInterruptedError":
+        return error.message.strip()
+    if event.step_key == "symbol_year_ticks":
+        return "interrupted. What was written stays, and the same command writes the rest"
+    return (
+        "interrupted. Sessions that were published stay; what was collected of the others waits "
+        "for the same command with --repair"
+    )
+
+
+@contextmanager
+def instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's records: DAGSTER_HOME, else `.datalake/dagster`, which `make dev` uses too."""
+    import dagster as dg
+
+    home = Path(os.environ.get("DAGSTER_HOME") or ".datalake/dagster").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        template = files("datalake_assets").joinpath("dagster.yaml").read_text()
+        (home / "dagster.yaml").write_text(template)
+    os.environ["DAGSTER_HOME"] = str(home)
+    with dg.DagsterInstance.get() as records:
+        yield records
+
+
+def _show_sessions(result: dg.ExecuteInProcessResult) -> None:
+    sessions = Table("session", "bars", "no print", "failed", "success", "coverage", "KiB", "took")
+    for column in sessions.columns[1:]:
+        column.justify = "right"
+    for event in result.get_asset_materialization_events():
+        if event.partition is None:
+            continue
+        metadata = event.materialization.metadata
+        told: dict[str, Any] = {name: value.value for name, value in metadata.items()}
+        if "success_rate" not in told:
+            continue  # published by an earlier run, and only told to Dagster by this one
+        coverage_told = told.get("coverage")
+        sessions.add_row(
+            event.partition,
+            f"{told['present']:,}",
+            f"{told['no_print']:,}",
+            f"{told['failed']:,}",
+            f"{told['success_rate']:.2%}",
+            "unknown" if coverage_told is None else f"{coverage_told:.2%}",
+            f"{told.get('file_size_bytes', 0) / 1024:,.0f}",
+            f"{told['duration_seconds']:.1f} s",
+        )
+    if sessions.row_count:
+        out.print(sessions)
+
+
+def _show_years(result: dg.ExecuteInProcessResult) -> None:
+    years = Table("year", "sessions", "symbols", "bars", "written", "removed", "took", "proved in")
+    for column in years.columns[1:]:
+        column.justify = "right"
+    for event in result.get_asset_materialization_events():
+        metadata = event.materialization.metadata
+        told: dict[str, Any] = {name: value.value for name, value in metadata.items()}
+        counts = ("sessions", "symbols", "row_count", "uploaded", "removed")
+        seconds = ("duration_seconds", "proof_seconds")
+        years.add_row(
+            event.partition,
+            *(f"{told[name]:,}" for name in counts),
+            *(f"{told[name]:.1f} s" for name in seconds),
+        )
+    if years.row_count:
+        out.print(years)
+
+
+def _show_checks(result: dg.ExecuteInProcessResult) -> None:
+    checks = Table("", "check", "says")
+    for check in result.get_asset_check_evaluations():
+        warned = check.severity.value == "WARN"
+        sign = "[green]✓[/]" if check.passed else "[yellow]⚠[/]" if warned else "[red]✗[/]"
+        checks.add_row(sign, check.check_name, check.description or "")
+    if checks.row_count:
+        out.print(checks)

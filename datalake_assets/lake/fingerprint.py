@@ -1,0 +1,111 @@
+"""Fingerprints of bars: the same rows, in whatever order and whichever files, have the same.
+
+Belongs here: hashing rows. Does not belong here: what is compared with what (`symbol_years`).
+
+Each row is hashed over its exact bits, and the hashes of many rows are added up, so that the
+fingerprint of a year is the sum of its symbols' and equally the sum of its sessions'. That is what
+lets two layouts of the same rows be held against each other without sorting either. It tells
+accidents, not attacks: 128 bits, not cryptographic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from datalake_assets.collection.bars import SCHEMA
+
+Words = npt.NDArray[np.uint64]
+
+_COLUMNS = tuple(name for name in SCHEMA.names if name != "symbol")
+_LANES = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03))
+_MASK = (1 << 64) - 1
+
+FINGERPRINT = pa.binary(16)
+"""How a fingerprint is stored, beside the number of rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """The number of some rows, and the sums of their hashes.
+
+    Two of them can be added: the fingerprint of both sets of rows together.
+    """
+
+    rows: int = 0
+    sums: tuple[int, int] = (0, 0)
+
+    def __add__(self, other: Fingerprint) -> Fingerprint:
+        low, high = ((mine + its) & _MASK for mine, its in zip(self.sums, other.sums, strict=True))
+        return Fingerprint(self.rows + other.rows, (low, high))
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} rows, {self.digest.hex()}"
+
+    @property
+    def digest(self) -> bytes:
+        """The sums as 16 bytes."""
+        return b"".join(part.to_bytes(8, "big") for part in self.sums)
+
+    @classmethod
+    def of_digest(cls, rows: int, digest: bytes) -> Self:
+        """Read back what `digest` gave."""
+        return cls(rows, (int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")))
+
+
+def fingerprint(bars: pa.Table) -> Fingerprint:
+    """The fingerprint of all rows."""
+    low, high = (int(lane.sum(dtype=np.uint64)) for lane in _hashes(bars))
+    return Fingerprint(bars.num_rows, (low, high))
+
+
+def fingerprints(bars: pa.Table, starts: npt.NDArray[np.int64]) -> list[Fingerprint]:
+    """The fingerprint of each run of rows.
+
+    Args:
+        bars: The rows, at least one.
+        starts: Where each run begins, ascending, the first at 0.
+    """
+    low, high = (np.add.reduceat(lane, starts).tolist() for lane in _hashes(bars))
+    counts = np.diff(np.append(starts, bars.num_rows)).tolist()
+    return [Fingerprint(*told) for told in zip(counts, zip(low, high, strict=True), strict=True)]
+
+
+def _hashes(bars: pa.Table) -> tuple[Words, Words]:
+    """Two hashes of each row, each of 64 bits."""
+    state = _symbols(bars["symbol"])
+    for name in _COLUMNS:
+        state = _mixed(state * _LANES[0] ^ _bits(bars[name]))
+    return _mixed(state ^ _LANES[0]), _mixed(state ^ _LANES[1])
+
+
+def _symbols(symbols: pa.ChunkedArray) -> Words:
+    encoded = symbols.combine_chunks().dictionary_encode()
+    words = [
+        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+        for name in encoded.dictionary.to_pylist()
+    ]
+    hashed: Words = np.array(words, np.uint64)[encoded.indices.to_numpy(zero_copy_only=False)]
+    return hashed
+
+
+def _bits(column: pa.ChunkedArray) -> Words:
+    """The column's values as they are, bit by bit: -0.0 is not 0.0, and a NaN is itself."""
+    if pa.types.is_date32(column.type):
+        column = column.cast(pa.int32())
+    if not pa.types.is_floating(column.type):
+        column = column.cast(pa.int64())
+    bits: Words = column.to_numpy().view(np.uint64)
+    return bits
+
+
+def _mixed(words: Words) -> Words:
+    """Each word with its bits well mixed: the finalizer of splitmix64 (Steele et al., 2014)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

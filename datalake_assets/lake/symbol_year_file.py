@@ -1,0 +1,58 @@
+"""The symbol-year file: one symbol's bars of one year as Parquet.
+
+Belongs here: the bytes of one file. Does not belong here: where it lies (`layout`) and when it is
+written (`symbol_years`).
+
+Nothing but the bars is in it, so the same bars make the same bytes: what is known about them
+stands in the session files that they come from, and in the year's manifest.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.lake.session_file import BrokenFileError
+
+
+def encode(bars: pa.Table) -> bytes:
+    """The bars, in `SCHEMA` and ordered by session, as a Parquet file."""
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        buffer,
+        SCHEMA,
+        compression="zstd",
+        # Of 252 rows half the file is about the rows. Deltas halve dates and counts, a dictionary
+        # pays for the one symbol only, and readers prune by session alone.
+        use_dictionary=["symbol"],
+        column_encoding=dict.fromkeys(
+            ("session", "timestamp", "volume", "trade_count"), "DELTA_BINARY_PACKED"
+        ),
+        write_statistics=["session"],
+        store_schema=False,
+        # zstd as Parquet uses it has no checksum: a flipped bit would be another price.
+        write_page_checksum=True,
+    ) as writer:
+        writer.write_table(bars)
+    return bytes(buffer.getvalue())
+
+
+def decode(data: bytes, where: str) -> pa.Table:
+    """The bars in a file.
+
+    Args:
+        data: The file.
+        where: Its place, for the message.
+
+    Raises:
+        BrokenFileError: The bytes are no whole symbol-year file.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        # A file this small is decoded faster by one thread.
+        return file.read(use_threads=False).replace_schema_metadata(None).cast(SCHEMA)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise BrokenFileError(
+            f"{where} is no whole symbol-year file ({error!r}): publish its year again"
+        ) from error
