@@ -35,6 +35,7 @@ from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.store import open_store
 from datalake_assets.partitions import session_partitions
 from datalake_assets.settings import Settings
@@ -273,9 +274,9 @@ def remote(
     server.exchange.faults = None
 
 
-def runs(folder: Path) -> list[dg.DagsterRun]:
+def runs(folder: Path, job: str = "daily_ticks_job") -> list[dg.DagsterRun]:
     with dg.DagsterInstance.from_config(str(folder / ".datalake/dagster")) as instance:
-        return list(instance.get_runs())
+        return list(instance.get_runs(dg.RunsFilter(job_name=job)))
 
 
 def test_a_session_is_collected_recorded_and_told(remote: Remote, empty_folder: Path) -> None:
@@ -292,6 +293,11 @@ def test_a_session_is_collected_recorded_and_told(remote: Remote, empty_folder: 
     assert run.status is dg.DagsterRunStatus.SUCCESS
     assert run.tags["dagster/partition"] == "2024-07-03"
     assert stored.provenance.run_id == run.run_id
+    (publication,) = runs(empty_folder, "symbol_year_ticks_job")
+    assert publication.status is dg.DagsterRunStatus.SUCCESS
+    assert publication.tags["dagster/partition"] == "2024"
+    assert "layouts_agree" in told
+    assert SymbolYears(remote.lake.store).prove(2024).sessions.rows == stored.bars.num_rows
 
 
 def test_a_range_over_a_holiday_collects_its_sessions_in_one_run(
@@ -378,7 +384,7 @@ def test_threads_and_rate_are_those_of_the_settings(
     assert invoke("collect", "--session", "2024-07-03").exit_code == 0
 
     with dg.DagsterInstance.from_config(str(empty_folder / ".datalake/dagster")) as instance:
-        (run,) = instance.get_runs()
+        (run,) = instance.get_runs(dg.RunsFilter(job_name="daily_ticks_job"))
         told = "\n".join(entry.user_message for entry in instance.all_logs(run.run_id))
     assert "at 100,000 a minute, with 3 threads" in told
 

@@ -143,25 +143,34 @@ def test_partitions_start_where_the_settings_and_the_source_do(
     assert asset.partitions_def.get_first_partition_key() == first
 
 
-def test_there_are_two_assets_their_checks_and_a_job_over_both() -> None:
+def test_there_are_three_assets_their_checks_and_a_job_for_sessions_and_for_years() -> None:
     definitions = build_definitions(Settings.load({}))
     graph = definitions.resolve_asset_graph()
 
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
         "daily_ticks",
         "stock_universe",
+        "symbol_year_ticks",
     }
-    assert {key.name for key in graph.asset_check_keys} == {*RULES, "universe_is_whole"}
+    assert {key.name for key in graph.asset_check_keys} == {
+        *RULES,
+        "layouts_agree",
+        "universe_is_whole",
+    }
     job = definitions.resolve_job_def("daily_ticks_job")
     assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {
         "daily_ticks",
         "stock_universe",
     }
     assert graph.get(dg.AssetKey("daily_ticks")).parent_keys == {dg.AssetKey("stock_universe")}
+    years = definitions.resolve_job_def("symbol_year_ticks_job")
+    assert set(years.asset_layer.selected_asset_keys) == {dg.AssetKey("symbol_year_ticks")}
+    assert graph.get(dg.AssetKey("symbol_year_ticks")).parent_keys == {dg.AssetKey("daily_ticks")}
 
 
 @pytest.mark.parametrize(
-    ("asset", "schema"), [("daily_ticks", SCHEMA), ("stock_universe", UNIVERSE)]
+    ("asset", "schema"),
+    [("daily_ticks", SCHEMA), ("symbol_year_ticks", SCHEMA), ("stock_universe", UNIVERSE)],
 )
 def test_an_asset_tells_what_it_is_whose_it_is_and_what_is_in_it(
     asset: str, schema: object
