@@ -35,8 +35,8 @@ from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.store import open_store
+from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.partitions import session_partitions
 from datalake_assets.settings import Settings
 
