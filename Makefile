@@ -33,13 +33,19 @@ INSTALL := $(PIP) install -qq -c constraints.txt
 .PHONY: help
 help: ## Show these targets
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET, where TARGET is one of" } \
-		/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- use -----------------------------------------------------------------------------------------
 
 .PHONY: demo
 demo: $(RUNTIME) ## Collect one session of every symbol into a local lake; no key needed
 	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/datalake demo
+
+# With Dagster's records beside that lake: those of `make dev` are about another one.
+.PHONY: demo-s3
+demo-s3: $(DEV) ## The same into a bucket, of an S3 server (SeaweedFS) that ends with the demo
+	@DAGSTER_HOME="$(CURDIR)/.datalake/s3/dagster" $(BIN)/python -m datalake_assets_tests.seaweedfs \
+		--data .datalake/s3 -- $(BIN)/datalake demo
 
 .PHONY: dev
 dev: $(RUNTIME) ## Open Dagster's UI, with its daemon, on PORT (3000)

@@ -11,8 +11,10 @@ import dagster as dg
 from datalake_assets.assets.daily_ticks import build_daily_ticks
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.assets.symbol_year_ticks import build_symbol_year_ticks
-from datalake_assets.automation import daily_ticks_job, symbol_year_ticks_job
+from datalake_assets.automation.jobs import daily_ticks_job, repair_job, symbol_year_ticks_job
+from datalake_assets.automation.sensors import build_sensors
 from datalake_assets.checks import universe_is_whole
+from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Display
 from datalake_assets.partitions import session_partitions, year_partitions
 from datalake_assets.resources import (
@@ -81,12 +83,14 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
             build_symbol_year_ticks(year_partitions(settings.first_session)),
         ],
         asset_checks=[universe_is_whole],
-        jobs=[daily_ticks_job, symbol_year_ticks_job],
+        jobs=[daily_ticks_job, repair_job, symbol_year_ticks_job],
+        sensors=build_sensors(settings),
         resources={
             "collector": build_collector(settings),
             "source": build_source(settings),
             "lake": build_lake(settings),
             "display": Display(),
+            "clock": Clock(),
             **resources,
         },
         # A subprocess for each step would import everything again: six seconds for nothing.

@@ -21,7 +21,7 @@ from pydantic import Field, create_model
 
 from datalake_assets.collection.audit import Thresholds
 from datalake_assets.collection.plan import Packing
-from datalake_assets.collection.rate_limit import RateLimiter, SharedRateLimiter
+from datalake_assets.collection.rate_limit import Budget, RateLimiter, SharedRateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.lake import Lake
@@ -135,6 +135,12 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="Seconds after which no further request is sent; what was not asked for is "
         "pending then. 0 for no deadline.",
     )
+    max_requests: int = Field(
+        default=0,
+        ge=0,
+        description="Requests for market data after which no further one is sent; what was not "
+        "asked for is pending then. 0 for no such bound.",
+    )
     connect_timeout: float = Field(
         default=5, gt=0, description="Seconds until a connection must stand."
     )
@@ -178,7 +184,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         with _limiter(self.requests_per_minute, account, "data", self.rate_limit) as limiter:
             yield How(
-                limiter=limiter,
+                limiter=Budget(limiter, self.max_requests) if self.max_requests else limiter,
                 retry=RetryPolicy(attempts=self.attempts, seconds=self.retry_seconds),
                 packing=Packing(bars=self.bars_per_request, symbols=self.symbols_per_request),
                 workers=self.max_workers,

@@ -76,6 +76,14 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _webhook(text: str) -> str:
+    # Its path is the secret, so nothing of it is repeated.
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError("must be an address like https://hooks.slack.com/services/…")
+    return text
+
+
 def rate_limit(text: str) -> str:
     """The DSN of the Postgres that keeps the rate limit, when no part of it can be misread.
 
@@ -300,6 +308,55 @@ SETTINGS: tuple[Setting, ...] = (
         _whole(1, 1000),
     ),
     Setting(
+        "DATALAKE_COLLECT_AFTER_MINUTES",
+        "collect_after_minutes",
+        "30",
+        "minutes",
+        "how long after its close a session is collected; Alpaca's free plan serves bars 15 late",
+        _whole(0, 1440),
+    ),
+    Setting(
+        "DATALAKE_CATCH_UP_SESSIONS",
+        "catch_up_sessions",
+        "5",
+        "sessions",
+        "how many of the newest sessions the sensor collects that are missing; older: a backfill",
+        _whole(1, 250),
+    ),
+    Setting(
+        "DATALAKE_SECOND_LOOK_SESSIONS",
+        "second_look_sessions",
+        "1",
+        "sessions",
+        "how many sessions later a session is collected again, for late corrections; 0: never",
+        _whole(0, 20),
+    ),
+    Setting(
+        "DATALAKE_REPAIR_REQUESTS_PER_DAY",
+        "repair_requests_per_day",
+        "1000",
+        "requests",
+        "how many requests a day go into the repair of sessions with holes; 0: none",
+        _whole(0, 1_000_000),
+    ),
+    Setting(
+        "DATALAKE_FRESH_WITHIN_HOURS",
+        "fresh_within_hours",
+        "6",
+        "hours",
+        "how long after its close a session may be missing before the lake counts as stale",
+        _whole(1, 240),
+    ),
+    Setting(
+        "DATALAKE_ALERT_WEBHOOK",
+        "alert_webhook",
+        None,
+        "",
+        "an address that failed runs and a stale lake are told, as Slack reads it. Not set: nobody",
+        _webhook,
+        secret=True,
+    ),
+    Setting(
         "DATALAKE_RATE_LIMIT",
         "rate_limit",
         None,
@@ -333,6 +390,12 @@ class Settings:
     max_workers: int
     sessions_per_run: int
     upload_workers: int
+    collect_after_minutes: int
+    catch_up_sessions: int
+    second_look_sessions: int
+    repair_requests_per_day: int
+    fresh_within_hours: int
+    alert_webhook: str | None = field(repr=False)
     rate_limit: str | None = field(repr=False)
 
     @classmethod

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
-from datalake_assets.cli.status import PARTITION_APPEARS
+from datalake_assets.automation.due import PARTITION_APPEARS
 from datalake_assets.partitions import session_partitions
 
 FIRST = date(2011, 1, 3)

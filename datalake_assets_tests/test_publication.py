@@ -84,7 +84,7 @@ def finding(outcome: Outcome, rule: str) -> Finding:
 def standing(lake: Lake, day: date) -> Session:
     found = lake.standing(day)
     assert found is not None
-    return found[0]
+    return found.session
 
 
 def object_of(lake: Lake, day: date) -> bytes:
@@ -215,7 +215,11 @@ def test_a_repair_also_mends_a_session_that_was_published_with_a_few_failures() 
     assert lake.sessions() == [MONDAY]
     (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, repair=True).values()
     assert outcome.written is not None
-    assert (outcome.written.added, outcome.written.removed, outcome.written.restated) == (2, 0, 0)
+    assert (
+        outcome.written.changed("added"),
+        outcome.written.changed("removed"),
+        outcome.written.changed("restated"),
+    ) == (2, 0, 0)
     assert lake.read(MONDAY).ledger.missing == ()
 
 
@@ -242,7 +246,11 @@ def test_collecting_the_same_answers_again_changes_the_provenance_only() -> None
     clock.advance(86_400)
     (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, clock=clock, workers=1).values()
     assert outcome.written is not None
-    assert (outcome.written.added, outcome.written.removed, outcome.written.restated) == (0, 0, 0)
+    assert (
+        outcome.written.changed("added"),
+        outcome.written.changed("removed"),
+        outcome.written.changed("restated"),
+    ) == (0, 0, 0)
     assert object_of(lake, MONDAY) != before
     assert alike_but_for(object_of(lake, MONDAY), before, PROVENANCE)
 

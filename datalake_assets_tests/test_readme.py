@@ -5,6 +5,7 @@ exchange. Not here: whether the commands work (`test_cli`, `test_end_to_end`).
 """
 
 import ast
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
+import duckdb_extensions
 import pytest
 import typer.main
 from typer.core import TyperGroup
@@ -27,6 +30,7 @@ from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.store import open_store
+from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource
 from datalake_assets.settings import LAKE_OF_EXCHANGE, SETTINGS, Setting, Settings
 
@@ -94,6 +98,8 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
     assert told == [
         layout.MARKER,
         layout.session_key(day),
+        layout.symbol_year_key("AEF", 2026),
+        layout.manifest_key(2026),
         layout.incomplete_key(day),
         layout.universe_key(taken),
         layout.survey_key(taken),
@@ -101,21 +107,21 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
 
 
 def test_the_columns_are_those_of_the_bars_in_their_order() -> None:
-    (paragraph,) = re.findall(r"^Columns: .*?(?=;)", section("The lake"), re.MULTILINE | re.DOTALL)
-    (rest,) = re.findall(r"midnight in New York\)(.*?); `year`", section("The lake"), re.DOTALL)
-    named = re.findall(r"`(\w+)`", paragraph) + re.findall(r"`(\w+)`", rest)
+    (told,) = re.findall(r"^Columns: (.*?)\.\n\n", section("The lake"), re.MULTILINE | re.DOTALL)
 
-    assert named == SCHEMA.names
+    assert re.findall(r"`(\w+)`", told) == SCHEMA.names
 
 
 def snippets() -> dict[str, str]:
     """The README's Python, by the library that it reads with."""
     found = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    return {re.findall(r"^import (?:json.*\nimport )?(\w+)", text)[0]: text for text in found}
+    return {
+        re.findall(r"^(?:import json\n)?(?:import|from) (\w+)", text)[0]: text for text in found
+    }
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     """Three sessions of a small market, collected by the job, where the README's snippets look."""
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
         patch.chdir(tmp_path_factory.mktemp("readme"))
@@ -137,14 +143,42 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
         assert settings.lake_uri == LAKE_OF_EXCHANGE
         held = Lake(open_store(settings.lake_uri))
         assert held.sessions() == SESSIONS
+        SymbolYears(held.store).publish(SESSIONS[0].year)
         yield held
 
 
-def run(snippet: str) -> dict[str, Any]:
-    """Runs a snippet as a script; what its names mean at the end."""
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+def lake(request: pytest.FixtureRequest, collected: Lake) -> Lake:
+    """That lake, and the same on S3."""
+    if request.param == "folder":
+        return collected
+    copy = Lake(open_store(request.getfixturevalue("s3_lake_uri")))
+    for key in collected.store.list():
+        copy.store.put(key, collected.store.get(key))
+    return copy
+
+
+def run(snippet: str, lake: Lake, before: str = "") -> dict[str, Any]:
+    """Runs a snippet as a script, with this lake in the place of the README's.
+
+    Returns:
+        What its names mean at the end.
+    """
+    text = snippets()[snippet]
+    assert LAKE_OF_EXCHANGE in text
+    if lake.store.uri.startswith("s3:"):
+        text = text.replace(LAKE_OF_EXCHANGE, lake.store.uri)
     names: dict[str, Any] = {}
-    exec(compile(snippets()[snippet], f"README.md: {snippet}", "exec"), names)
+    exec(compile(before + text, f"README.md: {snippet}", "exec"), names)
     return names
+
+
+def bars_of(lake: Lake, *symbols: str) -> list[dict[str, Any]]:
+    """The bars of these symbols, by symbol and session, as the session files have them."""
+    rows = [row for day in SESSIONS for row in lake.read(day).bars.to_pylist()]
+    kept = [row for row in rows if row["symbol"] in symbols]
+    assert {row["symbol"] for row in kept} == set(symbols)
+    return sorted(kept, key=lambda row: (row["symbol"], row["session"]))
 
 
 def newest(lake: Lake) -> Session:
@@ -152,30 +186,55 @@ def newest(lake: Lake) -> Session:
 
 
 def test_every_library_that_the_readme_promises_has_its_snippet() -> None:
-    assert list(snippets()) == ["duckdb", "polars", "pandas", "pyarrow"]
+    assert list(snippets()) == ["datalake_assets", "duckdb", "polars", "pandas", "pyarrow"]
 
 
-def test_duckdb_reads_the_newest_session_by_turnover(lake: Lake) -> None:
+def test_our_own_reader_gives_bars_a_session_and_an_explanation(lake: Lake) -> None:
+    told = run("datalake_assets", lake)
+
+    asked = re.findall(r'bars\(\["(\w+)", "(\w+)"\]', snippets()["datalake_assets"])[0]
+    assert told["bars"].to_pylist() == bars_of(lake, *asked)
+    assert told["newest"] == newest(lake)
+    assert told["why"].startswith("2024-07-04 is no trading session")
+
+
+def test_duckdb_reads_the_newest_session_and_one_symbol(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    duckdb.set_default_connection(duckdb.connect())  # its httpfs reads the variables once
+    before = ""
+    if lake.store.uri.startswith("s3:"):
+        endpoint = os.environ["AWS_ENDPOINT_URL_S3"].removeprefix("http://")
+        named = dict(re.findall(r"`(DUCKDB_\w+)=(\S+)`", README))
+        assert named.keys() == {"DUCKDB_S3_ENDPOINT", "DUCKDB_S3_USE_SSL"}
+        for name, value in named.items():
+            monkeypatch.setenv(name, value.replace("host:port", endpoint))
+        (setting,) = re.findall(r"`(SET s3_url_style = [^`]*)`", " ".join(README.split()))
+        duckdb_extensions.import_extension("httpfs")  # over the network it would install itself
+        before = f"import duckdb\nduckdb.sql({setting!r})\n"
+    found = run("duckdb", lake, before)
     bars = newest(lake).bars.to_pylist()
     turnover = {bar["symbol"]: bar["volume"] * bar["vwap"] for bar in bars}
-    rows = run("duckdb")["newest"]
+    rows = found["newest"]
 
     assert {session for _, _, session in rows} == {SESSIONS[-1]}
     assert {symbol: value for symbol, value, _ in rows} == pytest.approx(turnover)
     assert [value for _, value, _ in rows] == sorted(turnover.values(), reverse=True)
+    expected = [(bar["session"], bar["close"]) for bar in bars_of(lake, "AEF")]
+    at = [SCHEMA.get_field_index(name) for name in ("symbol", "session", "close")]
+    assert [tuple(row[index] for index in at) for row in found["one"]] == [
+        ("AEF", *row) for row in expected
+    ]
 
 
 def test_polars_reads_one_symbol_over_the_sessions(lake: Lake) -> None:
-    one = run("polars")["one"]
-    held = [bar for day in SESSIONS for bar in lake.read(day).bars.to_pylist()]
-    expected = [bar for bar in held if bar["symbol"] == one["symbol"][0]]
+    one = run("polars", lake)["one"]
 
-    assert one["session"].to_list() == [bar["session"] for bar in expected]
-    assert one.select(SCHEMA.names).to_dicts() == expected
+    assert one.to_dicts() == bars_of(lake, "AEF")
 
 
 def test_pandas_reads_returns_by_session_and_symbol(lake: Lake) -> None:
-    returns = run("pandas")["returns"]
+    returns = run("pandas", lake)["returns"]
     closes = [
         dict(zip(table["symbol"].to_pylist(), table["close"].to_pylist(), strict=True))
         for table in (lake.read(day).bars for day in SESSIONS)
@@ -189,10 +248,11 @@ def test_pandas_reads_returns_by_session_and_symbol(lake: Lake) -> None:
     )
 
 
-def test_pyarrow_reads_the_ledger_the_audit_and_the_provenance(lake: Lake) -> None:
-    session, told = newest(lake), run("pyarrow")
+def test_pyarrow_reads_one_symbol_the_ledger_the_audit_and_the_provenance(lake: Lake) -> None:
+    session, told = newest(lake), run("pyarrow", lake)
     ledger = told["ledger"]
 
+    assert told["one"].to_pylist() == bars_of(lake, "AEF")
     assert ledger.pop("session") == SESSIONS[-1].isoformat()
     assert set(ledger) == {state.value for state in State} - {"present"}
     assert ledger["no_print"] == list(session.ledger.no_print) != []

@@ -13,7 +13,7 @@ happens to the rest.
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any, Self
 
 import dagster as dg
@@ -34,6 +34,7 @@ from datalake_assets.collection.progress import Display, Displays, Snapshot
 from datalake_assets.collection.universe import symbols_for
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -58,6 +59,9 @@ BARS_METADATA = {
         ]
     )
 }
+
+REQUESTS_TAG = "datalake/requests"
+"""Tag of a run that came to its end: the requests for market data that it sent."""
 
 _SHOWN = 50
 """Offenders and failures that metadata lists; the ledger in the session's file has them all."""
@@ -129,10 +133,14 @@ def _daily_ticks(
     ) -> Iterator[dg.AssetCheckResult]:
         held = lake.open(source.identity)
         told: list[_Told] = []
+        requests: dict[datetime, int] = {}  # sessions that were collected together share them
         for outcome in _collect(context, collector, source, held, display):
+            requests[outcome.statistics.started] = outcome.statistics.requests
             if outcome.published:
                 context.log_event(_materialization(outcome, held))
             told.append(_Told.of(outcome))
+        used = {REQUESTS_TAG: str(sum(requests.values()))}
+        context.instance.add_run_tags(context.run.run_id, used)
         yield from (_check(rule, told) for rule in RULES)
         if failed := [session for session in told if not session.published]:
             raise _failure(failed, held)
@@ -295,8 +303,11 @@ def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
         metadata["coverage"] = coverage
     if written:
         metadata["file_size_bytes"] = written.size
-        changes = {name: getattr(written, name) for name in ("added", "removed", "restated")}
-        metadata |= {f"bars_{name}": count for name, count in changes.items() if count is not None}
+    if written and written.changes is not None:
+        for kind in ("added", "removed", "restated"):
+            metadata[f"bars_{kind}"] = written.changed(kind)
+        if written.changes.num_rows:
+            metadata["changes"] = dg.MetadataValue.table(_changes(written.changes))
     if ledger.failed:
         metadata["first_failures"] = dg.MetadataValue.table(
             [
@@ -305,6 +316,26 @@ def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
             ]
         )
     return dg.AssetMaterialization(KEY, partition=ledger.session.isoformat(), metadata=metadata)
+
+
+def _changes(changes: pa.Table) -> list[dg.TableRecord]:
+    """The first of the bars that changed, with each value that is another."""
+    return [
+        dg.TableRecord(
+            {
+                "symbol": row["symbol"],
+                "change": row["change"],
+                "values": ", ".join(
+                    f"{name} {row[f'old_{name}']} → {row[f'new_{name}']}"
+                    for name in VALUES
+                    if row[f"old_{name}"] != row[f"new_{name}"]
+                )
+                if row["change"] == "restated"
+                else "",
+            }
+        )
+        for row in changes.slice(0, _SHOWN).to_pylist()
+    ]
 
 
 def _audit_table(findings: Sequence[Finding]) -> str:

@@ -15,7 +15,9 @@ from datalake_assets.cli.demo import demo
 from datalake_assets.cli.exchange import exchange
 from datalake_assets.cli.plan import plan
 from datalake_assets.cli.publish import publish
+from datalake_assets.cli.show import show
 from datalake_assets.cli.status import status
+from datalake_assets.cli.upload import upload
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,5 +27,5 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # a local variable can hold a key
 )
 
-for command in (demo, collect, backfill, publish, plan, status, exchange):
+for command in (demo, collect, backfill, publish, plan, status, show, upload, exchange):
     app.command()(command)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.table import Table
 
 from datalake_assets import market_calendar
+from datalake_assets.automation.due import PARTITION_APPEARS
 from datalake_assets.cli.arguments import Json, open_lake
 from datalake_assets.cli.terminal import command, out, plain_errors, tell
 from datalake_assets.lake.coverage import Coverage, Held, coverage
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
-
-PARTITION_APPEARS = timedelta(hours=22)
-"""Time of a session's day (UTC) at which its partition appears, as `partitions.TIMEZONE` makes it.
-Known here too, so that `status` need not load Dagster."""
 
 
 def status(as_json: Json = False) -> None:

@@ -19,6 +19,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.lake.lake import WrongLakeError
+from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.session_file import BrokenFileError
 from datalake_assets.lake.store import StoreError
 from datalake_assets.settings import SettingsError
@@ -90,6 +91,7 @@ _MENDABLE = (
     StoreError,
     WrongLakeError,
     BrokenFileError,
+    NotInLakeError,
     CollectionError,
     market_calendar.OutsideCalendar,
     OSError,

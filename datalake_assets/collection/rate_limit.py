@@ -111,6 +111,35 @@ class RateLimiter:
             yield self._free, self._paused, write
 
 
+class Budget(RateLimiter):
+    """At most so many requests in all, within the limit of another limiter.
+
+    Args:
+        limiter: Says when a request may be sent.
+        requests: How many may be.
+    """
+
+    def __init__(self, limiter: RateLimiter, requests: int) -> None:
+        super().__init__(limiter.per_minute)
+        self._limiter, self._requests, self._left = limiter, requests, requests
+
+    def acquire(self, stop: threading.Event, timeout: float = math.inf) -> float:
+        """Wait as the other limiter says.
+
+        Raises:
+            StoppedError: As there, or the budget is used up.
+        """
+        with self._lock:
+            if not self._left:
+                raise StoppedError(f"the {self._requests:,} requests allowed are used up")
+            self._left -= 1
+        return self._limiter.acquire(stop, timeout)
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody send for this long."""
+        self._limiter.pause(seconds)
+
+
 class SharedRateLimiter(RateLimiter):
     """Holds all processes of this machine that name the same file to one limit together.
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from datalake_assets.lake import layout
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Summary
+
+if TYPE_CHECKING:
+    from datalake_assets.lake.lake import Lake
 
 
 class Held(StrEnum):

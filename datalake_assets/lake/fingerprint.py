@@ -5,7 +5,7 @@ Belongs here: hashing rows. Does not belong here: what is compared with what (`s
 Each row is hashed over its exact bits, and the hashes of many rows are added up, so that the
 fingerprint of a year is the sum of its symbols' and equally the sum of its sessions'. That is what
 lets two layouts of the same rows be held against each other without sorting either. It tells
-accidents, not attacks: 128 bits, not cryptographic.
+accidents, not attacks: a row's hash has 64 bits, mixed in two ways, and is not cryptographic.
 """
 
 from __future__ import annotations

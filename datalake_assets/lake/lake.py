@@ -10,8 +10,8 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,7 @@ from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.lake import layout, session_file
 from datalake_assets.lake.coverage import Coverage, coverage
 from datalake_assets.lake.reader import NotInLakeError, Reader, as_day
+from datalake_assets.lake.restatements import Restatements, changes, undone
 from datalake_assets.lake.session_file import BrokenFileError, Session, Summary
 from datalake_assets.lake.store import ChangedError, Store, open_store
 from datalake_assets.settings import Settings
@@ -54,15 +55,20 @@ class Written:
     Args:
         key: Where it lies.
         size: Bytes.
-        added, removed, restated: Bars that the session published before did not have, has no
-            longer, or had with other values. None when there was none.
+        changes: The bars that the session published before did not have, has no longer, or had
+            with other values (`restatements.SCHEMA`). None when there was none.
     """
 
     key: str
     size: int
-    added: int | None = None
-    removed: int | None = None
-    restated: int | None = None
+    changes: pa.Table | None = field(default=None, compare=False, repr=False)
+
+    def changed(self, kind: str) -> int | None:
+        """How many bars were `added`, `removed` or `restated`; None when there were none before."""
+        if self.changes is None:
+            return None
+        kinds: list[str] = self.changes["change"].to_pylist()
+        return kinds.count(kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class Lake:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._restatements = Restatements(store)
 
     def claim(self, source: str) -> None:
         """Make the lake this source's, or make sure that it already is.
@@ -152,9 +159,16 @@ class Lake:
         """
         day = session.ledger.session
         key = layout.session_key(day)
-        data = session_file.encode(session, findings)
         while True:
             before, version = self._published(day)
+            changed = None
+            if before:
+                told, was = session.provenance, before.provenance
+                since = was.known_since or was.collected_at
+                session = replace(session, provenance=replace(told, known_since=since))
+                changed = changes(before.bars, session.bars, was.collected_at, told.collected_at)
+                self._restatements.keep(changed)
+            data = session_file.encode(session, findings)
             try:
                 self.store.replace(key, data, over.versions.get(key) if over else version)
                 break
@@ -163,9 +177,7 @@ class Lake:
                 if over:
                     raise
         self.store.delete(layout.incomplete_key(day))
-        if before is None:
-            return Written(key, len(data))
-        return Written(key, len(data), *_changes(before, session.bars))
+        return Written(key, len(data), changed)
 
     def keep_incomplete(
         self, session: Session, findings: Sequence[Finding], over: Standing | None = None
@@ -173,7 +185,9 @@ class Lake:
         """Keep a session that did not pass for its repair; what was published stays untouched.
 
         Args:
-            session, findings, over: As for `publish`.
+            session: The session.
+            findings: Its audit.
+            over: What it is a repair of, as for `publish`.
 
         Raises:
             ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
@@ -199,6 +213,25 @@ class Lake:
         """
         key = layout.session_key(day)
         return session_file.decode(self.store.get(key), self.store.url(key))
+
+    def known(self, day: date, at: datetime) -> pa.Table:
+        """A session's bars as the lake had them published at an instant.
+
+        Args:
+            day: The session.
+            at: The instant; aware.
+
+        Raises:
+            FileNotFoundError: The session is not published, or was not yet then.
+        """
+        session = self.read(day)
+        since = session.provenance.known_since or session.provenance.collected_at
+        if at < since:
+            raise FileNotFoundError(
+                f"{day} was first published at {since:%Y-%m-%d %H:%M:%S} UTC: nothing of it was "
+                f"known at {at:%Y-%m-%d %H:%M:%S %Z}"
+            )
+        return undone(session.bars, self._restatements.of(day), at)
 
     def standing(self, day: date) -> Standing | None:
         """What a repair starts from; None when the lake has neither session.
@@ -306,15 +339,15 @@ class Lake:
             dict(zip(symbols, map(frozenset, years), strict=True)),
         )
 
-    def _published(self, day: date) -> tuple[pa.Table | None, str | None]:
-        """The bars that are published of a session, and the version of their object."""
+    def _published(self, day: date) -> tuple[Session | None, str | None]:
+        """The published session, and the version of its object."""
         key = layout.session_key(day)
         try:
             data, version = self.store.get_versioned(key)
         except FileNotFoundError:
             return None, None
         try:
-            return session_file.decode_bars(data, self.store.url(key)), version
+            return session_file.decode(data, self.store.url(key)), version
         except BrokenFileError:
             # A damaged session is what a new one mends; it has no bars to compare with.
             return None, version
@@ -384,8 +417,7 @@ class Lake:
     def coverage(self, start: date | str | None = None, end: date | str | None = None) -> Coverage:
         """What the lake holds of the sessions from `start` to `end`, both included.
 
-        Args:
-            start, end: None: the first and the newest session of the lake, published or not.
+        Without them: from its first to its newest session, published or not.
 
         Raises:
             ValueError: A day that is none, or outside the calendar.
@@ -413,10 +445,3 @@ def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Tabl
     bars = bars.filter(pc.is_in(bars["symbol"], pa.array(missing, pa.string())))
     merged, _ = combine([standing.bars, bars])
     return merged, standing.ledger.repaired_by(ledger.restricted_to(frozenset(missing)))
-
-
-def _changes(before: pa.Table, after: pa.Table) -> tuple[int, int, int]:
-    """Bars added, removed and restated from one state of a session to the next."""
-    old, new = set(before["symbol"].to_pylist()), set(after["symbol"].to_pylist())
-    _, restated = combine([before, after])
-    return len(new - old), len(old - new), len(restated)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from datetime import date
+from datetime import date, datetime
 
 MARKER = "_lake.json"
 SESSIONS = "data/ticks/sessions"
 INCOMPLETE = "data/ticks/incomplete"
 SYMBOL_YEARS = "data/ticks/daily"
 MANIFESTS = "data/ticks/manifests"
+RESTATEMENTS = "data/ticks/restatements"
 UNIVERSE = "data/universe"
 SURVEYS = "data/universe/surveys"
 
@@ -35,6 +36,16 @@ def sessions_of(year: int) -> str:
 def incomplete_key(session: date) -> str:
     """Where a session waits that did not pass its audit."""
     return f"{INCOMPLETE}/year={session:%Y}/{session.isoformat()}.parquet"
+
+
+def restatements_of(session: date) -> str:
+    """The folder of what later collections changed of a session."""
+    return f"{RESTATEMENTS}/year={session.year:04}/{session.isoformat()}"
+
+
+def restatement_key(session: date, changed_at: datetime) -> str:
+    """Where it lies what the collection of an instant (UTC) changed of a session."""
+    return f"{restatements_of(session)}/{changed_at:%Y%m%dT%H%M%S.%fZ}.parquet"
 
 
 def symbol_year_key(symbol: str, year: int) -> str:

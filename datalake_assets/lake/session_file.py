@@ -49,6 +49,8 @@ class Provenance:
         run_id: The Dagster run, or another caller's own mark.
         version: Version of this program.
         collection: Numbers of the collection (`report.Statistics.to_dict`).
+        known_since: Instant (UTC) at which the session was first published, when that was an
+            earlier collection; None when it was this one.
     """
 
     collected_at: datetime
@@ -57,12 +59,14 @@ class Provenance:
     run_id: str
     version: str
     collection: Mapping[str, Any] = field(default_factory=dict)
+    known_since: datetime | None = None
 
     def to_json(self) -> str:
         """As text."""
         told = asdict(self) | {
             "collected_at": self.collected_at.isoformat(),
             "asof": self.asof.isoformat(),
+            "known_since": self.known_since and self.known_since.isoformat(),
         }
         return json.dumps(told, separators=(",", ":"))
 
@@ -72,6 +76,8 @@ class Provenance:
         told = json.loads(text)
         told["collected_at"] = datetime.fromisoformat(told["collected_at"])
         told["asof"] = date.fromisoformat(told["asof"])
+        if told.get("known_since"):
+            told["known_since"] = datetime.fromisoformat(told["known_since"])
         return cls(**told)
 
 

@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -234,8 +234,8 @@ class Store:
             try:
                 obstore.put(backend, key, data, mode="create", use_multipart=False)
             except AlreadyExistsError as error:
-                # S3's word for a removal at the same moment: there may be none now.
-                if "ConditionalRequestConflict" in str(error):
+                # Somebody else was writing or removing it: it may not be there after all.
+                if _CONFLICT.search(str(error)):
                     raise
                 return False
         self._sweep_beside(key)
@@ -312,6 +312,13 @@ class Store:
     def list(self, prefix: str = "") -> builtins.list[str]:
         """The keys below the folder `prefix` and its folders, sorted; "" means everything."""
         return [found["path"] for found in self._listed(prefix)]
+
+    def modified(self, prefix: str = "") -> dict[str, datetime]:
+        """The keys below the folder `prefix` and its folders, and when each was written (UTC).
+
+        By the store's clock, on S3 in whole seconds.
+        """
+        return {found["path"]: found["last_modified"] for found in self._listed(prefix)}
 
     def versions(self, prefix: str = "") -> dict[str, str]:
         """The keys below the folder `prefix` and its folders, ascending, and their versions."""
@@ -535,12 +542,13 @@ _CHECK_KEYS = (
     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, with temporary keys, AWS_SESSION_TOKEN;"
     " or AWS_PROFILE and the files it refers to"
 )
+_CONFLICT = re.compile(r"ConditionalRequestConflict|OperationAborted")
 _TRANSIENT = re.compile(
-    r"SlowDown|RequestTimeout|BadDigest|ConditionalRequestConflict|OperationAborted"
+    rf"SlowDown|RequestTimeout|BadDigest|{_CONFLICT.pattern}"
     r"|^(408|429|5[0-9][0-9]) |HTTP error"
 )
 _NOT_SENT_AGAIN = re.compile(
-    r"RequestTimeout|BadDigest|ConditionalRequestConflict|OperationAborted"
+    rf"RequestTimeout|BadDigest|{_CONFLICT.pattern}"
     r"|^(?!.* after [0-9]+ retries).*HTTP error"
 )
 

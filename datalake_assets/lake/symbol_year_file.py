@@ -51,7 +51,8 @@ def decode(data: bytes, where: str) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         # A file this small is decoded faster by one thread.
-        return file.read(use_threads=False).replace_schema_metadata(None).cast(SCHEMA)
+        bars = file.read(use_threads=False).replace_schema_metadata(None)
+        return bars if bars.schema == SCHEMA else bars.cast(SCHEMA)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise BrokenFileError(
             f"{where} is no whole symbol-year file ({error!r}): publish its year again"

@@ -12,7 +12,10 @@ lose; only what changed is uploaded. The order of writing makes it safe to be ki
 4. The manifest is written that knows them.
 
 Each write is conditional on what was found before. Of two publications of a year the later one
-takes over, and the earlier one ends at its next write instead of undoing anything.
+takes over, and the earlier one ends when it notices. No store can tell it in time when the later
+one left an object as it had been before both (removed again, or with the same bytes and so the same
+ETag), nor when it removes one. Then the manifest is made to say that nobody knows these objects,
+and the next publication makes them what they should be.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 
@@ -145,7 +149,8 @@ class SymbolYears:
         Args:
             year: The year.
             run_id: A mark of the caller, kept in the manifest.
-            suspects: Symbols to be written again even if they seem unchanged.
+            suspects: Symbols to be written again even if they seem unchanged, or to be removed
+                although no manifest knows them.
             workers: Objects written at the same time.
             policy: How often and how long a write is tried again.
             stop: Set to end it early; what was written stays, and the next publication goes on.
@@ -169,6 +174,7 @@ class SymbolYears:
             for symbol in changing
             if symbol in year_now.fingerprints
         }
+        removed = [symbol for symbol in changing if symbol not in year_now.fingerprints]
         report = upload(
             [Item(key, year_now.encoder(symbol)) for key, symbol in keys.items()],
             objects.put,
@@ -178,23 +184,26 @@ class SymbolYears:
             display=display,
             clock=self._clock,
         )
-        removed = [symbol for symbol in changing if symbol not in year_now.fingerprints]
         symbols = {**before.symbols, **dict.fromkeys(changing)}
         for key, done in report.uploaded.items():
             entry = Entry(year_now.fingerprints[keys[key]], str(done.version), done.size)
             symbols[keys[key]] = entry
-        if report.passed:
-            objects.remove(removed)
-            symbols = {symbol: entry for symbol, entry in symbols.items() if entry}
-        ended = self._clock.now() if report.passed else None
-        manifest = Manifest(year, year_now.sessions, symbols, run_id, ended)
-        if changing or not before.whole or before.sessions != manifest.sessions:
-            try:
-                self._write(manifest, version)
-            except ChangedError as error:
-                raise PublicationError(_taken_over(year)) from error
-        else:
-            manifest = before
+        manifest = before
+        try:
+            if report.passed:
+                objects.remove(removed)
+                symbols = {symbol: entry for symbol, entry in symbols.items() if entry}
+            ended = self._clock.now() if report.passed else None
+            if changing or not before.whole or before.sessions != year_now.sessions:
+                manifest = Manifest(year, year_now.sessions, symbols, run_id, ended)
+                objects.version = self._write(manifest, version)
+            if not before.whole:
+                # A publication that was overtaken may have written one once more before this one
+                # ended; if it does so from now on, it sees that, and tells (`_doubt`).
+                objects.remove(removed)
+        except ChangedError as error:
+            self._doubt(year, run_id, objects)
+            raise PublicationError(_taken_over(year)) from error
         if not report.passed:
             raise PublicationError(_unfinished(year, report))
         return Published(
@@ -262,7 +271,7 @@ class SymbolYears:
             now = self._read(year)
             changing = [
                 symbol
-                for symbol in sorted(before.symbols.keys() | now.fingerprints.keys())
+                for symbol in sorted(before.symbols.keys() | now.fingerprints.keys() | suspects)
                 if symbol in suspects or now.differs(symbol, before.symbols.get(symbol))
             ]
             if not changing:
@@ -280,6 +289,25 @@ class SymbolYears:
             f"{year}: other publications of it came between {_TRIES} times, and nothing was "
             "written: run it again when they have ended"
         ) from error
+
+    def _doubt(self, year: int, run_id: str, objects: _Objects) -> None:
+        """Let the manifest say what this publication, overtaken, may have spoilt of a later one."""
+        while True:
+            now, version = self._manifest(year)
+            versions = {symbol: entry.version for symbol, entry in now.symbols.items() if entry}
+            # The later one says that what was written over is still there. While it is at work,
+            # it finds by itself what is in its way.
+            spoilt = [
+                symbol
+                for symbol, replaced in objects.wrote.items()
+                if now.whole and versions.get(symbol) == replaced
+            ]
+            if not spoilt and not objects.removed:
+                return
+            symbols = {**now.symbols, **dict.fromkeys((*spoilt, *objects.removed))}
+            with suppress(ChangedError):
+                self._write(Manifest(year, now.sessions, symbols, run_id), version)
+                return
 
     def _manifest(self, year: int) -> tuple[Manifest, str | None]:
         key = layout.manifest_key(year)
@@ -373,20 +401,32 @@ class _Objects:
         store: Where.
         before: What was published, whose versions are replaced.
         version: Of the manifest that says that they are being written.
+
+    Attributes:
+        version: Of the manifest that is this publication's.
+        wrote: Symbols whose object was written, or may have been, and the version that stood
+            there before; None when there was no object.
+        removed: Symbols whose object was removed.
     """
 
     def __init__(self, store: Store, before: Manifest, version: str | None) -> None:
-        self._store, self._year, self._version = store, before.year, version
+        self._store, self._year, self.version = store, before.year, version
         self._versions = {
             layout.symbol_year_key(symbol, before.year): entry.version
             for symbol, entry in before.symbols.items()
             if entry
         }
+        self._key = layout.manifest_key(before.year)
+        self._overtaken = False
+        self.wrote: dict[str, str | None] = {}
+        self.removed: list[str] = []
 
     def put(self, key: str, data: bytes) -> str:
         """Write one object, in the place of what the manifest knew of."""
+        if self._overtaken:  # there is no need to run into each object of the later publication
+            raise ChangedError(_taken_over(self._year))
         try:
-            return self._store.replace(key, data, self._versions.get(key))
+            return self._replace(key, data, self._versions.get(key))
         except ChangedError:
             return self._settle(key, data)
 
@@ -397,28 +437,36 @@ class _Objects:
         version; or a later publication is at work, which must not be disturbed.
         """
         while True:
-            self._demand()
             try:
                 _, found = self._store.get_versioned(key)
             except FileNotFoundError:
                 found = None
+            # Not before: what a later publication writes after this would be found, and replaced.
+            self._demand()
             try:
-                return self._store.replace(key, data, found)
+                return self._replace(key, data, found)
             except ChangedError:
                 continue
+
+    def _replace(self, key: str, data: bytes, version: str | None) -> str:
+        if of := layout.symbol_year(key):
+            self.wrote[of[0]] = version
+        return self._store.replace(key, data, version)
 
     def remove(self, symbols: Sequence[str]) -> None:
         """Remove the objects of these symbols."""
         if symbols:
             self._demand()
+            self.removed = list(symbols)
             keys = [layout.symbol_year_key(symbol, self._year) for symbol in symbols]
             with ThreadPoolExecutor(_READERS) as threads:
                 list(threads.map(self._store.delete, keys))
+            self._demand()
 
     def _demand(self) -> None:
         """Make sure that no later publication took over."""
-        _, version = self._store.get_versioned(layout.manifest_key(self._year))
-        if version != self._version:
+        if self._store.versions(layout.MANIFESTS).get(self._key) != self.version:
+            self._overtaken = True
             raise ChangedError(_taken_over(self._year))
 
 
@@ -440,8 +488,8 @@ def _fingerprints(read: Mapping[str, pa.Table | str]) -> dict[str, Fingerprint |
 
 def _taken_over(year: int) -> str:
     return (
-        f"another publication of {year} began in the meantime and took over: this one ends, and "
-        "what the other one writes is as new or newer"
+        f"another publication of {year} began in the meantime and took over, so this one ended: "
+        "publishing the year again makes sure of it"
     )
 
 

@@ -1,9 +1,32 @@
-"""Session files taken apart, to compare what must be the same in two of them."""
+"""Session files made for a lake, damaged, and taken apart to compare what must be the same."""
 
 import struct
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from datalake_assets.collection.report import Ledger
+from datalake_assets.lake import session_file
+from datalake_assets.lake.session_file import Provenance, Session
+
+
+def collected(day: date, bars: pa.Table, minutes: float = 0, **states: Any) -> Session:
+    """A session with these bars, collected so many minutes after another."""
+    at = datetime(2026, 1, 5, 22, tzinfo=UTC) + timedelta(minutes=minutes)
+    ledger = Ledger(day, present=tuple(bars["symbol"].to_pylist()), **states)
+    return Session(bars, ledger, Provenance(at, "alpaca/sip", day, f"run {minutes}", "0"))
+
+
+def session_bytes(day: date, bars: pa.Table, minutes: float = 0, **states: Any) -> bytes:
+    """The file of such a session, not audited."""
+    return session_file.encode(collected(day, bars, minutes, **states), [])
+
+
+def flipped(data: bytes, place: int, bit: int) -> bytes:
+    """The bytes with one bit the other way."""
+    return data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
 
 
 def metadata(data: bytes) -> dict[bytes, bytes]:

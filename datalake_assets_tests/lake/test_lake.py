@@ -154,7 +154,11 @@ def test_a_published_session_is_read_back_as_it_was(lake: Lake) -> None:
     written = publish(lake, whole)
     assert written.key == "data/ticks/sessions/year=2024/2024-07-01.parquet"
     assert written.size == lake.store.size(written.key)
-    assert (written.added, written.removed, written.restated) == (None, None, None)
+    assert (written.changed("added"), written.changed("removed"), written.changed("restated")) == (
+        None,
+        None,
+        None,
+    )
     again = lake.read(MONDAY)
     assert again.bars.equals(whole.bars)
     assert again.ledger == whole.ledger
@@ -212,7 +216,7 @@ def test_what_a_new_collection_changed_is_counted(lake: Lake) -> None:
 
 
 def changes(written: Any) -> tuple[int | None, ...]:
-    return written.added, written.removed, written.restated
+    return written.changed("added"), written.changed("removed"), written.changed("restated")
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", b"<html>"])
@@ -237,20 +241,20 @@ def test_the_newer_of_the_two_stands(lake: Lake) -> None:
     keep(lake, older)
     found = lake.standing(MONDAY)
     assert found is not None
-    assert (found[0].provenance, found[1]) == (older.provenance, False)
+    assert (found.session.provenance, found.published) == (older.provenance, False)
 
     # As a writer leaves it that is killed between its two steps.
     newer = session(minutes=1)
     lake.store.put(layout.session_key(MONDAY), encode(newer, []))
     found = lake.standing(MONDAY)
     assert found is not None
-    assert (found[0].provenance, found[1]) == (newer.provenance, True)
+    assert (found.session.provenance, found.published) == (newer.provenance, True)
 
     newest = session(symbols=SYMBOLS[:9], minutes=2, pending=SYMBOLS[9:])
     keep(lake, newest)
     found = lake.standing(MONDAY)
     assert found is not None
-    assert (found[0].ledger, found[1]) == (newest.ledger, False)
+    assert (found.session.ledger, found.published) == (newest.ledger, False)
 
 
 def test_a_repair_puts_its_bars_among_those_that_stand() -> None:

@@ -30,7 +30,13 @@ from datalake_assets.lake.session_file import (
     summarize,
 )
 from datalake_assets_tests.collection.tables import MONDAY, bar, every, names, table
-from datalake_assets_tests.lake.files import alike_but_for, before_footer, footer_size, metadata
+from datalake_assets_tests.lake.files import (
+    alike_but_for,
+    before_footer,
+    flipped,
+    footer_size,
+    metadata,
+)
 
 COLLECTED = Provenance(
     collected_at=datetime(2024, 7, 1, 20, 31, 5, 123456, tzinfo=UTC),
@@ -309,10 +315,6 @@ def test_a_file_cut_anywhere_is_broken() -> None:
 def test_too_short_a_tail_is_told_as_broken_so_that_more_can_be_read(length: int) -> None:
     with pytest.raises(BrokenFileError, match="here"):
         summarize(DATA[len(DATA) - length :], "here")
-
-
-def flipped(data: bytes, place: int, bit: int) -> bytes:
-    return data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
 
 
 @given(st.integers(0, len(DATA) - 1), st.integers(0, 7))

@@ -18,7 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datalake_assets.lake.store import STAGED_FOR_AT_MOST, Store, StoreError, open_store
+from datalake_assets.lake.store import (
+    LOCK,
+    STAGED_FOR_AT_MOST,
+    ChangedError,
+    Store,
+    StoreError,
+    open_store,
+)
 from datalake_assets_tests.conftest import BUCKET, S3Server
 
 BACKENDS = ["folder", "memory", pytest.param("s3", marks=pytest.mark.s3)]
@@ -126,6 +133,84 @@ def test_of_many_who_create_the_same_object_exactly_one_wins(uri: str, store: St
             assert store.get(key) == f"{won.index(True)}".encode()
 
 
+def test_a_version_names_the_bytes_that_stand_there(store: Store) -> None:
+    first = store.replace("a/k", b"1", None)
+    assert store.get_versioned("a/k") == (b"1", first)
+    assert store.versions() == {"a/k": first}
+    second = store.replace("a/k", b"2", first)
+    assert second != first
+    assert store.get_versioned("a/k") == (b"2", second)
+    store.put("a/k", b"3")
+    data, third = store.get_versioned("a/k")
+    assert data == b"3"
+    assert third not in (first, second)
+    assert store.replace("a/k", b"", third) != third
+    with pytest.raises(FileNotFoundError):
+        store.get_versioned("a")
+
+
+def test_versions_are_those_of_all_objects_below_a_folder_ascending(store: Store) -> None:
+    written = {key: store.replace(key, key.encode(), None) for key in ("b/2", "a", "b/1", "b/c/3")}
+    assert store.versions() == written
+    assert list(store.versions()) == sorted(written)
+    assert list(store.versions("b")) == list(store.versions("b/")) == ["b/1", "b/2", "b/c/3"]
+    assert store.versions("nothing") == {}
+
+
+def test_a_replacement_of_what_somebody_else_wrote_changes_nothing_and_says_so(
+    store: Store,
+) -> None:
+    stale = store.replace("k", b"1", None)
+    now = store.replace("k", b"2", stale)
+    for version in (stale, None):
+        with pytest.raises(ChangedError) as caught:
+            store.replace("k", b"3", version)
+        assert str(caught.value).startswith(f"can't write {store.url('k')}: somebody else wrote it")
+        assert not caught.value.transient
+    assert store.get_versioned("k") == (b"2", now)
+
+
+def test_what_was_removed_meanwhile_is_not_replaced_but_can_be_made_again(store: Store) -> None:
+    version = store.replace("k", b"1", None)
+    store.delete("k")
+    with pytest.raises(ChangedError):
+        store.replace("k", b"2", version)
+    assert not store.exists("k")
+    store.replace("k", b"3", None)
+    assert store.get("k") == b"3"
+
+
+def test_of_writers_that_replace_what_they_read_none_loses_anothers_update(
+    uri: str, store: Store
+) -> None:
+    # As in the race to create: SeaweedFS makes those who contend wait.
+    writers, rounds = (3, 4) if uri.startswith("s3:") else (4, 25)
+    stores = [store if uri == "memory://" else open_store(uri) for _ in range(writers)]
+    store.put("k", b"")
+    start = threading.Barrier(writers, timeout=60)
+
+    def append(number: int) -> None:
+        start.wait()
+        for round_ in range(rounds):
+            append_line(stores[number], f"{number}-{round_}")
+
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(append, range(writers)))
+    lines = store.get("k").decode().splitlines()
+    assert sorted(lines) == sorted(f"{n}-{r}" for n in range(writers) for r in range(rounds))
+
+
+def append_line(store: Store, line: str) -> None:
+    """Adds a line to the object `k`, however often somebody else is faster."""
+    while True:
+        data, version = store.get_versioned("k")
+        try:
+            store.replace("k", data + f"{line}\n".encode(), version)
+        except ChangedError:
+            continue
+        return
+
+
 def test_a_reader_sees_the_old_bytes_or_the_new_while_they_are_replaced(
     uri: str, store: Store
 ) -> None:
@@ -222,11 +307,17 @@ def test_a_key_that_is_none_is_refused_by_every_method(store: Store, key: str) -
         lambda: store.exists(key),
         lambda: store.put(key, b"1"),
         lambda: store.create(key, b"1"),
+        lambda: store.replace(key, b"1", None),
+        lambda: store.get_versioned(key),
         lambda: store.delete(key),
         lambda: store.url(key),
     ]
     if key not in ("", "/", "a/"):  # as a folder these are everything, and `a`
-        methods += [lambda: store.list(key), lambda: store.sweep(key)]
+        methods += [
+            lambda: store.list(key),
+            lambda: store.versions(key),
+            lambda: store.sweep(key),
+        ]
     for method in methods:
         with pytest.raises(ValueError, match="is no key"):
             method()
@@ -342,6 +433,67 @@ def stage(root: Path, name: str, seconds_ago: float) -> Path:
 HOUR = STAGED_FOR_AT_MOST.total_seconds()
 
 
+APPENDER = """
+import sys
+from datalake_assets.lake.store import open_store
+from datalake_assets_tests.lake.test_store import append_line
+store = open_store(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(int(sys.argv[3])):
+    append_line(store, f"{sys.argv[2]}-{number}")
+"""
+
+
+def test_processes_that_replace_one_object_in_a_folder_lose_no_update(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("k", b"")
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", APPENDER, str(tmp_path), str(number), "40"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for number in range(3)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=120)
+        assert writer.returncode == 0
+    lines = store.get("k").decode().splitlines()
+    assert sorted(lines) == sorted(f"{n}-{r}" for n in range(3) for r in range(40))
+
+
+def test_the_lock_of_a_folder_is_no_object_and_is_freed_by_a_killed_holder(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.replace("k", b"1", None)
+    assert (tmp_path / LOCK).exists()
+    assert store.list() == list(store.versions()) == ["k"]
+    hold = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'wb'); "
+        "fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / LOCK)], stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(store.replace, "other", b"1", None)
+            with pytest.raises(TimeoutError):
+                writing.result(timeout=0.2)
+            assert not (tmp_path / "other").exists()
+            holder.kill()
+            writing.result(timeout=60)
+    assert store.get("other") == b"1"
+
+
 def test_what_a_killed_writer_left_is_no_object_and_in_nobodys_way(tmp_path: Path) -> None:
     stage(tmp_path, "data/k#1", seconds_ago=0)
     store = open_store(str(tmp_path))
@@ -353,7 +505,11 @@ def test_what_a_killed_writer_left_is_no_object_and_in_nobodys_way(tmp_path: Pat
     assert store.list("") == ["data/k"]
 
 
-@pytest.mark.parametrize("write", [Store.put, Store.create])
+def replace_nothing(store: Store, key: str, data: bytes) -> str:
+    return store.replace(key, data, None)
+
+
+@pytest.mark.parametrize("write", [Store.put, Store.create, replace_nothing])
 def test_a_write_sweeps_its_folder_of_what_has_been_staged_for_over_an_hour(
     tmp_path: Path, write: Callable[[Store, str, bytes], object]
 ) -> None:
@@ -482,6 +638,7 @@ def test_a_key_that_may_not_write_is_told_which_rights_it_needs(
     for write in (
         lambda: store.put("k", b"2"),
         lambda: store.create("new", b"2"),
+        lambda: store.replace("k", b"2", store.get_versioned("k")[1]),
         lambda: store.delete("k"),
     ):
         with pytest.raises(StoreError, match=r"403 Forbidden, AccessDenied.*s3:PutObject"):

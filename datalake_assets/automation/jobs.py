@@ -1,7 +1,4 @@
-"""Jobs: what a person or a sensor launches.
-
-Belongs here: jobs, schedules and sensors. Does not belong here: what an asset does.
-"""
+"""Jobs: what a person or a sensor launches."""
 
 import dagster as dg
 
@@ -13,6 +10,12 @@ daily_ticks_job = dg.define_asset_job(
     "daily_ticks_job",
     selection=dg.AssetSelection.assets(STOCK_UNIVERSE, DAILY_TICKS),
     description="Take today's universe and collect sessions: one partition, or a range of them.",
+)
+
+repair_job = dg.define_asset_job(
+    "repair_job",
+    selection=dg.AssetSelection.assets(DAILY_TICKS),
+    description="Ask again for what a session lacks, with the collector's `repair` on.",
 )
 
 symbol_year_ticks_job = dg.define_asset_job(

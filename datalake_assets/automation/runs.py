@@ -1,0 +1,103 @@
+"""Runs: what Dagster is doing, and did, about sessions and years.
+
+Belongs here: asking Dagster's instance, a few quick questions whatever the history. Does not
+belong here: what follows from the answers (`due`, `sensors`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+from datalake_assets import market_calendar
+from datalake_assets.automation.due import Attempt
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+
+FOR = "datalake/for"
+"""Tag of the runs that a sensor asks for: what for. It tells attempts of one kind from another."""
+
+_PARTITION = "dagster/partition"
+_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+
+def collected(instance: dg.DagsterInstance, asset: dg.AssetKey) -> frozenset[str]:
+    """The partitions of an asset that are materialized."""
+    return frozenset(instance.get_materialized_partitions(asset))
+
+
+def under_way(
+    instance: dg.DagsterInstance,
+    asset: dg.AssetKey,
+    jobs: Collection[str],
+    graph: BaseAssetGraph[Any] | None,
+) -> dict[str, str]:
+    """The partitions of an asset that a queued or running run, or a backfill, is about, and which.
+
+    Args:
+        instance: Dagster's records.
+        asset: The asset.
+        jobs: The jobs that have it.
+        graph: All assets, to read backfills by; None leaves them out.
+    """
+    found: dict[str, str] = {}
+    statuses = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING]
+    for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=statuses)):
+        keys: Iterable[str] = ()
+        if graph and backfill.is_asset_backfill:
+            target = backfill.get_asset_backfill_data(graph).target_subset
+            if asset in target.asset_keys:
+                keys = target.get_partitions_subset(asset).get_partition_keys()
+        elif backfill.partition_set_name in {f"{job}_partition_set" for job in jobs}:
+            keys = backfill.partition_names or ()
+        found |= dict.fromkeys(keys, f"backfill {backfill.backfill_id} is about it")
+    for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+        if run.job_name in jobs or asset in (run.asset_selection or ()):
+            found |= dict.fromkeys(partitions_of(run.tags), f"run {run.run_id[:8]} is about it")
+    return found
+
+
+def partitions_of(tags: Mapping[str, str]) -> list[str]:
+    """The sessions, or years, that a run is about, by its tags."""
+    if _PARTITION in tags:
+        return [tags[_PARTITION]]
+    first, last = (tags.get(name) for name in _RANGE)
+    if not first or not last:
+        return []
+    if len(first) == 4:
+        return [str(year) for year in range(int(first), int(last) + 1)]
+    days = market_calendar.sessions(date.fromisoformat(first), date.fromisoformat(last))
+    return [day.isoformat() for day in days]
+
+
+def attempts(instance: dg.DagsterInstance, purpose: str, partition: str) -> list[Attempt]:
+    """The runs that were asked for a partition for this purpose."""
+    records = instance.get_run_records(dg.RunsFilter(tags={FOR: purpose, _PARTITION: partition}))
+    return [
+        Attempt(
+            datetime.fromtimestamp(record.end_time or record.update_timestamp.timestamp(), UTC)
+            if record.dagster_run.is_finished
+            else None
+        )
+        for record in records
+    ]
+
+
+def materialized_at(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, partitions: Iterable[str]
+) -> dict[str, datetime]:
+    """When each of these partitions was last materialized, UTC."""
+    found = {}
+    for key in partitions:
+        records = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key]), limit=1
+        ).records
+        if records:
+            found[key] = datetime.fromtimestamp(records[0].timestamp, UTC)
+    return found

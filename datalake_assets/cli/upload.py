@@ -1,0 +1,169 @@
+"""`datalake upload`: the files of a folder into a bucket, many at a time."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from datalake_assets.cli.arguments import Json
+from datalake_assets.cli.terminal import err, out, plain_errors, tell
+from datalake_assets.lake.store import Store, open_store
+from datalake_assets.lake.upload import WORKERS, Item, Snapshot, Upload, files
+from datalake_assets.lake.upload import upload as upload_items
+
+SHOWN = 20
+"""Failures that are told one by one; `--json` tells all."""
+
+
+def upload(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Its files, and those below.")],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Where to: s3://bucket/prefix.")],
+    workers: Annotated[
+        int, typer.Option(min=1, max=1000, help="Requests at a time; far servers repay more.")
+    ] = WORKERS,
+    as_json: Json = False,
+) -> None:
+    """Upload the files of a folder to a bucket, over what stands there.
+
+    Exit code 1 when a file could not be uploaded or was not, with its reason.
+    """
+    with plain_errors():
+        items, store = _what(folder), _where(uri)
+        stop = threading.Event()
+        with _set_by_signals(stop):
+            report = upload_items(
+                items, store.put, workers=workers, stop=stop, display=UploadDisplay(err)
+            )
+        if as_json:
+            out.print_json(json.dumps(_as_json(report, store)))
+        else:
+            _show(report)
+    raise typer.Exit(0 if report.passed else 1)
+
+
+class UploadDisplay:
+    """An upload's progress as a bar, or as a line now and then where there is no terminal.
+
+    Args:
+        console: Where it is drawn.
+    """
+
+    _EVERY = 5.0
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._next = self._EVERY
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Draw the upload as it is."""
+        if not self._console.is_terminal:
+            if snapshot.final or snapshot.seconds >= self._next:
+                self._next = snapshot.seconds + self._EVERY
+                self._console.print(str(snapshot), highlight=False)
+            return
+        if self._bar is None:
+            self._bar = Progress(
+                SpinnerColumn(),
+                BarColumn(),
+                TextColumn("{task.description}", markup=False),
+                TimeElapsedColumn(),
+                console=self._console,
+                auto_refresh=False,
+            )
+            self._bar.add_task("", total=snapshot.objects)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=snapshot.done, description=str(snapshot))
+        self._bar.refresh()
+        if snapshot.final:
+            self._bar.stop()
+            self._bar = None
+
+
+def _what(folder: Path) -> list[Item]:
+    try:
+        items = files(folder)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not items:
+        raise typer.BadParameter(f"there is no file in {folder}")
+    return items
+
+
+def _where(uri: str) -> Store:
+    if uri.startswith("memory:"):
+        raise typer.BadParameter(f"what is uploaded to {uri} is kept nowhere: give a bucket")
+    try:
+        return open_store(uri, retry=False)  # the upload does that itself
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@contextmanager
+def _set_by_signals(stop: threading.Event) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends what waits for `stop`; the second ends the program."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def set_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        set_back()
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        set_back()
+
+
+def _show(report: Upload) -> None:
+    table = Table(show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    for name, text in (
+        ("objects uploaded", f"{len(report.uploaded):,}"),
+        ("failed", f"{len(report.failed):,}"),
+        ("not done", f"{len(report.pending):,}"),
+        ("size", decimal(report.bytes)),
+        ("took", f"{report.seconds:,.1f} s"),
+        ("objects a second", f"{report.objects_per_second:,.0f}"),
+        ("requests sent again", f"{report.retries:,}"),
+    ):
+        table.add_row(name, text)
+    out.print(table)
+    for key, reason in list(report.failed.items())[:SHOWN]:
+        tell(err, f"✗ {key}: {reason}")
+    if len(report.failed) > SHOWN:
+        tell(err, f"… and {len(report.failed) - SHOWN:,} more failed")
+    if report.pending:
+        tell(err, f"{len(report.pending):,} not done: {report.stopped}; run it again")
+
+
+def _as_json(report: Upload, store: Store) -> dict[str, object]:
+    return {
+        "to": store.uri,
+        "uploaded": len(report.uploaded),
+        "failed": report.failed,
+        "pending": report.pending,
+        "stopped": report.stopped,
+        "bytes": report.bytes,
+        "seconds": report.seconds,
+        "objects_per_second": report.objects_per_second,
+        "retries": report.retries,
+    }

@@ -1,0 +1,477 @@
+"""The reader: bars from whichever layout answers faster, and why something is not there.
+
+Belongs here: choosing what to read, reading it in threads, and telling what is missing. Does not
+belong here: writing, and opening a lake (`lake`).
+
+The sessions are the truth, the symbol-years a projection that can lag: a session came after the
+year's last publication, or a publication is under way or was killed. So a symbol-year stands only
+for those sessions that its manifest names in the version that lies in the lake now; the others are
+read from their own files. Whatever the symbol-years are like, the answer is what the sessions hold.
+
+Objects are written whole and read whole. What is published while a reader reads shows as it was
+before or as it is after, session by session and symbol by symbol, never torn.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from difflib import get_close_matches
+from itertools import chain, repeat
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datalake_assets import market_calendar
+from datalake_assets.collection.bars import empty
+from datalake_assets.lake import layout, session_file, symbol_year_file
+from datalake_assets.lake.manifest import Manifest
+from datalake_assets.lake.session_file import BrokenFileError, Session
+from datalake_assets.lake.store import Store
+
+SESSION_COST = 3
+"""How many symbol-years can be read in the time of one session of the whole market.
+
+Measured with 5,000 symbols and 4 to 32 threads, in a folder as on an S3 server at hand: 2.1 (1.1
+against 0.5 ms, nearly all of it Parquet). Over a network a session is 30 times the bytes besides.
+Near the balance the choice hardly matters; far from it, any number between 2 and 10 chooses
+the same."""
+
+_WORKERS = 32
+"""Reads under way at once. They wait for the network, not for the processor."""
+
+_FOOTER_GUESS = 32 * 1024
+"""Bytes from the end of a manifest that hold its footer: 252 sessions with their versions are
+about 15 KB."""
+
+_log = logging.getLogger(__name__)
+
+_EVER = (market_calendar.FIRST.year, market_calendar.LAST.year)
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class NotInLakeError(LookupError):
+    """The lake does not have what was asked for; says why, and what to do."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Year:
+    """What lies in the lake of a year, as it was looked at.
+
+    Args:
+        year: The year.
+        sessions: Its published sessions, ascending, with the versions of their objects.
+        manifest: What the symbol-years were made from, without its symbols while it is `whole`;
+            None when nothing was published.
+    """
+
+    year: int
+    sessions: dict[date, str]
+    manifest: Manifest | None
+
+    @property
+    def current(self) -> frozenset[date]:
+        """The sessions that the symbol-years hold as they lie in the lake now."""
+        made_from = self.manifest.sessions if self.manifest else {}
+        return frozenset(day for day, v in self.sessions.items() if made_from.get(day) == v)
+
+    def unknown(self, names: Iterable[str]) -> bool:
+        """Is the object of one of the symbols being written or removed, so that nobody knows it?"""
+        if self.manifest is None or self.manifest.whole:
+            return False
+        changing = {name for name, entry in self.manifest.symbols.items() if entry is None}
+        return not changing.isdisjoint(names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """How a year's part of an answer is read.
+
+    Args:
+        year: The year.
+        names: The symbols whose symbol-years are read.
+        current: The sessions that those are read for.
+        days: The sessions that are read from their own files, for all symbols asked for.
+    """
+
+    year: int
+    names: Sequence[str]
+    current: frozenset[date]
+    days: Sequence[date]
+
+
+class Reader:
+    """Reads a lake. What lies there is looked up once, year by year; `refresh` forgets it.
+
+    Args:
+        store: Where the lake is.
+        workers: Reads under way at once.
+    """
+
+    def __init__(self, store: Store, workers: int = _WORKERS) -> None:
+        self._store = store
+        self._threads = ThreadPoolExecutor(workers, "lake-reader")
+        self._years: dict[int, _Year] = {}
+        self._manifests: dict[int, Manifest] = {}
+        self._reading_manifests = threading.Lock()
+
+    def refresh(self) -> None:
+        """Look again what lies in the lake at the next question."""
+        self._years.clear()
+        self._manifests.clear()
+
+    def bars(
+        self,
+        symbols: str | Iterable[str] | None,
+        start: date | str | None = None,
+        end: date | str | None = None,
+    ) -> pa.Table:
+        """Bars of these symbols from `start` to `end`, both included, by symbol and session.
+
+        Args:
+            symbols: One, several, or None for all; in any case of letters.
+            start: First day; None: as far back as there is anything.
+            end: Last day; None: the newest session.
+
+        Returns:
+            A table in `collection.bars.SCHEMA`. A known symbol without a bar in the range has no
+            row; `explain` tells why.
+
+        Raises:
+            ValueError: A day that is none, `end` before `start`, or no symbol at all.
+            NotInLakeError: A symbol that neither the lake nor its newest universe knows.
+            BrokenFileError: A session's file is damaged.
+        """
+        names = _names(symbols)
+        first, last = _span(start, end)
+        tables: list[pa.Table] = []
+        parts = [
+            self._part(year, names, first, last) for year in self._looked_at(first.year, last.year)
+        ]
+        # All reads are under way before the first is waited for.
+        by_symbol = [
+            self._threads.map(self._symbol_year_bars, p.names, repeat(p.year)) for p in parts
+        ]
+        by_session = [self._threads.map(self._session_bars, p.days, repeat(names)) for p in parts]
+        for part, found in zip(parts, by_symbol, strict=True):
+            bars = dict(zip(part.names, found, strict=True))
+            if lost := frozenset(name for name, table in bars.items() if table is None):
+                tables += self._threads.map(self._session_bars, part.current, repeat(lost))
+            known = pa.concat_tables(
+                [empty(), *(table for table in bars.values() if table is not None)]
+            )
+            tables.append(_within(known, "session", part.current))
+        tables += chain.from_iterable(by_session)
+        rows = pa.concat_tables([empty(), *tables]).combine_chunks()
+        rows = rows.sort_by([("symbol", "ascending"), ("session", "ascending")])
+        there = frozenset(pc.unique(rows["symbol"]).to_pylist())
+        self._require_known((names or frozenset()) - there)
+        return rows
+
+    def session(self, day: date | str) -> Session:
+        """A published session: its bars, its ledger, its provenance.
+
+        Raises:
+            ValueError: No day.
+            NotInLakeError: It is not published, and why.
+            BrokenFileError: Its file is damaged.
+        """
+        found = self._session(as_day(day))
+        if isinstance(found, str):
+            raise NotInLakeError(found)
+        return found
+
+    def symbols(self, year: int | None = None) -> list[str]:
+        """The symbols that have a bar, ascending: ever, or in this year."""
+        years = self._looked_at(*((year, year) if year else _EVER))
+        unread: list[date] = []
+        found: set[str] = set()
+        for held in years:
+            current = held.current
+            # Only of what was added since the publication can a manifest's symbols be completed;
+            # where something was restated or is being written, it may name one too many.
+            if held.manifest and held.manifest.whole and current >= held.manifest.sessions.keys():
+                found.update(self._manifest(held.year).symbols)
+                unread += held.sessions.keys() - current
+            else:
+                unread += held.sessions
+        for names in self._each(lambda day: self._session_bars(day)["symbol"], unread):
+            found.update(names.to_pylist())
+        return sorted(found)
+
+    def explain(self, symbol: str, day: date | str) -> str:
+        """Why there is a bar of this symbol on this day, or none, in a sentence or two.
+
+        Raises:
+            ValueError: No day, or no symbol.
+            NotInLakeError: A symbol that neither the lake nor its newest universe knows.
+            BrokenFileError: The session's file is damaged.
+        """
+        name = _name(symbol)
+        found = self._session(as_day(day))
+        if isinstance(found, str):
+            return found
+        if name not in found.ledger.symbols:
+            self._require_known({name})
+        return _told(name, found)
+
+    # What lies in the lake
+
+    def _looked_at(self, first: int, last: int) -> list[_Year]:
+        """The years from `first` to `last` that have a session."""
+        span = range(max(first, _EVER[0]), min(last, _EVER[1]) + 1)
+        new = [year for year in span if year not in self._years]
+        # A listing for each year: side by side they take no longer than one page of a long one.
+        for found in self._each(self._look, new):
+            self._years[found.year] = found
+        return [self._years[year] for year in span if self._years[year].sessions]
+
+    def _look(self, year: int) -> _Year:
+        versions = self._store.versions(layout.sessions_of(year))
+        days = layout.dated(layout.SESSIONS, list(versions))
+        sessions = {day: versions[layout.session_key(day)] for day in days}
+        return _Year(year, sessions, self._made_from(year) if sessions else None)
+
+    def _made_from(self, year: int) -> Manifest | None:
+        key = layout.manifest_key(year)
+        try:
+            with suppress(BrokenFileError):  # the footer may be longer than guessed
+                tail = self._store.tail(key, _FOOTER_GUESS)
+                told = Manifest.without_symbols(tail, self._store.url(key))
+                if told.whole:
+                    return told
+            return self._manifest(year)
+        except FileNotFoundError:
+            return None
+        except BrokenFileError as error:
+            _log.warning("%s. Until then sessions are read", error)
+            return None
+
+    def _manifest(self, year: int) -> Manifest:
+        """With its symbols; of a whole market it takes 15 ms to decode."""
+        with self._reading_manifests:
+            if year not in self._manifests:
+                key = layout.manifest_key(year)
+                self._manifests[year] = Manifest.decode(self._store.get(key), self._store.url(key))
+            return self._manifests[year]
+
+    def _newest(self) -> date | None:
+        years = self._looked_at(*_EVER)
+        return max(years[-1].sessions) if years else None
+
+    # What to read
+
+    def _part(self, year: _Year, names: frozenset[str] | None, first: date, last: date) -> _Part:
+        days = [day for day in year.sessions if first <= day <= last]
+        current = year.current.intersection(days)
+        if names is None or len(names) >= SESSION_COST * len(current) or year.unknown(names):
+            return _Part(year.year, (), frozenset(), days)
+        behind = [day for day in days if day not in current]
+        return _Part(year.year, sorted(names), current, behind)
+
+    def _symbol_year_bars(self, name: str, year: int) -> pa.Table | None:
+        """The bars of a symbol's year; None when there should be some and can't be had."""
+        key = layout.symbol_year_key(name, year)
+        try:
+            where = self._store.url(key)
+        except ValueError:
+            return empty()  # no name of an object, so of no symbol
+        try:
+            return symbol_year_file.decode(self._store.get(key), where)
+        except FileNotFoundError:
+            if not self._may_be_there(name, year):
+                return empty()  # it has no bar in this year
+            _log.warning("%s is gone: publish %s again. Until then sessions are read", where, year)
+        except BrokenFileError as error:
+            _log.warning("%s. Until then sessions are read", error)
+        return None
+
+    def _may_be_there(self, name: str, year: int) -> bool:
+        try:
+            return name in self._manifest(year).symbols
+        except (FileNotFoundError, BrokenFileError):
+            return True  # nobody can tell
+
+    def _session_bars(self, day: date, names: frozenset[str] | None = None) -> pa.Table:
+        key = layout.session_key(day)
+        bars = session_file.decode_bars(self._store.get(key), self._store.url(key))
+        return bars if names is None else _within(bars, "symbol", names)
+
+    def _each(self, do: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
+        return list(self._threads.map(do, items))
+
+    # What is not there
+
+    def _session(self, day: date) -> Session | str:
+        """A published session, or why there is none."""
+        key = layout.session_key(day)
+        try:
+            return session_file.decode(self._store.get(key), self._store.url(key))
+        except FileNotFoundError:
+            return self._absence(day)
+
+    def _absence(self, day: date) -> str:
+        if not market_calendar.FIRST <= day <= market_calendar.LAST:
+            return str(market_calendar.OutsideCalendar(day))
+        if not market_calendar.is_session(day):
+            why = "a holiday or a special closure" if day.weekday() < 5 else f"a {day:%A}"
+            before = market_calendar.previous_sessions(day, 1)
+            return f"{day} is no trading session but {why}; " + (
+                f"the one before it is {before[0]}" if before else "the calendar begins there"
+            )
+        key = layout.incomplete_key(day)
+        try:
+            waiting = session_file.decode(self._store.get(key), self._store.url(key)).ledger
+        except FileNotFoundError:
+            return self._not_collected(day)
+        counts = ", ".join(f"{count:,} {state}" for state, count in waiting.counts.items() if count)
+        return (
+            f"{day} did not pass its audit and waits in {self._store.url(key)} ({counts}); to ask "
+            f"for what is missing: datalake collect --session {day} --repair"
+        )
+
+    def _not_collected(self, day: date) -> str:
+        newest = self._newest()
+        if newest is None:
+            return self._nothing()
+        oldest = min(self._looked_at(*_EVER)[0].sessions)
+        told = (
+            f"is after the newest session of this lake, {newest}"
+            if day > newest
+            else f"is before the first session of this lake, {oldest}"
+            if day < oldest
+            else "was not collected"
+        )
+        once = ", once it has closed" if day > newest else ""
+        return f"{day} {told}; to have it: datalake collect --session {day}{once}"
+
+    def _nothing(self) -> str:
+        return (
+            f"no session is published in {self._store.uri}: correct the lake's URI "
+            "(DATALAKE_URI), or collect some: datalake demo, datalake backfill"
+        )
+
+    def _require_known(self, names: Iterable[str]) -> None:
+        """Refuse names that are no symbols of this lake."""
+        doubtful = sorted(names)
+        if not doubtful:
+            return
+        newest = self._newest()
+        if newest is None:
+            raise NotInLakeError(self._nothing())
+        universe = "and there is no universe"
+        found = self._session(newest)
+        known = set(found.ledger.symbols) if isinstance(found, Session) else set()
+        for year in self._looked_at(*_EVER):
+            if year.manifest:
+                known.update(self._manifest(year.year).symbols)
+        if days := layout.dated(layout.UNIVERSE, self._store.list(layout.UNIVERSE)):
+            key = layout.universe_key(days[-1])
+            data = pa.BufferReader(self._store.get(key))
+            known.update(pq.read_table(data, columns=["symbol"])["symbol"].to_pylist())
+            universe = f"nor in the universe of {days[-1]}"
+        unknown = [name for name in doubtful if name not in known]
+        if unknown:
+            near = sorted({near for name in unknown for near in get_close_matches(name, known, 3)})
+            shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
+            raise NotInLakeError(
+                f"this lake knows no symbol {shown}: it is in no published year, not in "
+                f"the session of {newest}, {universe}"
+                + (f". Close to it: {', '.join(near[:6])}" if near else "")
+            )
+
+
+def as_day(day: date | str) -> date:
+    """The day that is meant.
+
+    Args:
+        day: A date, YYYY-MM-DD, or an instant that is a midnight (as pandas has days).
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(day, datetime):
+        if day.time() != time.min:
+            raise ValueError(f"{day} is an instant, and a day is wanted: pass its date()")
+        return day.date()
+    if isinstance(day, date):
+        return day
+    try:
+        found = date.fromisoformat(day)
+        # It would take 20240703 and 2024-W27-3, too.
+        if found.isoformat() != day:
+            raise ValueError("another form of a date")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{day!r} is no day: give a date, or text like 2024-07-03") from error
+    return found
+
+
+def _span(start: date | str | None, end: date | str | None) -> tuple[date, date]:
+    first = date.min if start is None else as_day(start)
+    last = date.max if end is None else as_day(end)
+    if last < first:
+        raise ValueError(f"the end, {last}, is before the start, {first}")
+    return first, last
+
+
+def _names(symbols: str | Iterable[str] | None) -> frozenset[str] | None:
+    if symbols is None:
+        return None
+    names = frozenset(map(_name, [symbols] if isinstance(symbols, str) else symbols))
+    if not names:
+        raise ValueError("no symbol is given: give one or more, or None for all")
+    return names
+
+
+def _name(symbol: str) -> str:
+    name = symbol.strip().upper()
+    if not name:
+        raise ValueError(f"{symbol!r} is no symbol: give one like AAPL or BRK.B")
+    return name
+
+
+def _within(bars: pa.Table, column: str, values: Collection[date] | Collection[str]) -> pa.Table:
+    wanted = pa.array(values, bars.schema.field(column).type)
+    return bars.filter(pc.is_in(bars[column], wanted))
+
+
+def _told(name: str, session: Session) -> str:
+    """What the ledger says of a symbol, and what to do."""
+    ledger = session.ledger
+    day, again = ledger.session, f"datalake collect --session {ledger.session}"
+    if name in ledger.present:
+        (bar,) = session.bars.filter(pc.equal(session.bars["symbol"], name)).to_pylist()
+        return (
+            f"{name} has a bar on {day}: {bar['volume']:,} shares, the last at {bar['close']:,.2f}"
+        )
+    if name in ledger.no_print:
+        return f"{name} did not trade on {day}: the source answered and had no bar"
+    if name in ledger.failed:
+        return (
+            f"{name} was asked for on {day} and could not be had ({ledger.failed[name]}); to ask "
+            f"again: {again} --repair"
+        )
+    if name in ledger.pending:
+        return (
+            f"{name} was not asked for on {day}: the collection was stopped before; to go on: "
+            f"{again} --repair"
+        )
+    if name in ledger.rejected:
+        return f"the source calls {name} no symbol on {day}: {ledger.rejected[name]}"
+    collected = session.provenance.collected_at
+    return (
+        f"{name} was not asked for on {day}: it was in no list of symbols when the session was "
+        f"collected, {collected:%Y-%m-%d}; to ask for it: {again}"
+    )

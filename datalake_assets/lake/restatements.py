@@ -1,0 +1,161 @@
+"""The restatement log: what a later collection of a session changed, and when each value was known.
+
+Belongs here: finding the changes between two states of a session, keeping them, and going back to
+what was known at an instant. Does not belong here: when a session is collected again
+(`automation`).
+
+One small Parquet file for each collection that changed something, never touched again:
+`data/ticks/restatements/year=YYYY/{session}/{changed_at}.parquet`. It is written just before the
+session is replaced. Killed in between, the log tells of a change that was not made; undoing such
+a change gives what stands there anyway, so what was known is still told right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datalake_assets.collection.bars import SCHEMA as BARS
+from datalake_assets.collection.bars import combine
+from datalake_assets.lake import layout
+from datalake_assets.lake.session_file import BrokenFileError
+from datalake_assets.lake.store import Store
+
+VALUES = tuple(name for name in BARS.names if name not in ("symbol", "session"))
+
+_INSTANT = pa.timestamp("us", tz="UTC")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("session", pa.date32(), nullable=False),
+        pa.field("change", pa.string(), nullable=False),
+        pa.field("known_from", _INSTANT, nullable=False),
+        pa.field("changed_at", _INSTANT, nullable=False),
+        *(
+            pa.field(f"{age}_{name}", BARS.field(name).type)
+            for name in VALUES
+            for age in ("old", "new")
+        ),
+    ]
+)
+"""One row per changed bar: `change` is added, removed or restated; the old values were known from
+`known_from` to `changed_at`, the new ones since. An added bar has no old values, a removed one no
+new ones. Units are those of the bars."""
+
+
+def changes(before: pa.Table, after: pa.Table, known_from: datetime, at: datetime) -> pa.Table:
+    """The bars that differ between two states of a session, in `SCHEMA`, by symbol.
+
+    Args:
+        before: The session's bars, in their schema, by symbol.
+        after: The same after the later collection.
+        known_from: When the first state was collected, UTC.
+        at: When the second was.
+    """
+    old, new = set(before["symbol"].to_pylist()), set(after["symbol"].to_pylist())
+    _, restated = combine([before, after])
+    kinds = {symbol: "restated" for symbol, _ in restated}
+    kinds |= dict.fromkeys(new - old, "added") | dict.fromkeys(old - new, "removed")
+    symbols = sorted(kinds)
+    rows = len(symbols)
+    columns: dict[str, pa.Array] = {
+        "symbol": pa.array(symbols, pa.string()),
+        "change": pa.array([kinds[symbol] for symbol in symbols], pa.string()),
+        "session": pa.repeat(_session(before, after), rows),
+        "known_from": pa.repeat(pa.scalar(known_from, _INSTANT), rows),
+        "changed_at": pa.repeat(pa.scalar(at, _INSTANT), rows),
+    }
+    for age, bars in (("old", before), ("new", after)):
+        where = pc.index_in(columns["symbol"], bars["symbol"].combine_chunks())
+        found = bars.take(where)
+        columns |= {f"{age}_{name}": found[name] for name in VALUES}
+    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+class Restatements:
+    """The restatement log of a lake.
+
+    Args:
+        store: Where the lake is.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def keep(self, changed: pa.Table) -> None:
+        """Keep what one collection changed of a session; nothing when it changed nothing."""
+        if not changed.num_rows:
+            return
+        key = layout.restatement_key(
+            changed["session"][0].as_py(), changed["changed_at"][0].as_py().astimezone(UTC)
+        )
+        buffer = pa.BufferOutputStream()
+        pq.write_table(changed, buffer, compression="zstd", write_page_checksum=True)
+        self._store.put(key, bytes(buffer.getvalue()))
+
+    def of(self, session: date) -> pa.Table:
+        """Every change of a session's bars, in `SCHEMA`, oldest first."""
+        return self._read(self._store.list(layout.restatements_of(session)))
+
+    def newest(self, count: int) -> pa.Table:
+        """At least the newest changes of all sessions, in `SCHEMA`, newest first.
+
+        Args:
+            count: How many rows at most.
+        """
+        # The name of a file is the instant of its change.
+        keys = sorted(self._store.list(layout.RESTATEMENTS), key=lambda key: key.rpartition("/")[2])
+        found: list[pa.Table] = []
+        while keys and sum(table.num_rows for table in found) < count:
+            found.append(self._read([keys.pop()]))
+        table = pa.concat_tables([SCHEMA.empty_table(), *found])
+        by_age = [("changed_at", "descending"), ("session", "descending"), ("symbol", "ascending")]
+        return table.sort_by(by_age).slice(0, count)
+
+    def _read(self, keys: Iterable[str]) -> pa.Table:
+        tables = [SCHEMA.empty_table()]
+        for key in keys:
+            try:
+                file = pq.ParquetFile(
+                    pa.BufferReader(self._store.get(key)), page_checksum_verification=True
+                )
+                tables.append(file.read().cast(SCHEMA))
+            except (OSError, pa.ArrowException, ValueError) as error:
+                raise BrokenFileError(
+                    f"{self._store.url(key)} is no whole restatement file ({error!r}): restore it "
+                    "from a backup, or remove it and lose what it knew"
+                ) from error
+        table = pa.concat_tables(tables)
+        return table.sort_by([("changed_at", "ascending"), ("symbol", "ascending")])
+
+
+def undone(bars: pa.Table, log: pa.Table, at: datetime) -> pa.Table:
+    """A session's bars as they were known at an instant.
+
+    Args:
+        bars: Its bars now.
+        log: All of its changes, oldest first.
+        at: The instant, UTC.
+    """
+    later = log.filter(pc.greater(log["changed_at"], pa.scalar(at, _INSTANT)))
+    # The first change of a bar after the instant tells what it was then.
+    seen: dict[str, int] = {}
+    for row, symbol in enumerate(later["symbol"].to_pylist()):
+        seen.setdefault(symbol, row)
+    first = later.take(pa.array(list(seen.values()), pa.int64()))
+    kept = bars.filter(pc.invert(pc.is_in(bars["symbol"], first["symbol"].combine_chunks())))
+    first = first.filter(pc.not_equal(first["change"], "added"))
+    old = {"symbol": first["symbol"], "session": first["session"]}
+    old |= {name: first[f"old_{name}"] for name in VALUES}
+    restored = pa.table({name: old[name] for name in BARS.names}, schema=BARS)
+    return pa.concat_tables([kept, restored]).sort_by("symbol").combine_chunks()
+
+
+def _session(before: pa.Table, after: pa.Table) -> pa.Scalar:
+    filled = before if before.num_rows else after
+    return filled["session"][0] if filled.num_rows else pa.scalar(date.min, pa.date32())

@@ -1,0 +1,59 @@
+"""Stores that tell of each write, so that a test can be there: to count, to fail it, to hold it.
+
+Not here: a server that errs (`s3_proxy`), and what is written (`files`).
+"""
+
+import threading
+from collections.abc import Callable
+
+from datalake_assets.lake.store import Store
+
+Moment = Callable[[str, str], None]
+"""Called with what is done (`replace`, `put`, `create`, `delete`) and the key."""
+
+
+def nothing(verb: str, key: str) -> None:
+    """Let it be."""
+
+
+class WatchedStore(Store):
+    """A store that tells of each write.
+
+    Args:
+        store: Where it writes; any number of them may watch the same one.
+        before: Called before a write; if it raises, nothing is written.
+        after: Called when it was written, before the writer knows.
+    """
+
+    def __init__(self, store: Store, before: Moment = nothing, after: Moment = nothing) -> None:
+        vars(self).update(vars(store))
+        self._before, self._after = before, after
+        self._noting = threading.Lock()
+        self.written: list[tuple[str, str]] = []
+
+    def put(self, key: str, data: bytes) -> None:
+        self._before("put", key)
+        super().put(key, data)
+        self._note("put", key)
+
+    def create(self, key: str, data: bytes) -> bool:
+        self._before("create", key)
+        made = super().create(key, data)
+        self._note("create", key)
+        return made
+
+    def replace(self, key: str, data: bytes, version: str | None) -> str:
+        self._before("replace", key)
+        written = super().replace(key, data, version)
+        self._note("replace", key)
+        return written
+
+    def delete(self, key: str) -> None:
+        self._before("delete", key)
+        super().delete(key)
+        self._note("delete", key)
+
+    def _note(self, verb: str, key: str) -> None:
+        with self._noting:
+            self.written.append((verb, key))
+        self._after(verb, key)

@@ -1,0 +1,631 @@
+"""A reader gives what the sessions hold, whatever the symbol-years are, and tells why not."""
+
+import logging
+import random
+import re
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import datalake_assets
+from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.report import Ledger
+from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.lake import layout, session_file
+from datalake_assets.lake.coverage import Held
+from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError
+from datalake_assets.lake.reader import SESSION_COST, NotInLakeError, Reader
+from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session
+from datalake_assets.lake.store import Store, StoreError, open_store
+from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets_tests.collection.tables import bar, table
+
+DAYS = [date(2023, 12, 28), date(2023, 12, 29), date(2024, 1, 2), date(2024, 1, 3)]
+"""Four sessions in a row, two of each year."""
+
+SYMBOLS = ("AAPL", "BRK.B", "MSFT", "ZM")
+
+Bars = Mapping[date, Iterable[str]]
+"""The symbols that have a bar, by session."""
+
+
+class CountingStore(Store):
+    """A store that remembers what was read of it.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.__dict__.update(vars(store))
+        self.read: list[str] = []
+
+    def get(self, key: str) -> bytes:
+        self.read.append(key)
+        return super().get(key)
+
+    def kinds(self) -> tuple[int, int]:
+        """How many sessions and how many symbol-years were read."""
+        sessions = sum(key.startswith(layout.SESSIONS) for key in self.read)
+        return sessions, sum(key.startswith(layout.SYMBOL_YEARS) for key in self.read)
+
+
+def write(store: Store, day: date, symbols: Iterable[str], shift: float = 0, **states: Any) -> None:
+    """Publish a session in which these symbols have a bar; `shift` restates their prices."""
+    rows = [bar(symbol, day) for symbol in sorted(symbols)]
+    for row in rows:
+        for name in ("open", "high", "low", "close", "vwap"):
+            row[name] += shift
+    store.put(layout.session_key(day), encoded(day, table(rows), **states))
+
+
+def encoded(day: date, rows: pa.Table, **states: Any) -> bytes:
+    ledger = Ledger(day, present=tuple(rows["symbol"].to_pylist()), **states)
+    at = datetime(2024, 2, 1, tzinfo=UTC)
+    return session_file.encode(
+        Session(rows, ledger, Provenance(at, "alpaca/sip", day, "r", "0")), []
+    )
+
+
+def publish(store: Store, *years: int) -> None:
+    for year in years:
+        SymbolYears(store).publish(year)
+
+
+def truth(store: Store, symbols: Iterable[str], first: date, last: date) -> list[dict[str, Any]]:
+    """The bars that the sessions hold, read one by one."""
+    lake = Lake(store)
+    rows = [
+        row
+        for day in lake.sessions()
+        if first <= day <= last
+        for row in lake.read(day).bars.to_pylist()
+        if row["symbol"] in symbols
+    ]
+    return sorted(rows, key=lambda row: (row["symbol"], row["session"]))
+
+
+@pytest.fixture
+def store() -> Store:
+    """Four sessions of four symbols, both of their years published."""
+    made = open_store("memory://")
+    fill(made)
+    return made
+
+
+def fill(store: Store) -> None:
+    Lake(store).claim("alpaca/sip")
+    for day in DAYS:
+        write(store, day, SYMBOLS)
+    publish(store, 2023, 2024)
+
+
+def universe(store: Store, *symbols: str) -> None:
+    rows = [
+        {"symbol": s, "status": "active", "exchange": "NYSE", "tradable": True, "asset_id": s}
+        for s in symbols
+    ]
+    Lake(store).write_universe(date(2024, 1, 4), pa.Table.from_pylist(rows, UNIVERSE))
+
+
+# What is read
+
+
+def test_bars_come_in_the_schema_by_symbol_and_session(store: Store) -> None:
+    bars = Lake(store).bars(["ZM", "AAPL"], DAYS[1], DAYS[2])
+
+    assert bars.schema.equals(SCHEMA, check_metadata=True)
+    assert bars.to_pylist() == truth(store, {"AAPL", "ZM"}, DAYS[1], DAYS[2])
+    assert bars["symbol"].to_pylist() == ["AAPL", "AAPL", "ZM", "ZM"]
+
+
+def test_one_symbol_all_of_them_and_small_letters_are_understood(store: Store) -> None:
+    lake = Lake(store)
+
+    assert lake.bars("AAPL") == lake.bars([" aapl "]) == lake.bars(iter(["AAPL"]))
+    assert lake.bars("AAPL").to_pylist() == truth(store, {"AAPL"}, DAYS[0], DAYS[-1])
+    assert lake.bars(None).to_pylist() == truth(store, SYMBOLS, DAYS[0], DAYS[-1])
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("2023-12-29", "2024-01-02"),
+        (DAYS[1], DAYS[2]),
+        (datetime(2023, 12, 29), pd.Timestamp("2024-01-02")),  # noqa: DTZ001 - as pandas has days
+    ],
+)
+def test_a_day_is_a_date_or_its_text(store: Store, start: Any, end: Any) -> None:
+    assert Lake(store).bars("ZM", start, end)["session"].to_pylist() == DAYS[1:3]
+
+
+def test_pandas_and_polars_take_the_table_as_it_is(store: Store) -> None:
+    bars = Lake(store).bars(["AAPL", "ZM"])
+
+    assert list(bars.to_pandas().columns) == SCHEMA.names
+    frame = pl.from_arrow(bars)
+    assert isinstance(frame, pl.DataFrame)
+    assert frame.to_dicts() == bars.to_pylist()
+
+
+def test_a_known_symbol_without_a_bar_in_the_range_gives_no_row(store: Store) -> None:
+    write(store, date(2024, 1, 4), ["AAPL"])
+    universe(store, "NEW")
+    lake = Lake(store)
+
+    for symbol, start in (("ZM", "2024-01-04"), ("ZM", "2030-01-01"), ("NEW", None)):
+        found = lake.bars(symbol, start)
+        assert found.num_rows == 0
+        assert found.schema.equals(SCHEMA)
+
+
+# The choice between the layouts
+
+
+def test_a_few_symbols_over_many_sessions_are_read_from_their_symbol_years(store: Store) -> None:
+    counting = CountingStore(store)
+    Reader(counting).bars("AAPL")
+
+    assert counting.kinds() == (0, 2)
+
+
+def test_many_symbols_of_one_session_are_read_from_the_session(store: Store) -> None:
+    counting = CountingStore(store)
+    Reader(counting).bars(SYMBOLS, DAYS[0], DAYS[0])
+
+    assert counting.kinds() == (1, 0)
+
+
+@pytest.mark.parametrize(("more", "by_session"), [(-1, False), (0, True), (1, True)])
+def test_the_layout_changes_where_both_cost_the_same(more: int, by_session: bool) -> None:
+    store = open_store("memory://")
+    symbols = [f"S{number:03}" for number in range(2 * SESSION_COST + more)]
+    for day in DAYS[2:]:
+        write(store, day, symbols)
+    publish(store, 2024)
+    counting = CountingStore(store)
+
+    assert Reader(counting).bars(symbols).num_rows == 2 * len(symbols)
+    assert counting.kinds() == ((2, 0) if by_session else (0, len(symbols)))
+
+
+def test_a_year_in_which_a_symbol_did_not_trade_costs_no_session() -> None:
+    store = open_store("memory://")
+    for day in DAYS:
+        write(store, day, ["AAPL", "ZM"] if day.year == 2024 else ["AAPL"])
+    publish(store, 2023, 2024)
+    counting = CountingStore(store)
+
+    assert Reader(counting).bars("ZM")["session"].to_pylist() == DAYS[2:]
+    assert counting.kinds()[0] == 0
+
+
+def test_what_lies_there_is_looked_up_once_until_it_is_refreshed(store: Store) -> None:
+    lake = Lake(store)
+    before = lake.bars("AAPL")
+    write(store, date(2024, 1, 4), ["AAPL"])
+
+    assert lake.bars("AAPL") == before
+    lake.refresh()
+    assert lake.bars("AAPL")["session"].to_pylist() == [*DAYS, date(2024, 1, 4)]
+
+
+# Symbol-years that are not what the sessions are
+
+
+def test_a_year_that_was_never_published_is_read_from_its_sessions() -> None:
+    store = open_store("memory://")
+    for day in DAYS:
+        write(store, day, SYMBOLS)
+    publish(store, 2023)
+
+    assert Reader(store).bars("ZM").to_pylist() == truth(store, {"ZM"}, DAYS[0], DAYS[-1])
+
+
+def test_a_session_that_came_after_the_publication_is_read_beside_the_symbol_year(
+    store: Store,
+) -> None:
+    newer = date(2024, 1, 4)
+    write(store, newer, [*SYMBOLS, "NEW"])
+    counting = CountingStore(store)
+    bars = Reader(counting).bars(["AAPL", "NEW"])
+
+    assert bars.to_pylist() == truth(store, {"AAPL", "NEW"}, DAYS[0], newer)
+    assert layout.session_key(newer) in counting.read
+    assert layout.session_key(DAYS[2]) not in counting.read
+
+
+def test_a_session_that_was_restated_or_is_gone_counts_as_the_sessions_have_it(
+    store: Store,
+) -> None:
+    write(store, DAYS[0], ["AAPL"], shift=1.5)
+    store.delete(layout.session_key(DAYS[2]))
+    lake = Lake(store)
+
+    assert lake.bars(["AAPL", "ZM"]).to_pylist() == truth(store, {"AAPL", "ZM"}, DAYS[0], DAYS[-1])
+    assert lake.bars("ZM")["session"].to_pylist() == [DAYS[1], DAYS[3]]
+
+
+def test_a_symbol_whose_object_is_being_written_is_read_from_the_sessions(store: Store) -> None:
+    key = layout.manifest_key(2024)
+    whole = SymbolYears(store).manifest(2024)
+    symbols = {**whole.symbols, "ZM": None, "GONE": None}
+    changing = type(whole)(2024, whole.sessions, symbols, "r", None)
+    store.put(key, changing.encode())
+    store.put(layout.symbol_year_key("ZM", 2024), b"of a killed publication")
+    counting = CountingStore(store)
+    reader = Reader(counting)
+
+    assert reader.bars("ZM").to_pylist() == truth(store, {"ZM"}, DAYS[0], DAYS[-1])
+    assert layout.symbol_year_key("ZM", 2024) not in counting.read
+    assert reader.symbols() == list(SYMBOLS)
+    counting.read.clear()
+    assert reader.bars("AAPL").to_pylist() == truth(store, {"AAPL"}, DAYS[0], DAYS[-1])
+    assert counting.kinds() == (0, 2)
+
+
+@pytest.mark.parametrize("what", ["lost", "damaged"])
+def test_a_symbol_year_that_is_lost_or_damaged_is_read_from_the_sessions_and_told(
+    store: Store, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    key = layout.symbol_year_key("ZM", 2024)
+    if what == "lost":
+        store.delete(key)
+    else:
+        store.put(key, store.get(key)[:-30])
+    with caplog.at_level(logging.WARNING):
+        bars = Reader(store).bars(["AAPL", "ZM"])
+
+    assert bars.to_pylist() == truth(store, {"AAPL", "ZM"}, DAYS[0], DAYS[-1])
+    (told,) = caplog.messages
+    assert store.url(key) in told
+    assert "publish" in told
+
+
+def test_a_damaged_manifest_is_told_and_the_sessions_are_read(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put(layout.manifest_key(2024), b"no manifest")
+    with caplog.at_level(logging.WARNING):
+        bars = Reader(store).bars("ZM")
+
+    assert bars.to_pylist() == truth(store, {"ZM"}, DAYS[0], DAYS[-1])
+    assert store.url(layout.manifest_key(2024)) in caplog.text
+
+
+def test_a_damaged_session_is_an_error_that_names_it(store: Store) -> None:
+    key = layout.session_key(DAYS[0])
+    store.put(key, store.get(key)[:-30])
+    for ask in (lambda r: r.bars("ZM"), lambda r: r.session(DAYS[0])):
+        with pytest.raises(BrokenFileError, match=f"{DAYS[0]}.*collect the session again"):
+            ask(Reader(store))
+
+
+def test_a_footer_longer_than_guessed_is_read_whole() -> None:
+    store = open_store("memory://")
+    days = [day for day in DAYS if day.year == 2024]
+    for day in days:
+        write(store, day, SYMBOLS)
+    publish(store, 2024)
+    whole = SymbolYears(store).manifest(2024)
+    mark = "x" * 40_000
+    long = type(whole)(2024, whole.sessions, whole.symbols, mark, whole.published_at)
+    store.put(layout.manifest_key(2024), long.encode())
+    counting = CountingStore(store)
+
+    assert Reader(counting).bars("ZM")["session"].to_pylist() == days
+    assert counting.kinds() == (0, 1)
+
+
+def test_while_a_year_is_published_every_answer_is_what_the_sessions_hold(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    store = open_store(uri)
+    fill(store)
+    expected = []
+    for round_ in range(1, 6):
+        write(store, DAYS[2], SYMBOLS[round_ % 4 :], shift=round_)
+        expected = truth(store, SYMBOLS, DAYS[2], DAYS[3])
+        publishing = threading.Thread(target=publish, args=(open_store(uri), 2024))
+        publishing.start()
+        answers = []
+        while publishing.is_alive() or not answers:
+            answers.append(Reader(store).bars(SYMBOLS, DAYS[2], DAYS[3]).to_pylist())
+        publishing.join()
+        assert all(answer == expected for answer in answers)
+    counting = CountingStore(store)
+    assert Reader(counting).bars("ZM", DAYS[2]).to_pylist() == [
+        row for row in expected if row["symbol"] == "ZM"
+    ]
+    assert counting.kinds() == (0, 1)
+
+
+def symbols_held() -> st.SearchStrategy[frozenset[str]]:
+    return st.frozensets(st.sampled_from(SYMBOLS))
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[dict[date, frozenset[str]], set[int], dict[date, Any]]:
+    """Sessions, the years published of them, and what became of some sessions afterwards."""
+    before = draw(st.dictionaries(st.sampled_from(DAYS), symbols_held()))
+    years = draw(st.sets(st.sampled_from([2023, 2024])))
+    after = draw(
+        st.dictionaries(
+            st.sampled_from(DAYS), st.none() | st.tuples(symbols_held(), st.sampled_from([0, 2.5]))
+        )
+    )
+    return before, years, after
+
+
+def change(store: Store, changed: Any) -> None:
+    before, years, after = changed
+    for day, held in before.items():
+        write(store, day, held)
+    publish(store, *sorted(years))
+    for day, now in after.items():
+        if now is None:
+            store.delete(layout.session_key(day))
+        else:
+            write(store, day, now[0], now[1])
+
+
+@given(
+    changed=changes(),
+    lost=st.sets(st.tuples(st.sampled_from(SYMBOLS), st.sampled_from([2023, 2024]))),
+    asked=st.none() | st.sets(st.sampled_from(SYMBOLS), min_size=1),
+    span=st.tuples(st.sampled_from(DAYS), st.sampled_from(DAYS)).map(sorted),
+)
+@settings(max_examples=150)
+def test_bars_are_those_of_the_sessions_whatever_happened_to_the_symbol_years(
+    changed: Any, lost: set[tuple[str, int]], asked: set[str] | None, span: list[date]
+) -> None:
+    store = open_store("memory://")
+    universe(store, *SYMBOLS)
+    change(store, changed)
+    for symbol, year in lost:
+        store.delete(layout.symbol_year_key(symbol, year))
+    expected = truth(store, asked or SYMBOLS, *span)
+    reader = Reader(store)
+    try:
+        assert reader.bars(asked, *span).to_pylist() == expected
+    except NotInLakeError:
+        assert Lake(store).sessions() == []
+    for year in (2023, 2024, None):
+        there = {
+            row["symbol"]
+            for row in truth(store, SYMBOLS, DAYS[0], DAYS[-1])
+            if year in (None, row["session"].year)
+        }
+        assert reader.symbols(year) == sorted(there)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("seed", range(3))
+def test_on_s3_the_same(s3_lake_uri: str, seed: int) -> None:
+    store, draw = open_store(s3_lake_uri), random.Random(seed)
+    fill(store)
+    write(store, DAYS[draw.randrange(4)], draw.sample(SYMBOLS, 2), shift=1)
+    write(store, date(2024, 1, 4), SYMBOLS[:3])
+    store.delete(layout.symbol_year_key(draw.choice(SYMBOLS), 2023))
+    lake = Lake.open(s3_lake_uri)
+
+    for asked in (SYMBOLS, SYMBOLS[:1], ("ZM",)):
+        assert lake.bars(asked).to_pylist() == truth(store, asked, DAYS[0], date(2024, 1, 4))
+    assert lake.symbols() == list(SYMBOLS)
+    assert lake.session(DAYS[0]).bars.num_rows in (2, 4)
+    with pytest.raises(NotInLakeError, match="is no trading session"):
+        lake.session("2024-01-06")
+
+
+# What is not there
+
+
+def test_a_session_comes_with_its_ledger_and_provenance(store: Store) -> None:
+    write(store, DAYS[0], ["AAPL"], no_print=("ZM",))
+    session = Lake(store).session(DAYS[0].isoformat())
+
+    assert session.bars["symbol"].to_pylist() == ["AAPL"]
+    assert session.ledger.no_print == ("ZM",)
+    assert session.provenance.source == "alpaca/sip"
+
+
+@pytest.mark.parametrize(
+    ("day", "told"),
+    [
+        ("2024-01-06", "2024-01-06 is no trading session but a Saturday.* before it is 2024-01-05"),
+        ("2024-01-01", "is no trading session but a holiday.* before it is 2023-12-29"),
+        ("2023-12-27", "before the first session of this lake, 2023-12-28; to have it: datalake "),
+        ("2024-01-04", "after the newest session of this lake, 2024-01-03.*once it has closed"),
+        ("1999-12-31", "outside the XNYS calendar"),
+        ("2036-01-02", "outside the XNYS calendar"),
+    ],
+)
+def test_a_day_that_is_not_there_is_explained(store: Store, day: str, told: str) -> None:
+    lake = Lake(store)
+    with pytest.raises(NotInLakeError, match=told) as caught:
+        lake.session(day)
+
+    assert isinstance(caught.value, LookupError)
+    assert lake.explain("AAPL", day) == str(caught.value)
+
+
+def test_a_session_that_was_not_collected_is_explained(store: Store) -> None:
+    store.delete(layout.session_key(DAYS[1]))
+
+    with pytest.raises(
+        NotInLakeError,
+        match="2023-12-29 was not collected; to have it: datalake collect --session 2023-12-29",
+    ):
+        Lake(store).session(DAYS[1])
+
+
+def test_a_session_that_waits_for_its_repair_is_explained_with_its_counts(store: Store) -> None:
+    day = date(2024, 1, 4)
+    waiting = encoded(day, table([bar("AAPL", day)]), pending=("MSFT", "ZM"), failed={"X": "500"})
+    store.put(layout.incomplete_key(day), waiting)
+
+    with pytest.raises(NotInLakeError) as caught:
+        Lake(store).session(day)
+    for part in (
+        "2024-01-04 did not pass its audit and waits in",
+        store.url(layout.incomplete_key(day)),
+        "(1 present, 1 failed, 2 pending)",
+        "datalake collect --session 2024-01-04 --repair",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_symbol_that_nobody_knows_is_an_error_with_names_close_to_it(store: Store) -> None:
+    lake = Lake(store)
+    with pytest.raises(NotInLakeError) as caught:
+        lake.bars(["AAPL", "MSFTT"])
+
+    assert str(caught.value) == (
+        "this lake knows no symbol MSFTT: it is in no published year, not in the session of "
+        "2024-01-03, and there is no universe. Close to it: MSFT"
+    )
+    universe(store, "QQQ")
+    with pytest.raises(NotInLakeError, match="nor in the universe of 2024-01-04$"):
+        lake.explain("1/..", DAYS[0])
+    with pytest.raises(NotInLakeError, match="no symbol 1/..: "):
+        lake.bars("1/..")
+
+
+def test_of_many_unknown_symbols_the_first_are_named(store: Store) -> None:
+    with pytest.raises(NotInLakeError, match="no symbol Q0, Q1, Q2, Q3, Q4 …: "):
+        Lake(store).bars([f"q{number}" for number in range(6)])
+
+
+def test_a_symbol_that_only_the_newest_ledger_knows_is_known(store: Store) -> None:
+    write(store, DAYS[-1], SYMBOLS, no_print=("QUIET",))
+
+    assert Lake(store).bars("QUIET").num_rows == 0
+
+
+def test_a_lake_without_sessions_says_so() -> None:
+    store = open_store("memory://")
+    Lake(store).claim("alpaca/sip")
+    lake = Lake(store)
+
+    for ask in (lambda: lake.bars("AAPL"), lambda: lake.session(DAYS[0])):
+        with pytest.raises(NotInLakeError, match="no session is published in memory://: .*demo"):
+            ask()
+    assert lake.symbols() == []
+    assert lake.bars(None).num_rows == 0
+    assert lake.coverage().sessions == {}
+
+
+@pytest.mark.parametrize(
+    ("symbol", "told"),
+    [
+        ("AAPL", r"AAPL has a bar on 2024-01-04: [\d,]+ shares, the last at [\d,]+\.\d\d$"),
+        ("zm", "ZM did not trade on 2024-01-04: the source answered and had no bar"),
+        ("BAD", r"BAD .* could not be had \(500 Oops\); to ask again: .*2024-01-04 --repair"),
+        ("LATE", "LATE was not asked for on 2024-01-04: the collection was stopped .*--repair"),
+        ("NONE", "the source calls NONE no symbol on 2024-01-04: invalid symbol"),
+        ("MSFT", "MSFT was not asked for on 2024-01-04: .*when.* collected, 2024-02-01; to ask"),
+    ],
+)
+def test_the_ledger_explains_a_symbol_in_a_session(store: Store, symbol: str, told: str) -> None:
+    states: dict[str, Any] = {
+        "no_print": ("ZM",),
+        "failed": {"BAD": "500 Oops"},
+        "pending": ("LATE",),
+        "rejected": {"NONE": "invalid symbol"},
+    }
+    write(store, date(2024, 1, 4), ["AAPL"], **states)
+
+    assert re.search(told, Lake(store).explain(symbol, "2024-01-04"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("AAPL", "20240102"), "'20240102' is no day"),
+        (("AAPL", "2024-02-30"), "'2024-02-30' is no day"),
+        (("AAPL", None, 2024), "2024 is no day"),
+        (("AAPL", datetime(2024, 1, 2, 9, tzinfo=UTC)), "is an instant"),
+        (("AAPL", "2024-01-03", "2024-01-02"), "the end, 2024-01-02, is before the start"),
+        (([],), "no symbol is given"),
+        ((["AAPL", " "],), "' ' is no symbol"),
+        (("",), "'' is no symbol"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_read(arguments: Any, told: str) -> None:
+    counting = CountingStore(open_store("memory://"))
+    with pytest.raises(ValueError, match=told):
+        Reader(counting).bars(*arguments)
+    assert counting.read == []
+
+
+# Opening a lake
+
+
+def test_a_lake_is_opened_by_uri_by_path_or_by_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(open_store(str(tmp_path)))
+    monkeypatch.setenv("DATALAKE_URI", str(tmp_path))
+
+    for lake in (Lake.open(str(tmp_path)), Lake.open(tmp_path), Lake.open()):
+        assert lake.symbols() == list(SYMBOLS)
+
+
+def test_a_place_without_a_lake_is_an_error_that_writes_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "typo"
+    with pytest.raises(NotInLakeError, match="there is no lake at .*typo: correct the URI"):
+        Lake.open(place)
+    assert not place.exists()
+
+
+def test_a_lake_of_another_layout_is_not_read(tmp_path: Path) -> None:
+    open_store(str(tmp_path)).put("_lake.json", b'{"format": 9, "source": "alpaca/sip"}')
+    with pytest.raises(WrongLakeError, match=f"layout 9, this program reads {FORMAT}"):
+        Lake.open(tmp_path)
+
+
+@pytest.mark.s3
+def test_a_bucket_without_a_lake_or_that_is_not_there_is_an_error(s3_lake_uri: str) -> None:
+    with pytest.raises(NotInLakeError, match="there is no lake at s3://"):
+        Lake.open(s3_lake_uri)
+    with pytest.raises(StoreError, match="NoSuchBucket.*create the bucket"):
+        Lake.open(f"s3://absent-{secrets.token_hex(6)}")
+
+
+def test_coverage_reaches_from_the_first_to_the_newest_session_unless_told(store: Store) -> None:
+    store.delete(layout.session_key(DAYS[1]))
+    day = date(2024, 1, 4)
+    store.put(layout.incomplete_key(day), encoded(day, table([])))
+    lake = Lake(store)
+
+    held = {Held.PUBLISHED: [DAYS[0], *DAYS[2:]], Held.MISSING: [DAYS[1]], Held.INCOMPLETE: [day]}
+    found = lake.coverage().sessions
+    assert {how: [d for d, h in found.items() if h is how] for how in held} == held
+    assert list(lake.coverage("2024-01-01", "2024-01-05").sessions) == [
+        *DAYS[2:],
+        day,
+        date(2024, 1, 5),
+    ]
+
+
+def test_importing_the_package_imports_neither_arrow_nor_the_lake() -> None:
+    code = (
+        "import sys, datalake_assets; "
+        "assert not {'pyarrow', 'obstore', 'datalake_assets.lake'} & set(sys.modules); "
+        "from datalake_assets import Lake; "
+        "from datalake_assets.lake.lake import Lake as same; assert Lake is same; "
+        "assert 'dagster' not in sys.modules and 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert not hasattr(datalake_assets, "Lakes")

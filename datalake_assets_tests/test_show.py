@@ -1,0 +1,224 @@
+"""`datalake show`: what a person sees of a symbol, and what a pipe gets."""
+
+import csv
+import io
+import json
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+from datalake_assets import market_calendar
+from datalake_assets.cli.show import SESSIONS, candles, draw, show
+from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.store import open_store
+from datalake_assets_tests.collection.tables import bar
+from datalake_assets_tests.lake.test_reader import write
+
+DAYS = market_calendar.sessions(date(2023, 1, 3), date(2024, 1, 5))
+"""A year and four days: one session more than are shown by default."""
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """254 sessions of AEF; on the last of them it did not trade."""
+    made = Lake(open_store(str(tmp_path_factory.mktemp("show"))))
+    made.claim("alpaca/sip")
+    for day in DAYS[:-1]:
+        write(made.store, day, ["AEF", "BRK.B"])
+    write(made.store, DAYS[-1], ["BRK.B"], no_print=("AEF",))
+    return made
+
+
+def run(lake: Lake | Path, *words: str) -> Result:
+    uri = lake.store.uri if isinstance(lake, Lake) else str(lake)
+    app = typer.Typer()
+    app.command()(show)
+    return CliRunner().invoke(app, words, env={"DATALAKE_URI": uri, "TERM": "xterm-256color"})
+
+
+def rows(told: Result) -> list[str]:
+    return [line for line in told.stdout.splitlines() if re.match(r"\d{4}-\d\d-\d\d ", line)]
+
+
+def test_the_newest_twenty_bars_of_a_year_are_shown(lake: Lake) -> None:
+    told = run(lake, "aef")
+    newest = bar("AEF", DAYS[-2])
+
+    assert told.exit_code == 0
+    first, count = DAYS[-SESSIONS], SESSIONS - 1
+    assert told.stdout.startswith(f"AEF  {first} to {DAYS[-2]}, {count} sessions: ")
+    assert [line[:10] for line in rows(told)] == [str(day) for day in DAYS[-21:-1]]
+    for name in ("open", "high", "low", "close", "vwap"):
+        assert f"{newest[name]:,.2f}" in rows(told)[-1]
+    change = newest["close"] / bar("AEF", DAYS[-3])["close"] - 1
+    assert f" {change:+.2%} " in rows(told)[-1]
+    assert f" {newest['volume']:,} " in rows(told)[-1]
+
+
+def test_every_bar_of_a_range_is_shown_and_the_first_has_no_change(lake: Lake) -> None:
+    told = run(lake, "BRK.B", "--from", "2023-01-03", "--to", "2023-03-01")
+
+    assert [line[:10] for line in rows(told)] == [str(d) for d in DAYS if d <= date(2023, 3, 1)]
+    assert "%" not in rows(told)[0]
+    assert all("%" in row for row in rows(told)[1:])
+
+
+def test_a_last_day_alone_shows_the_year_before_it(lake: Lake) -> None:
+    told = run(lake, "AEF", "--to", str(DAYS[-3]))
+
+    assert f"{DAYS[0]} to {DAYS[-3]}, {SESSIONS} sessions" in told.stdout
+
+
+def test_a_pipe_gets_no_colours_and_no_chart_unless_it_is_asked_for(lake: Lake) -> None:
+    plain, drawn = run(lake, "AEF"), run(lake, "AEF", "--chart")
+
+    assert "\x1b" not in plain.stdout + drawn.stdout
+    assert not re.search("[│┃█]", plain.stdout)
+    assert re.search("[│┃█]", drawn.stdout)
+    assert drawn.stdout.startswith(plain.stdout)
+
+
+def test_csv_and_json_are_all_bars_of_the_range_as_they_are(lake: Lake) -> None:
+    expected = [bar("AEF", day) for day in DAYS[-SESSIONS:-1]]
+    as_csv = list(csv.DictReader(io.StringIO(run(lake, "AEF", "--csv").stdout)))
+    as_json = json.loads(run(lake, "AEF", "--json").stdout)
+
+    assert [list(row) for row in (as_csv[0], as_json[0])] == [SCHEMA.names] * 2
+    for row, from_csv, from_json in zip(expected, as_csv, as_json, strict=True):
+        told = {**row, "session": str(row["session"]), "timestamp": row["timestamp"].isoformat()}
+        assert from_json == told
+        assert from_csv == {name: str(value) for name, value in told.items()}
+
+
+def test_a_symbol_without_a_bar_in_the_range_is_explained(lake: Lake) -> None:
+    words = ("AEF", "--from", str(DAYS[-1]))
+    told = run(lake, *words)
+
+    assert told.exit_code == 0
+    assert told.stdout == (
+        f"AEF has no bar from {DAYS[-1]} to now: AEF did not trade on {DAYS[-1]}: the source "
+        "answered and had no bar\n"
+    )
+    raw = run(lake, *words, "--csv")
+    assert raw.stdout == ",".join(SCHEMA.names) + "\n"
+    assert "AEF has no bar" in raw.stderr
+    assert json.loads(run(lake, *words, "--json").stdout) == []
+    before = run(lake, "AEF", "--to", "2010-01-04")
+    assert before.stdout == (
+        "AEF has no bar from the first session to 2010-01-04, and no session is published\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("AEFF",), "error: this lake knows no symbol AEFF: .*Close to it: AEF"),
+        (("AEF", "--from", "yesterday"), "error: 'yesterday' is no day"),
+        (("AEF", "--from", "2024-01-03", "--to", "2024-01-02"), "is before the start"),
+        (("AEF", "--csv", "--json"), "give --csv or --json"),
+    ],
+)
+def test_wrong_input_is_told_and_ends_with_2(lake: Lake, words: tuple[str, ...], told: str) -> None:
+    result = run(lake, *words)
+
+    assert result.exit_code == 2
+    assert re.search(told, result.stderr)
+    assert result.stdout == ""
+
+
+def test_a_lake_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
+    result = run(tmp_path / "none", "AEF")
+
+    assert result.exit_code == 2
+    assert "no session is published in" in result.stderr
+    assert not (tmp_path / "none").exists()
+
+
+# The chart
+
+
+def bars(*closes: float, volume: int = 100) -> list[dict[str, Any]]:
+    """Sessions that open at 10 and close so, without wicks."""
+    return [
+        bar("X", day, open=10.0, close=c, high=max(10.0, c), low=min(10.0, c), volume=volume)
+        for day, c in zip(DAYS, closes, strict=False)
+    ]
+
+
+def test_a_candle_of_several_sessions_spans_them() -> None:
+    some = [bar("X", day) for day in DAYS[:5]]
+    (first, second) = candles(some, 4)[:2]
+
+    assert (first.session, first.open, first.close) == (DAYS[0], some[0]["open"], some[0]["close"])
+    assert (second.session, second.open) == (DAYS[1], some[1]["open"])
+    assert second.close == some[2]["close"]
+    assert second.high == max(row["high"] for row in some[1:3])
+    assert second.low == min(row["low"] for row in some[1:3])
+    assert second.volume == some[1]["volume"] + some[2]["volume"]
+
+
+@given(st.integers(1, len(DAYS)), st.integers(1, 300))
+def test_no_session_is_left_out_of_the_candles(count: int, columns: int) -> None:
+    some = [bar("X", day) for day in DAYS[:count]]
+    drawn = candles(some, columns)
+
+    assert 1 <= len(drawn) <= columns
+    assert sum(candle.volume for candle in drawn) == sum(row["volume"] for row in some)
+    assert drawn[-1].close == some[-1]["close"]
+
+
+def test_a_rise_is_green_and_a_fall_is_red() -> None:
+    up, down = (next(draw(bars(close), 80)).spans[0].style for close in (11.0, 9.0))
+
+    assert (up, down) == ("green", "red")
+
+
+def test_bodies_and_wicks_stand_where_the_prices_are() -> None:
+    rising = bar("X", DAYS[0], open=10.0, close=20.0, high=20.0, low=10.0)
+    hanging = bar("X", DAYS[1], open=20.0, close=20.0, high=20.0, low=10.0)
+    lines = [line.plain for line in draw([rising, hanging], 20)]
+
+    assert [line[0] for line in lines[:14]] == ["┃"] * 14
+    assert [line[4] for line in lines[:14]] == ["╿"] + ["│"] * 13
+    assert lines[0].endswith("  20.00")
+    assert lines[-1].startswith(str(DAYS[0]))
+
+
+def test_the_volume_is_drawn_to_scale() -> None:
+    some = bars(11, 11)
+    some[0]["volume"], some[1]["volume"] = 1_600_000, 400_000
+    lines = [line.plain for line in draw(some, 80)][14:18]
+
+    assert [line[0] + line[4] for line in lines] == ["█ ", "█ ", "█ ", "██"]
+    assert lines[0].endswith("  1.6 M")
+
+
+@given(
+    st.lists(st.floats(0.0001, 1e5), min_size=1, max_size=300),
+    st.integers(40, 220),
+    st.booleans(),
+)
+def test_a_chart_fits_the_terminal_whatever_the_prices(
+    closes: list[float], width: int, ascii_only: bool
+) -> None:
+    some = bars(*closes)
+    lines = [line.plain for line in draw(some, width, ascii_only=ascii_only)]
+
+    assert max(map(len, lines)) <= width
+    assert len(lines) - any(line.startswith("each column") for line in lines) == 19
+    assert ascii_only <= all(line.isascii() for line in lines)
+
+
+def test_a_price_that_never_moves_and_no_volume_are_drawn() -> None:
+    lines = [line.plain for line in draw(bars(10.0, volume=0), 80)]
+
+    assert [line[0] for line in lines[:14]] == [" "] * 13 + ["╻"]
+    assert {line[0] for line in lines[14:18]} == {" "}
