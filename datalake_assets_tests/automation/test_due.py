@@ -1,0 +1,138 @@
+"""The rules: when a session can be had, and whether to ask for it now."""
+
+from datetime import date, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datalake_assets import market_calendar
+from datalake_assets.automation.due import (
+    Attempt,
+    Patience,
+    available_at,
+    decide,
+    looked_at_again_at,
+    newest,
+)
+from datalake_assets.partitions import session_partitions
+from datalake_assets_tests.automation.world import utc
+
+HALF_HOUR = timedelta(minutes=30)
+DAY = date(2025, 12, 5)
+PATIENCE = Patience()
+
+
+@pytest.mark.parametrize(
+    ("session", "delay", "at"),
+    [
+        (date(2025, 12, 5), 30, "2025-12-05 22:00"),  # winter: the partition comes later
+        (date(2025, 12, 5), 90, "2025-12-05 22:30"),  # 16:00 in New York is 21:00
+        (date(2025, 7, 7), 30, "2025-07-07 22:00"),  # summer: the close is at 20:00
+        (date(2025, 7, 7), 150, "2025-07-07 22:30"),
+        (date(2025, 11, 28), 30, "2025-11-28 22:00"),  # a half day closes at 18:00
+        (date(2025, 11, 28), 270, "2025-11-28 22:30"),
+    ],
+)
+def test_a_session_can_be_had_some_time_after_its_close_and_not_before_its_partition(
+    session: date, delay: int, at: str
+) -> None:
+    assert available_at(session, timedelta(minutes=delay)) == utc(at)
+
+
+@given(
+    st.datetimes(utc("2011-01-10").replace(tzinfo=None), utc("2034-12-01").replace(tzinfo=None)),
+    st.integers(1, 10),
+    st.integers(0, 600),
+)
+def test_only_sessions_that_have_a_partition_are_ever_asked_for(
+    moment: datetime, count: int, minutes: int
+) -> None:
+    now = utc(moment.isoformat())
+
+    found = newest(now, count, timedelta(minutes=minutes))
+
+    assert len(found) <= count
+    assert found == sorted(set(found))
+    assert all(market_calendar.is_session(day) for day in found)
+    assert all(market_calendar.session_close(day) < now for day in found)
+    partitions = session_partitions(date(2011, 1, 3))
+    if found:
+        keys = list(partitions.get_partition_keys(current_time=now))[-count - 5 :]
+        assert set(map(str, found)) <= set(keys)
+
+
+@pytest.mark.parametrize(
+    ("now", "last"),
+    [
+        ("2025-11-26 21:59", date(2025, 11, 25)),
+        ("2025-11-26 22:00", date(2025, 11, 26)),
+        ("2025-11-27 23:59", date(2025, 11, 26)),  # Thanksgiving
+        ("2025-11-28 21:59", date(2025, 11, 26)),
+        ("2025-11-28 22:00", date(2025, 11, 28)),  # a half day
+        ("2025-11-30 12:00", date(2025, 11, 28)),  # Sunday
+    ],
+)
+def test_the_newest_session_is_the_last_one_that_can_be_had(now: str, last: date) -> None:
+    assert newest(utc(now), 1, HALF_HOUR) == [last]
+
+
+def test_a_second_look_comes_with_a_later_session() -> None:
+    """Over Thanksgiving and a weekend."""
+    wednesday = date(2025, 11, 26)
+    assert looked_at_again_at(wednesday, 1, HALF_HOUR) == utc("2025-11-28 22:00")
+    assert looked_at_again_at(wednesday, 2, HALF_HOUR) == utc("2025-12-01 22:00")
+
+
+def verdict(now: str, *ended: str | None, patience: Patience = PATIENCE) -> tuple[int | None, str]:
+    made = [Attempt(utc(end) if end else None) for end in ended]
+    (found,) = decide(utc(now), [DAY], done=(), busy={}, attempts={DAY: made}, patience=patience)
+    return found.attempt, found.why
+
+
+def test_what_is_done_is_not_spoken_of() -> None:
+    now = utc("2025-12-06")
+    assert decide(now, [DAY], done={DAY}, busy={}, attempts={}, patience=PATIENCE) == []
+
+
+def test_what_somebody_collects_is_left_alone() -> None:
+    (found,) = decide(
+        utc("2025-12-06"), [DAY], done=(), busy={DAY: "run 1 is"}, attempts={}, patience=PATIENCE
+    )
+    assert (found.attempt, found.why) == (None, "2025-12-05: run 1 is")
+
+
+def test_an_attempt_under_way_is_waited_for() -> None:
+    assert verdict("2025-12-06 00:00", "2025-12-05 22:00", None)[0] is None
+
+
+def test_the_first_attempt_is_made_at_once() -> None:
+    assert verdict("2025-12-05 22:00") == (1, "2025-12-05: its bars can be had")
+
+
+@pytest.mark.parametrize(("now", "attempt"), [("22:19", None), ("22:20", 2), ("22:21", 2)])
+def test_the_next_attempt_waits_for_its_pause(now: str, attempt: int | None) -> None:
+    assert verdict(f"2025-12-05 {now}", "2025-12-05 22:10")[0] == attempt
+
+
+def test_the_pause_counts_from_the_last_end_in_whatever_order_they_are_told() -> None:
+    ends = ("2025-12-05 23:00", "2025-12-05 22:10")
+    assert verdict("2025-12-05 23:29", *ends)[0] is None
+    assert verdict("2025-12-05 23:30", *ends)[0] == 3
+
+
+@pytest.mark.parametrize(("made", "attempt"), [(5, 6), (6, 7), (7, None), (8, None)])
+def test_the_last_attempt_is_the_last(made: int, attempt: int | None) -> None:
+    ends = ["2025-12-05 22:00"] * made
+    found, why = verdict("2025-12-20 00:00", *ends)
+
+    assert found == attempt
+    assert ("and last" in why, "given up" in why) == (made == 6, made > 6)
+
+
+def test_the_pauses_grow_to_a_bound_and_reach_beyond_a_day() -> None:
+    pauses = [PATIENCE.pause(made) for made in range(1, PATIENCE.attempts)]
+
+    assert [pause / timedelta(minutes=1) for pause in pauses] == [10, 30, 90, 270, 720, 720]
+    assert sum(pauses, timedelta()) > timedelta(days=1)
+    assert PATIENCE.pause(10_000) == timedelta(hours=12)

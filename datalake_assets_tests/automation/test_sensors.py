@@ -1,0 +1,408 @@
+"""The sensors, ticked at given times over Dagster's own records: what they ask for, and why not."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.test_utils import create_run_for_test
+
+from datalake_assets import market_calendar
+from datalake_assets.automation import sensors
+from datalake_assets.lake import layout
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.session_file import Session
+from datalake_assets.lake.store import open_store
+from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets_tests.automation.world import Asked, World, instants, utc
+from datalake_assets_tests.collection.tables import every, names
+from datalake_assets_tests.lake.files import collected
+
+
+def live(
+    world: World,
+    first: str,
+    last: str,
+    *,
+    passes: Callable[[Asked, list[Asked]], bool] = lambda one, before: True,
+    off: tuple[str, str] = ("2000-01-01", "2000-01-02"),
+) -> list[Asked]:
+    """Tick every ten minutes, unless the machine is off; each run takes ten minutes."""
+    asked: list[Asked] = []
+    running: list[Asked] = []
+    for now in instants(first, last, 10):
+        world.clock.time = now
+        for one in running:
+            good = passes(one, asked)
+            world.end(one.run_id, good=good, materialized=[one.partition] if good else [])
+        running = []
+        if utc(off[0]) <= now < utc(off[1]):
+            continue
+        for name in ("new_sessions", "second_look"):
+            running += [world.launch(one, "daily_ticks_job") for one in world.tick(name)]
+        asked += running
+    return asked
+
+
+def test_a_fortnight_with_all_that_happens(tmp_path: Path) -> None:
+    """Thanksgiving, a half day after it, two days off, a source that is down for a day, and a
+    session that passes at its third attempt.
+    """
+    world = World(tmp_path, utc("2025-11-24 21:00"), {"DATALAKE_START_DATE": "2025-11-24"})
+
+    def passes(one: Asked, asked: list[Asked]) -> bool:
+        if utc("2025-12-03 20:00") <= one.at < utc("2025-12-04 21:00"):
+            return False
+        attempts = [each for each in asked if (each.purpose, each.partition) == THIRD]
+        return (one.purpose, one.partition) != THIRD or len(attempts) >= 3
+
+    THIRD = ("new session", "2025-12-05")  # noqa: N806
+    asked = live(
+        world,
+        "2025-11-24 21:00",
+        "2025-12-08 23:50",
+        passes=passes,
+        off=("2025-12-01 00:00", "2025-12-03 00:00"),
+    )
+
+    assert list(map(str, asked)) == [
+        "11-24 22:00 new session: 2025-11-24",
+        "11-25 22:00 new session: 2025-11-25",
+        "11-25 22:00 second look: 2025-11-24",
+        "11-26 22:00 new session: 2025-11-26",
+        "11-26 22:00 second look: 2025-11-25",
+        # Thursday is Thanksgiving; Friday closes at 13:00.
+        "11-28 22:00 new session: 2025-11-28",
+        "11-28 22:00 second look: 2025-11-26",
+        # Off on Monday and Tuesday: caught up with as soon as it is on again.
+        "12-03 00:00 new session: 2025-12-01",
+        "12-03 00:00 new session: 2025-12-02",
+        "12-03 00:00 second look: 2025-11-28",
+        # Tuesday was collected after its second look was due. Wednesday's source is down.
+        "12-03 22:00 new session: 2025-12-03",
+        "12-03 22:00 second look: 2025-12-02",
+        "12-03 22:20 new session: 2025-12-03",
+        "12-03 22:20 second look: 2025-12-02",
+        "12-03 23:00 new session: 2025-12-03",
+        "12-03 23:00 second look: 2025-12-02",
+        "12-04 00:40 new session: 2025-12-03",
+        "12-04 00:40 second look: 2025-12-02",
+        "12-04 05:20 new session: 2025-12-03",
+        "12-04 05:20 second look: 2025-12-02",
+        "12-04 17:30 new session: 2025-12-03",
+        "12-04 17:30 second look: 2025-12-02",
+        "12-04 22:00 new session: 2025-12-04",
+        # The last attempts find it up again.
+        "12-05 05:40 new session: 2025-12-03",
+        "12-05 05:40 second look: 2025-12-02",
+        # Friday passes at the third attempt.
+        "12-05 22:00 new session: 2025-12-05",
+        "12-05 22:00 second look: 2025-12-04",
+        "12-05 22:20 new session: 2025-12-05",
+        "12-05 23:00 new session: 2025-12-05",
+        "12-08 22:00 new session: 2025-12-08",
+        "12-08 22:00 second look: 2025-12-05",
+    ]
+
+
+def test_sessions_too_old_to_be_caught_up_with_are_named_with_what_to_type(tmp_path: Path) -> None:
+    world = World(
+        tmp_path,
+        utc("2025-12-05 23:00"),
+        {"DATALAKE_START_DATE": "2025-11-24", "DATALAKE_CATCH_UP_SESSIONS": "2"},
+    )
+
+    asked = [world.launch(one, "daily_ticks_job") for one in world.tick("new_sessions")]
+    assert [one.partition for one in asked] == ["2025-12-04", "2025-12-05"]
+    for one in asked:
+        world.end(one.run_id, good=True, materialized=[one.partition])
+    assert world.tick("new_sessions") == []
+
+    assert world.skipped == (
+        "2025-12-05, the newest one, is there; 7 older sessions are missing, which is a backfill: "
+        "`datalake backfill --from 2025-11-24 --to 2025-12-03`"
+    )
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"dagster/partition": "2025-12-05"},
+        {
+            "dagster/asset_partition_range_start": "2025-12-03",
+            "dagster/asset_partition_range_end": "2025-12-08",
+        },
+    ],
+)
+@pytest.mark.parametrize("status", ["NOT_STARTED", "STARTED", "CANCELING"])
+def test_what_a_run_is_about_already_is_left_alone(
+    tmp_path: Path, tags: dict[str, str], status: str
+) -> None:
+    world = World(tmp_path, utc("2025-12-05 23:00"), {"DATALAKE_START_DATE": "2025-12-05"})
+    # As the UI names a run of selected assets.
+    run = create_run_for_test(
+        world.instance,
+        job_name="__ASSET_JOB",
+        asset_selection=frozenset({dg.AssetKey("daily_ticks")}),
+        status=dg.DagsterRunStatus(status),
+        tags=tags,
+    )
+
+    assert world.tick("new_sessions") == []
+    assert world.skipped == f"2025-12-05: run {run.run_id[:8]} is about it"
+
+
+def test_what_a_backfill_is_about_is_left_alone(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-05 23:00"), {"DATALAKE_START_DATE": "2025-12-04"})
+    backfill = PartitionBackfill.from_asset_partitions(
+        backfill_id="abc",
+        asset_graph=world.repository.asset_graph,
+        partition_names=["2025-12-05"],
+        asset_selection=[dg.AssetKey("daily_ticks")],
+        backfill_timestamp=world.clock.time.timestamp(),
+        tags={},
+        dynamic_partitions_store=world.instance,
+        all_partitions=False,
+        title=None,
+        description=None,
+        run_config=None,
+    )
+    world.instance.add_backfill(backfill)
+
+    assert [one.partition_key for one in world.tick("new_sessions")] == ["2025-12-04"]
+    world.instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
+    assert [one.partition_key for one in world.tick("new_sessions")] == ["2025-12-05"]
+
+
+def test_runs_of_other_assets_and_runs_that_ended_are_in_nobodys_way(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-05 23:00"), {"DATALAKE_START_DATE": "2025-12-05"})
+    for name, status in (("symbol_year_ticks", "STARTED"), ("daily_ticks", "CANCELED")):
+        create_run_for_test(
+            world.instance,
+            job_name="__ASSET_JOB",
+            asset_selection=frozenset({dg.AssetKey(name)}),
+            status=dg.DagsterRunStatus(status),
+            tags={"dagster/partition": "2025-12-05"},
+        )
+
+    assert [one.partition_key for one in world.tick("new_sessions")] == ["2025-12-05"]
+
+
+def test_the_second_look_is_off_by_one_switch(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-05 23:00"), {"DATALAKE_SECOND_LOOK_SESSIONS": "0"})
+
+    assert world.tick("second_look") == []
+    assert "DATALAKE_SECOND_LOOK_SESSIONS is 0" in world.skipped
+
+
+def test_a_session_collected_late_enough_is_not_looked_at_again(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-05 21:59"), {"DATALAKE_START_DATE": "2025-12-04"})
+    run = create_run_for_test(world.instance, job_name="daily_ticks_job")
+    world.clock.time = utc("2025-12-05 22:00")
+    world.end(run.run_id, good=True, materialized=["2025-12-04"])
+
+    world.clock.time = utc("2025-12-05 23:00")
+    assert world.tick("second_look") == []
+
+
+# Repairs
+
+
+def session(day: date) -> Session:
+    """A whole session of five symbols."""
+    return collected(day, every(names(5), [day]))
+
+
+def broken_lake(world: World, days: list[date], missing: int = 1) -> Lake:
+    lake = Lake(open_store(world.lake.uri))
+    for day in days:
+        fail(lake, day, missing)
+    return lake
+
+
+def fail(lake: Lake, day: date, missing: int) -> None:
+    """Publish a session in which so many symbols failed."""
+    whole = session(day)
+    failed = {f"F{number:05}": "boom" for number in range(missing)}
+    ledger = replace(whole.ledger, failed=failed) if missing else whole.ledger
+    lake.publish(replace(whole, ledger=ledger), [])
+
+
+def mend(lake: Lake, day: date) -> None:
+    fail(lake, day, 0)
+
+
+def test_three_hundred_broken_sessions_are_healed_in_the_days_expected_within_the_budget(
+    tmp_path: Path,
+) -> None:
+    """120 requests a day, one for each session: three days."""
+    world = World(tmp_path, utc("2025-12-08 23:00"), {"DATALAKE_REPAIR_REQUESTS_PER_DAY": "120"})
+    days = market_calendar.sessions(date(2024, 1, 2), date(2025, 12, 1))[:300]
+    lake = broken_lake(world, days)
+    spent: dict[str, int] = {}
+    healed: list[str] = []
+    world.clock.time = utc("2025-12-09 00:00")
+    while len(healed) < len(days):
+        asked = [(request, world.launch(request, "repair_job")) for request in world.tick("repair")]
+        for request, one in asked:
+            mend(lake, date.fromisoformat(one.partition))
+            world.instance.add_run_tags(one.run_id, {sensors.REQUESTS_TAG: "1"})
+            world.end(one.run_id, good=True)
+            today = request.tags[sensors.DAY_TAG]
+            spent[today] = spent.get(today, 0) + 1
+            healed.append(one.partition)
+        world.clock.time += timedelta(minutes=10)
+        assert world.clock.time < utc("2025-12-20 00:00")
+
+    assert spent == {"2025-12-09": 120, "2025-12-10": 120, "2025-12-11": 60}
+    assert healed == sorted(healed), "oldest harm first"
+    world.tick("repair")
+    assert world.skipped == "no session has holes"
+
+
+def test_a_repair_may_use_what_is_left_of_the_day_and_no_more(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-08 23:00"), {"DATALAKE_REPAIR_REQUESTS_PER_DAY": "5"})
+    broken_lake(world, [date(2025, 11, 24), date(2025, 11, 25), date(2025, 11, 26)], missing=501)
+
+    asked = world.tick("repair")
+
+    granted = [one.run_config["resources"]["collector"]["config"]["max_requests"] for one in asked]
+    assert granted == [5], "two are needed, three are for failures; nothing is left for a second"
+    assert all(one.run_config["resources"]["collector"]["config"]["repair"] for one in asked)
+    world.launch(asked[0], "repair_job")
+    assert world.tick("repair") == []
+    assert "2025-11-25: needs 2, and 5 of today's 5 requests are used" in world.skipped
+
+
+def test_what_can_not_be_healed_is_told_and_not_asked_for_for_ever(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-08 23:00"))
+    day = date(2025, 11, 24)
+    lake = broken_lake(world, [day], missing=3)
+    asked = 0
+    for now in instants("2025-12-09 00:00", "2025-12-12 00:00", 30):
+        world.clock.time = now
+        for request in world.tick("repair"):
+            one = world.launch(request, "repair_job")
+            fail(lake, day, 3)
+            world.end(one.run_id, good=True)
+            asked += 1
+
+    assert asked == 3
+    assert world.skipped == (
+        "2025-11-24: given up after 3 repairs, 3 symbols are missing; type "
+        "`datalake collect --session 2025-11-24 --repair`"
+    )
+    fail(lake, day, 2)  # somebody found one of them
+    assert len(world.tick("repair")) == 1
+    mend(lake, day)
+    assert world.tick("repair") == []
+    assert world.skipped == "no session has holes"
+
+
+def test_a_session_that_waits_in_incomplete_is_repaired(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-08 23:00"))
+    lake = Lake(open_store(world.lake.uri))
+    day = date(2025, 11, 24)
+    whole = session(day)
+    lake.keep_incomplete(replace(whole, ledger=replace(whole.ledger, pending=("ZZZ",))), [])
+
+    assert [one.partition_key for one in world.tick("repair")] == ["2025-11-24"]
+    lake.publish(whole, [])
+    world.clock.time += timedelta(hours=2)
+    assert world.tick("repair") == []
+    assert world.skipped == "no session has holes"
+
+
+def test_the_newest_sessions_are_left_to_the_sensor_that_collects_them(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-05 23:00"))
+    lake = Lake(open_store(world.lake.uri))
+    whole = session(date(2025, 12, 5))
+    lake.keep_incomplete(replace(whole, ledger=replace(whole.ledger, pending=("ZZZ",))), [])
+
+    assert world.tick("repair") == []
+    assert world.skipped == "2025-12-05: left to the sensor new_sessions"
+
+
+def test_a_first_tick_looks_into_a_part_of_a_big_lake_and_the_next_ones_into_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "FOOTERS_A_TICK", 4)
+    world = World(tmp_path, utc("2025-12-08 23:00"))
+    days = market_calendar.sessions(date(2025, 10, 1), date(2025, 10, 14))
+    lake = Lake(open_store(world.lake.uri))
+    for day in days[:-1]:
+        mend(lake, day)
+    fail(lake, days[-1], 1)
+
+    assert world.tick("repair") == []
+    assert "session files are still to be looked into" in world.skipped
+    world.tick("repair")
+    assert [one.partition_key for one in world.tick("repair")] == [str(days[-1])]
+    assert set(json.loads(str(world.cursors["repair"]))["broken"]) == {str(days[-1])}
+
+
+def test_repairs_are_off_without_a_budget(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-08 23:00"), {"DATALAKE_REPAIR_REQUESTS_PER_DAY": "0"})
+
+    assert world.tick("repair") == []
+    assert "DATALAKE_REPAIR_REQUESTS_PER_DAY is 0" in world.skipped
+
+
+# The years
+
+
+def test_a_year_is_published_once_after_its_sessions_and_not_while_they_are_collected(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, utc("2025-12-08 23:00"))
+    lake = Lake(open_store(world.lake.uri))
+    for day in (date(2024, 12, 31), date(2025, 1, 2), date(2025, 1, 3)):
+        mend(lake, day)
+    busy = create_run_for_test(
+        world.instance,
+        job_name="daily_ticks_job",
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"dagster/partition": "2025-01-06"},
+    )
+
+    (first,) = world.tick("years_follow")
+    assert first.partition_key == "2024"
+    mend(lake, date(2025, 1, 6))
+    world.end(busy.run_id, good=True)
+    run = world.launch(first, "symbol_year_ticks_job")
+    (second,) = world.tick("years_follow")
+    assert second.partition_key == "2025"
+    SymbolYears(lake.store).publish(2024)
+    world.end(run.run_id, good=True)
+    run = world.launch(second, "symbol_year_ticks_job")
+    SymbolYears(lake.store).publish(2025)
+    world.end(run.run_id, good=True)
+
+    assert world.tick("years_follow") == []
+    assert world.skipped == "every year shows its sessions as they are"
+    fail(lake, date(2024, 12, 31), 1)  # the same bars, another file
+    assert [one.partition_key for one in world.tick("years_follow")] == ["2024"]
+
+
+def test_a_year_that_can_not_be_published_is_tried_with_growing_pauses_and_given_up(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, utc("2025-12-08 23:00"))
+    lake = Lake(open_store(world.lake.uri))
+    mend(lake, date(2025, 1, 2))
+    # The runs come after the session, by the clock of the world and of the lake's files.
+    start = max(lake.store.modified(layout.SESSIONS).values()) + timedelta(minutes=1)
+    asked = []
+    for minutes in range(0, 3 * 24 * 60, 10):
+        world.clock.time = start + timedelta(minutes=minutes)
+        for request in world.tick("years_follow"):
+            run = world.launch(request, "symbol_year_ticks_job")
+            world.end(run.run_id, good=False)
+            asked.append(minutes)
+
+    assert asked == [0, 10, 40, 130, 400, 1120, 1840]
+    assert world.skipped == "2025: given up; type `datalake publish --year 2025`"
