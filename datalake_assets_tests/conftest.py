@@ -7,12 +7,17 @@ import os
 import secrets
 import shutil
 from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from datalake_assets_tests.seaweedfs import BUCKET, S3Server
 from datalake_assets_tests.seaweedfs import seaweedfs as server_in
+
+if TYPE_CHECKING:
+    from datalake_assets_tests.workbench import Workbench
 
 # An example may take as long as a busy machine needs.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -59,6 +64,19 @@ def s3_lake_uri(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in seaweedfs.environ().items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/{secrets.token_hex(8)}"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> "Iterator[Workbench]":
+    """A lake, Dagster's records and a market; the market answers at the end whoever waits."""
+    import dagster as dg
+
+    from datalake_assets_tests.workbench import Workbench
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        bench = Workbench(tmp_path / "lake", instance)
+        yield bench
+        bench.market.release.set()
 
 
 _SERVER = pytest.StashKey[S3Server]()

@@ -4,19 +4,13 @@ Not here: the rules of the audit (`collection/test_audit`), a real exchange (`te
 """
 
 import json
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import dagster as dg
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -29,235 +23,30 @@ from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.survey import AskYears, Survey
-from datalake_assets.collection.universe import SCHEMA as UNIVERSE
-from datalake_assets.definitions import build_definitions
 from datalake_assets.lake import layout, session_file
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.store import open_store
 from datalake_assets.publication import How
-from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
-from datalake_assets.settings import Settings
 from datalake_assets_tests.collection.tables import bar, table
 from datalake_assets_tests.fakes import ScriptedSource
-
-DAYS = [date(2024, 7, day) for day in (1, 2, 3, 5, 8)]
-"""Five sessions around a holiday and a weekend."""
-MONDAY, TUESDAY, WEDNESDAY, FRIDAY, NEXT_MONDAY = DAYS
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-TODAY = datetime.now(UTC).astimezone(ZoneInfo("America/New_York")).date()
-
-
-def names(count: int) -> tuple[str, ...]:
-    """So many tickers, ascending."""
-    return tuple("".join(letters) for letters in list(product(ascii_uppercase, repeat=3))[:count])
-
-
-def universe(active: Iterable[str], inactive: Iterable[str] = ()) -> pa.Table:
-    return pa.Table.from_pylist(
-        [
-            {
-                "symbol": symbol,
-                "status": status,
-                "exchange": "NYSE",
-                "name": symbol,
-                "tradable": status == "active",
-                "asset_id": f"id-{symbol}",
-            }
-            for status, symbols in (("active", active), ("inactive", inactive))
-            for symbol in symbols
-        ],
-        UNIVERSE,
-    )
-
-
-class Market(ScriptedSource):
-    """A source in this process, of which a test says what it fails to answer.
-
-    Args:
-        symbols: Every one has a bar in each of `DAYS`.
-        changed: Columns of single bars that are otherwise than usual.
-    """
-
-    def __init__(
-        self,
-        symbols: Sequence[str],
-        *,
-        inactive: Sequence[str] = (),
-        silent: Iterable[str] = (),
-        changed: dict[tuple[str, date], dict[str, Any]] | None = None,
-    ) -> None:
-        changed, quiet = changed or {}, frozenset(silent)
-        super().__init__(
-            table(
-                bar(symbol, day, **changed.get((symbol, day), {}))
-                for day in DAYS
-                for symbol in (*symbols, *inactive)
-                if symbol not in quiet
-            )
-        )
-        self.listed = universe(symbols, inactive)
-        self.failing: set[tuple[str, date]] = set()
-        self.assets_taken = 0
-        self.slow: set[str] = set()
-        self.release = threading.Event()
-
-    def __call__(
-        self, symbols: tuple[str, ...], first: date, last: date, page_token: str | None
-    ) -> Page:
-        page = super().__call__(symbols, first, last, page_token)
-        for symbol, day in sorted(self.failing):
-            if symbol in symbols and first <= day <= last:
-                raise PermanentError(f"HTTP 500 for {symbol}")
-        if self.slow.intersection(symbols):
-            self.release.wait(60)
-        return page
-
-    def bars(self, asof: date) -> "Market":
-        return self
-
-    def assets(self) -> pa.Table:
-        self.assets_taken += 1
-        return self.listed
-
-    def asked(self) -> set[tuple[str, date]]:
-        """What was asked for so far, and forget it."""
-        found = {
-            (symbol, day)
-            for request in self.requests
-            for symbol in request.symbols
-            for day in DAYS
-            if request.first <= day <= request.last
-        }
-        self.requests.clear()
-        return found
-
-
-def source_of(market: Market, name: str = "the tests' market") -> SourceResource:
-    """The market as a resource. Dagster copies resources, so the copies' class holds it."""
-
-    class InProcess(SourceResource):
-        @property
-        def identity(self) -> str:
-            return name
-
-        @property
-        def account(self) -> str | None:
-            return None
-
-        @contextmanager
-        def open(self, collector: CollectorResource) -> Iterator[Any]:
-            yield market
-
-    return InProcess()
-
-
-@dataclass
-class Workbench:
-    """A lake, a Dagster instance, and a market to collect from."""
-
-    folder: Path
-    instance: dg.DagsterInstance
-    market: Market = field(default_factory=lambda: Market(names(20)))
-    source: str = "the tests' market"
-
-    @property
-    def lake(self) -> Lake:
-        return Lake(open_store(str(self.folder)))
-
-    def definitions(self, display: Display | None = None, **collector: Any) -> dg.Definitions:
-        # One symbol and session each request, so that each can fail alone.
-        usual = {"requests_per_minute": 10_000_000, "bars_per_request": 1, "attempts": 1}
-        return build_definitions(
-            Settings.load({}),
-            collector=CollectorResource(**(usual | collector)),
-            source=source_of(self.market, self.source),
-            lake=LakeResource(uri=str(self.folder)),
-            display=display or Display(),
-        )
-
-    def run(
-        self,
-        first: date,
-        last: date | None = None,
-        *,
-        job: str = "daily_ticks_job",
-        definitions: dg.Definitions | None = None,
-        display: Display | None = None,
-        **collector: Any,
-    ) -> dg.ExecuteInProcessResult:
-        definitions = definitions or self.definitions(display, **collector)
-        span = {
-            "dagster/asset_partition_range_start": f"{first}",
-            "dagster/asset_partition_range_end": f"{last}",
-        }
-        return definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance,
-            run_config=QUIET,
-            raise_on_error=False,
-            **({"partition_key": f"{first}"} if last is None else {"tags": span}),
-        )
-
-    def files(self) -> dict[str, bytes]:
-        """Everything that lies in the lake."""
-        store = self.lake.store
-        return {key: store.get(key) for key in store.list("")}
-
-    def incomplete(self, day: date) -> session_file.Session:
-        key = layout.incomplete_key(day)
-        return session_file.decode(self.lake.store.get(key), key)
-
-    def materialized(self) -> set[str]:
-        return set(self.instance.get_materialized_partitions(dg.AssetKey("daily_ticks")))
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Workbench]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        bench = Workbench(tmp_path / "lake", instance)
-        yield bench
-        bench.market.release.set()
-
-
-def materializations(
-    result: dg.ExecuteInProcessResult, asset: str = "daily_ticks"
-) -> dict[str | None, dict[str, Any]]:
-    """Metadata by partition."""
-    return {
-        event.partition: dict(event.materialization.metadata)
-        for event in result.get_asset_materialization_events()
-        if event.asset_key == dg.AssetKey(asset)
-    }
-
-
-def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
-    return {
-        check.check_name: check
-        for check in result.get_asset_check_evaluations()
-        if check.asset_key == dg.AssetKey("daily_ticks")
-    }
-
-
-def number(check: dg.AssetCheckEvaluation, name: str) -> float:
-    value = check.metadata[name].value
-    assert isinstance(value, int | float)
-    return value
-
-
-def failure(result: dg.ExecuteInProcessResult, step: str = "daily_ticks") -> str:
-    """What a person reads of a failed step."""
-    (event,) = [event for event in result.get_step_failure_events() if event.step_key == step]
-    data = event.step_failure_data
-    told = [data.user_failure_data.description] if data.user_failure_data else []
-    error = data.error
-    while error is not None:
-        told.append(error.message)
-        error = error.cause
-    return "\n".join(filter(None, told))
-
-
-def logged(bench: Workbench, result: dg.ExecuteInProcessResult) -> str:
-    return "\n".join(entry.user_message for entry in bench.instance.all_logs(result.run_id))
-
+from datalake_assets_tests.workbench import (
+    DAYS,
+    FRIDAY,
+    MONDAY,
+    NEXT_MONDAY,
+    TODAY,
+    TUESDAY,
+    WEDNESDAY,
+    Market,
+    Workbench,
+    checks,
+    failure,
+    logged,
+    materializations,
+    names,
+    number,
+    universe,
+)
 
 # --- a session that passes ---
 
