@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
         layout.symbol_year_key("AEF", 2026),
         layout.manifest_key(2026),
         layout.incomplete_key(day),
+        layout.restatement_key(day, datetime(2026, 11, 23, 22, 4, 9, tzinfo=UTC)),
         layout.universe_key(taken),
         layout.survey_key(taken),
     ]
