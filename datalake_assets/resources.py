@@ -7,11 +7,8 @@ it with its meaning and can change it for one run.
 https://docs.dagster.io/guides/build/external-resources
 """
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,21 +18,17 @@ from pydantic import Field, create_model
 
 from datalake_assets.collection.audit import Thresholds
 from datalake_assets.collection.plan import Packing
-from datalake_assets.collection.rate_limit import Budget, RateLimiter, SharedRateLimiter
+from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.publication import How
-from datalake_assets.settings import SettingsError, rate_limit, read_symbols
+from datalake_assets.settings import read_symbols
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
-
-TRADING_REQUESTS_PER_MINUTE = 200
-"""Alpaca's limit for its trading API, where the list of assets is: the same on every plan, and
-apart from the one for market data."""
-
 
 Resource = TypeVar("Resource", bound=dg.ConfigurableResource[Any])
 
@@ -182,7 +175,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             account: A mark of the account that all runs of this machine share; None when
                 nobody else uses it.
         """
-        with _limiter(self.requests_per_minute, account, "data", self.rate_limit) as limiter:
+        with open_limiter(self.requests_per_minute, account, "data", self.rate_limit) as limiter:
             yield How(
                 limiter=Budget(limiter, self.max_requests) if self.max_requests else limiter,
                 retry=RetryPolicy(attempts=self.attempts, seconds=self.retry_seconds),
@@ -199,34 +192,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def trading_limiter(self, account: str | None) -> AbstractContextManager[RateLimiter]:
         """The limiter of the trading API, a budget of its own."""
-        return _limiter(TRADING_REQUESTS_PER_MINUTE, account, "trading", self.rate_limit)
-
-
-@contextmanager
-def _limiter(
-    per_minute: int, account: str | None, budget: str, postgres: str
-) -> Iterator[RateLimiter]:
-    if account is None:
-        yield RateLimiter(per_minute)
-        return
-    key = f"{account}-{budget}"
-    if postgres:
-        # Imported when it is chosen: what it stands on is an extra.
-        from datalake_assets.postgres_limit import PostgresRateLimiter
-
-        with closing(PostgresRateLimiter(_checked(postgres), key, per_minute)) as of_machines:
-            yield of_machines
-    else:
-        folder = Path(tempfile.gettempdir()) / f"datalake-limits-{os.getuid()}"
-        with closing(SharedRateLimiter(folder / key, per_minute)) as of_processes:
-            yield of_processes
-
-
-def _checked(dsn: str) -> str:
-    try:
-        return rate_limit(dsn)
-    except ValueError as error:
-        raise SettingsError([f"DATALAKE_RATE_LIMIT (not shown) {error}"]) from error
+        return open_limiter(TRADING_REQUESTS_PER_MINUTE, account, "trading", self.rate_limit)
 
 
 class SourceResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -277,8 +243,7 @@ class AlpacaResource(SourceResource):
 
     @property
     def account(self) -> str | None:  # noqa: D102
-        named = f"{self.data_url or 'alpaca'} {self.api_key}"
-        return hashlib.sha256(named.encode()).hexdigest()[:16]
+        return self._account.mark
 
     def open(self, collector: CollectorResource) -> AbstractContextManager[AlpacaSource]:  # noqa: D102
         return _opened(self._account, collector)

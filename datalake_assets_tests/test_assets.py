@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from datalake_assets import market_calendar
-from datalake_assets.assets.stock_universe import take_survey
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.collect import Page
 from datalake_assets.collection.errors import PermanentError, RefusedError, TransientError
@@ -26,6 +25,7 @@ from datalake_assets.collection.survey import AskYears, Survey
 from datalake_assets.lake import layout, session_file
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.store import open_store
+from datalake_assets.listing import take_survey
 from datalake_assets.publication import How
 from datalake_assets_tests.collection.tables import bar, table
 from datalake_assets_tests.fakes import ScriptedSource

@@ -13,7 +13,7 @@ happens to the rest.
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Self
 
 import dagster as dg
@@ -25,8 +25,7 @@ from datalake_assets.assets.stock_universe import (
     OWNERS,
     snapshot_metadata,
     stock_universe,
-    take_snapshot,
-    take_survey,
+    take_universe,
 )
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
@@ -36,6 +35,7 @@ from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
+from datalake_assets.listing import take_survey
 from datalake_assets.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
@@ -65,6 +65,11 @@ REQUESTS_TAG = "datalake/requests"
 
 _SHOWN = 50
 """Offenders and failures that metadata lists; the ledger in the session's file has them all."""
+
+FRESH_FOR = timedelta(days=5)
+"""Nothing at all was collected for longer than any weekend and holiday lasts. Dagster measures from
+the newest materialization of any session, so this is coarse; the check `newest_session_is_there`
+is what knows sessions."""
 
 LOG_EVERY = 10.0
 """Seconds between two lines of progress in the run's log: each costs Dagster about 8 ms."""
@@ -121,6 +126,7 @@ def _daily_ticks(
         owners=OWNERS,
         kinds={"python", "parquet"},
         code_version=__version__,
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_FOR),
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
@@ -261,7 +267,7 @@ def _universe(
     if (found := lake.universe()) and found[0] >= newest:
         return found
     context.log.info("no snapshot of the universe is as new as the session: taking one")
-    taken, snapshot, written = take_snapshot(alpaca, lake, collector, source)
+    taken, snapshot, written = take_universe(alpaca, lake, collector, source)
     metadata = snapshot_metadata(taken, snapshot, written, lake)
     context.log_event(dg.AssetMaterialization(stock_universe.key, metadata=metadata))
     return taken, snapshot

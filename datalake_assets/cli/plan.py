@@ -48,8 +48,9 @@ def plan(
 
 def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     """The plan of a run over these days, made as the run makes it, and its cost."""
-    from datalake_assets.assets.stock_universe import take_snapshot, take_survey
+    from datalake_assets.assets.stock_universe import take_universe
     from datalake_assets.definitions import build_collector, build_source
+    from datalake_assets.listing import take_survey
     from datalake_assets.publication import Publication
 
     lake = open_lake(settings)
@@ -64,7 +65,7 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
         found = lake.universe()
         if found is None:
             tell(err, "No universe in the lake yet: taking its first snapshot …")
-            found = take_snapshot(alpaca, lake, collector, source)[:2]
+            found = take_universe(alpaca, lake, collector, source)[:2]
         taken, snapshot = found
         chosen = collector.chosen_symbols
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, snapshot, taken)

@@ -11,6 +11,7 @@ contract test holds the members that are relied on.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,12 @@ class Account:
     def source(self) -> str:
         """What a lake remembers of its source: the host (`alpaca` for Alpaca's own) and feed."""
         return f"{_HOSTS.get(host := urlsplit(self.data_url or '').netloc, host)}/{self.feed}"
+
+    @property
+    def mark(self) -> str:
+        """Which account this is, without its key: what the processes that share a limit go by."""
+        named = f"{self.data_url or 'alpaca'} {self.api_key}"
+        return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
 class AlpacaSource:

@@ -1,0 +1,254 @@
+"""The Lambda function: one session, collected where there is no Dagster.
+
+Belongs here: the event, the time and memory that are left, and the answer. Does not belong here:
+how a session is collected, judged and written (`publication`), which is the same everywhere.
+
+It stops asking a minute before its end and keeps what it has as an incomplete session; invoked
+again with the same event, it asks only for the rest. So however often it runs out of time, the
+session is the same in the end. Nothing is written to /tmp but the 24 bytes of the rate limit.
+
+https://docs.aws.amazon.com/lambda/latest/dg/python-handler.html
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields
+from datetime import date, datetime
+from typing import Any, Protocol
+
+from datalake_assets import market_calendar
+from datalake_assets.collection.audit import Finding, Thresholds
+from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.errors import CollectionError
+from datalake_assets.collection.report import State
+from datalake_assets.collection.retry import RetryPolicy
+from datalake_assets.collection.universe import symbols_for
+from datalake_assets.lake import layout
+from datalake_assets.lake.lake import Lake, WrongLakeError
+from datalake_assets.lake.session_file import BrokenFileError
+from datalake_assets.lake.store import StoreError, open_store
+from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
+from datalake_assets.listing import take_snapshot
+from datalake_assets.publication import How, Origin, Outcome, Publication
+from datalake_assets.settings import Settings, SettingsError, read_symbols
+from datalake_assets.sources.alpaca import Account, AlpacaSource
+from datalake_assets.sources.transport import Timeouts
+
+RESERVE = 60.0
+"""Seconds before its end at which the function stops asking: the answers that are under way, the
+audit and the write must fit in."""
+
+TIMEOUTS = Timeouts(connect=5, read=15, total=40)
+"""Of each request: one sent at the last moment must have ended before the reserve has."""
+
+_SHOWN = 100
+
+log = logging.getLogger(__name__)
+
+
+class EventError(ValueError):
+    """The event can't be used: which part, what it was, what is legal."""
+
+
+class LambdaContext(Protocol):
+    """What the handler uses of the context that Lambda gives it."""
+
+    memory_limit_in_mb: int | str
+    aws_request_id: str
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until Lambda ends the function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an event asks for.
+
+    Args:
+        session: The session.
+        symbols: The symbols to ask for; None for those of the settings, or the universe.
+        thresholds: What the session must reach.
+    """
+
+    session: date
+    symbols: tuple[str, ...] | None
+    thresholds: Thresholds
+
+    @classmethod
+    def of(cls, event: Mapping[str, Any], now: datetime) -> Request:
+        """Read an event: `{"session": "2026-11-20", "symbols": ["AAPL"], "thresholds": {…}}`.
+
+        Args:
+            event: What was given.
+            now: The time, UTC: a session must have closed.
+
+        Raises:
+            EventError: It has something else in it, or something that can't be.
+        """
+        if not isinstance(event, Mapping):
+            raise EventError(f"the event must be an object, not {type(event).__name__}")
+        legal = ("session", "symbols", "thresholds")
+        if unknown := sorted(set(event) - set(legal)):
+            raise EventError(f"unknown: {', '.join(unknown)}; an event has {', '.join(legal)}")
+        return cls(
+            _session(event.get("session"), now),
+            _symbols(event.get("symbols")),
+            _thresholds(event.get("thresholds")),
+        )
+
+
+def lambda_handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Collect a session and publish it, as far as the time that is left allows.
+
+    Args:
+        event: What to collect (`Request.of`).
+        context: Lambda's.
+
+    Returns:
+        `statusCode` and `body`, which is JSON. 200: the session is published. 207: it waits in
+        `incomplete/`; with `pending` above 0 in the body's counts, invoke again with the same
+        event. 400: the event can't be used. 500: nothing could be done; `error` says why.
+    """
+    try:
+        request = Request.of(event, Clock().now())
+    except EventError as error:
+        return _answer(400, {"error": str(error)})
+    try:
+        outcome, lake = _collect(request, context)
+    except _TOLD as error:
+        log.exception("the session %s was not collected", request.session)
+        return _answer(500, {"session": request.session.isoformat(), "error": str(error)})
+    told = _told(outcome, lake)
+    log.info(json.dumps({name: told[name] for name in ("session", "published", "counts")}))
+    return _answer(200 if outcome.published else 207, told)
+
+
+def workers(memory_mb: int) -> int:
+    """Threads for this much memory: one for each 128 MB, 50 at most, and always one.
+
+    A function gets CPU in proportion to its memory.
+    """
+    return max(1, min(50, memory_mb // 128))
+
+
+def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
+    settings = Settings.load()
+    account = _account(settings)
+    lake = Lake(open_store(settings.lake_uri))
+    lake.claim(account.source)
+    threads = workers(int(context.memory_limit_in_mb))
+    retry = RetryPolicy(seconds=RESERVE)
+    with closing(AlpacaSource(account, connections=threads, timeouts=TIMEOUTS)) as alpaca:
+        found = lake.universe()
+        if not found or found[0] < request.session:
+            budget = (TRADING_REQUESTS_PER_MINUTE, account.mark, "trading", settings.rate_limit)
+            with open_limiter(*budget) as limiter:
+                found = take_snapshot(alpaca, lake, limiter, retry)[:2]
+        taken, universe = found
+        chosen = request.symbols or (read_symbols(settings.symbols) if settings.symbols else None)
+        wanted = (
+            {request.session: chosen} if chosen else symbols_for([request.session], universe, taken)
+        )
+        origin = Origin(account.source, asof=taken, run_id=context.aws_request_id)
+        per_minute = settings.requests_per_minute
+        with open_limiter(per_minute, account.mark, "data", settings.rate_limit) as limiter:
+            how = How(
+                limiter=limiter,
+                retry=retry,
+                workers=threads,
+                thresholds=request.thresholds,
+                seconds=max(0.0, context.get_remaining_time_in_millis() / 1000 - RESERVE),
+            )
+            # A repair of what an earlier invocation left; of nothing, the whole session.
+            publication = Publication(wanted, lake, how, repair=True)
+            (outcome,) = publication.run(alpaca.bars(taken), origin, clock=Clock())
+    return outcome, lake
+
+
+def _account(settings: Settings) -> Account:
+    if not settings.alpaca_api_key or not settings.alpaca_secret_key:
+        missing = "ALPACA_API_KEY and ALPACA_SECRET_KEY are not set: the function asks Alpaca only"
+        raise SettingsError([missing])
+    return Account(
+        api_key=settings.alpaca_api_key,
+        secret_key=settings.alpaca_secret_key,
+        data_url=settings.alpaca_data_url,
+        trading_url=settings.alpaca_trading_url,
+        feed=settings.alpaca_feed,
+    )
+
+
+def _session(given: object, now: datetime) -> date:
+    legal = "`session` must be a trading session like 2026-11-20"
+    if not isinstance(given, str):
+        raise EventError(f"{legal}, not {given!r}")
+    try:
+        day = date.fromisoformat(given)
+        if day.isoformat() != given or not market_calendar.is_session(day):
+            raise EventError(f"{legal}; {given} is none")
+    except EventError:
+        raise
+    except ValueError as error:
+        raise EventError(f"{legal}, not {given!r}: {error}") from error
+    if market_calendar.session_close(day) > now:
+        raise EventError(f"{legal}; {given} has not closed yet")
+    return day
+
+
+def _symbols(given: object) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):
+        raise EventError(f'`symbols` must be a list like ["AAPL", "BRK.B"], not {given!r}')
+    if any(one.startswith("@") or "," in one for one in given):
+        raise EventError("`symbols` must be tickers: a file or a list in one text is not read here")
+    try:
+        return read_symbols(",".join(given))
+    except SettingsError as error:
+        raise EventError(f"`symbols`: {error}") from error
+
+
+def _thresholds(given: object) -> Thresholds:
+    names = [field.name for field in fields(Thresholds)]
+    if given is None:
+        return Thresholds()
+    if not isinstance(given, Mapping) or set(given) - set(names):
+        raise EventError(f"`thresholds` must be an object of {', '.join(names)}, not {given!r}")
+    for name, value in given.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value <= 1:
+            raise EventError(f"`thresholds.{name}` must be a number from 0 to 1, not {value!r}")
+    return Thresholds(**given)
+
+
+def _told(outcome: Outcome, lake: Lake) -> dict[str, Any]:
+    ledger = outcome.ledger
+    key = layout.session_key if outcome.published else layout.incomplete_key
+    return {
+        "session": ledger.session.isoformat(),
+        "published": outcome.published,
+        "object": lake.store.url(key(ledger.session)) if outcome.written else None,
+        "counts": {state.value: ledger.counts[state] for state in State},
+        "requested": ledger.requested,
+        "asked": outcome.asked,
+        "success_rate": ledger.success_rate,
+        "audit": [_finding(finding) for finding in outcome.findings],
+        "statistics": outcome.statistics.to_dict(),
+        "failures": dict(list(ledger.failed.items())[:_SHOWN]),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return asdict(finding) | {"verdict": finding.verdict.value}
+
+
+def _answer(status: int, body: Mapping[str, Any]) -> dict[str, Any]:
+    return {"statusCode": status, "body": json.dumps(body, default=str)}
+
+
+_TOLD = (SettingsError, CollectionError, StoreError, WrongLakeError, BrokenFileError, OSError)
+"""What may go wrong; anything else is a defect, which Lambda counts as a failed invocation."""

@@ -1,0 +1,122 @@
+"""The listing: what is asked of the source before any bar, so that the right bars are asked for.
+
+Belongs here: taking the list of assets, and the survey of the years in which they traded. Does not
+belong here: which of the listed symbols a session asks for (`collection.universe`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import date
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+
+from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.errors import PermanentError
+from datalake_assets.collection.plan import WINDOW
+from datalake_assets.collection.rate_limit import RateLimiter
+from datalake_assets.collection.retry import Caller, RetryPolicy
+from datalake_assets.collection.survey import Survey, survey
+from datalake_assets.collection.universe import active, lost
+from datalake_assets.lake.lake import Lake, Written
+from datalake_assets.publication import How
+from datalake_assets.sources.alpaca import AlpacaSource
+
+MAX_LOSS = 0.1
+"""Share of the active symbols that may be gone since the snapshot before."""
+
+_NEW_YORK = ZoneInfo("America/New_York")
+
+
+def take_snapshot(
+    alpaca: AlpacaSource,
+    lake: Lake,
+    limiter: RateLimiter,
+    policy: RetryPolicy,
+    *,
+    max_loss: float = MAX_LOSS,
+    clock: Clock | None = None,
+) -> tuple[date, pa.Table, Written]:
+    """Fetch the list of assets and keep it as the snapshot of today (in New York).
+
+    Args:
+        alpaca: Whom to ask.
+        lake: Where it is kept.
+        limiter: Of the trading API, which has a limit of its own.
+        policy: How often and how long to try again.
+        max_loss: Share of the active symbols that may be gone since the snapshot before.
+        clock: Time.
+
+    Raises:
+        PermanentError: The list can't be had, or so many active symbols are gone since the
+            snapshot before that it must have been cut short; nothing is written then.
+        RefusedError: The source does not accept the keys.
+    """
+    clock = clock or Clock()
+    snapshot = Caller(limiter, policy, clock=clock).call(alpaca.assets)
+    found = lake.universe()
+    now, before = active(snapshot), active(found[1]) if found else None
+    if (share := lost(now, before)) > max_loss:
+        raise PermanentError(
+            f"the source lists {now:,} active assets, the snapshot before {before or 0:,}: "
+            f"{share:.1%} are gone, more than {max_loss:.1%}, so the list was "
+            "not taken. If it is right, raise the collector's max_universe_loss for one run"
+        )
+    taken = clock.now().astimezone(_NEW_YORK).date()
+    return taken, snapshot, lake.write_universe(taken, snapshot)
+
+
+def take_survey(
+    alpaca: AlpacaSource,
+    lake: Lake,
+    how: How,
+    wanted: Mapping[date, Sequence[str]],
+    since: int,
+    asof: date,
+) -> Survey | None:
+    """In which years the symbols traded: the survey that the lake has, or a new one, if any.
+
+    A short range is not worth one. It is taken of all years at once, so that the runs of a
+    backfill share it, and years that are over do not change.
+
+    Args:
+        alpaca: Whom to ask.
+        lake: Where it is kept.
+        how: How to collect.
+        wanted: The symbols of each session.
+        since: The first year.
+        asof: The day whose symbols are meant.
+
+    Raises:
+        RefusedError: The source refuses every request.
+    """
+    if len(wanted) <= WINDOW:
+        return None
+    # Mostly all sessions want the same symbols, by one and the same tuple.
+    distinct = {id(symbols): symbols for symbols in wanted.values()}.values()
+    symbols = {symbol for symbols in distinct for symbol in symbols}
+    # It may be one of a few chosen symbols, or lack those whose questions failed. Names listed
+    # since, or refused, are fewer than a request's.
+    if (
+        (found := lake.survey())
+        and found.covers(wanted)
+        and len(symbols - found.years.keys()) < min(how.packing.symbols, len(symbols))
+    ):
+        return found
+    stop = threading.Event()
+    found = survey(
+        symbols,
+        since,
+        asof.year,
+        alpaca.years(asof),
+        Caller(how.limiter, how.retry, stop=stop),
+        symbols_per_request=how.packing.symbols,
+        workers=how.workers,
+        stop=stop,
+    )
+    if not found.years:
+        return None
+    lake.write_survey(asof, found)
+    return found
