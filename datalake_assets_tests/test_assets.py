@@ -649,6 +649,19 @@ def test_an_interrupted_range_keeps_the_sessions_that_were_published_before(
     assert bench.incomplete(wednesday).ledger.pending == ("AAC",)
 
 
+def test_a_run_sends_no_more_requests_than_it_may_and_tells_how_many_it_sent(
+    bench: Workbench,
+) -> None:
+    result = bench.run(MONDAY, max_requests=7)
+
+    assert not result.success
+    assert len(bench.market.requests) == 7
+    assert len(bench.incomplete(MONDAY).ledger.pending) == 13
+    run = bench.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags["datalake/requests"] == "7"
+
+
 def test_a_deadline_leaves_a_session_incomplete_with_what_was_not_asked(bench: Workbench) -> None:
     bench.market.slow = {"AAJ"}
 

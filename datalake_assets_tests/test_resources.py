@@ -137,6 +137,7 @@ def collector_in_a_run(
         ("attempts", 1),
         ("retry_seconds", 1.5),
         ("deadline_seconds", 2.5),
+        ("max_requests", 7),
         ("connect_timeout", 0.5),
         ("read_timeout", 0.5),
         ("symbols_per_request", 10),

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import datalake_assets
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import StoppedError
-from datalake_assets.collection.rate_limit import RateLimiter, SharedRateLimiter
+from datalake_assets.collection.rate_limit import Budget, RateLimiter, SharedRateLimiter
 from datalake_assets_tests.fakes import FakeClock
 
 HANG = 30.0
@@ -567,3 +567,32 @@ def test_processes_killed_at_any_moment_leave_a_file_that_goes_on_working(tmp_pa
     with ThreadPoolExecutor(1) as threads:
         assert threads.submit(gate.acquire, NEVER).result(HANG) < 1
     gate.close()
+
+
+def test_a_budget_ends_with_its_last_request_whoever_asks_for_it() -> None:
+    budget = Budget(RateLimiter(1e9), 50)
+    granted = []
+
+    def ask() -> None:
+        with contextlib.suppress(StoppedError):
+            while True:
+                granted.append(budget.acquire(NEVER))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG)
+
+    assert len(granted) == 50
+    with pytest.raises(StoppedError, match="the 50 requests allowed are used up"):
+        budget.acquire(NEVER)
+
+
+def test_a_budget_keeps_the_limit_and_the_pauses_of_the_limiter_behind_it() -> None:
+    clock = FakeClock()
+    budget = Budget(RateLimiter(60, slack=0, clock=clock), 3)
+
+    assert [budget.acquire(NEVER), budget.acquire(NEVER)] == [0.0, 1.0]
+    budget.pause(10)
+    assert budget.acquire(NEVER) == 10.0
