@@ -55,6 +55,12 @@ dev: $(RUNTIME) ## Open Dagster's UI, with its daemon, on PORT (3000)
 	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/python -W ignore::FutureWarning -m dagster \
 		dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
+# The function runs by the Python that built it.
+.PHONY: lambda
+lambda: LAMBDA_PYTHON ?= $(BIN)/python
+lambda: $(BIN)/python ## Build the Lambda function into build/lambda: a folder, a zip, and its size
+	@"$(LAMBDA_PYTHON)" deploy/lambda/build.py --out build/lambda
+
 # --- develop -------------------------------------------------------------------------------------
 
 .PHONY: test

@@ -20,6 +20,7 @@ import argparse
 import io
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
@@ -82,7 +83,8 @@ def make_lake(folder: Path, years: range, symbols: int) -> None:
     missing = [year for year in years if year not in have or not _rows(store, year)]
     if missing:
         print(f"making {len(missing)} years of {symbols:,} symbols in {folder} …", flush=True)
-        with ProcessPoolExecutor() as processes:
+        # Forked, a process would wait for the threads of obstore, which it does not inherit.
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
             list(processes.map(partial(_make_year, folder, symbols), missing))
 
 

@@ -9,9 +9,20 @@ from typing import Any
 import dagster as dg
 
 from datalake_assets.assets.daily_ticks import build_daily_ticks
+from datalake_assets.assets.lake_report import build_lake_report
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.assets.symbol_year_ticks import build_symbol_year_ticks
-from datalake_assets.automation.jobs import daily_ticks_job, repair_job, symbol_year_ticks_job
+from datalake_assets.automation.alerts import build_failure_sensor
+from datalake_assets.automation.freshness import build_freshness_check, build_freshness_sensor
+from datalake_assets.automation.jobs import (
+    build_daily_schedule,
+    daily_ticks_job,
+    freshness_job,
+    lake_report_job,
+    repair_job,
+    symbol_year_ticks_job,
+)
+from datalake_assets.automation.lambda_session import build_lambda_session_job
 from datalake_assets.automation.sensors import build_sensors
 from datalake_assets.checks import universe_is_whole
 from datalake_assets.collection.clock import Clock
@@ -81,10 +92,23 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
                 session_partitions(settings.first_session), settings.sessions_per_run
             ),
             build_symbol_year_ticks(year_partitions(settings.first_session)),
+            build_lake_report(settings.first_session),
         ],
-        asset_checks=[universe_is_whole],
-        jobs=[daily_ticks_job, repair_job, symbol_year_ticks_job],
-        sensors=build_sensors(settings),
+        asset_checks=[universe_is_whole, build_freshness_check(settings)],
+        jobs=[
+            daily_ticks_job,
+            repair_job,
+            symbol_year_ticks_job,
+            lake_report_job,
+            freshness_job,
+            *_lambda_jobs(settings),
+        ],
+        schedules=[build_daily_schedule(settings)],
+        sensors=[
+            *build_sensors(settings),
+            build_freshness_sensor(settings),
+            build_failure_sensor(settings),
+        ],
         resources={
             "collector": build_collector(settings),
             "source": build_source(settings),
@@ -96,6 +120,14 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
         # A subprocess for each step would import everything again: six seconds for nothing.
         executor=dg.in_process_executor,
     )
+
+
+def _lambda_jobs(settings: Settings) -> list[dg.JobDefinition]:
+    """The job that has a Lambda function collect, if there is a function."""
+    if not settings.lambda_function:
+        return []
+    partitions = session_partitions(settings.first_session)
+    return [build_lambda_session_job(settings.lambda_function, partitions)]
 
 
 defs = build_definitions()

@@ -7,7 +7,10 @@ It stops asking a minute before its end and keeps what it has as an incomplete s
 again with the same event, it asks only for the rest. So however often it runs out of time, the
 session is the same in the end. Nothing is written to /tmp but the 24 bytes of the rate limit.
 
+When Dagster invokes it, it tells Dagster, too, through Pipes (`automation.lambda_session`).
+
 https://docs.aws.amazon.com/lambda/latest/dg/python-handler.html
+https://docs.dagster.io/guides/build/external-pipelines/aws/aws-lambda-pipeline
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import Finding, Thresholds
@@ -35,8 +38,11 @@ from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.listing import take_snapshot
 from datalake_assets.publication import How, Origin, Outcome, Publication
 from datalake_assets.settings import Settings, SettingsError, read_symbols
-from datalake_assets.sources.alpaca import Account, AlpacaSource
+from datalake_assets.sources.alpaca import DELAY, Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
+
+if TYPE_CHECKING:
+    from dagster_pipes import PipesContext
 
 RESERVE = 60.0
 """Seconds before its end at which the function stops asking: the answers that are under way, the
@@ -45,13 +51,27 @@ audit and the write must fit in."""
 TIMEOUTS = Timeouts(connect=5, read=15, total=40)
 """Of each request: one sent at the last moment must have ended before the reserve has."""
 
+NEWEST = "newest"
+"""In an event, in the place of a session: the newest whose bars can be had."""
+
+PIPES = ("DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSAGES")
+"""What Dagster's Pipes adds to an event."""
+
 _SHOWN = 100
+
+_TAIL = 3000
+"""Bytes of what is told to Dagster, which finds it in the last 4 KB of the function's log, among
+Lambda's own lines and those of Pipes."""
 
 log = logging.getLogger(__name__)
 
 
 class EventError(ValueError):
     """The event can't be used: which part, what it was, what is legal."""
+
+
+class NoTimeError(RuntimeError):
+    """The function has no time to ask for anything: what it needs."""
 
 
 class LambdaContext(Protocol):
@@ -79,12 +99,14 @@ class Request:
     thresholds: Thresholds
 
     @classmethod
-    def of(cls, event: Mapping[str, Any], now: datetime) -> Request:
+    def of(cls, event: object, now: datetime) -> Request:
         """Read an event: `{"session": "2026-11-20", "symbols": ["AAPL"], "thresholds": {…}}`.
+
+        Only the session is needed; `newest` stands for the newest that can be had.
 
         Args:
             event: What was given.
-            now: The time, UTC: a session must have closed.
+            now: The time, UTC: a session must have closed, and its bars be served.
 
         Raises:
             EventError: It has something else in it, or something that can't be.
@@ -92,7 +114,7 @@ class Request:
         if not isinstance(event, Mapping):
             raise EventError(f"the event must be an object, not {type(event).__name__}")
         legal = ("session", "symbols", "thresholds")
-        if unknown := sorted(set(event) - set(legal)):
+        if unknown := sorted(map(str, set(event) - {*legal, *PIPES})):
             raise EventError(f"unknown: {', '.join(unknown)}; an event has {', '.join(legal)}")
         return cls(
             _session(event.get("session"), now),
@@ -101,8 +123,11 @@ class Request:
         )
 
 
-def lambda_handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
+def lambda_handler(event: object, context: LambdaContext) -> dict[str, Any]:
     """Collect a session and publish it, as far as the time that is left allows.
+
+    A session that the lake holds is repaired: of a published one that lacks nothing, nothing is
+    asked.
 
     Args:
         event: What to collect (`Request.of`).
@@ -113,18 +138,28 @@ def lambda_handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str
         `incomplete/`; with `pending` above 0 in the body's counts, invoke again with the same
         event. 400: the event can't be used. 500: nothing could be done; `error` says why.
     """
+    if isinstance(event, Mapping) and PIPES[0] in event:
+        with _pipes(event) as pipes:
+            status, told = _handle(event, context)
+            pipes.report_custom_message(_brief(status, told))
+    else:
+        status, told = _handle(event, context)
+    return {"statusCode": status, "body": json.dumps(told)}
+
+
+def _handle(event: object, context: LambdaContext) -> tuple[int, dict[str, Any]]:
     try:
         request = Request.of(event, Clock().now())
     except EventError as error:
-        return _answer(400, {"error": str(error)})
+        return 400, {"error": str(error)}
     try:
         outcome, lake = _collect(request, context)
     except _TOLD as error:
         log.exception("the session %s was not collected", request.session)
-        return _answer(500, {"session": request.session.isoformat(), "error": str(error)})
+        return 500, {"session": request.session.isoformat(), "error": str(error)}
     told = _told(outcome, lake)
     log.info(json.dumps({name: told[name] for name in ("session", "published", "counts")}))
-    return _answer(200 if outcome.published else 207, told)
+    return 200 if outcome.published else 207, told
 
 
 def workers(memory_mb: int) -> int:
@@ -136,12 +171,19 @@ def workers(memory_mb: int) -> int:
 
 
 def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
+    if not (seconds := _seconds(context)):
+        raise NoTimeError(
+            f"the last {RESERVE:.0f} seconds are kept for the answers under way, the audit and the "
+            "write, and no more are left, so nothing was asked for: give the function a longer "
+            "timeout, at most 900 seconds"
+        )
     settings = Settings.load()
     account = _account(settings)
     lake = Lake(open_store(settings.lake_uri))
     lake.claim(account.source)
     threads = workers(int(context.memory_limit_in_mb))
-    retry = RetryPolicy(seconds=RESERVE)
+    # A request that fails to the end of this must still leave its reserve.
+    retry = RetryPolicy(seconds=min(RESERVE, seconds))
     with closing(AlpacaSource(account, connections=threads, timeouts=TIMEOUTS)) as alpaca:
         found = lake.universe()
         if not found or found[0] < request.session:
@@ -161,12 +203,17 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
                 retry=retry,
                 workers=threads,
                 thresholds=request.thresholds,
-                seconds=max(0.0, context.get_remaining_time_in_millis() / 1000 - RESERVE),
+                seconds=_seconds(context),
             )
             # A repair of what an earlier invocation left; of nothing, the whole session.
             publication = Publication(wanted, lake, how, repair=True)
             (outcome,) = publication.run(alpaca.bars(taken), origin, clock=Clock())
     return outcome, lake
+
+
+def _seconds(context: LambdaContext) -> float:
+    """Seconds for which it may ask."""
+    return max(0.0, context.get_remaining_time_in_millis() / 1000 - RESERVE)
 
 
 def _account(settings: Settings) -> Account:
@@ -183,19 +230,21 @@ def _account(settings: Settings) -> Account:
 
 
 def _session(given: object, now: datetime) -> date:
-    legal = "`session` must be a trading session like 2026-11-20"
+    legal = f"`session` must be a trading session like 2026-11-20, or {NEWEST!r}"
     if not isinstance(given, str):
         raise EventError(f"{legal}, not {given!r}")
     try:
+        if given == NEWEST:
+            return market_calendar.latest_closed_session(now - DELAY)
         day = date.fromisoformat(given)
-        if day.isoformat() != given or not market_calendar.is_session(day):
-            raise EventError(f"{legal}; {given} is none")
-    except EventError:
-        raise
+        # fromisoformat() alone would take "20261120" and "2026-W47-5".
+        known = day.isoformat() == given and market_calendar.is_session(day)
     except ValueError as error:
         raise EventError(f"{legal}, not {given!r}: {error}") from error
-    if market_calendar.session_close(day) > now:
-        raise EventError(f"{legal}; {given} has not closed yet")
+    if not known:
+        raise EventError(f"{legal}; {given} is none")
+    if (served := market_calendar.session_close(day) + DELAY) > now:
+        raise EventError(f"{legal}; the bars of {given} are served from {served:%H:%M} UTC on")
     return day
 
 
@@ -232,6 +281,7 @@ def _told(outcome: Outcome, lake: Lake) -> dict[str, Any]:
         "session": ledger.session.isoformat(),
         "published": outcome.published,
         "object": lake.store.url(key(ledger.session)) if outcome.written else None,
+        "file_size_bytes": outcome.written.size if outcome.written else None,
         "counts": {state.value: ledger.counts[state] for state in State},
         "requested": ledger.requested,
         "asked": outcome.asked,
@@ -246,9 +296,60 @@ def _finding(finding: Finding) -> dict[str, Any]:
     return asdict(finding) | {"verdict": finding.verdict.value}
 
 
-def _answer(status: int, body: Mapping[str, Any]) -> dict[str, Any]:
-    return {"statusCode": status, "body": json.dumps(body, default=str)}
+def _pipes(event: Mapping[str, Any]) -> PipesContext:
+    """Where Dagster is told.
+
+    Not opened by `open_dagster_pipes`: that remembers the first one of the process, which is closed
+    when Lambda uses the process again.
+    """
+    from dagster_pipes import (
+        PipesContext,
+        PipesDefaultContextLoader,
+        PipesDefaultMessageWriter,
+        PipesMappingParamsLoader,
+    )
+
+    return PipesContext(
+        PipesMappingParamsLoader(event), PipesDefaultContextLoader(), PipesDefaultMessageWriter()
+    )
 
 
-_TOLD = (SettingsError, CollectionError, StoreError, WrongLakeError, BrokenFileError, OSError)
+def _brief(status: int, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The status and the answer, without what is too long for the end of a log."""
+    brief = {"status": status, **told}
+    if "error" in told:
+        brief["error"] = _cut(told["error"], _TAIL // 2)
+        return brief
+    brief["audit"] = [
+        {
+            **{name: finding[name] for name in ("rule", "verdict", "value", "threshold")},
+            **({} if finding["verdict"] == "pass" else {"detail": _cut(finding["detail"], 200)}),
+        }
+        for finding in told["audit"]
+    ]
+    brief["failures"] = {}
+    for symbol, error in told["failures"].items():
+        more = brief["failures"] | {symbol: _cut(error, 160)}
+        if len(json.dumps(brief | {"failures": more})) > _TAIL:
+            break
+        brief["failures"] = more
+    return brief
+
+
+def _cut(text: str, size: int) -> str:
+    """The text, or its beginning, so that it takes no more than this in JSON."""
+    while len(json.dumps(text)) > size:
+        text = f"{text[: len(text) * 9 // 10 - 1]}…"
+    return text
+
+
+_TOLD = (
+    SettingsError,
+    NoTimeError,
+    CollectionError,
+    StoreError,
+    WrongLakeError,
+    BrokenFileError,
+    OSError,
+)
 """What may go wrong; anything else is a defect, which Lambda counts as a failed invocation."""

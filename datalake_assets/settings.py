@@ -109,6 +109,12 @@ def rate_limit(text: str) -> str:
     return text
 
 
+def _function(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_:-]{1,170}", text):
+        raise ValueError("must be the name or the ARN of a Lambda function")
+    return text
+
+
 def _feed(text: str) -> str:
     if text not in FEEDS:
         raise ValueError(f"must be one of {', '.join(FEEDS)}")
@@ -366,6 +372,14 @@ SETTINGS: tuple[Setting, ...] = (
         rate_limit,
         secret=True,
     ),
+    Setting(
+        "DATALAKE_LAMBDA_FUNCTION",
+        "lambda_function",
+        None,
+        "",
+        "the Lambda function that lambda_session_job invokes. Not set: there is no such job",
+        _function,
+    ),
 )
 
 
@@ -397,6 +411,7 @@ class Settings:
     fresh_within_hours: int
     alert_webhook: str | None = field(repr=False)
     rate_limit: str | None = field(repr=False)
+    lambda_function: str | None
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, *, today: date | None = None) -> Self:

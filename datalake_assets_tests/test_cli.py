@@ -680,8 +680,8 @@ def test_status_of_a_partial_lake_names_gaps_and_repairs(
 
     assert result.exit_code == 0
     told = plain(result.stdout)
-    assert "missing: 1 sessions → datalake backfill --from 2024-07-01 --to 2024-07-01" in told
-    assert "missing: 1 sessions → datalake backfill --from 2024-07-08 --to 2024-07-08" in told
+    assert "missing: 1 session → datalake backfill --from 2024-07-01 --to 2024-07-01" in told
+    assert "missing: 1 session → datalake backfill --from 2024-07-08 --to 2024-07-08" in told
     repair = "datalake collect --session 2024-07-09 --repair"
     assert re.search(rf"2024-07-09: \d+ failed, 0 pending → {repair}", told)
     found = status()

@@ -143,18 +143,20 @@ def test_partitions_start_where_the_settings_and_the_source_do(
     assert asset.partitions_def.get_first_partition_key() == first
 
 
-def test_there_are_three_assets_their_checks_and_a_job_for_sessions_and_for_years() -> None:
+def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition() -> None:
     definitions = build_definitions(Settings.load({}))
     graph = definitions.resolve_asset_graph()
 
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
         "daily_ticks",
+        "lake_report",
         "stock_universe",
         "symbol_year_ticks",
     }
     assert {key.name for key in graph.asset_check_keys} == {
         *RULES,
         "layouts_agree",
+        "newest_session_is_there",
         "universe_is_whole",
     }
     job = definitions.resolve_job_def("daily_ticks_job")

@@ -9,9 +9,7 @@ import itertools
 import json
 import math
 import os
-import pwd
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,6 +39,7 @@ from datalake_assets.resources import CollectorResource
 from datalake_assets.settings import Settings, SettingsError
 from datalake_assets_tests.collection.test_rate_limit import most_in_a_minute
 from datalake_assets_tests.fakes import FakeClock
+from datalake_assets_tests.postgres import NOT_HERE, PostgresServer, binaries
 
 HANG = 60.0
 """Seconds after which a test that should long have ended is taken to hang."""
@@ -49,115 +47,16 @@ HANG = 60.0
 NEVER = threading.Event()
 PASSWORD = "pa:s/s@w?rd#7"
 DSN_PASSWORD = "pa%3As%2Fs%40w%3Frd%237"
-AS_ROOT = os.geteuid() == 0
-"""Postgres refuses to run as root: its processes are then those of `nobody`."""
-
-
-# --- the server ---
-
-
-def binaries() -> Path | None:
-    """The folder of the newest Postgres here; Debian keeps it off the path."""
-    on_path = shutil.which("initdb")
-    folders = [Path(on_path).resolve().parent] if on_path else []
-    debian = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.is_dir()]
-    folders += sorted(debian, key=lambda path: int(path.parent.name), reverse=True)
-    return next((path for path in folders if (path / "postgres").exists()), None)
-
-
-class Server:
-    """A Postgres on loopback that asks for a password, with its data in a folder of its own."""
-
-    def __init__(self, binaries: Path, folder: Path) -> None:
-        self._binaries, self._folder = binaries, folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        secret = folder / "password"
-        secret.write_text(PASSWORD, encoding="ascii")
-        if AS_ROOT:
-            for path in (folder, secret):
-                shutil.chown(path, "nobody")
-        subprocess.run(
-            [
-                *(binaries / "initdb", "-D", folder / "data", "-U", "lake", "--no-sync"),
-                *("--auth=scram-sha-256", f"--pwfile={secret}", "--locale=C", "--encoding=UTF8"),
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            **self._user,
-        )
-        self.start()
-
-    @property
-    def _user(self) -> dict[str, Any]:
-        if not AS_ROOT:
-            return {}
-        nobody = pwd.getpwnam("nobody")
-        return {"user": nobody.pw_uid, "group": nobody.pw_gid, "cwd": self._folder}
-
-    def dsn(self, user: str = "lake", password: str = DSN_PASSWORD, **more: str) -> str:
-        options = "&".join(f"{name}={value}" for name, value in more.items())
-        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/postgres?{options}"
-
-    def start(self) -> None:
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(self._binaries / "postgres", "-D", self._folder / "data"),
-                    *("-p", str(self.port), "-k", self._folder, "-c", "fsync=off"),
-                ],
-                stdout=log,
-                stderr=log,
-                **self._user,
-            )
-        end = time.monotonic() + HANG
-        while True:
-            try:
-                self.connect().close()
-            except psycopg.OperationalError:
-                if time.monotonic() > end or self._process.poll() is not None:
-                    pytest.fail(f"Postgres did not start:\n{(self._folder / 'log').read_text()}")
-                time.sleep(0.05)
-            else:
-                return
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGQUIT)  # at once, as a crash would be
-        self._process.wait(HANG)
-
-    def connect(self) -> "psycopg.Connection[tuple[Any, ...]]":
-        return psycopg.connect(self.dsn(), autocommit=True)
-
-    def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with self.connect() as connection:
-            cursor = connection.execute(statement, values)
-            return cursor.fetchall() if cursor.description else []
-
-    @contextlib.contextmanager
-    def hanging(self) -> Iterator[None]:
-        """The server and its processes stand still: connections stay open, nobody answers."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        if not children.exists():
-            pytest.skip("this system does not tell which processes are the server's")
-        stopped = [self._process.pid, *map(int, children.read_text().split())]
-        for process in stopped:
-            os.kill(process, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for process in stopped:
-                os.kill(process, signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")
-def server(isolated_environment: None) -> Iterator[Server]:
+def server(isolated_environment: None) -> Iterator[PostgresServer]:
     found = binaries()
     if found is None:
-        pytest.skip("there is no Postgres server here (Debian, Ubuntu: apt install postgresql)")
+        pytest.skip(NOT_HERE)
     # Not below pytest's own folder, which no other user may enter.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        started = Server(found, Path(folder))
+        started = PostgresServer(found, Path(folder), PASSWORD)
         try:
             yield started
         finally:
@@ -176,7 +75,7 @@ def key() -> str:
 class Made:
     """Makes limiters, and closes them."""
 
-    def __init__(self, server: Server, stack: contextlib.ExitStack) -> None:
+    def __init__(self, server: PostgresServer, stack: contextlib.ExitStack) -> None:
         self._server, self._stack = server, stack
 
     def __call__(self, key: str, per_minute: float = 60, **more: Any) -> PostgresRateLimiter:
@@ -187,7 +86,7 @@ class Made:
 
 
 @pytest.fixture
-def limiter(server: Server) -> Iterator[Made]:
+def limiter(server: PostgresServer) -> Iterator[Made]:
     with contextlib.ExitStack() as stack:
         yield Made(server, stack)
 
@@ -215,7 +114,7 @@ class FakeServerClock(FakeClock):
 class FakeTime:
     """The same server, for connections whose `clock_timestamp()` reads a row of ours."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: PostgresServer) -> None:
         self.dsn = server.dsn(options="-csearch_path%3Dfake%2Cpg_catalog")
         self._connection = server.connect()
         self._connection.execute(
@@ -239,7 +138,7 @@ class FakeTime:
 
 
 @pytest.fixture(scope="module")
-def fake_time(server: Server) -> Iterator[FakeTime]:
+def fake_time(server: PostgresServer) -> Iterator[FakeTime]:
     with contextlib.closing(FakeTime(server)) as time_of_server:
         yield time_of_server
 
@@ -419,7 +318,7 @@ def test_two_keys_are_two_limits(limiter: Made, fake_time: FakeTime, key: str) -
 
 
 def test_the_time_of_a_slot_is_read_after_the_row_was_waited_for(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     """Else who waited for the row would book a slot that is over, beside the next one's."""
     gate = limiter(key, 60_000)
@@ -438,7 +337,7 @@ def test_the_time_of_a_slot_is_read_after_the_row_was_waited_for(
     assert slot[0] >= released - 1e-6
 
 
-def until_it_waits_for_a_lock(server: Server, count: int = 1) -> None:
+def until_it_waits_for_a_lock(server: PostgresServer, count: int = 1) -> None:
     end = time.monotonic() + HANG
     while time.monotonic() < end:
         ((waiting,),) = server.run("SELECT count(*) FROM pg_locks WHERE NOT granted")
@@ -515,7 +414,7 @@ def go(process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.parametrize(("per_minute", "count"), [(6_000, 25), (600_000, 100)])
 def test_processes_with_threads_hold_one_limit_together(
-    server: Server, key: str, per_minute: int, count: int
+    server: PostgresServer, key: str, per_minute: int, count: int
 ) -> None:
     with contextlib.ExitStack() as stack:
         crowd = [
@@ -541,7 +440,7 @@ def test_processes_with_threads_hold_one_limit_together(
 
 
 def test_a_process_killed_while_it_holds_the_row_does_not_block_the_others(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     gate = limiter(key, 6_000)
     gate.acquire(NEVER)
@@ -556,7 +455,7 @@ def test_a_process_killed_while_it_holds_the_row_does_not_block_the_others(
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_processes_killed_or_stopped_at_any_moment_do_not_block_the_others(
-    server: Server, limiter: Made, key: str, how: signal.Signals
+    server: PostgresServer, limiter: Made, key: str, how: signal.Signals
 ) -> None:
     draw = random.Random(20240703)
     gate = limiter(key, 600_000, patience=0)
@@ -573,7 +472,7 @@ def test_processes_killed_or_stopped_at_any_moment_do_not_block_the_others(
 
 
 def test_a_row_that_somebody_keeps_locked_is_an_error_that_says_so(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     gate = limiter(key, patience=0)
     gate.acquire(NEVER)
@@ -585,7 +484,7 @@ def test_a_row_that_somebody_keeps_locked_is_an_error_that_says_so(
 
 
 def test_a_stop_wakes_those_who_wait_for_their_slots_and_for_a_locked_row(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     gate, hurried = limiter(key, 1), limiter(key, 1, patience=0)
     stop = threading.Event()
@@ -606,7 +505,7 @@ def test_a_stop_wakes_those_who_wait_for_their_slots_and_for_a_locked_row(
 
 
 def test_a_closed_limiter_gives_no_permit_and_wakes_who_waits(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     gate = limiter(key, patience=math.inf)
     gate.acquire(NEVER)
@@ -630,7 +529,7 @@ def test_a_closed_limiter_gives_no_permit_and_wakes_who_waits(
 
 
 def test_without_postgres_nobody_gets_a_permit_and_all_are_told_why(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     gate = limiter(key, 60_000, patience=1.0)
     gate.acquire(NEVER)
@@ -651,7 +550,7 @@ def test_without_postgres_nobody_gets_a_permit_and_all_are_told_why(
 
 
 def test_who_waits_for_postgres_to_come_back_can_be_stopped(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     gate = limiter(key, patience=math.inf)
     stop = threading.Event()
@@ -670,7 +569,7 @@ def test_who_waits_for_postgres_to_come_back_can_be_stopped(
 
 
 def test_a_restart_of_postgres_is_bridged_and_what_was_booked_and_paused_still_holds(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     gate, other = limiter(key, patience=HANG), limiter(key, patience=HANG)
     gate.acquire(NEVER)
@@ -689,7 +588,7 @@ def test_a_restart_of_postgres_is_bridged_and_what_was_booked_and_paused_still_h
 
 
 def test_a_server_that_hangs_is_waited_for_no_longer_than_told(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     tries: list[object] = []
 
@@ -722,7 +621,7 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_told(
 
 
 def test_limiters_made_in_an_empty_database_while_another_one_makes_the_table_work(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     server.run(f"DROP TABLE IF EXISTS {TABLE}")
     limiter(key)
@@ -743,7 +642,7 @@ def test_limiters_made_in_an_empty_database_while_another_one_makes_the_table_wo
 
 
 def test_a_user_who_may_only_use_the_table_can_and_one_who_may_not_is_told(
-    server: Server, limiter: Made, key: str
+    server: PostgresServer, limiter: Made, key: str
 ) -> None:
     limiter(key)  # the table is there
     for user in ("limited", "nobody_at_all"):
@@ -770,7 +669,9 @@ def everything(error: BaseException | None) -> str:
     return "\n".join(told)
 
 
-def test_the_password_is_in_no_repr_and_no_error(server: Server, limiter: Made, key: str) -> None:
+def test_the_password_is_in_no_repr_and_no_error(
+    server: PostgresServer, limiter: Made, key: str
+) -> None:
     gate = limiter(key, patience=0)
     texts = [repr(gate), str(gate)]
     with socket.socket() as unused:
@@ -830,7 +731,7 @@ def dagster_resolved(dsn: str, monkeypatch: pytest.MonkeyPatch) -> CollectorReso
 
 
 def test_collectors_of_one_account_share_a_row_for_each_budget(
-    server: Server, monkeypatch: pytest.MonkeyPatch, key: str
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     collector = dagster_resolved(server.dsn(), monkeypatch)
     account = key.replace(" ", "")

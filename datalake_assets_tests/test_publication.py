@@ -8,6 +8,7 @@ import importlib.util
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
@@ -43,6 +44,7 @@ from datalake_assets.sources.transport import Timeouts
 from datalake_assets_tests.collection.tables import every, names, table
 from datalake_assets_tests.fakes import FakeClock, ScriptedSource
 from datalake_assets_tests.lake.files import alike_but_for
+from datalake_assets_tests.lake.stores import Interlude, WatchedStore
 
 DAYS = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 15))
 MONDAY = DAYS[0]
@@ -206,6 +208,84 @@ def test_two_repairs_of_the_same_sessions_at_once_both_end_well() -> None:
         assert all(outcome.published for outcome in outcomes)
     assert (lake.sessions(), lake.incomplete()) == (DAYS[:3], [])
     assert [lake.read(day).ledger.present for day in DAYS[:3]] == [SYMBOLS] * 3
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "lake")
+    return str(request.getfixturevalue("s3_lake_uri"))
+
+
+LOST = SYMBOLS[:60]
+GONE = PermanentError("HTTP 404: gone")
+
+
+def lake_to_repair(uri: str, clock: FakeClock) -> Lake:
+    """A lake whose only session waits without `LOST`."""
+    lake = Lake(open_store(uri))
+    lake.claim("test")
+    source = without(ScriptedSource(every(SYMBOLS)), frozenset(LOST), GONE)
+    collect(lake, source, {MONDAY: SYMBOLS}, clock=clock)
+    assert (lake.sessions(), lake.incomplete()) == ([], [MONDAY])
+    clock.advance(60)
+    return lake
+
+
+def assert_whole(lake: Lake) -> None:
+    assert (lake.sessions(), lake.incomplete()) == ([MONDAY], [])
+    found = lake.read(MONDAY)
+    assert (found.ledger.present, found.ledger.missing) == (SYMBOLS, ())
+    assert found.bars.equals(every(SYMBOLS))
+
+
+@pytest.mark.parametrize("reached", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("writes", [1, 2, 3])
+@pytest.mark.parametrize("second", ["the other half", "all", "all but one", "a whole collection"])
+def test_whatever_another_writes_meanwhile_a_repair_loses_none_of_it(
+    second: str, writes: int, reached: bool
+) -> None:
+    """The repair brings every other symbol; the interlude comes at each of its writes."""
+    clock = FakeClock()
+    lake, source = lake_to_repair("memory://", clock), ScriptedSource(every(SYMBOLS))
+    missed = {"the other half": LOST[1::2], "all but one": LOST[:1]}.get(second, ())
+
+    def meanwhile() -> None:
+        clock.advance(60)
+        fetch = without(source, frozenset(missed), GONE)
+        repair = second != "a whole collection"
+        collect(lake, fetch, {MONDAY: SYMBOLS}, repair=repair, clock=clock)
+
+    interlude = Interlude(writes, reached, meanwhile)
+    watched = Lake(WatchedStore(lake.store, **interlude.moments))
+    half = without(source, frozenset(LOST[::2]), GONE)
+    collect(watched, half, {MONDAY: SYMBOLS}, repair=True, clock=clock)
+    assert interlude.happened or writes > 1
+    if not interlude.happened:
+        meanwhile()
+    if second == "all but one":  # the one is among those that the first brought not
+        assert lake.read(MONDAY).ledger.missing == LOST[:1]
+        clock.advance(60)
+        collect(lake, source, {MONDAY: SYMBOLS}, repair=True, clock=clock)
+    assert_whole(lake)
+
+
+def test_two_repairs_that_answer_at_the_same_moment_are_merged(uri: str) -> None:
+    clock = FakeClock()
+    lake = lake_to_repair(uri, clock)
+    at_once = threading.Barrier(2, timeout=60)
+
+    def repair(missed: tuple[str, ...]) -> None:
+        mine = Lake(open_store(uri))
+        source = without(ScriptedSource(every(SYMBOLS)), frozenset(missed), GONE)
+        publication = Publication({MONDAY: SYMBOLS}, mine, how(clock), repair=True)
+        at_once.wait()  # both start from the same
+        list(publication.run(source, Origin("test", DAYS[-1], "run"), clock=clock))
+
+    for first, second in ((LOST[::2], LOST[1::2]), (LOST[1::2], LOST[::2]), (LOST, ())):
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(repair, (first, second)))
+    assert_whole(lake)
 
 
 def test_a_repair_also_mends_a_session_that_was_published_with_a_few_failures() -> None:

@@ -1,25 +1,82 @@
-"""Jobs: what a person or a sensor launches."""
+"""Jobs: what a person, a sensor or the schedule launches."""
+
+from datetime import UTC, timedelta
 
 import dagster as dg
+from dagster import AssetSelection
 
+from datalake_assets import market_calendar
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.automation.due import PARTITION_APPEARS
+from datalake_assets.settings import Settings
+
+NEWEST_SESSION = dg.AssetCheckKey(DAILY_TICKS, "newest_session_is_there")
+"""The check of freshness: about the lake and the clock, so no part of a run over a session."""
+
+_OF_A_SESSION = AssetSelection.assets(DAILY_TICKS) - AssetSelection.checks(NEWEST_SESSION)
 
 daily_ticks_job = dg.define_asset_job(
     "daily_ticks_job",
-    selection=dg.AssetSelection.assets(STOCK_UNIVERSE, DAILY_TICKS),
+    selection=AssetSelection.assets(STOCK_UNIVERSE) | _OF_A_SESSION,
     description="Take today's universe and collect sessions: one partition, or a range of them.",
 )
 
 repair_job = dg.define_asset_job(
     "repair_job",
-    selection=dg.AssetSelection.assets(DAILY_TICKS),
+    selection=_OF_A_SESSION,
     description="Ask again for what a session lacks, with the collector's `repair` on.",
 )
 
 symbol_year_ticks_job = dg.define_asset_job(
     "symbol_year_ticks_job",
-    selection=dg.AssetSelection.assets(SYMBOL_YEAR_TICKS),
+    selection=AssetSelection.assets(SYMBOL_YEAR_TICKS),
     description="Publish years per symbol: one partition, or a range of them.",
 )
+
+lake_report_job = dg.define_asset_job(
+    "lake_report_job",
+    selection=AssetSelection.assets(LAKE_REPORT),
+    description="Write the report: whether the lake is good, and what to do.",
+)
+
+freshness_job = dg.define_asset_job(
+    "freshness_job",
+    selection=AssetSelection.checks(NEWEST_SESSION),
+    description="Look whether the newest session is in the lake, and collect nothing.",
+)
+
+
+def build_daily_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """A schedule for those who prefer one to the sensor `new_sessions`: off until it is started.
+
+    One run a session at a fixed hour, and no second try. Dagster's own schedule of a partitioned
+    job would ask for Friday's session on Saturday and Sunday again.
+
+    Args:
+        settings: How long after the close.
+    """
+    # The latest close is at 21:00 UTC, in winter; a few minutes are for a clock that is ahead.
+    after_close = timedelta(hours=21, minutes=settings.collect_after_minutes)
+    after = max(PARTITION_APPEARS + timedelta(minutes=5), after_close)
+    hours, minutes = divmod(after.seconds // 60, 60)
+
+    @dg.schedule(
+        name="daily_schedule",
+        job=daily_ticks_job,
+        cron_schedule=f"{minutes} {hours} * * *",
+        execution_timezone="UTC",
+        description="Collect each session once, on its evening. Use it instead of the sensor "
+        "new_sessions, which also tries again and catches up.",
+    )
+    def daily_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        day = (context.scheduled_execution_time.astimezone(UTC) - after).date()
+        if not market_calendar.is_session(day):
+            return dg.SkipReason(f"{day} was no session")
+        if day < settings.first_session:
+            return dg.SkipReason(f"{day} is before the first session, {settings.first_session}")
+        return dg.RunRequest(run_key=str(day), partition_key=str(day))
+
+    return daily_schedule

@@ -101,3 +101,22 @@ def materialized_at(
         if records:
             found[key] = datetime.fromtimestamp(records[0].timestamp, UTC)
     return found
+
+
+def last_materialized(instance: dg.DagsterInstance, asset: dg.AssetKey) -> datetime | None:
+    """When an asset, any partition of it, was last materialized, UTC."""
+    event = instance.get_latest_materialization_event(asset)
+    return datetime.fromtimestamp(event.timestamp, UTC) if event else None
+
+
+def newest_news(
+    instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey], jobs: Iterable[str]
+) -> datetime | None:
+    """When one of these assets was last materialized, or a run of one of these jobs failed, UTC."""
+    found = [last_materialized(instance, asset) for asset in assets]
+    for job in jobs:
+        failed = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE])
+        for record in instance.get_run_records(failed, limit=1):
+            if record.end_time:
+                found.append(datetime.fromtimestamp(record.end_time, UTC))
+    return max(filter(None, found), default=None)

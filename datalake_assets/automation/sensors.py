@@ -20,9 +20,16 @@ import dagster as dg
 from datalake_assets import market_calendar
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.daily_ticks import REQUESTS_TAG
+from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.automation import due, runs
-from datalake_assets.automation.jobs import daily_ticks_job, repair_job, symbol_year_ticks_job
+from datalake_assets.automation.jobs import (
+    daily_ticks_job,
+    lake_report_job,
+    repair_job,
+    symbol_year_ticks_job,
+)
+from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.plan import Packing
 from datalake_assets.lake import layout
@@ -36,8 +43,10 @@ from datalake_assets.settings import Settings
 NEW, SECOND_LOOK, REPAIR, YEAR = "new session", "second look", "repair", "year"
 """What the runs are for: the values of the tag `runs.FOR`."""
 
-COLLECTING = (daily_ticks_job.name, repair_job.name)
+COLLECTING = (daily_ticks_job.name, repair_job.name, LAMBDA_SESSION_JOB)
 """The jobs that collect sessions."""
+
+YEARS_JOB = symbol_year_ticks_job.name
 
 GRANTED_TAG, DAY_TAG = "datalake/max_requests", "datalake/day"
 """Tags of a repair: the requests that it may use, and of which day's budget."""
@@ -64,6 +73,7 @@ def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         _second_look(settings),
         _repair(settings),
         _years_follow(),
+        _report_follows(),
     ]
 
 
@@ -257,9 +267,7 @@ def _years_follow() -> dg.SensorDefinition:
         changed = _changed_years(open_store(lake.uri))
         graph = _graph(context)
         collecting = {day[:4] for day in _under_way(context)}
-        publishing = runs.under_way(
-            context.instance, SYMBOL_YEAR_TICKS, (symbol_year_ticks_job.name,), graph
-        )
+        publishing = runs.under_way(context.instance, SYMBOL_YEAR_TICKS, (YEARS_JOB,), graph)
         requests: list[dg.RunRequest] = []
         told: list[str] = []
         for year, at in changed.items():
@@ -290,6 +298,35 @@ def _years_follow() -> dg.SensorDefinition:
         return dg.SensorResult(run_requests=requests)
 
     return years_follow
+
+
+def _report_follows() -> dg.SensorDefinition:
+    @dg.sensor(
+        name="report_follows",
+        job=lake_report_job,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Write the report anew when something was published, or failed, and nothing "
+        "more is under way.",
+    )
+    def report_follows(
+        context: dg.SensorEvaluationContext,
+    ) -> dg.SensorResult | dg.SkipReason:
+        newest = runs.newest_news(
+            context.instance, (DAILY_TICKS, SYMBOL_YEAR_TICKS), (*COLLECTING, YEARS_JOB)
+        )
+        written = runs.last_materialized(context.instance, LAKE_REPORT)
+        if newest is None or (written and newest <= written):
+            return dg.SkipReason("nothing happened since the report was written")
+        busy = {
+            **_under_way(context),
+            **runs.under_way(context.instance, SYMBOL_YEAR_TICKS, (YEARS_JOB,), _graph(context)),
+        }
+        if busy:
+            return dg.SkipReason(f"{len(busy):,} partitions are still being worked on")
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"report {newest.isoformat()}")])
+
+    return report_follows
 
 
 def _after(settings: Settings, days: list[date]) -> list[date]:

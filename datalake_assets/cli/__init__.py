@@ -12,6 +12,7 @@ import typer
 
 from datalake_assets.cli.collect import backfill, collect
 from datalake_assets.cli.demo import demo
+from datalake_assets.cli.doctor import doctor
 from datalake_assets.cli.exchange import exchange
 from datalake_assets.cli.plan import plan
 from datalake_assets.cli.publish import publish
@@ -27,5 +28,5 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # a local variable can hold a key
 )
 
-for command in (demo, collect, backfill, publish, plan, status, show, upload, exchange):
+for command in (demo, collect, backfill, publish, plan, status, show, doctor, upload, exchange):
     app.command()(command)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import open_lake, partitions
-from datalake_assets.cli.runs import materialize
+from datalake_assets.cli.runs import materialize, write_report
 from datalake_assets.cli.terminal import command, out, plain_errors, sparkline, tell
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
@@ -30,6 +30,7 @@ def demo() -> None:
         tell(out, f"Collecting {first} to {newest} from {where} into {settings.lake_uri} …")
         good = materialize(settings, max(first, settings.first_session), newest)
         if good:
+            good = write_report(settings)
             _first_look(open_lake(settings), newest)
     raise typer.Exit(0 if good else 1)
 
@@ -79,7 +80,9 @@ def _first_look(lake: Lake, newest: date) -> None:
         f"{bars.num_rows:,} bars of {newest} lie in {sessions}. Next:\n"
         f"  duckdb -c \"SELECT * FROM '{sessions}/*/*.parquet' WHERE symbol = "
         f"'{top['symbol'][0].as_py()}' ORDER BY session\"\n"
-        f"  {command()} status: what the lake holds\n"
+        f"  {command()} show {top['symbol'][0].as_py()}: its bars, drawn\n"
+        f"  {command()} status: what the lake holds; the same as a page:\n"
+        f"    {lake.store.url(layout.REPORT)}\n"
         "  make dev: the same in Dagster's UI",
         highlight=False,
         soft_wrap=True,

@@ -62,6 +62,12 @@ def publish_years(settings: Settings, years: Sequence[int]) -> bool:
         return _publish(settings, records, years)
 
 
+def write_report(settings: Settings) -> bool:
+    """Write the report in this process; True when it was."""
+    with instance() as records:
+        return bool(_run(settings, records, "lake_report_job", None, None, {}).success)
+
+
 def behind(settings: Settings, years: Iterable[int]) -> list[int]:
     """The years among these whose symbol-years don't show every session as it is now."""
     symbol_years = SymbolYears(open_store(settings.lake_uri))
@@ -86,24 +92,25 @@ def _run(
     settings: Settings,
     records: dg.DagsterInstance,
     job: str,
-    first: str,
-    last: str,
+    first: str | None,
+    last: str | None,
     config: Mapping[str, Any],
 ) -> dg.ExecuteInProcessResult:
-    """Run a job over a range of partitions in this process, and tell why a step failed."""
+    """Run a job in this process, over a range of partitions if any; tell why a step failed."""
     from datalake_assets.definitions import build_definitions
 
     _bury_killed_runs(records)
     definitions = build_definitions(settings, display=TerminalDisplay(err))
     process = {_HOST: socket.gethostname(), _PROCESS: str(os.getpid())}
-    # The tags by which Dagster's own range runs name their partitions.
-    range_of = {
-        "dagster/asset_partition_range_start": first,
-        "dagster/asset_partition_range_end": last,
-    }
-    which: dict[str, Any] = {"tags": process | range_of}
-    if first == last:
-        which = {"tags": process, "partition_key": first}
+    which: dict[str, Any] = {"tags": process}
+    if first and last and first != last:
+        # The tags by which Dagster's own range runs name their partitions.
+        which["tags"] |= {
+            "dagster/asset_partition_range_start": first,
+            "dagster/asset_partition_range_end": last,
+        }
+    elif first:
+        which["partition_key"] = first
     # The run's log is in the instance; on the terminal it would drown the progress.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     result = definitions.resolve_job_def(job).execute_in_process(

@@ -1,101 +1,256 @@
-"""`datalake status`: what the lake holds, and what to do about what it lacks."""
+"""`datalake status`: is the lake good, and what to type if it is not.
+
+Belongs here: the overview as lines of a terminal, and as JSON. Does not belong here: what is true
+of the lake (`overview.numbers`, which makes the report's page and asset, too).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from datalake_assets import market_calendar
 from datalake_assets.automation.due import PARTITION_APPEARS
 from datalake_assets.cli.arguments import Json, open_lake
-from datalake_assets.cli.terminal import command, out, plain_errors, tell
-from datalake_assets.lake.coverage import Coverage, Held, coverage
-from datalake_assets.lake.lake import Lake
+from datalake_assets.cli.terminal import command, out, plain_errors, sparkline, tell
+from datalake_assets.overview.numbers import (
+    PRINTED,
+    SILENT,
+    Health,
+    Overview,
+    SessionState,
+    YearNumbers,
+    changed_values,
+    overview,
+    written,
+)
 from datalake_assets.settings import Settings
+
+_STEPS = 10
+_NAMES = 12
+_RESTATED = 3
+_SPARKS = 14
+
+_COLOURS = {Health.GOOD: "green", Health.LOOSE_ENDS: "yellow", Health.BAD: "red"}
+
+_LEGEND = (
+    ("█", "green", "all published"),
+    ("▓", "yellow", "some symbols to ask again"),
+    ("▒", "red", "some sessions missing"),
+    ("!", "magenta", "did not pass its audit"),
+    ("×", "red", "missing"),
+    ("·", "", "not collected or not due yet"),
+)
+"""What stands for a week, and how it is told."""
 
 
 def status(as_json: Json = False) -> None:
-    """Show what the lake holds: coverage by year and month, gaps, failures, what to do."""
+    """Show whether the lake is good: coverage, gaps, failures, the newest session, what to do."""
     with plain_errors():
         settings = Settings.load()
-        lake = open_lake(settings)
-        newest = (datetime.now(UTC) - PARTITION_APPEARS).date()
-        held = coverage(lake, market_calendar.sessions(settings.first_session, newest))
+        now = datetime.now(UTC)
+        found = overview(
+            open_lake(settings),
+            first=settings.first_session,
+            due=(now - PARTITION_APPEARS).date(),
+            now=now,
+            requests_per_minute=settings.requests_per_minute,
+        )
         if as_json:
-            out.print_json(json.dumps(_status_json(lake, held)))
+            out.print_json(json.dumps(as_dict(found)))
         else:
-            _show_status(lake, held)
+            show(found)
 
 
-def _show_status(lake: Lake, held: Coverage) -> None:
-    tell(out, f"{lake.store.uri}  {lake.source() or 'no lake yet'}")
-    rows = {summary.session: summary for summary in held.published}
-    table = Table("year", "J F M A M J J A S O N D", "published", "of", "bars", "answered")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for year in sorted({day.year for day in held.sessions}):
-        days = [day for day in held.sessions if day.year == year]
-        found = [rows[day] for day in days if day in rows]
-        asked = sum(sum(s.counts.values()) - s.counts["rejected"] for s in found)
-        answered = sum(s.counts["present"] + s.counts["no_print"] for s in found)
-        table.add_row(
-            str(year),
-            " ".join(
-                _month([held.sessions[day] for day in days if day.month == month])
-                for month in range(1, 13)
-            ),
-            f"{len(found):,}",
-            f"{len(days):,}",
-            f"{sum(summary.rows for summary in found):,}",
-            f"{answered / asked:.3%}" if asked else "",
-        )
-    out.print(table)
-    out.print("█ all sessions  ▓ ▒ ░ some  · none  ! incomplete")
-    gaps = held.gaps
-    for start, end, count in gaps[-5:]:
-        tell(out, f"missing: {count:,} sessions  →  {command()} backfill --from {start} --to {end}")
-    if len(gaps) > 5:
-        out.print(f"… and {len(gaps) - 5:,} gaps before")
-    broken = {summary.session: summary for summary in (*held.published, *held.waiting)}
-    for where in held.damaged:
-        tell(out, f"damaged: {where}  →  collect its session again")
-    for day in held.to_repair[:10]:
-        counts = broken[day].counts
-        tell(
-            out,
-            f"{day}: {counts['failed']:,} failed, {counts['pending']:,} pending  →  "
-            f"{command()} collect --session {day} --repair",
-        )
-    if len(held.to_repair) > 10:
-        out.print(f"… and {len(held.to_repair) - 10:,} more to repair")
+def show(found: Overview) -> None:
+    """Print the overview; 80 columns are enough for all but commands, which are never broken."""
+    tell(out, f"{found.uri}  {found.source or 'no lake yet'}")
+    out.print(Text(found.headline, f"bold {_COLOURS[found.health]}"), Text(found.sentence))
+    if found.years:
+        out.print()
+        for line in _heatmap(found):
+            out.print(line, soft_wrap=True)
+    if found.newest:
+        out.print()
+        out.print(_against(found))
+    out.print()
+    for text in _told(found):
+        tell(out, text)
+    steps = found.steps
+    for step in steps[:_STEPS]:
+        typed = f"  →  {command()} {step.command}" if step.command else ""
+        tell(out, f"{step.why}{typed}")
+    if len(steps) > _STEPS:
+        tell(out, f"… and {len(steps) - _STEPS:,} more: {command()} status --json")
 
 
-def _month(states: Sequence[Held]) -> str:
-    if not states:
-        return " "
-    if Held.INCOMPLETE in states:
+def _heatmap(found: Overview) -> Iterator[Text]:
+    """A line for each year, a character for each of its weeks."""
+    months = [" "] * 53
+    for number in range(12):
+        months[round(number * 53 / 12)] = "JFMAMJJASOND"[number]
+    yield Text(f"     {''.join(months)} {'published':>10} answered", "dim")
+    used: set[str] = set()
+    for year in found.years:
+        weeks = _weeks({day: s for day, s in found.states.items() if day.year == year.year})
+        used.update(weeks)
+        line = Text(f"{year.year} ")
+        for sign, run in groupby(weeks):
+            line.append("".join(run), next((c for s, c, _ in _LEGEND if s == sign), ""))
+        yield line.append(_year(year))
+    yield Text("  ").join(
+        Text.assemble((sign, colour), f" {told}") for sign, colour, told in _LEGEND if sign in used
+    )
+
+
+def _year(year: YearNumbers) -> str:
+    # Of a share, what fits; cut, not rounded, like the whole.
+    answered = written(year.answered, "share").replace(" ", "") if year.published else ""
+    return f" {year.published:>4,} of {year.due:>3,} {answered:>8}"
+
+
+def _weeks(states: Mapping[date, SessionState]) -> list[str]:
+    """What stands for each of the 53 weeks of a year."""
+    day = next(iter(states))
+    monday = date(day.year, 1, 1) - timedelta(days=date(day.year, 1, 1).weekday())
+    weeks: list[list[SessionState]] = [[] for _ in range(53)]
+    for day, state in states.items():
+        # A year can touch 54 weeks, with one day in the last.
+        weeks[min(52, (day - monday).days // 7)].append(state)
+    return [_week(week) for week in weeks]
+
+
+def _week(states: Sequence[SessionState]) -> str:
+    """What stands for a week: the worst of its sessions."""
+    known = [s for s in states if s not in (SessionState.NOT_DUE, SessionState.UNTOUCHED)]
+    if not known:
+        return "·" if states else " "
+    if SessionState.INCOMPLETE in known:
         return "!"
-    share = states.count(Held.PUBLISHED) / len(states)
-    return "█" if share == 1 else "·" if share == 0 else "░▒▓"[min(2, int(share * 3))]
+    if SessionState.MISSING in known:
+        return "×" if set(known) == {SessionState.MISSING} else "▒"
+    return "▓" if SessionState.FLAWED in known else "█"
 
 
-def _status_json(lake: Lake, held: Coverage) -> dict[str, Any]:
+def _against(found: Overview) -> Table:
+    """The newest session against those before."""
+    assert found.newest
+    before = max(len(measure.before) for measure in found.measures)
+    table = Table(
+        str(found.newest.session),
+        "newest",
+        f"median of {before}",
+        "change",
+        "",
+        box=box.SIMPLE_HEAD,
+    )
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for measure in found.measures:
+        values = [*measure.before, *([] if measure.newest is None else [measure.newest])]
+        table.add_row(
+            measure.name,
+            written(measure.newest, measure.unit),
+            written(measure.usual, measure.unit),
+            measure.change,
+            sparkline(values[-_SPARKS:]) if len(values) > 1 else "",
+        )
+    return table
+
+
+def _told(found: Overview) -> Iterator[str]:
+    if found.silent:
+        names = ", ".join(each.symbol for each in found.silent[:_NAMES])
+        more = f" and {len(found.silent) - _NAMES:,} more" if len(found.silent) > _NAMES else ""
+        yield (
+            f"fell silent: {len(found.silent):,} printed in each of {PRINTED} sessions and in none "
+            f"of the newest {SILENT}: {names}{more}"
+        )
+    changed = changed_values(found.restatements)
+    for row, what in changed[:_RESTATED]:
+        at = f"{row['changed_at']:%Y-%m-%d %H:%M} UTC"
+        yield f"{row['change']}: {row['symbol']} of {row['session']}, {at}: {what}"
+    if len(changed) > _RESTATED:
+        yield "… and earlier ones: the report, or data/ticks/restatements in the lake"
+    if usage := found.usage:
+        share = "" if usage.share is None else f", {usage.share:.0%} of what the plan allows"
+        yield (
+            f"requests of {usage.day}: {usage.requests:,} in {usage.minutes:,.1f} minutes{share}"
+        )
+
+
+def as_dict(found: Overview) -> dict[str, Any]:
+    """The overview, for scripts."""
+    held = found.held
     return {
-        "lake": lake.store.uri,
-        "source": lake.source(),
+        "lake": found.uri,
+        "source": found.source,
+        "now": found.now.isoformat(),
+        "health": found.health,
+        "headline": found.headline,
+        "sentence": found.sentence,
         "sessions_expected": len(held.sessions),
         "sessions_published": len(held.published),
+        "sessions_by_state": {state.name.lower(): n for state, n in found.counts.items()},
         "bars": sum(summary.rows for summary in held.published),
         "gaps": [
             {"from": start.isoformat(), "to": end.isoformat(), "sessions": count}
             for start, end, count in held.gaps
         ],
-        "damaged": list(held.damaged),
+        "damaged": [damage.where for damage in found.damaged],
         "to_repair": [day.isoformat() for day in held.to_repair],
+        "years": [
+            {
+                "year": year.year,
+                "due": year.due,
+                "published": year.published,
+                "bars": year.rows,
+                "answered": year.answered,
+                "to_ask_again": year.failed,
+                "symbol_years_behind": year.behind,
+                "symbol_years_whole": year.whole,
+            }
+            for year in found.years
+        ],
+        "newest": found.newest
+        and {
+            "session": found.newest.session.isoformat(),
+            "measures": [
+                {
+                    "name": measure.name,
+                    "unit": measure.unit,
+                    "newest": measure.newest,
+                    "median_before": measure.usual,
+                    "sessions_before": len(measure.before),
+                }
+                for measure in found.measures
+            ],
+        },
+        "silent": found.silent
+        if found.silent is None
+        else [asdict(each) | {"last": each.last.isoformat()} for each in found.silent],
+        "requests": found.usage and asdict(found.usage) | {"day": found.usage.day.isoformat()},
+        "restatements": [
+            {
+                "symbol": row["symbol"],
+                "session": row["session"].isoformat(),
+                "change": row["change"],
+                "changed_at": row["changed_at"].isoformat(),
+                "what": what,
+            }
+            for row, what in changed_values(found.restatements)
+        ],
+        "to_do": [
+            {"why": step.why, "command": step.command and f"datalake {step.command}"}
+            for step in found.steps
+        ],
         "sessions": [
             {
                 "session": summary.session.isoformat(),

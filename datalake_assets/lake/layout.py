@@ -17,6 +17,7 @@ MANIFESTS = "data/ticks/manifests"
 RESTATEMENTS = "data/ticks/restatements"
 UNIVERSE = "data/universe"
 SURVEYS = "data/universe/surveys"
+REPORT = "reports/latest.html"
 
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
 _MANIFEST = re.compile(rf"{MANIFESTS}/(\d{{4}})\.parquet")

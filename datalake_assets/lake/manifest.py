@@ -152,7 +152,7 @@ class Manifest:
             raise BrokenFileError(f"{where} is no whole manifest ({error!r})") from error
 
 
-_BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
+_BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError)
 
 
 def _told(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:

@@ -12,17 +12,17 @@ lose; only what changed is uploaded. The order of writing makes it safe to be ki
 4. The manifest is written that knows them.
 
 Each write is conditional on what was found before. Of two publications of a year the later one
-takes over, and the earlier one ends when it notices. No store can tell it in time when the later
-one left an object as it had been before both (removed again, or with the same bytes and so the same
-ETag), nor when it removes one. Then the manifest is made to say that nobody knows these objects,
-and the next publication makes them what they should be.
+takes over, and the earlier one ends when it notices. Stores can't tell it in time where the later
+one left an object as it had been before both, nor when it removes one. So whoever was overtaken,
+and whoever overtook, looks at its objects in the end; if one is not what the manifest says, the
+manifest is made to say that nobody knows it, and the next publication writes or removes it.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -196,16 +196,18 @@ class SymbolYears:
             ended = self._clock.now() if report.passed else None
             if changing or not before.whole or before.sessions != year_now.sessions:
                 manifest = Manifest(year, year_now.sessions, symbols, run_id, ended)
-                objects.version = self._write(manifest, version)
-            if not before.whole:
-                # A publication that was overtaken may have written one once more before this one
-                # ended; if it does so from now on, it sees that, and tells (`_doubt`).
-                objects.remove(removed)
+                self._write(manifest, version)
         except ChangedError as error:
-            self._doubt(year, run_id, objects)
+            self._doubt(year, run_id, changing)
             raise PublicationError(_taken_over(year)) from error
         if not report.passed:
             raise PublicationError(_unfinished(year, report))
+        # Was one under way? What it still writes after this, it sees itself.
+        if None in before.symbols.values() and (spoilt := self._doubt(year, run_id, changing)):
+            raise PublicationError(
+                f"{year}: a publication that this one overtook wrote over {len(spoilt):,} of its "
+                "symbol-years: publishing the year again writes them"
+            )
         return Published(
             manifest,
             sorted(keys[key] for key in report.uploaded),
@@ -238,21 +240,27 @@ class SymbolYears:
                 symbol: held
                 if isinstance(held, str)
                 else f"{held} where the sessions have {truth.get(symbol, nothing)}"
-                for symbol, held in found.items()
+                for symbol, held in sorted(found.items())
                 if held != truth.get(symbol, nothing)
             },
         )
 
-    def strays(self) -> list[str]:
+    def strays(self, besides: Collection[int] = ()) -> list[str]:
         """Keys of objects among the symbol-years that no manifest knows.
 
         Who reads by a pattern over the folder would see them.
+
+        Args:
+            besides: Years that are left out.
+
+        Raises:
+            BrokenFileError: The manifest of another year is damaged.
         """
-        known = {year: self.manifest(year).symbols for year in self.years()}
+        known = {year: self.manifest(year).symbols for year in self.years() if year not in besides}
         found = []
         for key in self._store.list(layout.SYMBOL_YEARS):
             symbol, year = layout.symbol_year(key) or ("", 0)
-            if symbol not in known.get(year, ()):
+            if year not in besides and symbol not in known.get(year, ()):
                 found.append(key)
         return found
 
@@ -266,6 +274,7 @@ class SymbolYears:
             the symbols whose objects are to be written or removed, ascending.
         """
         error: ChangedError | None = None
+        announced = False
         for _ in range(_TRIES):
             before, version = self._manifest(year)
             now = self._read(year)
@@ -282,32 +291,46 @@ class SymbolYears:
             except ChangedError as changed:
                 # Another publication began or ended since the manifest was read, and the
                 # sessions may be others by now as well.
-                error = changed
-            else:
+                error, announced = changed, False
+                continue
+            # Sessions that were changed before this one could be seen may have been looked at by
+            # a publication that found them as they were published, and nothing to do.
+            if announced or self._sessions(year) == now.sessions:
                 return before, version, now, changing
+            announced = True
         raise PublicationError(
             f"{year}: other publications of it came between {_TRIES} times, and nothing was "
             "written: run it again when they have ended"
         ) from error
 
-    def _doubt(self, year: int, run_id: str, objects: _Objects) -> None:
-        """Let the manifest say what this publication, overtaken, may have spoilt of a later one."""
+    def _doubt(self, year: int, run_id: str, symbols: Iterable[str]) -> list[str]:
+        """Let the manifest say of which of these symbols the object is not what it says.
+
+        Args:
+            year: The year.
+            run_id: The caller's mark.
+            symbols: Those that two publications may have written at the same time.
+
+        Returns:
+            The symbols.
+        """
+        keys = {symbol: layout.symbol_year_key(symbol, year) for symbol in symbols}
         while True:
             now, version = self._manifest(year)
-            versions = {symbol: entry.version for symbol, entry in now.symbols.items() if entry}
-            # The later one says that what was written over is still there. While it is at work,
-            # it finds by itself what is in its way.
+            found = self._store.versions(layout.SYMBOL_YEARS)
+            said = {symbol: entry and entry.version for symbol, entry in now.symbols.items()}
             spoilt = [
                 symbol
-                for symbol, replaced in objects.wrote.items()
-                if now.whole and versions.get(symbol) == replaced
+                for symbol, key in keys.items()
+                # None: a publication is at work on it, and will look itself.
+                if said.get(symbol, "") is not None and said.get(symbol) != found.get(key)
             ]
-            if not spoilt and not objects.removed:
-                return
-            symbols = {**now.symbols, **dict.fromkeys((*spoilt, *objects.removed))}
+            if not spoilt:
+                return []
             with suppress(ChangedError):
-                self._write(Manifest(year, now.sessions, symbols, run_id), version)
-                return
+                unknown = {**now.symbols, **dict.fromkeys(spoilt)}
+                self._write(Manifest(year, now.sessions, unknown, run_id), version)
+                return spoilt
 
     def _manifest(self, year: int) -> tuple[Manifest, str | None]:
         key = layout.manifest_key(year)
@@ -315,7 +338,13 @@ class SymbolYears:
             data, version = self._store.get_versioned(key)
         except FileNotFoundError:
             return Manifest(year), None
-        return Manifest.decode(data, self._store.url(key)), version
+        where = self._store.url(key)
+        manifest = Manifest.decode(data, where)
+        if manifest.year != year:
+            raise BrokenFileError(
+                f"{where} is the manifest of {manifest.year}: delete it and publish {year} again"
+            )
+        return manifest, version
 
     def _write(self, manifest: Manifest, version: str | None) -> str:
         return self._store.replace(layout.manifest_key(manifest.year), manifest.encode(), version)
@@ -401,16 +430,10 @@ class _Objects:
         store: Where.
         before: What was published, whose versions are replaced.
         version: Of the manifest that says that they are being written.
-
-    Attributes:
-        version: Of the manifest that is this publication's.
-        wrote: Symbols whose object was written, or may have been, and the version that stood
-            there before; None when there was no object.
-        removed: Symbols whose object was removed.
     """
 
     def __init__(self, store: Store, before: Manifest, version: str | None) -> None:
-        self._store, self._year, self.version = store, before.year, version
+        self._store, self._year, self._version = store, before.year, version
         self._versions = {
             layout.symbol_year_key(symbol, before.year): entry.version
             for symbol, entry in before.symbols.items()
@@ -418,15 +441,13 @@ class _Objects:
         }
         self._key = layout.manifest_key(before.year)
         self._overtaken = False
-        self.wrote: dict[str, str | None] = {}
-        self.removed: list[str] = []
 
     def put(self, key: str, data: bytes) -> str:
         """Write one object, in the place of what the manifest knew of."""
         if self._overtaken:  # there is no need to run into each object of the later publication
             raise ChangedError(_taken_over(self._year))
         try:
-            return self._replace(key, data, self._versions.get(key))
+            return self._store.replace(key, data, self._versions.get(key))
         except ChangedError:
             return self._settle(key, data)
 
@@ -444,28 +465,21 @@ class _Objects:
             # Not before: what a later publication writes after this would be found, and replaced.
             self._demand()
             try:
-                return self._replace(key, data, found)
+                return self._store.replace(key, data, found)
             except ChangedError:
                 continue
-
-    def _replace(self, key: str, data: bytes, version: str | None) -> str:
-        if of := layout.symbol_year(key):
-            self.wrote[of[0]] = version
-        return self._store.replace(key, data, version)
 
     def remove(self, symbols: Sequence[str]) -> None:
         """Remove the objects of these symbols."""
         if symbols:
             self._demand()
-            self.removed = list(symbols)
             keys = [layout.symbol_year_key(symbol, self._year) for symbol in symbols]
             with ThreadPoolExecutor(_READERS) as threads:
                 list(threads.map(self._store.delete, keys))
-            self._demand()
 
     def _demand(self) -> None:
         """Make sure that no later publication took over."""
-        if self._store.versions(layout.MANIFESTS).get(self._key) != self.version:
+        if self._store.versions(layout.MANIFESTS).get(self._key) != self._version:
             self._overtaken = True
             raise ChangedError(_taken_over(self._year))
 

@@ -12,6 +12,7 @@ from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.test_utils import create_run_for_test
 
 from datalake_assets import market_calendar
+from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.automation import sensors
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
@@ -406,3 +407,33 @@ def test_a_year_that_can_not_be_published_is_tried_with_growing_pauses_and_given
 
     assert asked == [0, 10, 40, 130, 400, 1120, 1840]
     assert world.skipped == "2025: given up; type `datalake publish --year 2025`"
+
+
+# The report
+
+
+def test_the_report_is_written_once_after_all_that_happened(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-05 22:00"))
+    assert world.tick("report_follows") == []
+    one, other = (
+        create_run_for_test(
+            world.instance,
+            job_name="daily_ticks_job",
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"dagster/partition": day},
+        )
+        for day in ("2025-12-04", "2025-12-05")
+    )
+    world.end(one.run_id, good=True, materialized=["2025-12-04"])
+    assert world.tick("report_follows") == []
+    assert world.skipped == "1 partitions are still being worked on"
+
+    world.clock.time = utc("2025-12-05 22:10")
+    world.end(other.run_id, good=False)
+    assert len(world.tick("report_follows")) == 1
+    assert world.tick("report_follows") == [], "the same run key"
+    report = create_run_for_test(world.instance, job_name="lake_report_job")
+    world.clock.time = utc("2025-12-05 22:11")
+    world.end(report.run_id, good=True, materialized=[None], asset=LAKE_REPORT)
+    assert world.tick("report_follows") == []
+    assert world.skipped == "nothing happened since the report was written"

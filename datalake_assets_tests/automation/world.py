@@ -91,10 +91,17 @@ class World:
         )
         return Asked(self.clock.time, request.tags[FOR], partition, run.run_id)
 
-    def end(self, run_id: str, *, good: bool, materialized: Iterable[str] = ()) -> None:
+    def end(
+        self,
+        run_id: str,
+        *,
+        good: bool,
+        materialized: Iterable[str | None] = (),
+        asset: dg.AssetKey = DAILY_TICKS,
+    ) -> None:
         """Record the end of a run, and what it materialized, at the time of the clock."""
         for partition in materialized:
-            event = dg.AssetMaterialization(DAILY_TICKS, partition=partition)
+            event = dg.AssetMaterialization(asset, partition=partition)
             self._log(run_id, "ASSET_MATERIALIZATION", StepMaterializationData(event))
         self._log(run_id, "PIPELINE_SUCCESS" if good else "PIPELINE_FAILURE")
 

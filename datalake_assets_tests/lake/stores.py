@@ -57,3 +57,27 @@ class WatchedStore(Store):
         with self._noting:
             self.written.append((verb, key))
         self._after(verb, key)
+
+
+class Interlude:
+    """Something that happens at the n-th write, before or after it.
+
+    Args:
+        writes: At which.
+        reached: After the write reached the store, else before.
+        what: What happens.
+
+    Attributes:
+        happened: Whether there were so many writes.
+        moments: For a `WatchedStore`.
+    """
+
+    def __init__(self, writes: int, reached: bool, what: Callable[[], object]) -> None:
+        self._left, self._what, self.happened = writes, what, False
+        self.moments = {"after" if reached else "before": self._count}
+
+    def _count(self, verb: str, key: str) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.happened = True
+            self._what()

@@ -5,6 +5,7 @@ import multiprocessing
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -20,10 +21,11 @@ from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.lake import layout
-from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError, repaired
+from datalake_assets.lake.lake import FORMAT, Lake, Standing, WrongLakeError, repaired
 from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session, Summary, encode
-from datalake_assets.lake.store import open_store
+from datalake_assets.lake.store import ChangedError, open_store
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
+from datalake_assets_tests.lake.stores import Interlude, WatchedStore
 
 NOON = datetime(2024, 7, 9, 22, tzinfo=UTC)
 SYMBOLS = names(30)
@@ -270,6 +272,69 @@ def test_a_repair_puts_its_bars_among_those_that_stand() -> None:
     assert ledger.no_print == silent
     assert ledger.missing == ()
     encode(replace(standing, bars=bars, ledger=ledger), [])  # they belong together
+
+
+# Two writers of one session
+
+
+def stood(lake: Lake) -> Standing:
+    found = lake.standing(MONDAY)
+    assert found is not None
+    return found
+
+
+REPAIRED = session(minutes=1)
+HALF = session(symbols=SYMBOLS[:9], pending=SYMBOLS[9:])
+QUARTER = session(symbols=SYMBOLS[:20], minutes=2, pending=SYMBOLS[20:])
+
+
+@pytest.mark.parametrize("written", [publish, keep], ids=["published", "incomplete"])
+def test_a_repair_takes_the_place_of_what_it_repairs(
+    lake: Lake, written: Callable[[Lake, Session], Any]
+) -> None:
+    written(lake, HALF)
+    lake.publish(REPAIRED, findings(REPAIRED), stood(lake))
+    assert (lake.sessions(), lake.incomplete()) == ([MONDAY], [])
+    assert lake.read(MONDAY).bars.equals(REPAIRED.bars)
+
+
+@pytest.mark.parametrize("before", ["nothing", "published", "incomplete"])
+def test_a_repair_is_not_published_over_what_somebody_else_published(
+    lake: Lake, before: str
+) -> None:
+    if before != "nothing":
+        (publish if before == "published" else keep)(lake, HALF)
+    over = lake.standing(MONDAY) or Standing(HALF, False, {})
+    publish(lake, QUARTER)
+    objects = lake.store.versions(layout.SESSIONS)
+    with pytest.raises(ChangedError, match="2024-07-01.parquet: somebody else wrote it"):
+        lake.publish(REPAIRED, findings(REPAIRED), over)
+    assert lake.store.versions(layout.SESSIONS) == objects
+    lake.publish(REPAIRED, findings(REPAIRED), stood(lake))
+    assert lake.read(MONDAY).bars.equals(REPAIRED.bars)
+
+
+@pytest.mark.parametrize("meanwhile", [publish, keep], ids=["published", "kept another"])
+def test_a_repair_is_not_kept_over_what_somebody_else_wrote(
+    lake: Lake, meanwhile: Callable[[Lake, Session], Any]
+) -> None:
+    keep(lake, HALF)
+    over = stood(lake)
+    meanwhile(lake, QUARTER)
+    objects = lake.store.versions()
+    with pytest.raises(ChangedError, match="incomplete/.*: somebody else wrote it"):
+        lake.keep_incomplete(HALF, findings(HALF), over)
+    assert lake.store.versions() == objects
+
+
+def test_of_two_whole_sessions_the_later_stands_and_tells_what_it_changed(lake: Lake) -> None:
+    publish(lake, session())
+    other = session(symbols=SYMBOLS[3:], minutes=1)
+    interlude = Interlude(1, False, lambda: publish(lake, other))
+    watched = Lake(WatchedStore(lake.store, **interlude.moments))
+    written = publish(watched, session(minutes=2))
+    assert changes(written) == (3, 0, 0)
+    assert lake.read(MONDAY).bars.equals(session().bars)
 
 
 # What printed before

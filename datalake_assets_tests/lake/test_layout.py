@@ -17,7 +17,44 @@ def test_every_object_lies_where_the_contract_says() -> None:
     assert layout.session_key(DAY) == "data/ticks/sessions/year=2024/2024-07-03.parquet"
     assert layout.incomplete_key(DAY) == "data/ticks/incomplete/year=2024/2024-07-03.parquet"
     assert layout.universe_key(DAY) == "data/universe/2024-07-03.parquet"
+    assert layout.symbol_year_key("BRK.B", 2024) == "data/ticks/daily/BRK.B/2024/ticks.parquet"
+    assert layout.manifest_key(2024) == "data/ticks/manifests/2024.parquet"
     assert layout.survey_key(DAY) == "data/universe/surveys/2024-07-03.parquet"
+
+
+@given(st.from_regex(r"[A-Z]{1,5}(\.[A-Z]{1,2})?", fullmatch=True), st.integers(1, 9999))
+def test_a_symbol_year_and_a_manifest_are_found_again_in_their_keys(symbol: str, year: int) -> None:
+    assert layout.symbol_year(layout.symbol_year_key(symbol, year)) == (symbol, year)
+    assert layout.manifest_year(layout.manifest_key(year)) == year
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "data/ticks/daily/A/2024/ticks.parquet.crc",
+        "data/ticks/daily/A/2024/other.parquet",
+        "data/ticks/daily/A/24/ticks.parquet",
+        "data/ticks/daily/A/B/2024/ticks.parquet",
+        "data/ticks/daily/2024/ticks.parquet",
+        "backup/data/ticks/daily/A/2024/ticks.parquet",
+        "data/ticks/manifests/2024.parquet",
+    ],
+)
+def test_a_key_of_another_shape_is_no_symbol_year(key: str) -> None:
+    assert layout.symbol_year(key) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "data/ticks/manifests/2024.parquet.crc",
+        "data/ticks/manifests/24.parquet",
+        "data/ticks/manifests/old/2024.parquet",
+        "data/ticks/daily/A/2024/ticks.parquet",
+    ],
+)
+def test_a_key_of_another_shape_is_no_manifest(key: str) -> None:
+    assert layout.manifest_year(key) is None
 
 
 @given(days)

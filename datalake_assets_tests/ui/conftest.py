@@ -63,6 +63,8 @@ def dagster_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev
 def make_dev(folder: Path, **settings: str) -> Iterator[DagsterDev]:
     """`make dev` as it is in the Makefile, but for the Python: the one that runs the tests.
 
+    Its sensors are stopped, as a person does under Automation who wants to do all by hand.
+
     Args:
         folder: Where its lake, its HOME (empty) and Dagster's records are.
         settings: Variables that it runs with, beside the lake's place.
@@ -84,6 +86,7 @@ def make_dev(folder: Path, **settings: str) -> Iterator[DagsterDev]:
         "DATALAKE_URI": str(folder / "lake"),
         **settings,
     }
+    stop_sensors(environment)
     running = DagsterDev(
         f"http://127.0.0.1:{port}", folder / "lake", folder / "dev.log", environment
     )
@@ -112,6 +115,36 @@ def make_dev(folder: Path, **settings: str) -> Iterator[DagsterDev]:
         yield running
     finally:
         _stop(process)
+
+
+STOP_SENSORS = """
+from dagster._cli.sensor import _get_repo
+from dagster._cli.utils import get_instance_for_cli
+from dagster._cli.workspace.cli_target import RepositoryOpts, WorkspaceOpts
+
+workspace = WorkspaceOpts(workspace=("workspace.yaml",))
+with get_instance_for_cli() as records, _get_repo(workspace, RepositoryOpts(), records) as code:
+    for sensor in code.get_sensors():
+        records.stop_sensor(sensor.get_remote_origin_id(), sensor.selector_id, sensor)
+        print("stopped", sensor.name)
+"""
+"""`dagster sensor stop` for all of them; the command takes one at a time, and ten seconds each."""
+
+
+def stop_sensors(environment: Mapping[str, str]) -> None:
+    """Stop the sensors before the daemon is up: what is clicked here must not be done already."""
+    Path(environment["DAGSTER_HOME"]).mkdir()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", STOP_SENSORS],
+        cwd=ROOT,
+        env={**environment, "DAGSTER_DISABLE_TELEMETRY": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=READY_WITHIN_SECONDS,
+        check=False,
+    )
+    assert "stopped new_sessions" in done.stdout, done.stdout + done.stderr
 
 
 def _listen_to_interrupts() -> None:

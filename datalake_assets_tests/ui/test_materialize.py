@@ -97,6 +97,8 @@ def test_every_check_of_the_audit_succeeded(page: Page, session: str, pictures: 
         re.findall(r"^(\w+)\n(?:\1\n)?(Succeeded|Failed|Warning|Not executed)", text, re.M)
     )
     assert {rule: verdicts.get(rule) for rule in RULES} == dict.fromkeys(RULES, "Succeeded")
+    # Of an older session than this one it may be that it is late; but it was looked at.
+    assert verdicts.get("newest_session_is_there") in ("Succeeded", "Failed")
 
 
 def test_the_numbers_are_plotted_over_the_partitions(

@@ -1,0 +1,239 @@
+"""`lake_report`: one look that tells whether the lake is good, as a page and in Dagster's UI.
+
+Belongs here: the asset, and which numbers Dagster keeps and plots. Does not belong here: what is
+true of the lake, and how it is drawn (`overview`).
+"""
+
+import base64
+from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from datalake_assets import __version__
+from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.stock_universe import GROUP, OWNERS
+from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.collection.clock import Clock
+from datalake_assets.lake import layout
+from datalake_assets.overview import page, pictures
+from datalake_assets.overview.numbers import (
+    Overview,
+    SessionState,
+    changed_values,
+    overview,
+    written,
+)
+from datalake_assets.partitions import TIMEZONE
+from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
+
+KEY = dg.AssetKey("lake_report")
+
+_AT_ONCE = 1_000
+"""Dagster's UI shows markdown that is shorter than so many characters; the rest takes a click."""
+
+
+def build_lake_report(first_session: date) -> dg.AssetsDefinition:
+    """The asset.
+
+    Args:
+        first_session: The first session that the lake should hold.
+    """
+
+    @dg.asset(
+        key=KEY,
+        deps=[DAILY_TICKS, SYMBOL_YEAR_TICKS],
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"python", "html"},
+        code_version=__version__,
+        description=_DESCRIPTION,
+    )
+    def lake_report(
+        collector: CollectorResource,
+        source: SourceResource,
+        lake: LakeResource,
+        clock: dg.ResourceParam[Clock],
+    ) -> dg.MaterializeResult[None]:
+        target = lake.open(source.identity)
+        now = clock.now()
+        found = overview(
+            target,
+            first=first_session,
+            # The newest day whose partition's window has ended.
+            due=now.astimezone(ZoneInfo(TIMEZONE)).date() - timedelta(days=1),
+            now=now,
+            requests_per_minute=collector.requests_per_minute,
+        )
+        report = page.render(found).encode()
+        target.store.put(layout.REPORT, report)
+        return dg.MaterializeResult(
+            metadata={
+                **report_metadata(found),
+                **_place(target.store.url(layout.REPORT)),
+                "report_bytes": len(report),
+            }
+        )
+
+    return lake_report
+
+
+_DESCRIPTION = """\
+Is the lake good, and what is to be done? Which sessions it holds, the newest one against the 20
+before, symbols that fell silent, restatements, requests used: below, and as one self-contained
+page in the lake, `reports/latest.html`. The same in a terminal: `datalake status`.
+"""
+
+
+def report_metadata(found: Overview) -> dict[str, Any]:
+    """What the UI shows of an overview: words, pictures, tables, and numbers to plot."""
+    metadata: dict[str, Any] = {
+        "verdict": dg.MetadataValue.md(f"**{found.headline}** {found.sentence}"),
+        "coverage": dg.MetadataValue.md(_weeks(found)),
+        "coverage_by_session": dg.MetadataValue.md(_sessions(found)),
+        "what_to_do": dg.MetadataValue.md(_steps(found)),
+        "years": dg.MetadataValue.md(_years(found)),
+        "newest_session": dg.MetadataValue.md(_newest(found)),
+    }
+    if found.silent:
+        metadata["fell_silent"] = dg.MetadataValue.md(
+            _table(
+                ["symbol", "last session", "last close", "volume then"],
+                (
+                    [each.symbol, str(each.last), f"{each.close:,.2f}", f"{each.volume:,}"]
+                    for each in found.silent
+                ),
+            )
+        )
+    if found.restatements.num_rows:
+        metadata["restatements"] = dg.MetadataValue.md(
+            _table(
+                ["known since (UTC)", "session", "symbol", "change", "what"],
+                (
+                    [
+                        f"{row['changed_at']:%Y-%m-%d %H:%M}",
+                        str(row["session"]),
+                        row["symbol"],
+                        row["change"],
+                        what,
+                    ]
+                    for row, what in changed_values(found.restatements)
+                ),
+            )
+        )
+    return metadata | {name: value for name, value in _plotted(found).items() if value is not None}
+
+
+def _plotted(found: Overview) -> dict[str, float | None]:
+    """The numbers; None for what can't be known, which is no point in a plot."""
+    newest, usage, counts = found.newest, found.usage, found.counts
+    return {
+        "sessions_due": found.due,
+        "sessions_published": found.published,
+        "sessions_missing": counts[SessionState.MISSING],
+        "sessions_not_collected_yet": counts[SessionState.UNTOUCHED],
+        "sessions_incomplete": counts[SessionState.INCOMPLETE],
+        "sessions_to_repair": len(found.held.to_repair),
+        "objects_damaged": len(found.damaged),
+        "years_behind": len(found.behind),
+        "things_to_do": len(found.steps),
+        "rows": found.rows,
+        "rows_newest": newest.rows if newest else None,
+        "success_rate_newest": newest.success_rate if newest else None,
+        "coverage_newest": newest.coverage if newest else None,
+        "duration_seconds_newest": newest.duration if newest else None,
+        "silent_symbols": None if found.silent is None else len(found.silent),
+        "requests_last_day": usage.requests if usage else None,
+        "requests_share_of_plan": usage.share if usage else None,
+    }
+
+
+def _place(url: str) -> dict[str, Any]:
+    # A path can be copied in the UI; only what a browser opens is a link there.
+    shown = dg.MetadataValue.url(url) if url.startswith("http") else dg.MetadataValue.path(url)
+    return {"dagster/uri": url, "report": shown}
+
+
+def _weeks(found: Overview) -> str:
+    """A small picture of the history, in markdown: the UI shows those that are in the text."""
+    drawn = base64.b64encode(pictures.weeks(found.states)).decode()
+    years = [year.year for year in reversed(found.years)]
+    rows = f"{years[0]} to {years[-1]}, a row a year" if years[1:] else f"{years[0]}"
+    return f"![{_alternative(found)}](data:image/png;base64,{drawn})\n\n{rows}, a column a week"
+
+
+def _sessions(found: Overview) -> str:
+    """The picture with every session and its legend."""
+    told = _alternative(found)
+    drawn = base64.b64encode(pictures.history(found.states, told).encode()).decode()
+    return f"![{told}](data:image/svg+xml;base64,{drawn})"
+
+
+def _alternative(found: Overview) -> str:
+    return f"{found.published:,} of {found.due:,} sessions are published"
+
+
+def _steps(found: Overview) -> str:
+    return _shown(
+        f"- `datalake {step.command}`: {step.why}" if step.command else f"- {step.why}"
+        for step in found.steps
+    )
+
+
+def _years(found: Overview) -> str:
+    return _table(
+        ["year", "published", "bars", "answered", "files per symbol"],
+        (
+            [
+                f"{year.year}",
+                f"{year.published:,} of {year.due:,}",
+                f"{year.rows:,}",
+                written(year.answered, "share"),
+                year.symbol_years,
+            ]
+            for year in reversed(found.years)
+        ),
+    )
+
+
+def _newest(found: Overview) -> str:
+    if not found.newest:
+        return "No session is published."
+    before = max(len(measure.before) for measure in found.measures)
+    return _table(
+        [str(found.newest.session), "newest", f"median of the {before} before", "change"],
+        (
+            [
+                measure.name,
+                written(measure.newest, measure.unit),
+                written(measure.usual, measure.unit),
+                measure.change,
+            ]
+            for measure in found.measures
+        ),
+    )
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as markdown, in few characters."""
+    head = ["|".join(columns), "|".join(["---", *("--:" for _ in columns[1:])])]
+    # A bar would be the end of a cell, and a space the end of a line in a narrow one.
+    clean = str.maketrans({"|": "∣", " ": "\N{NO-BREAK SPACE}"})
+    lines = ("|".join(cell.translate(clean) for cell in row) for row in rows)
+    return "\n".join([*head, _shown(lines, sum(map(len, head)) + 2)])
+
+
+def _shown(lines: Iterable[str], used: int = 0) -> str:
+    """As many of these lines as the UI shows at once, and how many more there are."""
+    kept, left = [], 0
+    for line in lines:
+        used += len(line) + 1
+        if used < _AT_ONCE - 50:
+            kept.append(line)
+        else:
+            left += 1
+    if left:
+        kept.append(f"… and {left:,} more, see the report")
+    return "\n".join(kept) or "Nothing."

@@ -1,0 +1,168 @@
+"""Alerts: telling people, by a webhook that reads what Slack's read, when something is wrong.
+
+Belongs here: sending a text, and the sensor that tells of failed runs. Does not belong here: when
+a lake is stale (`freshness`, which sends its own texts with this).
+
+https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
+"""
+
+import html
+import json
+import threading
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from urllib.parse import quote, urlsplit
+
+import dagster as dg
+
+from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.automation import runs
+from datalake_assets.automation.jobs import repair_job, symbol_year_ticks_job
+from datalake_assets.automation.sensors import COLLECTING
+from datalake_assets.collection.clock import Clock
+from datalake_assets.settings import Settings
+
+LINES, WIDTH = 8, 500
+"""Of a run's reason, lines that are told and characters of each: the rest is in Dagster's UI."""
+
+
+class AlertError(RuntimeError):
+    """An alert could not be sent."""
+
+
+class Webhook:
+    """Where alerts go.
+
+    Its address is a secret, so no error and no log has more of it than the host. That is why it
+    is asked with the standard library's client: urllib3 logs the path of each request, as a
+    warning when it tries one again.
+
+    Args:
+        address: Of the webhook.
+        attempts: Times that a text is sent at most.
+        timeout: Seconds until the connection stands, and until the answer comes. All attempts
+            together must be a fraction of the minute that Dagster gives to a tick, in which five
+            failed runs can be told of.
+        clock: What waits between attempts.
+    """
+
+    def __init__(
+        self, address: str, attempts: int = 3, timeout: float = 3.0, clock: Clock | None = None
+    ) -> None:
+        self._parts = urlsplit(address)
+        self._attempts, self._timeout, self._clock = attempts, timeout, clock or Clock()
+
+    def __repr__(self) -> str:
+        return f"Webhook({self._parts.hostname})"
+
+    def tell(self, text: str) -> None:
+        """Send a text; an answer of 2xx means that it arrived.
+
+        Raises:
+            AlertError: It did not arrive.
+        """
+        # Slack reads these three characters as its own markup.
+        body = json.dumps({"text": html.escape(text, quote=False)}).encode()
+        for attempt in range(1, self._attempts + 1):
+            cause: Exception | None = None
+            try:
+                status = self._post(body)
+                if 200 <= status < 300:
+                    return
+                reason, may_pass = f"it answered HTTP {status}", status == 429 or status >= 500
+            except (OSError, HTTPException) as error:
+                cause, may_pass = error, True
+                reason = f"it could not be asked: {type(error).__name__}: {error}"
+            if not may_pass or attempt == self._attempts:
+                raise AlertError(
+                    f"an alert could not be sent to {self._parts.hostname} (attempt {attempt} of "
+                    f"{self._attempts}): {reason}; check DATALAKE_ALERT_WEBHOOK"
+                ) from cause
+            self._clock.wait(0.5 * attempt, threading.Event())
+
+    def _post(self, body: bytes) -> int:
+        """The status of one attempt. A redirection is followed nowhere: it would drop the body."""
+        kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
+        connection = kind(self._parts.netloc.rpartition("@")[2], timeout=self._timeout)
+        try:
+            # What may not stand in a path would be refused by an error that shows all of it.
+            path = quote(self._parts.path or "/", safe="/%:@!$&'()*+,;=~")
+            if self._parts.query:
+                path += "?" + quote(self._parts.query, safe="/%:@!$&'()*+,;=~?")
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+
+def webhook(settings: Settings) -> Webhook | None:
+    """Where the settings send alerts; None: nowhere."""
+    return Webhook(settings.alert_webhook) if settings.alert_webhook else None
+
+
+def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor that tells of each failed run; it runs when there is somebody to tell.
+
+    Runs of `datalake` in a terminal are not told of: whoever started them sees them fail.
+
+    Args:
+        settings: Where to.
+    """
+    receiver = webhook(settings)
+    status = dg.DefaultSensorStatus.RUNNING if receiver else dg.DefaultSensorStatus.STOPPED
+
+    @dg.run_failure_sensor(
+        name="failed_runs",
+        default_status=status,
+        description="Tell the webhook (DATALAKE_ALERT_WEBHOOK) of each run that failed: why, and "
+        "what to type.",
+    )
+    def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+        if receiver is None:
+            return dg.SkipReason("DATALAKE_ALERT_WEBHOOK is not set: nobody is told")
+        receiver.tell(failure_text(context))
+        return None
+
+    return failed_runs
+
+
+def failure_text(context: dg.RunFailureSensorContext) -> str:
+    """What is told of a failed run: job, partitions, reason, run, and what to type."""
+    run = context.dagster_run
+    about = runs.partitions_of(run.tags)
+    which = f" of {about[0]}" if about else ""
+    if len(about) > 1:
+        which = f" of {about[0]} … {about[-1]}"
+    reasons = [_reason(event) for event in context.get_step_failure_events()]
+    # A run can fail outside its steps: its process was killed, or never came up.
+    reason = "\n".join(reasons) or context.failure_event.message or "no reason was given"
+    lines = [line[:WIDTH] for line in reason.splitlines() if line.strip()]
+    if len(lines) > LINES:
+        lines[LINES - 1 :] = ["…"]
+    again = ""
+    if purpose := run.tags.get(runs.FOR):
+        again = f"\nA sensor asked for it ({purpose}), and asks again by itself until it gives up."
+    return (
+        f"{run.job_name}{which} failed:\n"
+        + "\n".join(lines)
+        + f"\nRun {run.run_id}{again}\n{_advice(run, about)}"
+    )
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    error = event.step_failure_data.error
+    while error and error.cause and error.cls_name == "DagsterExecutionStepExecutionError":
+        error = error.cause
+    return error.message.strip() if error else ""
+
+
+def _advice(run: dg.DagsterRun, about: list[str]) -> str:
+    assets = run.asset_selection or frozenset()
+    if about and (run.job_name == symbol_year_ticks_job.name or SYMBOL_YEAR_TICKS in assets):
+        return "Type: " + "; ".join(f"datalake publish --year {year}" for year in about[:LINES])
+    if about and (run.job_name in COLLECTING or DAILY_TICKS in assets):
+        if len(about) > 1:
+            return f"Type: datalake backfill --from {about[0]} --to {about[-1]}"
+        repair = " --repair" if run.job_name == repair_job.name else ""
+        return f"Type: datalake collect --session {about[0]}{repair}"
+    return "Look at the run in Dagster's UI."

@@ -1,0 +1,213 @@
+"""Lambda: a session collected by the function, launched from Dagster and recorded there.
+
+Belongs here: invoking the function, again while it ran out of time, and what its answer means for
+the partition. Does not belong here: what the function does (`lambda_handler`).
+
+The function tells through Pipes, which reads the last 4 KB of its log. Whatever goes wrong on the
+way, the lake is right: the function writes a session whole, and invoked again it asks only for
+what is missing.
+
+https://docs.dagster.io/guides/build/external-pipelines/aws/aws-lambda-pipeline
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from datalake_assets.assets.daily_ticks import KEY, POOL, REQUESTS_TAG
+from datalake_assets.resources import CollectorResource
+
+if TYPE_CHECKING:
+    from dagster_aws.pipes import PipesLambdaClient
+
+INVOCATIONS = 20
+"""Times that one run invokes the function at most. Nine hundred seconds at the free plan's rate are
+2,800 requests; a session of every symbol takes some 20."""
+
+_LONGEST = 900
+"""Seconds that Lambda lets a function run at most."""
+
+
+JOB = "lambda_session_job"
+
+
+def build_lambda_session_job(
+    function: str, partitions: dg.PartitionsDefinition[str]
+) -> dg.JobDefinition:
+    """The job: one session, collected by the function.
+
+    The partition of `daily_ticks` is materialized when the function published the session, and
+    only then.
+
+    Args:
+        function: Name or ARN of the function.
+        partitions: Those of `daily_ticks`.
+    """
+
+    @dg.op(pool=POOL, description=f"Have the Lambda function {function} collect the session.")
+    def lambda_session(context: dg.OpExecutionContext, collector: CollectorResource) -> None:
+        client = _client()
+        event = _event(context.partition_key, collector)
+        number, requests, pending = 0, 0, None
+        try:
+            while True:
+                answer = _invoke(client, function, event, context)
+                number += 1
+                requests += answer["statistics"]["requests"]
+                context.log.info(_line(number, answer))
+                before, pending = pending, answer["counts"]["pending"]
+                # Without progress there is no end of it.
+                if not pending or pending == before or number == INVOCATIONS:
+                    break
+        finally:
+            context.instance.add_run_tags(context.run.run_id, {REQUESTS_TAG: str(requests)})
+        if not answer["published"]:
+            raise _failure(function, number, answer)
+        context.log_event(_materialization(answer, function, number))
+
+    @dg.job(
+        name=JOB,
+        partitions_def=partitions,
+        description=f"Have the Lambda function {function} collect a session. Of the collector's "
+        "knobs its thresholds and symbols count; threads and rate are the function's own.",
+    )
+    def job() -> None:
+        lambda_session()
+
+    return job
+
+
+def _client() -> "PipesLambdaClient":
+    # Imported here: boto3 takes half a second, which who loads the definitions need not wait for.
+    import boto3
+    from botocore.config import Config
+    from dagster_aws.pipes import PipesLambdaClient
+
+    # By itself boto3 gives up after a minute and invokes again, beside the one that still runs.
+    config = Config(
+        connect_timeout=10,
+        read_timeout=_LONGEST + 30,
+        retries={"max_attempts": 0},
+        tcp_keepalive=True,  # a NAT gateway drops a silent connection after 350 s
+    )
+    return PipesLambdaClient(boto3.client("lambda", config=config))
+
+
+def _event(session: str, collector: CollectorResource) -> dict[str, Any]:
+    event: dict[str, Any] = {
+        "session": session,
+        "thresholds": {
+            "success_rate": collector.min_success_rate,
+            "coverage": collector.min_coverage,
+            "invalid_bars": collector.max_invalid_bars,
+            "row_ratio": collector.min_row_ratio,
+        },
+    }
+    return event | ({"symbols": list(chosen)} if (chosen := collector.chosen_symbols) else {})
+
+
+def _invoke(
+    client: "PipesLambdaClient",
+    function: str,
+    event: dict[str, Any],
+    context: dg.OpExecutionContext,
+) -> dict[str, Any]:
+    """The function's answer, when it could do something."""
+    told = client.run(function_name=function, event=event, context=context).get_custom_messages()
+    if not told:
+        raise dg.Failure(
+            f"the function {function} ended, and no answer of it was found in the end of its log. "
+            "Its log says what it did; its handler must be "
+            "datalake_assets.lambda_handler.lambda_handler, of this version",
+            allow_retries=False,
+        )
+    answer: dict[str, Any] = told[-1]
+    if "error" in answer:
+        raise dg.Failure(
+            f"the function {function} answered {answer['status']}: {answer['error']}",
+            allow_retries=False,
+        )
+    return answer
+
+
+def _line(number: int, answer: dict[str, Any]) -> str:
+    states = ", ".join(f"{count:,} {state}" for state, count in answer["counts"].items() if count)
+    requests, seconds = (answer["statistics"][name] for name in ("requests", "duration_seconds"))
+    return f"invocation {number}: {states}; {requests:,} requests in {seconds:.1f} s"
+
+
+def _failure(function: str, invocations: int, answer: dict[str, Any]) -> dg.Failure:
+    broken = [
+        f"{finding['rule']} ({finding['detail']})"
+        for finding in answer["audit"]
+        if finding["verdict"] == "fail"
+    ]
+    kept = f"What it has waits in {answer['object']}. " if answer["object"] else ""
+    metadata: dict[str, Any] = {**answer["counts"], "invocations": invocations}
+    if answer["failures"]:
+        metadata["first_failures"] = _failures(answer)
+    return dg.Failure(
+        f"the function {function} did not publish {answer['session']} in {invocations} of at most "
+        f"{INVOCATIONS} invocations: {', '.join(broken)}. {kept}Launched again, it asks for what "
+        "is missing only",
+        metadata=metadata,
+        allow_retries=False,
+    )
+
+
+def _materialization(
+    answer: dict[str, Any], function: str, invocations: int
+) -> dg.AssetMaterialization:
+    """The same names as those of a session that a run of `daily_ticks` collected."""
+    counts, statistics = answer["counts"], answer["statistics"]
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": counts["present"],
+        "row_count": counts["present"],
+        **counts,
+        "requested": answer["requested"],
+        "asked": answer["asked"],
+        "success_rate": answer["success_rate"],
+        "duration_seconds": round(statistics["duration_seconds"], 3),
+        "bars_per_second": round(statistics["bars_per_second"], 1),
+        "planned_requests": statistics["planned_requests"],
+        "requests": statistics["requests"],
+        "retries": statistics["retries"],
+        "throttled": statistics["throttled"],
+        "limiter_wait_seconds": round(statistics["limiter_wait_seconds"], 3),
+        "lambda_function": function,
+        "lambda_invocations": invocations,
+        "audit": dg.MetadataValue.table(
+            [
+                dg.TableRecord(
+                    {
+                        "rule": finding["rule"],
+                        "verdict": finding["verdict"],
+                        "value": "unknown" if finding["value"] is None else finding["value"],
+                        "threshold": finding["threshold"],
+                        "detail": finding.get("detail", ""),
+                    }
+                )
+                for finding in answer["audit"]
+            ]
+        ),
+    }
+    values = {finding["rule"]: finding["value"] for finding in answer["audit"]}
+    if values.get("coverage") is not None:
+        metadata["coverage"] = values["coverage"]
+    if answer["object"]:
+        metadata |= {
+            "dagster/uri": answer["object"],
+            "file_size_bytes": answer["file_size_bytes"],
+        }
+    if answer["failures"]:
+        metadata["first_failures"] = _failures(answer)
+    return dg.AssetMaterialization(KEY, partition=answer["session"], metadata=metadata)
+
+
+def _failures(answer: dict[str, Any]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord({"symbol": symbol, "error": error})
+            for symbol, error in answer["failures"].items()
+        ]
+    )

@@ -1,0 +1,160 @@
+"""`datalake doctor`: everything in the lake held against what it must agree with.
+
+Belongs here: showing an examination, and the lake against Dagster's records. Does not belong here:
+looking at objects (`lake.examination`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date
+from typing import Annotated
+
+import typer
+
+from datalake_assets.cli.arguments import Json, open_lake, partitions
+from datalake_assets.cli.runs import instance
+from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
+from datalake_assets.lake.examination import Defect, Examination, Progress, examine, spans
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.settings import Settings
+
+_SHOWN = 20
+"""Defects with the same repair that are told one by one; `--json` tells all."""
+
+
+def doctor(
+    year: Annotated[
+        int | None, typer.Option(metavar="YYYY", help="Only the sessions and files of one year.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every object of the lake, both layouts, and Dagster's records; tell what to repair.
+
+    Exit code 1 when something is to be repaired. Nothing is changed.
+    """
+    with plain_errors():
+        settings = Settings.load()
+        lake = open_lake(settings)
+        if year is not None and year not in _years(lake):
+            raise typer.BadParameter(f"{lake.store.uri} holds nothing of {year}")
+        examinations = []
+        with _progress() as progress:
+            for one in _all(lake, settings, year, progress):
+                examinations.append(one)
+                if not as_json:
+                    _show(one)
+        defects = [defect for one in examinations for defect in one.defects]
+        if as_json:
+            out.print_json(json.dumps(_as_json(lake, examinations)))
+        else:
+            _tell(defects)
+    raise typer.Exit(1 if defects else 0)
+
+
+def _years(lake: Lake) -> set[int]:
+    days = (*lake.sessions(), *lake.incomplete())
+    return {day.year for day in days} | set(SymbolYears(lake.store).years())
+
+
+def _all(
+    lake: Lake, settings: Settings, year: int | None, progress: Progress
+) -> Iterator[Examination]:
+    yield from examine(lake, None if year is None else [year], progress)
+    yield _records(lake, settings, year)
+
+
+def _records(lake: Lake, settings: Settings, year: int | None) -> Examination:
+    """The lake against what Dagster knows to be materialized."""
+    from datalake_assets.assets import daily_ticks, symbol_year_ticks
+
+    began = time.monotonic()
+    all_days = [date.fromisoformat(key) for key in partitions(settings)]
+    days = [day for day in all_days if year in (None, day.year)]
+    with instance() as records:
+        known = records.get_materialized_partitions(daily_ticks.KEY)
+        known_years = records.get_materialized_partitions(symbol_year_ticks.KEY)
+    held, told = set(lake.sessions()), {day for day in days if day.isoformat() in known}
+    here = [day for day in days if day in held]
+    symbol_years = SymbolYears(lake.store)
+    published = {str(one) for one in symbol_years.years() if year in (None, one)}
+    told_years = {key for key in known_years if year is None or key == str(year)}
+    defects = [
+        Defect(
+            _named(first, last),
+            "published, and Dagster's records don't say so",
+            f"datalake backfill --from {first} --to {last}",
+        )
+        for first, last in spans(set(here) - told, all_days)
+    ]
+    defects += [
+        Defect(
+            _named(first, last),
+            "materialized by Dagster's records, and not in the lake",
+            f"datalake collect --session {first}"
+            if first == last
+            else f"datalake collect --from {first} --to {last}",
+        )
+        for first, last in spans(told - held, all_days)
+    ]
+    for years, what in (
+        (published - told_years, "published per symbol, and Dagster's records don't say so"),
+        (told_years - published, "materialized by Dagster's records, and not in the lake"),
+    ):
+        defects += [
+            Defect(f"symbol-years of {one}", what, f"datalake publish --year {one}")
+            for one in sorted(years)
+        ]
+    count = len(told | set(here)) + len(published | told_years)
+    return Examination("Dagster's records", count, defects, time.monotonic() - began)
+
+
+def _named(first: date, last: date) -> str:
+    return f"session {first}" if first == last else f"sessions {first} to {last}"
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A line that tells what is being looked at, where there is a terminal."""
+    with err.status("looking at the lake …") as status:
+        yield lambda subject, done, count: status.update(f"{subject}: {done:,} of {count:,}")
+
+
+def _show(one: Examination) -> None:
+    wrong = f", {len(one.defects):,} wrong" if one.defects else ""
+    sign = "✗" if one.defects else "✓"
+    tell(out, f"{sign} {one.subject}: {one.count:,} looked at{wrong} ({one.seconds:,.1f} s)")
+
+
+def _tell(defects: Sequence[Defect]) -> None:
+    """What is wrong, in the order in which it is to be repaired: a command once."""
+    by_repair: dict[str, list[Defect]] = {}
+    for defect in defects:
+        by_repair.setdefault(defect.repair, []).append(defect)
+    for repair, found in by_repair.items():
+        tell(out, "")
+        for defect in found[:_SHOWN]:
+            tell(out, f"{defect.where}: {defect.what}")
+        if len(found) > _SHOWN:
+            tell(out, f"… and {len(found) - _SHOWN:,} more")
+        if repair:
+            tell(out, f"  →  {_as_typed(repair)}")
+
+
+def _as_typed(repair: str) -> str:
+    """The command as this program was called; a path may have its name in it."""
+    return re.sub(r"(^|&& )datalake ", rf"\1{command()} ", repair)
+
+
+def _as_json(lake: Lake, examinations: Sequence[Examination]) -> dict[str, object]:
+    return {
+        "lake": lake.store.uri,
+        "well": not any(one.defects for one in examinations),
+        "examinations": [asdict(one) for one in examinations],
+    }

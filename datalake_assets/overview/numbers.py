@@ -1,0 +1,770 @@
+"""The numbers: what the lake's state is at an instant, and what to do about it.
+
+Belongs here: counting, comparing, and saying it in a sentence. Does not belong here: how it is
+drawn (`pictures`, `page`, `cli.status`).
+
+Everything comes from the lake: the footers of its session files, its manifests, its restatement
+log, and the bars of the newest sessions. Nothing that is damaged hides the rest; it is named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from functools import cached_property
+from itertools import groupby
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datalake_assets import market_calendar
+from datalake_assets.lake import layout, restatements, session_file
+from datalake_assets.lake.coverage import Coverage, Held, coverage
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.manifest import Manifest
+from datalake_assets.lake.restatements import Restatements
+from datalake_assets.lake.session_file import BrokenFileError, Summary
+from datalake_assets.lake.symbol_years import SymbolYears
+
+COMPARED = 20
+"""Sessions before the newest that it is held against: about a month."""
+
+PRINTED, SILENT = 5, 3
+"""A symbol fell silent when it printed in each of so many sessions and in none of the next so
+many: delisted, renamed, halted, or lost by the source."""
+
+RESTATEMENTS = 20
+"""Changes that are listed, the newest first."""
+
+HISTORY = 120
+"""Sessions in the charts, as many as Dagster's plots show."""
+
+SPELLED_OUT = 5
+"""Things of a kind to do that are listed one by one; of more, what does them all or the first."""
+
+_READERS = 16
+_FOOTER_GUESS = 64 * 1024
+"""Bytes from the end of a manifest that hold the versions of its sessions."""
+
+
+class SessionState(StrEnum):
+    """How the lake holds a session, as an overview tells it."""
+
+    PUBLISHED = "published"
+    """With an answer for every symbol."""
+    FLAWED = "published, some symbols to ask again"
+    """It passed its audit, but some symbols failed, or a later collection did not pass."""
+    INCOMPLETE = "did not pass its audit"
+    MISSING = "missing"
+    UNTOUCHED = "not collected yet"
+    """Before the first session that was ever collected: the history to come."""
+    NOT_DUE = "not due yet"
+
+
+class Health(StrEnum):
+    """The verdict on the lake, from good to bad."""
+
+    GOOD = "good"
+    LOOSE_ENDS = "loose ends"
+    """What is there can be relied on; something is still to be added."""
+    BAD = "bad"
+    """A session that should be there is not, or an object is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionNumbers:
+    """What a session's file tells of it.
+
+    Args:
+        session: The session.
+        rows: Bars.
+        requested: Symbols asked for.
+        no_print, failed, pending: Symbols in these states.
+        coverage: Share of the expected symbols that have a bar; None when it can't be known.
+        thresholds: What the audit asked for, by rule.
+        collected_at: When the collection ended, UTC.
+        duration: Seconds that it took, with every session collected together; None if unknown.
+        requests: Requests that it took, with every session collected together; None if unknown.
+    """
+
+    session: date
+    rows: int
+    requested: int
+    no_print: int
+    failed: int
+    pending: int
+    coverage: float | None
+    thresholds: Mapping[str, float]
+    collected_at: datetime
+    duration: float | None
+    requests: int | None
+
+    @classmethod
+    def of(cls, summary: Summary) -> SessionNumbers:
+        """From what the file says of itself."""
+        counts, collection = summary.counts, summary.provenance.collection
+        values = {finding["rule"]: finding["value"] for finding in summary.audit}
+        return cls(
+            session=summary.session,
+            rows=summary.rows,
+            requested=sum(counts.values()) - counts["rejected"],
+            no_print=counts["no_print"],
+            failed=counts["failed"],
+            pending=counts["pending"],
+            coverage=values.get("coverage"),
+            thresholds={finding["rule"]: finding["threshold"] for finding in summary.audit},
+            collected_at=summary.provenance.collected_at,
+            duration=collection.get("duration_seconds"),
+            requests=collection.get("requests"),
+        )
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of the requested symbols that the source answered for; None when none was."""
+        return (self.rows + self.no_print) / self.requested if self.requested else None
+
+
+@dataclass(frozen=True, slots=True)
+class YearNumbers:
+    """A year of the lake.
+
+    Args:
+        year: The year.
+        counts: Its sessions by state; those that are not due yet included.
+        rows: Bars published.
+        answered: Share of the requested symbols that the source answered for, over all published
+            sessions; None when there is none.
+        failed: Symbols to ask again, failed and pending, in the published sessions.
+        behind: Sessions that the symbol-years don't show as they are now.
+        whole: Whether the last publication of the symbol-years came to its end.
+    """
+
+    year: int
+    counts: Mapping[SessionState, int]
+    rows: int
+    answered: float | None
+    failed: int
+    behind: int
+    whole: bool
+
+    @property
+    def due(self) -> int:
+        """Sessions that should be there."""
+        return sum(self.counts.values()) - self.counts[SessionState.NOT_DUE]
+
+    @property
+    def published(self) -> int:
+        """Sessions that are published."""
+        return self.counts[SessionState.PUBLISHED] + self.counts[SessionState.FLAWED]
+
+    @property
+    def current(self) -> bool:
+        """Do the symbol-years show the sessions as they are now?"""
+        return self.whole and not self.behind
+
+    @property
+    def symbol_years(self) -> str:
+        """How the symbol-years stand, in words."""
+        if self.behind:
+            return f"{_many(self.behind, 'session')} behind"
+        if not self.whole:
+            return "cut off, or under way"
+        return "as new" if self.published else "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number of the newest session, and the same of the sessions before.
+
+    Args:
+        name: What it is.
+        unit: How it is written: "count", "share" or "seconds".
+        newest: Of the newest session; None if unknown.
+        before: Of the sessions before, ascending, where it is known.
+    """
+
+    name: str
+    unit: str
+    newest: float | None
+    before: Sequence[float]
+
+    @property
+    def usual(self) -> float | None:
+        """The median of the sessions before."""
+        return median(self.before) if self.before else None
+
+    @property
+    def change(self) -> str:
+        """How far the newest is from the usual, as a person reads it."""
+        if self.newest is None or self.usual is None:
+            return "–"
+        if self.unit == "share":
+            return f"{100 * (self.newest - self.usual):+.2f} points"
+        if self.newest == self.usual:
+            return "none"
+        if not self.usual or self.newest > 10 * self.usual:
+            return f"{self.newest - self.usual:+,.0f}"
+        return f"{100 * (self.newest / self.usual - 1):+.1f} %"
+
+
+@dataclass(frozen=True, slots=True)
+class SilentSymbol:
+    """A symbol that printed every session, and then no more.
+
+    Args:
+        symbol: The symbol.
+        last: The last session with a bar of it.
+        close: Its last price there, in dollars.
+        volume: Shares traded there.
+    """
+
+    symbol: str
+    last: date
+    close: float
+    volume: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Requests of the last day (UTC) on which something was collected, as the sessions tell.
+
+    A session remembers its last collection only, so what was since collected again is not counted.
+
+    Args:
+        day: The day.
+        collections: Collections that began on it.
+        requests, retries, throttled: Requests sent by them, those sent again, those answered 429.
+        minutes: Time during which at least one of them ran.
+        per_minute: Requests a minute that the plan allows.
+    """
+
+    day: date
+    collections: int
+    requests: int
+    retries: int
+    throttled: int
+    minutes: float
+    per_minute: int
+
+    @property
+    def share(self) -> float | None:
+        """Requests sent, as a share of those that the plan allows in these minutes."""
+        allowed = self.per_minute * self.minutes
+        return self.requests / allowed if allowed else None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something to do.
+
+    Args:
+        why: What is wrong, and what a command can't do.
+        command: What to type, without the program's name; None when no command mends it.
+    """
+
+    why: str
+    command: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """An object that can't be read.
+
+    Args:
+        where: Where it is.
+        step: What to do about it.
+        session: The session whose file it is, if it is one that should be there.
+    """
+
+    where: str
+    step: Step
+    session: date | None = None
+
+    @classmethod
+    def of_session(cls, where: str, session: date | None) -> Damage:
+        """A session's file, or what lies in its place."""
+        command = None if session is None else f"collect --session {session}"
+        return cls(where, Step(f"damaged: {where}", command), session)
+
+    @classmethod
+    def of_manifest(cls, where: str, year: int) -> Damage:
+        """A year's manifest."""
+        return cls(where, Step(f"damaged: {where}: delete it, then", f"publish --year {year}"))
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The lake's state.
+
+    Args:
+        now: The instant of looking, UTC.
+        uri: Where the lake is.
+        source: Whose bars it holds; None for a lake that was never written to.
+        held: Its due sessions against the calendar.
+        states: Every session from the first to the end of the newest year, ascending.
+        sessions: What is known of each of these that is published or incomplete, ascending.
+        years: Each year, ascending.
+        measures: The newest published session against those before; empty without one.
+        silent: The symbols that fell silent, the most traded first; None when the lake holds too
+            few sessions to tell.
+        usage: Requests used; None when no session tells.
+        restatements: The newest changes (`lake.restatements.SCHEMA`), newest first.
+        damaged: What can't be read.
+    """
+
+    now: datetime
+    uri: str
+    source: str | None
+    held: Coverage
+    states: Mapping[date, SessionState]
+    sessions: dict[date, SessionNumbers]
+    years: Sequence[YearNumbers]
+    measures: Sequence[Measure]
+    silent: Sequence[SilentSymbol] | None
+    usage: Usage | None
+    restatements: pa.Table
+    damaged: Sequence[Damage]
+
+    @cached_property
+    def counts(self) -> Mapping[SessionState, int]:
+        """Sessions by state."""
+        return _counts(self.states.values())
+
+    @property
+    def due(self) -> int:
+        """Sessions that should be there."""
+        return len(self.held.sessions)
+
+    @property
+    def published(self) -> int:
+        """Sessions that are published, of those that should be there."""
+        return sum(year.published for year in self.years)
+
+    @property
+    def rows(self) -> int:
+        """Bars published."""
+        return sum(year.rows for year in self.years)
+
+    @property
+    def newest_due(self) -> date | None:
+        """The newest session that should be there."""
+        return next(reversed(self.held.sessions), None)
+
+    @cached_property
+    def newest(self) -> SessionNumbers | None:
+        """The newest published session."""
+        published = (day for day in reversed(self.sessions) if self.states[day] in _PUBLISHED)
+        return next((self.sessions[day] for day in published), None)
+
+    @cached_property
+    def holes(self) -> list[date]:
+        """The sessions that are missing; those that can't be read are told as damaged."""
+        damaged = frozenset(damage.session for damage in self.damaged)
+        missing = [day for day, state in self.states.items() if state is SessionState.MISSING]
+        return [day for day in missing if day not in damaged]
+
+    @property
+    def behind(self) -> list[YearNumbers]:
+        """Years whose symbol-years don't show their published sessions as they are now."""
+        return [year for year in self.years if not year.current]
+
+    @property
+    def history(self) -> dict[date, SessionNumbers | None]:
+        """The newest due sessions, ascending; None for those that are not published."""
+        days = list(self.held.sessions)[-HISTORY:]
+        return {day: self.sessions[day] if self.states[day] in _PUBLISHED else None for day in days}
+
+    @property
+    def health(self) -> Health:
+        """The verdict."""
+        if self.damaged or self.holes or self.counts[SessionState.INCOMPLETE]:
+            return Health.BAD
+        if self.counts[SessionState.UNTOUCHED] or self.counts[SessionState.FLAWED] or self.behind:
+            return Health.LOOSE_ENDS
+        return Health.GOOD
+
+    @property
+    def headline(self) -> str:
+        """The verdict in a few words."""
+        if not self.due:
+            return "No session is due yet."
+        if not self.sessions and not self.damaged:
+            return "The lake is empty."
+        return {
+            Health.GOOD: "The lake is good.",
+            Health.LOOSE_ENDS: "What the lake holds is good. There is more to do.",
+            Health.BAD: "The lake needs you.",
+        }[self.health]
+
+    @property
+    def sentence(self) -> str:
+        """The reasons for the verdict, in one sentence."""
+        if not self.due:
+            return "The first session has not closed."
+        last = f"up to {self.newest_due}"
+        if self.health is Health.GOOD:
+            return (
+                f"All {_many(self.due, 'session')} {last} are published, and every symbol of them "
+                "was answered."
+            )
+        flawed, incomplete = self.counts[SessionState.FLAWED], self.counts[SessionState.INCOMPLETE]
+        untouched = self.counts[SessionState.UNTOUCHED]
+        behind = _listed([str(year.year) for year in self.behind])
+        told = [
+            (len(self.damaged), f"{_many(len(self.damaged), 'object')} can't be read"),
+            (len(self.holes), self._told_holes()),
+            (incomplete, f"{incomplete:,} did not pass the audit"),
+            (untouched, f"{untouched:,} of the history were not collected yet"),
+            (flawed, f"{_many(flawed, 'published session')} {_have(flawed)} symbols to ask again"),
+            (len(self.behind), f"the files per symbol of {behind} are behind"),
+        ]
+        reasons = "; ".join(text for count, text in told if count)
+        return (
+            f"{self.published:,} of {_many(self.due, 'session')} {last} are published; {reasons}."
+        )
+
+    @property
+    def steps(self) -> list[Step]:
+        """What to do, in the order in which to do it; empty when there is nothing."""
+        return [*self._mend(), *self._collect(), *self._repair(), *self._publish()]
+
+    def _told_holes(self) -> str:
+        if self.holes == [self.newest_due]:
+            return "the newest one is missing"
+        newest = ", the newest among them" if self.newest_due in self.holes else ""
+        return f"{len(self.holes):,} {_are(self.holes)} missing{newest}"
+
+    def _mend(self) -> list[Step]:
+        return [damage.step for damage in self.damaged]
+
+    def _collect(self) -> list[Step]:
+        # What is damaged counts as missing, too, and is asked for already.
+        damaged = frozenset(damage.session for damage in self.damaged)
+        gaps = [gap for gap in self.held.gaps if gap[2] > 1 or gap[0] not in damaged]
+        if len(gaps) > SPELLED_OUT:
+            sessions = sum(count for _, _, count in gaps)
+            why = f"missing: {_many(sessions, 'session')} in {len(gaps):,} gaps"
+            return [Step(why, "backfill")]
+        return [
+            Step(f"missing: {_many(count, 'session')}", f"backfill --from {first} --to {last}")
+            for first, last, count in gaps
+        ]
+
+    def _repair(self) -> list[Step]:
+        damaged = frozenset(damage.session for damage in self.damaged)
+        # Of both, the one that waits lacks more.
+        told = {s.session: s.counts for s in (*self.held.published, *self.held.waiting)}
+        return [
+            Step(
+                f"{day}: {told[day]['failed']:,} failed, {told[day]['pending']:,} pending",
+                f"collect --session {day} --repair",
+            )
+            for day in self.held.to_repair
+            if day not in damaged
+        ]
+
+    def _publish(self) -> list[Step]:
+        damaged = {damage.step.command for damage in self.damaged}
+        behind = [y for y in self.behind if f"publish --year {y.year}" not in damaged]
+        if len(behind) > 1:
+            years = _listed([str(year.year) for year in behind])
+            return [Step(f"files per symbol behind: {years}", "publish")]
+        return [
+            Step(
+                f"files per symbol of {year.year} behind: {_many(year.behind, 'session')}"
+                if year.behind
+                else f"the publication of {year.year} was cut off, or is under way",
+                f"publish --year {year.year}",
+            )
+            for year in behind
+        ]
+
+
+_PUBLISHED = (SessionState.PUBLISHED, SessionState.FLAWED)
+
+
+def overview(
+    lake: Lake, *, first: date, due: date, now: datetime, requests_per_minute: int
+) -> Overview:
+    """Look at a lake; one that is not there holds nothing.
+
+    Args:
+        lake: The lake.
+        first: Its first session.
+        due: The day up to which, included, its sessions should be there.
+        now: The time, UTC.
+        requests_per_minute: What the source's plan allows.
+
+    Raises:
+        StoreError: The lake can't be reached.
+        OutsideCalendar: `first` or `due` is of a time whose sessions nobody knows.
+    """
+    held = coverage(lake, market_calendar.sessions(first, due))
+    states = _states(held, first, due)
+    sessions = {
+        summary.session: SessionNumbers.of(summary)
+        for summaries in (held.waiting, held.published)  # of both, the published one
+        for summary in summaries
+    }
+    sessions = {day: sessions[day] for day in states if day in sessions}
+    published = [day for day in states if states[day] in _PUBLISHED]
+    damaged = _damaged(lake, held)
+    bars = _bars(lake, published[-COMPARED - 1 :], damaged)
+    years = _years(lake, states, sessions, damaged)
+    return Overview(
+        now=now,
+        uri=lake.store.uri,
+        source=lake.source(),
+        held=held,
+        states=states,
+        sessions=sessions,
+        years=years,
+        measures=_measures([sessions[day] for day in published[-COMPARED - 1 :]], bars),
+        silent=_silent([bars[day] for day in published[-PRINTED - SILENT :] if day in bars]),
+        usage=_usage((*held.published, *held.waiting), requests_per_minute),
+        restatements=_restatements(lake, damaged),
+        damaged=damaged,
+    )
+
+
+def _states(held: Coverage, first: date, due: date) -> dict[date, SessionState]:
+    """Every session from the first to the end of the year of the newest."""
+    flawed = frozenset(held.to_repair)
+    begun = next((day for day, how in held.sessions.items() if how is not Held.MISSING), date.max)
+    found = {
+        day: SessionState.INCOMPLETE
+        if how is Held.INCOMPLETE
+        else (SessionState.UNTOUCHED if day < begun else SessionState.MISSING)
+        if how is Held.MISSING
+        else SessionState.FLAWED
+        if day in flawed
+        else SessionState.PUBLISHED
+        for day, how in held.sessions.items()
+    }
+    tomorrow = max(first, due + timedelta(days=1))
+    end = min(date(max(first, due).year, 12, 31), market_calendar.LAST)
+    return found | dict.fromkeys(
+        market_calendar.sessions(tomorrow, end) if tomorrow <= end else (), SessionState.NOT_DUE
+    )
+
+
+def _damaged(lake: Lake, held: Coverage) -> list[Damage]:
+    """The session files that can't be read."""
+    if not held.damaged:
+        return []
+    places = {
+        lake.store.url(key(day)): day
+        for day in held.sessions
+        for key in (layout.session_key, layout.incomplete_key)
+    }
+    return [Damage.of_session(where, places.get(where)) for where in held.damaged]
+
+
+def _bars(lake: Lake, days: Sequence[date], damaged: list[Damage]) -> dict[date, pa.Table]:
+    """The bars of these sessions; what can't be read is added to the damaged."""
+
+    def read(day: date) -> pa.Table | None:
+        key = layout.session_key(day)
+        try:
+            return session_file.decode_bars(lake.store.get(key), lake.store.url(key))
+        except FileNotFoundError:
+            return None  # removed since it was listed
+        except BrokenFileError:
+            damaged.append(Damage.of_session(lake.store.url(key), day))
+            return None
+
+    with ThreadPoolExecutor(_READERS) as threads:
+        found = dict(zip(days, threads.map(read, days), strict=True))
+    return {day: bars for day, bars in found.items() if bars is not None}
+
+
+def _years(
+    lake: Lake,
+    states: Mapping[date, SessionState],
+    sessions: Mapping[date, SessionNumbers],
+    damaged: list[Damage],
+) -> list[YearNumbers]:
+    now: dict[int, dict[date, str]] = defaultdict(dict)
+    versions = lake.store.versions(layout.SESSIONS)
+    for day in layout.dated(layout.SESSIONS, list(versions)):
+        now[day.year][day] = versions[layout.session_key(day)]
+    years = [(year, list(days)) for year, days in groupby(states, key=lambda day: day.year)]
+
+    def made_from(year: int) -> Manifest:
+        try:
+            return _manifest(lake, year)
+        except BrokenFileError:
+            where = lake.store.url(layout.manifest_key(year))
+            damaged.append(Damage.of_manifest(where, year))
+            return Manifest(year)
+
+    with ThreadPoolExecutor(_READERS) as threads:
+        manifests = list(threads.map(made_from, [year for year, _ in years]))
+    found = []
+    for (year, days), manifest in zip(years, manifests, strict=True):
+        published = [sessions[day] for day in days if states[day] in _PUBLISHED]
+        requested = sum(each.requested for each in published)
+        answered = sum(each.rows + each.no_print for each in published)
+        found.append(
+            YearNumbers(
+                year=year,
+                counts=_counts(states[day] for day in days),
+                rows=sum(each.rows for each in published),
+                answered=answered / requested if requested else None,
+                failed=sum(each.failed + each.pending for each in published),
+                behind=len({day for day, _ in now[year].items() ^ manifest.sessions.items()}),
+                whole=manifest.whole or not now[year],
+            )
+        )
+    return found
+
+
+def _manifest(lake: Lake, year: int) -> Manifest:
+    """What the symbol-years were made from; an empty one when they never were made."""
+    key = layout.manifest_key(year)
+    try:
+        with suppress(BrokenFileError):  # the footer may be longer than guessed
+            tail = lake.store.tail(key, _FOOTER_GUESS)
+            return Manifest.without_symbols(tail, lake.store.url(key))
+    except FileNotFoundError:
+        return Manifest(year)
+    return SymbolYears(lake.store).manifest(year)
+
+
+def _measures(told: Sequence[SessionNumbers], bars: Mapping[date, pa.Table]) -> list[Measure]:
+    if not told:
+        return []
+    volumes = {day: float(pc.sum(table["volume"]).as_py() or 0) for day, table in bars.items()}
+    rows: list[tuple[str, str, list[float | None]]] = [
+        ("bars", "count", [each.rows for each in told]),
+        ("volume traded", "count", [volumes.get(each.session) for each in told]),
+        ("did not trade", "count", [each.no_print for each in told]),
+        ("to ask again", "count", [each.failed + each.pending for each in told]),
+        ("success rate", "share", [each.success_rate for each in told]),
+        ("coverage", "share", [each.coverage for each in told]),
+        ("duration", "seconds", [each.duration for each in told]),
+    ]
+    return [
+        Measure(name, unit, values[-1], [value for value in values[:-1] if value is not None])
+        for name, unit, values in rows
+    ]
+
+
+def _silent(tables: Sequence[pa.Table]) -> list[SilentSymbol] | None:
+    """The symbols that fell silent in these sessions, the newest; None when they are too few."""
+    if len(tables) < PRINTED + SILENT:
+        return None
+    names = [frozenset(table["symbol"].to_pylist()) for table in tables]
+    silent = frozenset.intersection(*names[:PRINTED]).difference(*names[PRINTED:])
+    last = tables[PRINTED - 1]
+    found = last.filter(pc.is_in(last["symbol"], pa.array(sorted(silent), pa.string())))
+    columns = ("symbol", "session", "close", "volume")
+    rows = found.sort_by([("volume", "descending"), ("symbol", "ascending")]).select(columns)
+    return [SilentSymbol(*row.values()) for row in rows.to_pylist()]
+
+
+def _usage(summaries: Iterable[Summary], per_minute: int) -> Usage | None:
+    # Sessions that were collected together have the same numbers of the same collection.
+    collections = {
+        collection["started"]: collection
+        for summary in summaries
+        if "started" in (collection := summary.provenance.collection)
+    }
+    if not collections:
+        return None
+    day = max(map(datetime.fromisoformat, collections)).date()
+    found = [c for started, c in collections.items() if started.startswith(day.isoformat())]
+    return Usage(
+        day=day,
+        collections=len(found),
+        requests=sum(each["requests"] for each in found),
+        retries=sum(each["retries"] for each in found),
+        throttled=sum(each["throttled"] for each in found),
+        minutes=_busy_seconds(found) / 60,
+        per_minute=per_minute,
+    )
+
+
+def _busy_seconds(collections: Iterable[Mapping[str, str]]) -> float:
+    """Seconds during which at least one of these ran: the windows of a backfill overlap."""
+    spans = sorted(
+        (datetime.fromisoformat(each["started"]), datetime.fromisoformat(each["ended"]))
+        for each in collections
+    )
+    busy, reached = 0.0, spans[0][0]
+    for start, end in spans:
+        busy += max(0.0, (end - max(start, reached)).total_seconds())
+        reached = max(reached, end)
+    return busy
+
+
+def _restatements(lake: Lake, damaged: list[Damage]) -> pa.Table:
+    try:
+        return Restatements(lake.store).newest(RESTATEMENTS)
+    except BrokenFileError as error:
+        damaged.append(Damage(lake.store.url(layout.RESTATEMENTS), Step(str(error), None)))
+        return restatements.SCHEMA.empty_table()
+
+
+def written(value: float | None, unit: str) -> str:
+    """A number as a person reads it; a share is cut, so that 100 % means all.
+
+    Args:
+        value: The number; None reads as a dash.
+        unit: "count", "share" or "seconds".
+    """
+    if value is None:
+        return "–"
+    if unit == "share":
+        percent = math.floor(round(value * 1e5, 6)) / 1e3
+        return f"{percent:.0f} %" if percent.is_integer() else f"{percent:.3f} %"
+    return f"{value:,.1f} s" if unit == "seconds" else f"{value:,.0f}"
+
+
+def changed_values(log: pa.Table) -> list[tuple[dict[str, Any], str]]:
+    """Each row of a restatement log, and what changed in it, for a person."""
+    return [(row, _what_changed(row)) for row in log.to_pylist()]
+
+
+def _what_changed(row: Mapping[str, Any]) -> str:
+    if row["change"] != "restated":
+        return f"close {row['new_close' if row['change'] == 'added' else 'old_close']:,}"
+    return ", ".join(
+        f"{name} {row[f'old_{name}']} → {row[f'new_{name}']}"
+        for name in restatements.VALUES
+        if row[f"old_{name}"] != row[f"new_{name}"]
+    )
+
+
+def _counts(states: Iterable[SessionState]) -> dict[SessionState, int]:
+    found = dict.fromkeys(SessionState, 0)
+    for state in states:
+        found[state] += 1
+    return found
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
+def _are(things: Sequence[object]) -> str:
+    return "is" if len(things) == 1 else "are"
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    if len(names) > 3:
+        return f"{', '.join(names[:2])} and {len(names) - 2:,} more years"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -1,0 +1,302 @@
+"""The Lambda function from Dagster: what a run of the job does, tells, and materializes.
+
+The real handler behind Lambda's API on loopback, asked by the real boto3 client and Pipes.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from datalake_assets import lambda_handler as handler_module
+from datalake_assets.assets.daily_ticks import KEY, REQUESTS_TAG
+from datalake_assets.automation.lambda_session import INVOCATIONS
+from datalake_assets.collection.audit import RULES
+from datalake_assets.collection.plan import Packing
+from datalake_assets.definitions import build_definitions
+from datalake_assets.exchange.faults import Fault, FaultScript, Rule
+from datalake_assets.exchange.process import ExchangeServer
+from datalake_assets.exchange.server import Exchange
+from datalake_assets.exchange.synthetic import SyntheticMarket
+from datalake_assets.lake import layout
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.store import open_store
+from datalake_assets.lambda_handler import RESERVE, lambda_handler
+from datalake_assets.publication import How
+from datalake_assets.resources import CollectorResource
+from datalake_assets.settings import Settings
+from datalake_assets_tests import workbench
+from datalake_assets_tests.lambda_api import TAIL, Context, LambdaApi
+
+DAY = date(2024, 7, 3)
+FUNCTION = "collect-session"
+
+
+@dataclass
+class World:
+    """An exchange, a lake, Lambda, and Dagster."""
+
+    exchange: Exchange
+    api: LambdaApi
+    instance: dg.DagsterInstance
+    lake: Lake
+    environ: dict[str, str] = field(repr=False)
+
+    def run(self, day: date = DAY, **collector: Any) -> dg.ExecuteInProcessResult:
+        definitions = build_definitions(
+            Settings.load(self.environ | {"DATALAKE_LAMBDA_FUNCTION": FUNCTION}),
+            collector=CollectorResource(**collector),
+        )
+        return definitions.resolve_job_def("lambda_session_job").execute_in_process(
+            instance=self.instance,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            partition_key=day.isoformat(),
+            raise_on_error=False,
+        )
+
+    @property
+    def materialized(self) -> set[str]:
+        return set(self.instance.get_materialized_partitions(KEY))
+
+    def log(self, result: dg.ExecuteInProcessResult) -> str:
+        return "\n".join(entry.user_message for entry in self.instance.all_logs(result.run_id))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ExchangeServer]:
+    with ExchangeServer(Exchange(SyntheticMarket(7, 240, 60))) as server:
+        yield server
+
+
+@pytest.fixture
+def world(
+    server: ExchangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    environ = {
+        "ALPACA_API_KEY": "any",
+        "ALPACA_SECRET_KEY": "pair",
+        "ALPACA_DATA_URL": server.url,
+        "ALPACA_TRADING_URL": server.url,
+        "ALPACA_REQUESTS_PER_MINUTE": "100000",
+        "ALPACA_HISTORY_START": "2011-01-03",
+        "DATALAKE_URI": str(tmp_path / "lake"),
+    }
+    with (
+        LambdaApi({FUNCTION: lambda_handler}) as api,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        aws = {
+            "AWS_ENDPOINT_URL_LAMBDA": api.url,
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "pair",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        for name, value in (environ | aws).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        server.exchange.requests.clear()
+        lake = Lake(open_store(environ["DATALAKE_URI"]))
+        yield World(server.exchange, api, instance, lake, environ)
+    server.exchange.faults = None
+    server.exchange.latency = 0.0
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    """What a person reads of a failed run."""
+    return workbench.failure(result, "lambda_session")
+
+
+def test_a_session_that_the_function_published_is_materialized_with_its_numbers(
+    world: World,
+) -> None:
+    result = world.run()
+
+    assert result.success, failure(result)
+    assert world.materialized == {"2024-07-03"}
+    stored = world.lake.read(DAY)
+    (event,) = result.get_asset_materialization_events()
+    assert (event.asset_key, event.partition) == (KEY, "2024-07-03")
+    told = {name: value.value for name, value in event.materialization.metadata.items()}
+    assert told["row_count"] == told["present"] == stored.bars.num_rows > 200
+    assert told["no_print"] == len(stored.ledger.no_print)
+    assert told["success_rate"] == 1.0
+    assert told["dagster/uri"].endswith(layout.session_key(DAY))
+    assert told["file_size_bytes"] == world.lake.store.size(layout.session_key(DAY))
+    assert (told["lambda_function"], told["lambda_invocations"]) == (FUNCTION, 1)
+    audit = event.materialization.metadata["audit"]
+    assert isinstance(audit, dg.TableMetadataValue)
+    assert [record.data["rule"] for record in audit.records] == list(RULES)
+    assert told["requests"] == len([r for r in world.exchange.requests if "bars" in r.path])
+    run = world.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags[REQUESTS_TAG] == str(told["requests"])
+    assert f"invocation 1: {told['present']} present" in world.log(result)
+
+
+def test_a_process_that_lambda_uses_again_tells_again(world: World) -> None:
+    for day in (DAY, date(2024, 7, 5), DAY):
+        result = world.run(day)
+        assert result.success, failure(result)
+    assert len(world.api.invocations) == 3
+    assert world.materialized == {"2024-07-03", "2024-07-05"}
+    # Of a session that is published already, nothing was asked.
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["requests"].value == 0
+
+
+def test_the_collectors_thresholds_and_symbols_are_the_functions(world: World) -> None:
+    result = world.run(symbols="AAPL,MSFT", min_coverage=0.5, min_row_ratio=0.0)
+
+    assert result.success, failure(result)
+    (invocation,) = world.api.invocations
+    event = {k: v for k, v in invocation.event.items() if not k.startswith("DAGSTER_PIPES_")}
+    assert event == {
+        "session": "2024-07-03",
+        "symbols": ["AAPL", "MSFT"],
+        "thresholds": {
+            "success_rate": 0.99,
+            "coverage": 0.5,
+            "invalid_bars": 0.001,
+            "row_ratio": 0.0,
+        },
+    }
+    assert world.lake.read(DAY).ledger.symbols == {"AAPL", "MSFT"}
+
+
+def narrow(**given: Any) -> How:
+    """As the function collects, but thirty symbols a request."""
+    return How(**given, packing=Packing(symbols=30))
+
+
+def test_it_is_invoked_again_until_nothing_is_pending(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler_module, "How", narrow)
+    world.exchange.latency = 0.2
+    world.api.context = lambda: Context(RESERVE + 0.9, memory_limit_in_mb="128")
+
+    result = world.run()
+
+    assert result.success, failure(result)
+    answers = [json.loads(made.answer["body"]) for made in world.api.invocations]
+    assert 2 <= len(answers) <= INVOCATIONS
+    assert [body["published"] for body in answers] == [False] * (len(answers) - 1) + [True]
+    assert world.materialized == {"2024-07-03"}
+    assert world.lake.incomplete() == []
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["lambda_invocations"].value == len(answers)
+    run = world.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    asked = [r for r in world.exchange.requests if r.path == "/v2/stocks/bars"]
+    assert run.tags[REQUESTS_TAG] == str(len(asked))
+
+
+def test_a_function_that_brings_nothing_is_not_invoked_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So slow that no request ends, and none is sent: the time is over before the first.
+    world.exchange.latency = 0.4
+    world.api.context = lambda: Context(RESERVE + 0.2)
+
+    result = world.run()
+
+    assert not result.success
+    assert "did not publish 2024-07-03 in" in failure(result)
+    assert len(world.api.invocations) <= 3
+    assert world.materialized == set()
+
+
+def test_a_session_that_does_not_pass_is_not_materialized_and_the_run_tells_why(
+    world: World,
+) -> None:
+    world.exchange.faults = FaultScript(
+        [Rule(Fault(kind="status", status=404), times=None, path="/v2/stocks/bars")]
+    )
+
+    result = world.run()
+
+    assert not result.success
+    assert world.materialized == set()
+    assert len(world.api.invocations) == 1, "nothing is pending"
+    told = failure(result)
+    assert "did not publish 2024-07-03 in 1 of at most" in told
+    assert "success_rate (" in told
+    assert layout.incomplete_key(DAY) in told
+
+    world.exchange.faults = None
+    assert world.run().success
+    assert world.materialized == {"2024-07-03"}
+
+
+@pytest.mark.parametrize("symbols", [3, 300])
+def test_the_answer_fits_into_the_end_of_the_log(world: World, symbols: int) -> None:
+    """However many fail: what Pipes reads is in the last 4 KB."""
+    world.exchange.faults = lambda arrival: (
+        Fault(kind="status", status=404) if "bars" in arrival.path else None
+    )
+    listed = [r["symbol"] for r in world.exchange.market.assets() if r["symbol"].isalpha()]
+
+    result = world.run(symbols=",".join(sorted(set(listed))[:symbols]))
+
+    assert "did not publish 2024-07-03" in failure(result)
+    (invocation,) = world.api.invocations
+    first = invocation.log.index('{"__dagster_pipes_version"')
+    assert len(invocation.log[first:].encode()) < TAIL
+    (event,) = result.get_step_failure_events()
+    metadata = event.step_failure_data.user_failure_data.metadata
+    assert metadata["failed"].value == min(symbols, len(set(listed)))
+    assert len(metadata["first_failures"].records) >= 3
+
+
+def test_an_error_of_the_function_is_the_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.lake.claim("another source")
+
+    result = world.run()
+
+    assert f"the function {FUNCTION} answered 500: " in failure(result)
+    assert "another source" in failure(result)
+    assert world.materialized == set()
+
+
+def crashing(event: Any, context: Any) -> Any:
+    raise MemoryError("Runtime exited with error: signal: killed")
+
+
+def silent(event: Any, context: Any) -> Any:
+    return {"statusCode": 200, "body": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("functions", "told"),
+    [
+        ({FUNCTION: crashing}, "Runtime exited with error: signal: killed"),
+        ({FUNCTION: silent}, "no answer of it was found in the end of its log"),
+        ({}, "Function not found: collect-session"),
+    ],
+)
+def test_a_function_that_dies_is_silent_or_is_not_there_materializes_nothing(
+    functions: dict[str, Callable[..., Any]], told: str, world: World
+) -> None:
+    world.api.functions = functions
+
+    result = world.run()
+
+    assert not result.success
+    assert told in failure(result)
+    assert world.materialized == set()
+
+
+def test_without_a_function_there_is_no_job() -> None:
+    jobs = {job.name for job in build_definitions(Settings.load({})).resolve_all_job_defs()}
+
+    assert "daily_ticks_job" in jobs
+    assert "lambda_session_job" not in jobs

@@ -1,0 +1,187 @@
+"""The same rows have the same fingerprint, in any order and split; any other bit has another."""
+
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datalake_assets.collection.bars import SCHEMA, empty
+from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
+from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
+
+ROWS = every(names(5), WEEK[:4])
+GOLDEN = "14555eff5eb63df8ac6605643c824fcb"
+"""Of `ROWS`. Manifests in people's lakes hold such numbers: another one uploads every lake anew."""
+
+bits = st.integers(0, 2**64 - 1)
+
+
+def as_float(word: int) -> float:
+    """The number of these bits: any, NaNs and infinities of all kinds included."""
+    (number,) = struct.unpack("<d", struct.pack("<Q", word))
+    return float(number)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> pa.Table:
+    found = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["A", "B", "BRK.B", ""]),
+                st.sampled_from(WEEK),
+                st.floats(),
+                st.integers(-(2**63), 2**63 - 1),
+            ),
+            max_size=12,
+        )
+    )
+    return table(
+        bar(symbol, day, close=price, volume=volume) for symbol, day, price, volume in found
+    )
+
+
+@given(rows(), st.randoms())
+def test_the_order_of_the_rows_does_not_matter(bars: pa.Table, random: Any) -> None:
+    order = list(range(bars.num_rows))
+    random.shuffle(order)
+    assert fingerprint(bars.take(pa.array(order, pa.int64()))) == fingerprint(bars)
+
+
+@given(rows(), st.lists(st.integers(0, 12), max_size=4))
+def test_the_parts_add_up_to_the_whole_however_it_is_split(
+    bars: pa.Table, cuts: Sequence[int]
+) -> None:
+    places = [0, *sorted(min(cut, bars.num_rows) for cut in cuts), bars.num_rows]
+    parts = [bars.slice(a, b - a) for a, b in pairwise(places)]
+    assert sum(map(fingerprint, parts), Fingerprint()) == fingerprint(bars)
+    assert fingerprint(pa.concat_tables(parts)) == fingerprint(bars)  # several chunks
+
+
+@given(rows(), st.data())
+def test_runs_of_rows_have_the_fingerprints_that_they_have_alone(
+    bars: pa.Table, data: st.DataObject
+) -> None:
+    if not bars.num_rows:
+        return
+    more = data.draw(st.sets(st.integers(1, bars.num_rows - 1))) if bars.num_rows > 1 else set()
+    starts = [0, *sorted(more)]
+    ends = [*starts[1:], bars.num_rows]
+    assert fingerprints(bars, np.array(starts)) == [
+        fingerprint(bars.slice(a, b - a)) for a, b in zip(starts, ends, strict=True)
+    ]
+
+
+def test_a_row_twice_is_not_the_row_once() -> None:
+    twice = pa.concat_tables([ROWS, ROWS.slice(0, 1)])
+    assert fingerprint(twice) != fingerprint(ROWS)
+    assert fingerprint(twice).digest != fingerprint(ROWS).digest
+
+
+def test_no_rows_have_the_fingerprint_that_adds_nothing() -> None:
+    assert fingerprint(empty()) == Fingerprint()
+    assert fingerprint(ROWS) + Fingerprint() == fingerprint(ROWS)
+
+
+WORDS = [name for name in SCHEMA.names if SCHEMA.field(name).type in (pa.float64(), pa.int64())]
+
+
+@pytest.mark.parametrize("name", WORDS)
+@given(word=bits, bit=st.integers(0, 63))
+def test_any_changed_bit_of_a_number_changes_the_fingerprint(
+    name: str, word: int, bit: int
+) -> None:
+    one, other = (with_bits(name, bits) for bits in (word, word ^ 1 << bit))
+    assert fingerprint(one).digest != fingerprint(other).digest
+
+
+def with_bits(name: str, word: int) -> pa.Table:
+    """Two rows, one of them with these bits in a column."""
+    of = table([bar("A"), bar("B")])
+    words = of[name].to_numpy().view(np.uint64).copy()
+    words[1] = word
+    column = words.view(SCHEMA.field(name).type.to_pandas_dtype())
+    place = SCHEMA.get_field_index(name)
+    return of.set_column(place, SCHEMA.field(name), pa.array(column, from_pandas=False))
+
+
+@given(st.text(max_size=4), st.text(max_size=4))
+def test_another_symbol_changes_the_fingerprint(one: str, other: str) -> None:
+    same = fingerprint(table([bar("A") | {"symbol": one}])) == fingerprint(
+        table([bar("A") | {"symbol": other}])
+    )
+    assert same == (one == other)
+
+
+@given(st.dates(), st.dates())
+def test_another_session_changes_the_fingerprint(one: Any, other: Any) -> None:
+    same = fingerprint(table([bar("A") | {"session": one}])) == fingerprint(
+        table([bar("A") | {"session": other}])
+    )
+    assert same == (one == other)
+
+
+@given(st.datetimes(), st.datetimes())
+def test_another_timestamp_changes_the_fingerprint(one: Any, other: Any) -> None:
+    same = fingerprint(table([bar("A") | {"timestamp": one}])) == fingerprint(
+        table([bar("A") | {"timestamp": other}])
+    )
+    assert same == (one == other)
+
+
+def test_values_do_not_move_between_columns_or_rows_unnoticed() -> None:
+    first, second = bar("A", open=1.0, close=2.0), bar("B", open=1.0, close=2.0)
+    before = fingerprint(table([first, second]))
+    within = fingerprint(table([{**first, "open": 2.0, "close": 1.0}, second]))
+    between = fingerprint(
+        table([{**first, "volume": second["volume"]}, {**second, "volume": first["volume"]}])
+    )
+    assert len({before, within, between}) == 3
+
+
+def test_minus_zero_is_not_zero_and_a_nan_is_itself() -> None:
+    found = [
+        fingerprint(table([bar("A", close=close)]))
+        for close in (0.0, -0.0, float("nan"), -float("nan"), float("inf"))
+    ]
+    assert len(set(found)) == 5
+    assert fingerprint(table([bar("A", close=float("nan"))])) == found[2]
+
+
+@given(st.integers(0, 2**31), bits, bits)
+def test_a_digest_is_read_back(count: int, low: int, high: int) -> None:
+    made = Fingerprint(count, (low, high))
+    assert len(made.digest) == 16
+    assert Fingerprint.of_digest(count, made.digest) == made
+
+
+def test_a_fingerprint_is_the_same_for_ever_and_in_every_process() -> None:
+    assert (fingerprint(ROWS).rows, fingerprint(ROWS).digest.hex()) == (20, GOLDEN)
+    script = (
+        "from datalake_assets_tests.lake.test_fingerprint import ROWS, fingerprint\n"
+        "print(fingerprint(ROWS).digest.hex(), end='')"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == GOLDEN
+
+
+def test_a_row_is_read_by_its_values_and_not_by_how_arrow_holds_them() -> None:
+    dictionary = ROWS.set_column(0, "symbol", ROWS["symbol"].combine_chunks().dictionary_encode())
+    assert fingerprint(dictionary.cast(SCHEMA)) == fingerprint(ROWS)
+    sliced = pa.concat_tables([every(["ZZ"], [MONDAY]), ROWS]).slice(1)
+    assert fingerprint(sliced) == fingerprint(ROWS)

@@ -1,0 +1,555 @@
+"""The overview tells what is true of a lake, whatever is wrong with it, and what to type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datalake_assets import market_calendar
+from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.lake import layout
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.restatements import Restatements, changes
+from datalake_assets.lake.store import open_store
+from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.overview.numbers import (
+    COMPARED,
+    HISTORY,
+    PRINTED,
+    RESTATEMENTS,
+    SILENT,
+    SPELLED_OUT,
+    Health,
+    Measure,
+    Overview,
+    SessionState,
+    changed_values,
+    written,
+)
+from datalake_assets_tests.overview.lakes import (
+    DAYS,
+    NOW,
+    SYMBOLS,
+    collected,
+    look,
+    new_lake,
+    publish,
+)
+
+
+@pytest.fixture
+def lake() -> Lake:
+    return new_lake()
+
+
+def commands(found: Overview) -> list[str | None]:
+    return [step.command for step in found.steps]
+
+
+def whole(lake: Lake, days: Sequence[date] = DAYS) -> None:
+    """All is published, per symbol too."""
+    publish(lake, days)
+    for year in sorted({day.year for day in days}):
+        SymbolYears(lake.store).publish(year)
+
+
+# --- the verdict ---
+
+
+def test_a_whole_lake_is_good_and_there_is_nothing_to_do(lake: Lake) -> None:
+    whole(lake)
+
+    found = look(lake)
+
+    assert (found.health, found.headline) == (Health.GOOD, "The lake is good.")
+    assert found.sentence == (
+        "All 44 sessions up to 2024-07-03 are published, and every symbol of them was answered."
+    )
+    assert (found.steps, found.damaged) == ([], [])
+    assert (found.due, found.published, found.rows) == (44, 44, 4400)
+    assert (found.source, found.uri, found.now) == ("test", lake.store.uri, NOW)
+
+
+def test_a_lake_that_is_not_there_is_empty_and_to_be_backfilled() -> None:
+    found = look(Lake(open_store("memory://")))
+
+    assert found.source is None
+    assert found.headline == "The lake is empty."
+    assert found.counts[SessionState.UNTOUCHED] == 44
+    assert commands(found) == ["backfill --from 2024-05-01 --to 2024-07-03"]
+    assert (found.newest, found.measures, found.silent, found.usage) == (None, [], None, None)
+
+
+def test_before_the_first_session_nothing_is_due(lake: Lake) -> None:
+    found = look(lake, due=DAYS[0] - timedelta(days=1))
+
+    assert found.headline == "No session is due yet."
+    assert (found.due, found.newest_due, found.steps) == (0, None, [])
+    assert set(found.states.values()) == {SessionState.NOT_DUE}
+    assert next(iter(found.states)) == DAYS[0]
+
+
+def test_what_was_never_collected_before_the_first_session_is_no_hole(lake: Lake) -> None:
+    whole(lake, DAYS[-6:])
+
+    found = look(lake)
+
+    assert found.health is Health.LOOSE_ENDS
+    assert found.sentence == (
+        "6 of 44 sessions up to 2024-07-03 are published; 38 of the history were not collected yet."
+    )
+    assert commands(found) == [f"backfill --from {DAYS[0]} --to {DAYS[-7]}"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ([-1], "the newest one is missing"),
+        ([-2], "1 is missing"),
+        ([-1, -4], "2 are missing, the newest among them"),
+    ],
+)
+def test_a_hole_makes_the_lake_bad(missing: list[int], told: str, lake: Lake) -> None:
+    gone = [DAYS[at] for at in missing]
+    whole(lake, [day for day in DAYS if day not in gone])
+
+    found = look(lake)
+
+    assert found.health is Health.BAD
+    assert found.sentence.endswith(f"are published; {told}.")
+    assert commands(found) == [f"backfill --from {day} --to {day}" for day in sorted(gone)]
+
+
+@pytest.mark.parametrize(("gaps", "one_by_one"), [(SPELLED_OUT, True), (SPELLED_OUT + 1, False)])
+def test_many_gaps_are_filled_by_one_command(gaps: int, one_by_one: bool, lake: Lake) -> None:
+    gone = DAYS[2 : 2 + 2 * gaps : 2]
+    whole(lake, [day for day in DAYS if day not in gone])
+
+    typed = commands(look(lake))
+
+    assert typed == (
+        [f"backfill --from {d} --to {d}" for d in gone] if one_by_one else ["backfill"]
+    )
+
+
+def test_failed_symbols_of_a_published_session_are_a_loose_end(lake: Lake) -> None:
+    publish(lake, DAYS[:-1])
+    lake.publish(*collected(DAYS[-1], failed={"ZZZ": "boom"}))
+    SymbolYears(lake.store).publish(2024)
+
+    found = look(lake)
+
+    assert found.health is Health.LOOSE_ENDS
+    assert found.states[DAYS[-1]] is SessionState.FLAWED
+    assert "1 published session has symbols to ask again" in found.sentence
+    assert [(step.why, step.command) for step in found.steps] == [
+        ("2024-07-03: 1 failed, 0 pending", "collect --session 2024-07-03 --repair")
+    ]
+
+
+def test_a_session_that_did_not_pass_is_told_with_what_it_lacks(lake: Lake) -> None:
+    whole(lake, DAYS[:-1])
+    lake.keep_incomplete(*collected(DAYS[-1], SYMBOLS[:50], pending=SYMBOLS[50:]))
+
+    found = look(lake)
+
+    assert found.health is Health.BAD
+    assert found.states[DAYS[-1]] is SessionState.INCOMPLETE
+    assert "; 1 did not pass the audit." in found.sentence
+    assert [(step.why, step.command) for step in found.steps] == [
+        ("2024-07-03: 0 failed, 50 pending", "collect --session 2024-07-03 --repair")
+    ]
+
+
+def test_a_published_session_with_a_worse_one_waiting_tells_what_that_one_lacks(lake: Lake) -> None:
+    whole(lake)
+    again = collected(
+        DAYS[3], SYMBOLS[:20], pending=SYMBOLS[20:], began=NOW - timedelta(hours=1), requests=3
+    )
+    lake.keep_incomplete(*again)
+
+    found = look(lake)
+
+    assert found.states[DAYS[3]] is SessionState.FLAWED
+    assert found.sessions[DAYS[3]].rows == 100, "what is published counts"
+    assert [step.why for step in found.steps] == [f"{DAYS[3]}: 0 failed, 80 pending"]
+
+
+# --- damage ---
+
+
+def test_a_session_without_its_footer_is_damaged_and_not_told_as_missing(lake: Lake) -> None:
+    whole(lake)
+    key = layout.session_key(DAYS[7])
+    lake.store.put(key, lake.store.get(key)[:-30])
+
+    found = look(lake)
+
+    assert found.health is Health.BAD
+    assert "1 object can't be read" in found.sentence
+    assert "missing" not in found.sentence
+    assert commands(found)[0] == f"collect --session {DAYS[7]}"
+    assert f"backfill --from {DAYS[7]} --to {DAYS[7]}" not in commands(found)
+
+
+def test_a_flipped_bit_in_the_bars_of_a_new_session_is_found(lake: Lake) -> None:
+    """Its footer is whole: only who reads the bars can know."""
+    whole(lake)
+    key = layout.session_key(DAYS[-2])
+    data = bytearray(lake.store.get(key))
+    data[200] ^= 1
+    lake.store.put(key, bytes(data))
+
+    found = look(lake)
+
+    assert [damage.session for damage in found.damaged] == [DAYS[-2]]
+    assert commands(found)[0] == f"collect --session {DAYS[-2]}"
+
+
+def test_a_damaged_manifest_is_to_be_deleted_and_its_year_published(lake: Lake) -> None:
+    whole(lake)
+    lake.store.put(layout.manifest_key(2024), b"no manifest")
+
+    found = look(lake)
+
+    assert found.health is Health.BAD
+    (step,) = found.steps
+    assert step.command == "publish --year 2024"
+    assert step.why.endswith(f"{layout.manifest_key(2024)}: delete it, then")
+
+
+def test_a_damaged_restatement_file_hides_nothing_else(lake: Lake) -> None:
+    whole(lake)
+    key = layout.restatement_key(DAYS[3], NOW)
+    lake.store.put(key, b"no parquet")
+
+    found = look(lake)
+
+    assert found.published == 44
+    (step,) = found.steps
+    assert step.command is None
+    assert key in step.why
+
+
+# --- years and symbol-years ---
+
+
+def test_the_years_add_up_their_sessions(lake: Lake) -> None:
+    days = market_calendar.sessions(date(2023, 12, 18), date(2024, 1, 12))
+    publish(lake, days[:-2])
+    lake.publish(
+        *collected(
+            days[-1], SYMBOLS[:90], no_print=SYMBOLS[90:95], failed=dict.fromkeys(SYMBOLS[95:], "x")
+        )
+    )
+
+    before, now = look(lake, first=days[0], due=days[-1]).years
+
+    assert (before.year, before.published, before.due, before.rows) == (2023, 9, 9, 900)
+    assert (before.answered, before.failed) == (1.0, 0)
+    assert (now.year, now.published, now.due, now.rows) == (2024, 8, 9, 790)
+    assert (now.answered, now.failed) == (795 / 800, 5)
+    assert now.counts[SessionState.NOT_DUE] == 252 - 9
+
+
+def test_symbol_years_are_behind_by_what_changed_since_they_were_published(lake: Lake) -> None:
+    publish(lake, DAYS[:-2])
+    SymbolYears(lake.store).publish(2024)
+    publish(lake, DAYS[-2:])
+    lake.publish(*collected(DAYS[0], SYMBOLS[:99], no_print=SYMBOLS[99:]))
+
+    found = look(lake)
+
+    assert found.health is Health.LOOSE_ENDS
+    assert (found.years[0].behind, found.years[0].symbol_years) == (3, "3 sessions behind")
+    assert commands(found) == ["publish --year 2024"]
+    assert found.sentence.endswith("; the files per symbol of 2024 are behind.")
+
+
+def test_a_publication_that_was_cut_off_is_told(lake: Lake) -> None:
+    whole(lake)
+    cut_off = SymbolYears(lake.store).manifest(2024)
+    lake.store.put(
+        layout.manifest_key(2024),
+        type(cut_off)(2024, cut_off.sessions, cut_off.symbols, "killed").encode(),
+    )
+
+    found = look(lake)
+
+    assert found.years[0].symbol_years == "cut off, or under way"
+    assert commands(found) == ["publish --year 2024"]
+
+
+def test_several_years_behind_take_one_command(lake: Lake) -> None:
+    days = market_calendar.sessions(date(2023, 12, 18), date(2024, 1, 12))
+    publish(lake, days)
+
+    found = look(lake, first=days[0], due=days[-1])
+
+    assert commands(found) == ["publish"]
+    assert found.sentence.endswith("; the files per symbol of 2023 and 2024 are behind.")
+
+
+# --- the newest session ---
+
+
+def test_the_newest_session_is_held_against_the_median_of_those_before(lake: Lake) -> None:
+    for number, day in enumerate(DAYS[:-1]):
+        lake.publish(*collected(day, SYMBOLS[: 60 + number % 3], seconds=30.0 + number % 3))
+    lake.publish(*collected(DAYS[-1], SYMBOLS[:30], no_print=SYMBOLS[30:60], seconds=300.0))
+
+    found = {measure.name: measure for measure in look(lake).measures}
+
+    assert [len(measure.before) for measure in found.values()] == [COMPARED] * 5 + [0, COMPARED]
+    assert (found["bars"].newest, found["bars"].usual, found["bars"].change) == (30, 61, "-50.8 %")
+    assert (found["did not trade"].newest, found["did not trade"].change) == (30, "+30")
+    assert (found["success rate"].newest, found["success rate"].change) == (1.0, "+0.00 points")
+    assert (found["duration"].newest, found["duration"].usual) == (300.0, 31.0)
+    volume = sum(lake.read(DAYS[-1]).bars["volume"].to_pylist())
+    assert found["volume traded"].newest == volume
+
+
+def test_coverage_that_the_audit_could_not_know_is_unknown(lake: Lake) -> None:
+    lake.publish(*collected(DAYS[-2]))
+    lake.publish(*collected(DAYS[-1], SYMBOLS[:50], no_print=SYMBOLS[50:], before=[SYMBOLS]))
+
+    found = {measure.name: measure for measure in look(lake).measures}["coverage"]
+
+    assert (found.newest, list(found.before), found.usual) == (0.5, [], None)
+    assert found.change == "–"
+
+
+@pytest.mark.parametrize(
+    ("unit", "newest", "before", "told"),
+    [
+        ("count", 100.0, [100.0], "none"),
+        ("count", 90.0, [100.0], "-10.0 %"),
+        ("count", 5.0, [0.0], "+5"),
+        ("count", 1000.0, [100.0], "+900.0 %"),
+        ("count", 1001.0, [100.0], "+901"),
+        ("share", 0.98, [0.99], "-1.00 points"),
+        ("seconds", None, [1.0], "–"),
+    ],
+)
+def test_a_change_is_told_so_that_it_can_be_read(
+    unit: str, newest: float | None, before: list[float], told: str
+) -> None:
+    assert Measure("it", unit, newest, before).change == told
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "told"),
+    [
+        (1.0, "share", "100 %"),
+        (0.999999, "share", "99.999 %"),
+        (0.95, "share", "95 %"),
+        (0.29, "share", "29 %"),  # 0.29 * 100000 is a little less than 29000
+        (0.0, "share", "0 %"),
+        (1234567.0, "count", "1,234,567"),
+        (12.34, "seconds", "12.3 s"),
+        (None, "share", "–"),
+    ],
+)
+def test_a_share_reads_100_percent_only_when_it_is_all(
+    value: float | None, unit: str, told: str
+) -> None:
+    assert written(value, unit) == told
+
+
+@given(st.integers(1, 10**7), st.data())
+def test_a_written_share_is_never_more_than_the_share(total: int, data: st.DataObject) -> None:
+    part = data.draw(st.integers(0, total))
+    told = float(written(part / total, "share").removesuffix(" %"))
+    assert told * total <= 100 * part + 1e-6 * total
+    assert told * total > 100 * part - 0.00101 * total
+
+
+def test_the_history_ends_with_the_newest_due_session_and_has_gaps(lake: Lake) -> None:
+    days = market_calendar.sessions(date(2024, 1, 2), date(2024, 7, 3))
+    lake.publish(*collected(days[0]))
+    publish(lake, days[-10:-1])
+
+    told = look(lake, first=days[0]).history
+
+    assert list(told) == days[-HISTORY:]
+    assert told[days[-1]] is None
+    assert [day for day, each in told.items() if each] == days[-10:-1]
+
+
+# --- symbols that fell silent ---
+
+
+def silence(
+    lake: Lake, *, gone_since: int, silent: str = "S00007", skipped: int | None = None
+) -> None:
+    """Eight sessions in which a symbol is gone since one of them, and perhaps in another one."""
+    for number, day in enumerate(DAYS[-PRINTED - SILENT :]):
+        there = number < gone_since and number != skipped
+        lake.publish(*collected(day, [s for s in SYMBOLS if there or s != silent]))
+
+
+def test_a_symbol_that_printed_five_times_and_then_thrice_not_fell_silent(lake: Lake) -> None:
+    silence(lake, gone_since=PRINTED)
+
+    (found,) = look(lake, first=DAYS[-PRINTED - SILENT]).silent or ()
+
+    last = lake.read(DAYS[-SILENT - 1]).bars.filter(
+        pc.equal(lake.read(DAYS[-SILENT - 1]).bars["symbol"], "S00007")
+    )
+    assert found.symbol == "S00007"
+    assert (found.last, found.close) == (DAYS[-SILENT - 1], last["close"][0].as_py())
+    assert found.volume == last["volume"][0].as_py()
+
+
+@pytest.mark.parametrize(("gone_since", "skipped"), [(PRINTED + 1, None), (PRINTED, 2), (9, None)])
+def test_a_symbol_that_printed_lately_or_not_each_time_before_is_not_silent(
+    gone_since: int, skipped: int | None, lake: Lake
+) -> None:
+    silence(lake, gone_since=gone_since, skipped=skipped)
+    assert look(lake, first=DAYS[-PRINTED - SILENT]).silent == []
+
+
+@pytest.mark.parametrize("sessions", [PRINTED + SILENT - 1, PRINTED + SILENT])
+def test_too_few_sessions_can_not_tell_who_fell_silent(sessions: int, lake: Lake) -> None:
+    publish(lake, DAYS[-sessions:])
+    assert look(lake).silent == (None if sessions < PRINTED + SILENT else [])
+
+
+def test_the_most_traded_of_the_silent_symbols_comes_first(lake: Lake) -> None:
+    for number, day in enumerate(DAYS[-8:]):
+        lake.publish(*collected(day, SYMBOLS if number < PRINTED else SYMBOLS[10:]))
+    volumes = [each.volume for each in look(lake).silent or ()]
+    assert len(volumes) == 10
+    assert volumes == sorted(volumes, reverse=True)
+
+
+# --- requests ---
+
+
+def test_sessions_collected_together_count_their_requests_once(lake: Lake) -> None:
+    began = datetime(2024, 7, 3, 22, tzinfo=UTC)
+    publish(lake, DAYS[-5:-2], began=began, seconds=60.0, requests=100)
+    publish(lake, DAYS[-2:], began=began + timedelta(seconds=30), seconds=60.0, requests=50)
+    publish(lake, DAYS[:3], began=began - timedelta(days=1), requests=7)
+
+    found = look(lake).usage
+
+    assert found
+    assert (found.day, found.collections) == (date(2024, 7, 3), 2)
+    assert (found.requests, found.retries, found.throttled) == (150, 2, 4)
+    assert found.minutes == 1.5, "they overlap by half a minute"
+    assert found.share == 150 / (200 * 1.5)
+
+
+def test_collections_with_a_pause_between_do_not_count_the_pause(lake: Lake) -> None:
+    began = datetime(2024, 7, 3, 12, tzinfo=UTC)
+    publish(lake, DAYS[:1], began=began, seconds=60.0)
+    publish(lake, DAYS[1:2], began=began + timedelta(hours=5), seconds=120.0)
+
+    found = look(lake).usage
+
+    assert found
+    assert found.minutes == 3.0
+
+
+def test_a_collection_that_took_no_time_has_no_share_of_the_plan(lake: Lake) -> None:
+    publish(lake, DAYS[:1], seconds=0.0)
+    found = look(lake).usage
+    assert found
+    assert found.share is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 600), st.integers(0, 120)),
+        min_size=1,
+        max_size=12,
+        unique_by=lambda s: s[0],
+    )
+)
+@settings(max_examples=60)
+def test_the_minutes_used_are_those_in_which_anything_was_collected(
+    spans: list[tuple[int, int]],
+) -> None:
+    lake = new_lake()
+    began = datetime(2024, 7, 3, 1, tzinfo=UTC)
+    for day, (start, seconds) in zip(DAYS, spans, strict=False):
+        lake.publish(
+            *collected(day, SYMBOLS[:1], began=began + timedelta(seconds=start), seconds=seconds)
+        )
+    found = look(lake).usage
+    assert found
+    busy = {second for start, seconds in spans for second in range(start, start + seconds)}
+    assert round(found.minutes * 60) == len(busy)
+
+
+# --- restatements ---
+
+
+def restate(lake: Lake, day: date, at: datetime, symbols: Sequence[str]) -> None:
+    before = lake.read(day).bars
+    rows = [
+        row | {"close": row["close"] + 1} if row["symbol"] in symbols else row
+        for row in before.to_pylist()
+    ]
+    Restatements(lake.store).keep(changes(before, pa.Table.from_pylist(rows, SCHEMA), NOW, at))
+
+
+def test_the_newest_restatements_are_told_with_both_values(lake: Lake) -> None:
+    publish(lake, DAYS[:2])
+    restate(lake, DAYS[0], NOW - timedelta(days=1), SYMBOLS[:RESTATEMENTS])
+    restate(lake, DAYS[1], NOW, SYMBOLS[:1])
+
+    told = changed_values(look(lake).restatements)
+
+    assert len(told) == RESTATEMENTS
+    row, what = told[0]
+    assert (row["symbol"], row["session"], row["change"]) == (SYMBOLS[0], DAYS[1], "restated")
+    close = lake.read(DAYS[1]).bars["close"][0].as_py()
+    assert what == f"close {close} → {close + 1}"
+
+
+def test_added_and_removed_bars_are_told_by_their_close(lake: Lake) -> None:
+    publish(lake, DAYS[:1])
+    bars = lake.read(DAYS[0]).bars
+    changed = changes(bars.slice(0, 99), bars.slice(1), NOW, NOW)
+    Restatements(lake.store).keep(changed)
+
+    told = {row["change"]: what for row, what in changed_values(look(lake).restatements)}
+
+    closes = bars["close"].to_pylist()
+    assert told == {"removed": f"close {closes[0]:,}", "added": f"close {closes[99]:,}"}
+
+
+# --- any lake ---
+
+
+@given(st.lists(st.sampled_from(["whole", "failed", "waiting", "none"]), min_size=1, max_size=8))
+@settings(max_examples=60)
+def test_every_session_has_one_state_and_every_flaw_something_to_do(kinds: list[str]) -> None:
+    lake = new_lake()
+    days = DAYS[: len(kinds)]
+    for day, kind in zip(days, kinds, strict=True):
+        if kind == "waiting":
+            lake.keep_incomplete(*collected(day, SYMBOLS[:1], pending=SYMBOLS[1:3]))
+        elif kind != "none":
+            failed = {"ZZZ": "boom"} if kind == "failed" else {}
+            lake.publish(*collected(day, SYMBOLS[:3], failed=failed))
+    SymbolYears(lake.store).publish(2024)
+
+    found = look(lake, due=days[-1])
+
+    assert sum(found.counts.values()) == len(found.states)
+    assert found.published + len(found.holes) + found.counts[
+        SessionState.INCOMPLETE
+    ] + found.counts[SessionState.UNTOUCHED] == len(kinds)
+    assert (found.health is Health.GOOD) == (set(kinds) == {"whole"}) == (not found.steps)
+    typed = " ".join(str(step.command) for step in found.steps)
+    for day, kind in zip(days, kinds, strict=True):
+        assert (f"collect --session {day} --repair" in typed) == (kind in ("failed", "waiting"))

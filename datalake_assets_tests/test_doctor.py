@@ -1,0 +1,471 @@
+"""`datalake doctor` finds what is wrong with a lake, and its commands repair it.
+
+The lake is a real one: collected by the command line from an exchange, published, and known to
+Dagster. Each test damages a copy of its own.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datalake_assets import market_calendar
+from datalake_assets.exchange.process import ExchangeServer
+from datalake_assets.exchange.server import Exchange
+from datalake_assets.exchange.synthetic import SyntheticMarket
+from datalake_assets.lake import layout, session_file
+from datalake_assets.lake.examination import Examination, examine, spans
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.session_file import Session
+from datalake_assets.lake.store import Store, open_store
+from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
+from datalake_assets_tests.lake.files import collected, flipped, metadata, session_bytes
+from datalake_assets_tests.test_cli import invoke
+
+DAYS = [date(2023, 12, 28), date(2023, 12, 29), date(2024, 1, 2), date(2024, 1, 3)]
+LAKE, RECORDS = Path(".datalake/lake"), Path(".datalake/dagster")
+
+
+@pytest.fixture(scope="module")
+def environ() -> Iterator[Mapping[str, str]]:
+    """Of a person with keys to an exchange, who wants the sessions from `DAYS[0]` on."""
+    with ExchangeServer(Exchange(SyntheticMarket(7, 12, 2))) as server:
+        yield {
+            "ALPACA_API_KEY": "any",
+            "ALPACA_SECRET_KEY": "pair",
+            "ALPACA_DATA_URL": server.url,
+            "ALPACA_TRADING_URL": server.url,
+            "ALPACA_REQUESTS_PER_MINUTE": "100000",
+            "DATALAKE_START_DATE": str(DAYS[0]),
+        }
+
+
+@pytest.fixture(scope="module")
+def whole(environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a lake of four sessions in two years and Dagster's records of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, folder, environ)
+        result = invoke("collect", "--from", str(DAYS[0]), "--to", str(DAYS[-1]))
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def enter(patch: pytest.MonkeyPatch, folder: Path, environ: Mapping[str, str]) -> None:
+    for name, value in environ.items():
+        patch.setenv(name, value)
+    patch.chdir(folder)
+    patch.setenv("DAGSTER_HOME", str(folder / RECORDS))
+    (folder / "tmp").mkdir()
+    patch.setattr(tempfile, "tempdir", str(folder / "tmp"))
+
+
+@pytest.fixture
+def lake(
+    whole: Path, environ: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Lake:
+    """A copy of the lake, in the folder in which the commands run.
+
+    Its files are links: a copied file has another version, as if somebody had written it.
+    """
+    enter(monkeypatch, tmp_path, environ)
+    shutil.copytree(whole / LAKE, tmp_path / LAKE, copy_function=os.link)
+    shutil.copytree(whole / RECORDS, tmp_path / RECORDS)
+    return Lake(open_store(str(LAKE)))
+
+
+def doctor(*arguments: str) -> click.testing.Result:
+    return invoke("doctor", *arguments)
+
+
+def lines(result: click.testing.Result, sign: str) -> list[str]:
+    """What it found out about the kinds of objects that are well (✓), or are not (✗)."""
+    return [line[2:].partition(" (")[0] for line in result.stdout.splitlines() if line[:1] == sign]
+
+
+def commands(result: click.testing.Result) -> list[str]:
+    return re.findall(r"^ +→ +(.*)$", result.stdout, re.MULTILINE)
+
+
+def assert_repaired(result: click.testing.Result) -> None:
+    """Type what it says; after that all is well."""
+    for command in commands(result):
+        for part in command.split(" && "):
+            if part.startswith("datalake "):
+                done = invoke(*shlex.split(part)[1:])
+                assert done.exit_code == 0, done.output
+            else:
+                subprocess.run(part, shell=True, check=True)
+    after = doctor()
+    assert (after.exit_code, lines(after, "✗")) == (0, []), after.output
+
+
+def test_all_is_well_with_a_whole_lake(lake: Lake) -> None:
+    before = lake.store.versions()
+    result = doctor()
+    assert result.exit_code == 0, result.output
+    assert commands(result) == lines(result, "✗") == []
+    assert lines(result, "✓") == [
+        "the lake's marker: 1 looked at",
+        "published sessions: 4 looked at",
+        "incomplete sessions: 0 looked at",
+        f"symbol-years against their sessions: {symbol_years(lake)} looked at",
+        "restatements: 0 looked at",
+        "snapshots of the universe: 1 looked at",
+        "objects that nobody knows: 4 looked at",
+        "Dagster's records: 6 looked at",
+    ]
+    assert lake.store.versions() == before
+
+
+def symbol_years(lake: Lake) -> int:
+    return len(lake.store.list(layout.SYMBOL_YEARS))
+
+
+def test_one_year_alone_is_looked_at(lake: Lake) -> None:
+    put(lake, layout.session_key(DAYS[0]), b"damaged")
+    result = doctor("--year", "2024")
+    assert result.exit_code == 0, result.output
+    assert "published sessions: 2 looked at" in lines(result, "✓")
+    assert "Dagster's records: 3 looked at" in lines(result, "✓")
+    assert doctor("--year", "2023").exit_code == 1
+    unknown = doctor("--year", "1999")
+    assert unknown.exit_code == 2
+    assert "holds nothing of 1999" in " ".join(unknown.stderr.split())
+
+
+def test_where_there_is_no_lake_nothing_is_wrong_with_it(
+    environ: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(monkeypatch, tmp_path, environ)
+    assert doctor().exit_code == 0
+    assert not (tmp_path / LAKE).exists()
+
+
+def test_json_tells_everything(lake: Lake) -> None:
+    told = json.loads(doctor("--json").stdout)
+    assert (told["lake"], told["well"], len(told["examinations"])) == (lake.store.uri, True, 8)
+    put(lake, layout.session_key(DAYS[1]), b"damaged")
+    result = doctor("--json")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert not told["well"]
+    (of_sessions,) = [one for one in told["examinations"] if one["subject"] == "published sessions"]
+    (defect,) = of_sessions["defects"]
+    assert defect["where"] == lake.store.url(layout.session_key(DAYS[1]))
+    assert defect["repair"] == f"datalake collect --session {DAYS[1]}"
+
+
+# Damage, and its repair
+
+
+def put(lake: Lake, key: str, data: bytes) -> None:
+    lake.store.put(key, data)  # a new file: the whole lake's own stays as it is
+
+
+def damage_a_session(lake: Lake) -> None:
+    key = layout.session_key(DAYS[1])
+    put(lake, key, flipped(lake.store.get(key), 100, 3))
+
+
+def leave_a_damaged_incomplete_session(lake: Lake) -> None:
+    put(lake, layout.incomplete_key(DAYS[3]), b"PAR1")
+
+
+def damage_a_symbol_year(lake: Lake) -> None:
+    key = lake.store.list(layout.SYMBOL_YEARS)[3]
+    put(lake, key, lake.store.get(key)[:-1])
+
+
+def delete_symbol_years(lake: Lake) -> None:
+    for key in lake.store.list(layout.SYMBOL_YEARS)[2:6]:
+        lake.store.delete(key)
+
+
+def damage_a_manifest(lake: Lake) -> None:
+    put(lake, layout.manifest_key(2024), b"PAR1")
+
+
+def delete_a_manifest(lake: Lake) -> None:
+    lake.store.delete(layout.manifest_key(2024))
+
+
+def damage_the_marker(lake: Lake) -> None:
+    put(lake, layout.MARKER, b"{")
+
+
+def delete_the_marker(lake: Lake) -> None:
+    lake.store.delete(layout.MARKER)
+
+
+def damage_the_universe(lake: Lake) -> None:
+    (taken,) = lake.universe_days()
+    put(lake, layout.universe_key(taken), b"PAR1")
+
+
+def put_a_session_in_another_s_place(lake: Lake) -> None:
+    put(lake, layout.session_key(DAYS[2]), lake.store.get(layout.session_key(DAYS[3])))
+
+
+def invent_a_session(lake: Lake) -> None:
+    day = date(2023, 12, 30)  # a Saturday
+    rows = table(bar(symbol, DAYS[0]) | {"session": day} for symbol in ("A", "B"))
+    put(lake, layout.session_key(day), session_bytes(day, rows))
+
+
+def leave_strays(lake: Lake) -> None:
+    for key in (
+        f"{layout.SYMBOL_YEARS}/ZZ/2024/ticks.parquet",
+        f"{layout.SESSIONS}/year=2022/{DAYS[0]}.parquet",
+        f"{layout.INCOMPLETE}/notes.txt",
+    ):
+        put(lake, key, b"")
+
+
+def change_a_session_without_publishing(lake: Lake) -> None:
+    session = lake.read(DAYS[3])
+    bars = session.bars.slice(1)
+    ledger = replace(
+        session.ledger,
+        present=session.ledger.present[1:],
+        no_print=(*session.ledger.no_print, session.ledger.present[0]),
+    )
+    changed = Session(bars, ledger, session.provenance)
+    put(lake, layout.session_key(DAYS[3]), session_file.encode(changed, []))
+
+
+def forget(lake: Lake) -> None:
+    """Dagster's records are lost."""
+    shutil.rmtree(RECORDS)
+
+
+def lose_a_session(lake: Lake) -> None:
+    lake.store.delete(layout.session_key(DAYS[2]))
+
+
+PUBLISH = "datalake publish --year 2024"
+DAMAGES: dict[Callable[[Lake], None], tuple[dict[str, int], list[str]]] = {
+    damage_a_session: (
+        {"published sessions": 1, "symbol-years against their sessions": 1},
+        [f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],
+    ),
+    leave_a_damaged_incomplete_session: (
+        {"incomplete sessions": 1},
+        [f"datalake collect --session {DAYS[3]}"],
+    ),
+    damage_a_symbol_year: (
+        {"symbol-years against their sessions": 1},
+        [f"datalake publish --year {2023 + 3 % 2}"],
+    ),
+    delete_symbol_years: (
+        {"symbol-years against their sessions": 4},
+        ["datalake publish --year 2023", PUBLISH],
+    ),
+    damage_a_manifest: (
+        {"symbol-years against their sessions": 1},
+        [f"rm {{lake}}/{layout.manifest_key(2024)} && {PUBLISH}"],
+    ),
+    delete_a_manifest: (
+        {"symbol-years against their sessions": 1, "Dagster's records": 1},
+        [PUBLISH],
+    ),
+    damage_the_marker: ({"the lake's marker": 1}, []),
+    delete_the_marker: ({"the lake's marker": 1}, []),
+    damage_the_universe: ({"snapshots of the universe": 1}, []),
+    put_a_session_in_another_s_place: (
+        {"published sessions": 1, "symbol-years against their sessions": 1},
+        [f"datalake collect --session {DAYS[2]}", PUBLISH],
+    ),
+    invent_a_session: (
+        {"published sessions": 1, "symbol-years against their sessions": 1},
+        [
+            f"rm {{lake}}/{layout.session_key(date(2023, 12, 30))}",
+            "datalake publish --year 2023",
+        ],
+    ),
+    leave_strays: (
+        {"objects that nobody knows": 3},
+        [
+            f"rm {{lake}}/{layout.SYMBOL_YEARS}/ZZ/2024/ticks.parquet",
+            f"rm {{lake}}/{layout.SESSIONS}/year=2022/{DAYS[0]}.parquet",
+            f"rm {{lake}}/{layout.INCOMPLETE}/notes.txt",
+        ],
+    ),
+    change_a_session_without_publishing: (
+        {"symbol-years against their sessions": 1},
+        [PUBLISH],
+    ),
+    forget: (
+        {"Dagster's records": 3},
+        [
+            f"datalake backfill --from {DAYS[0]} --to {DAYS[-1]}",
+            "datalake publish --year 2023",
+            PUBLISH,
+        ],
+    ),
+    lose_a_session: (
+        {"symbol-years against their sessions": 1, "Dagster's records": 1},
+        [PUBLISH, f"datalake collect --session {DAYS[2]}"],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_defect_is_named_and_its_command_repairs_it(
+    damage: Callable[[Lake], None], lake: Lake
+) -> None:
+    damage(lake)
+    result = doctor()
+    assert result.exit_code == 1, result.output
+    wrong = {
+        line.partition(": ")[0]: int(re.findall(r", (\d+) wrong", line)[0])
+        for line in lines(result, "✗")
+    }
+    expected, repairs = DAMAGES[damage]
+    assert wrong == expected
+    if repairs:
+        assert commands(result) == [text.format(lake=lake.store.uri) for text in repairs]
+    assert_repaired(result)
+
+
+def test_what_dagster_believes_and_the_lake_lacks_is_collected_as_a_range(lake: Lake) -> None:
+    for day in DAYS[1:3]:
+        lake.store.delete(layout.session_key(day))
+    assert f"datalake collect --from {DAYS[1]} --to {DAYS[2]}" in commands(doctor())
+
+
+def test_a_symbol_year_that_dagster_does_not_know_is_published(lake: Lake) -> None:
+    with dg.DagsterInstance.from_config(str(RECORDS)) as instance:
+        instance.wipe_assets([dg.AssetKey("symbol_year_ticks")])
+    result = doctor()
+    assert (result.exit_code, commands(result)) == (1, ["datalake publish --year 2023", PUBLISH])
+    assert "symbol-years of 2024: published per symbol, and Dagster's records" in result.stdout
+    assert_repaired(result)
+
+
+def test_a_program_of_another_layout_is_what_a_lake_of_it_needs(lake: Lake) -> None:
+    put(lake, layout.MARKER, b'{"format": 99, "source": "alpaca/sip"}')
+    result = doctor()
+    assert result.exit_code == 1
+    assert "the layout is 99, this program's is 1: use the version of that" in result.stdout
+
+
+def test_a_store_that_can_t_be_reached_is_no_defect_of_the_lake(
+    monkeypatch: pytest.MonkeyPatch, lake: Lake
+) -> None:
+    monkeypatch.setenv("DATALAKE_URI", "s3://bucket")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    result = doctor()
+    assert result.exit_code == 2
+    assert "NoCredentials" in result.stderr
+
+
+# What contradicts itself, on lakes made for it
+
+
+def examined(store: Store) -> dict[str, Examination]:
+    return {one.subject: one for one in examine(Lake(store))}
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Six sessions, published."""
+    uri = str(tmp_path / "small")
+    if request.param == "s3":
+        uri = str(request.getfixturevalue("s3_lake_uri"))
+    made = open_store(uri)
+    Lake(made).claim("alpaca/sip")
+    for day in WEEK:
+        made.put(layout.session_key(day), session_bytes(day, every(names(4), [day])))
+    SymbolYears(made).publish(2024)
+    return made
+
+
+def test_a_small_lake_is_well_wherever_it_lies(store: Store) -> None:
+    assert [one.defects for one in examined(store).values()] == [[]] * 7
+
+
+def test_an_object_is_removed_by_the_command_of_its_place(store: Store) -> None:
+    key = f"{layout.SYMBOL_YEARS}/ZZ/2024/ticks.parquet"
+    store.put(key, b"")
+    (defect,) = examined(store)["objects that nobody knows"].defects
+    remover = "aws s3 rm" if store.uri.startswith("s3:") else "rm"
+    assert defect.repair == f"{remover} {store.url(key)}"
+
+
+ROWS = every(names(4), [MONDAY])
+WRONG_ROWS: dict[str, Any] = {
+    "timestamps other than 2024-07-01 04:00:00+00:00": lambda: collected(
+        MONDAY, table([bar("A", timestamp=market_calendar.session_stamp(WEEK[1]))])
+    ),
+    "1 other sessions stand in its rows, such as 2024-07-02": lambda: collected(
+        MONDAY,
+        table([bar("A"), bar("B", WEEK[1], timestamp=market_calendar.session_stamp(MONDAY))]),
+    ),
+    "its ledger is of 2024-07-02": lambda: collected(WEEK[1], ROWS),
+    "its bars come from 'alpaca/iex', the lake's from 'alpaca/sip'": lambda: replace(
+        collected(MONDAY, ROWS),
+        provenance=replace(collected(MONDAY, ROWS).provenance, source="alpaca/iex"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_ROWS)
+@pytest.mark.parametrize("key", [layout.session_key(MONDAY), layout.incomplete_key(MONDAY)])
+def test_a_session_that_contradicts_itself_is_named(what: str, key: str) -> None:
+    store = open_store("memory://")
+    Lake(store).claim("alpaca/sip")
+    store.put(key, session_file.encode(WRONG_ROWS[what](), []))
+    subject = "published" if "/sessions/" in key else "incomplete"
+    (defect,) = examined(store)[f"{subject} sessions"].defects
+    assert defect.where == store.url(key)
+    assert defect.what.startswith(what)
+    assert defect.repair == "datalake collect --session 2024-07-01"
+
+
+def test_rows_that_are_not_sorted_are_named() -> None:
+    store = open_store("memory://")
+    Lake(store).claim("alpaca/sip")
+    data = session_bytes(MONDAY, ROWS)
+    reversed_ = pa.concat_tables([ROWS.slice(number, 1) for number in (3, 2, 1, 0)])
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, ROWS.schema, store_schema=False) as writer:
+        writer.write_table(reversed_)
+        writer.add_key_value_metadata(metadata(data))
+    store.put(layout.session_key(MONDAY), bytes(sink.getvalue()))
+    (defect,) = examined(store)["published sessions"].defects
+    assert defect.what == "its rows are not sorted by symbol"
+
+
+def test_a_damaged_restatement_is_named_with_its_way_out() -> None:
+    store = open_store("memory://")
+    Lake(store).claim("alpaca/sip")
+    key = layout.restatement_key(MONDAY, datetime(2024, 7, 2, tzinfo=UTC))
+    store.put(key, b"PAR1")
+    (defect,) = examined(store)["restatements"].defects
+    assert store.url(key) in defect.what
+    assert "restore it from a backup" in defect.what
+
+
+def test_spans_have_no_holes() -> None:
+    assert spans([], WEEK) == []
+    assert spans([WEEK[3]], WEEK) == [(WEEK[3], WEEK[3])]
+    assert spans([WEEK[4], WEEK[0], WEEK[1], WEEK[5]], WEEK) == [
+        (WEEK[0], WEEK[1]),
+        (WEEK[4], WEEK[5]),
+    ]

@@ -1,0 +1,301 @@
+"""The asset `lake_report`: what a run writes into the lake, and what the UI gets to show and plot.
+
+Not here: what is true of a lake (`overview/test_numbers`), the page (`overview/test_page`).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import dagster as dg
+import pytest
+
+from datalake_assets import market_calendar
+from datalake_assets.assets.lake_report import KEY, build_lake_report, report_metadata
+from datalake_assets.collection.clock import Clock
+from datalake_assets.lake import layout
+from datalake_assets.lake.lake import Lake, WrongLakeError
+from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.overview import page
+from datalake_assets.overview.numbers import Damage, SessionState, SilentSymbol, Step, YearNumbers
+from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
+from datalake_assets_tests.overview.lakes import (
+    DAYS,
+    NOW,
+    SYMBOLS,
+    collected,
+    look,
+    new_lake,
+    publish,
+)
+
+
+class ClockAt(Clock):
+    """A clock that shows one instant."""
+
+    def __init__(self, at: datetime) -> None:
+        self._at = at
+
+    def now(self) -> datetime:
+        return self._at
+
+
+def run(lake: Lake, at: datetime = NOW, first: date = DAYS[0]) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [build_lake_report(first)],
+        resources={
+            "collector": CollectorResource(requests_per_minute=1000),
+            "source": EmbeddedExchangeResource(),
+            "lake": LakeResource(uri=lake.store.uri),
+            "clock": ClockAt(at),
+        },
+        raise_on_error=False,
+    )
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> Mapping[str, dg.MetadataValue[Any]]:
+    assert result.success
+    (event,) = result.asset_materializations_for_node("lake_report")
+    return event.metadata
+
+
+def tables(markdown: str) -> list[list[str]]:
+    plain = markdown.replace("\N{NO-BREAK SPACE}", " ")
+    return [row.split("|") for row in plain.splitlines()]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return new_lake(str(tmp_path / "lake"), EmbeddedExchangeResource().identity)
+
+
+def fill(lake: Lake, days: Iterable[date] = DAYS) -> None:
+    publish(lake, days)
+    SymbolYears(lake.store).publish(2024)
+
+
+def test_a_run_writes_the_page_of_this_instant_into_the_lake(lake: Lake) -> None:
+    fill(lake)
+
+    told = metadata(run(lake))
+
+    report = lake.store.get(layout.REPORT)
+    assert report.decode() == page.render(look(lake, requests_per_minute=1000))
+    assert told["report_bytes"].value == len(report)
+    assert told["report"] == dg.MetadataValue.path(lake.store.url("reports/latest.html"))
+    assert told["dagster/uri"].value == lake.store.url("reports/latest.html")
+
+
+def test_a_later_run_takes_the_page_s_place(lake: Lake) -> None:
+    fill(lake, DAYS[:-1])
+    run(lake)
+    assert b"the newest one is missing" in lake.store.get(layout.REPORT)
+
+    fill(lake, DAYS[-1:])
+    run(lake)
+
+    assert b"<h1>The lake is good.</h1>" in lake.store.get(layout.REPORT)
+    assert lake.store.list("reports") == [layout.REPORT]
+
+
+@pytest.mark.parametrize(("hour", "due"), [((21, 59, 59), 43), ((22, 0, 0), 44)])
+def test_a_session_is_due_when_its_partition_appears(
+    hour: tuple[int, int, int], due: int, lake: Lake
+) -> None:
+    fill(lake, DAYS[:-1])
+    told = metadata(run(lake, at=datetime(2024, 7, 3, *hour, tzinfo=UTC)))
+    assert told["sessions_due"].value == due
+    assert told["sessions_missing"].value == due - 43
+
+
+def test_nothing_is_due_on_a_weekend_that_was_not_due_on_friday(lake: Lake) -> None:
+    fill(lake, [*DAYS, date(2024, 7, 5)])
+    for days in range(3):
+        told = metadata(run(lake, at=datetime(2024, 7, 5, 23, tzinfo=UTC) + timedelta(days=days)))
+        assert told["sessions_due"].value == told["sessions_published"].value == 45
+
+
+def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: Lake) -> None:
+    publish(lake, DAYS[6:-3])
+    lake.publish(*collected(DAYS[-3], SYMBOLS[:99], failed={SYMBOLS[99]: "boom"}))
+    lake.keep_incomplete(*collected(DAYS[-2], SYMBOLS[:9], pending=SYMBOLS[9:]))
+    lake.publish(
+        *collected(DAYS[-1], SYMBOLS[:98], no_print=SYMBOLS[98:], before=[SYMBOLS], requests=77)
+    )
+
+    told = metadata(run(lake))
+
+    plotted = {
+        name: value.value
+        for name, value in told.items()
+        if isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue)
+    }
+    del plotted["report_bytes"]
+    assert plotted == {
+        "sessions_due": 44,
+        "sessions_published": 37,
+        "sessions_missing": 0,
+        "sessions_not_collected_yet": 6,
+        "sessions_incomplete": 1,
+        "sessions_to_repair": 2,
+        "objects_damaged": 0,
+        "years_behind": 1,
+        "things_to_do": 4,
+        "rows": 35 * 100 + 99 + 98,
+        "rows_newest": 98,
+        "success_rate_newest": 1.0,
+        "coverage_newest": 0.98,
+        "duration_seconds_newest": 30.0,
+        "silent_symbols": 0,
+        "requests_last_day": 77,
+        "requests_share_of_plan": 77 / (1000 * 0.5),
+    }
+
+
+def test_what_can_not_be_known_is_no_point_in_a_plot(lake: Lake) -> None:
+    told = metadata(run(lake))
+    assert told["sessions_published"].value == 0
+    assert not {name for name in told if name.endswith("_newest")}
+    assert not told.keys() & {"silent_symbols", "requests_last_day", "fell_silent", "restatements"}
+    assert told["newest_session"].value == "No session is published."
+
+
+def test_the_pictures_of_the_coverage_are_in_the_text_itself(lake: Lake) -> None:
+    fill(lake, DAYS[:-1])
+
+    told = metadata(run(lake))
+
+    found = {}
+    for name in ("coverage", "coverage_by_session"):
+        matched = re.match(
+            r"!\[(.*)\]\(data:image/(\S+);base64,([\w+/=]+)\)", str(told[name].value)
+        )
+        assert matched
+        assert matched[1] == "43 of 44 sessions are published"
+        found[matched[2]] = base64.b64decode(matched[3])
+    assert found["png"].startswith(b"\x89PNG")
+    picture = ElementTree.fromstring(found["svg+xml"])
+    assert [text.text for text in picture.iter() if text.get("class") == "year"] == ["2024"]
+
+
+@pytest.mark.parametrize("state", SessionState)
+def test_the_ui_shows_16_years_without_a_click(state: SessionState, lake: Lake) -> None:
+    """It hides markdown of 1,000 characters and more behind one."""
+    fill(lake)
+    found = look(lake)
+    days = market_calendar.sessions(date(2011, 1, 3), date(2026, 12, 31))
+    holes = dict.fromkeys(days[50::90], SessionState.MISSING)
+    counts = dict.fromkeys(SessionState, 0) | {SessionState.PUBLISHED: 252}
+    found = replace(
+        found,
+        states=dict.fromkeys(days, state) | holes,
+        years=[
+            YearNumbers(year, counts, 2_012_345, 0.99987, 3, 0, True) for year in range(2011, 2027)
+        ],
+        damaged=[Damage(f"s3://bucket/{n}", Step(f"s3://bucket/{n}", None)) for n in range(100)],
+        silent=[SilentSymbol(symbol, DAYS[0], 123.45, 1_234_567) for symbol in SYMBOLS],
+    )
+
+    told = report_metadata(found)
+
+    texts = {name: value.value for name, value in told.items() if hasattr(value, "md_str")}
+    del texts["coverage_by_session"]
+    assert {name: len(text) for name, text in texts.items() if len(text) >= 1000} == {}
+    assert len(tables(texts["years"])) == 2 + 16
+    assert re.search(r"\n… and \d+ more, see the report$", texts["what_to_do"])
+    assert re.search(r"\n… and \d+ more, see the report$", texts["fell_silent"])
+
+
+def test_the_words_and_commands_are_those_of_the_overview(lake: Lake) -> None:
+    fill(lake, DAYS[:-1])
+    found = look(lake)
+
+    told = report_metadata(found)
+
+    assert told["verdict"].value == f"**{found.headline}** {found.sentence}"
+    assert told["what_to_do"].value == (
+        "- `datalake backfill --from 2024-07-03 --to 2024-07-03`: missing: 1 session"
+    )
+
+
+def test_more_to_do_than_can_be_shown_at_once_is_counted(lake: Lake) -> None:
+    for day in DAYS:
+        lake.publish(*collected(day, SYMBOLS[:1], failed={"ZZZ": "boom"}))
+    found = look(lake)
+
+    *lines, last = str(report_metadata(found)["what_to_do"].value).splitlines()
+
+    assert 5 < len(lines) < len(found.steps)
+    assert last == f"… and {len(found.steps) - len(lines)} more, see the report"
+
+
+def test_years_and_the_newest_session_are_tables(lake: Lake) -> None:
+    fill(lake)
+
+    told = report_metadata(look(lake))
+
+    header, _, year = tables(told["years"].value)
+    assert dict(zip(header, year, strict=True)) == {
+        "year": "2024",
+        "published": "44 of 44",
+        "bars": "4,400",
+        "answered": "100 %",
+        "files per symbol": "as new",
+    }
+    header, _, *rows = tables(told["newest_session"].value)
+    assert header == ["2024-07-03", "newest", "median of the 20 before", "change"]
+    assert ["bars", "100", "100", "none"] in rows
+
+
+def test_silent_symbols_are_listed(lake: Lake) -> None:
+    for number, day in enumerate(DAYS):
+        lake.publish(*collected(day, SYMBOLS if number < 41 else SYMBOLS[25:]))
+
+    told = report_metadata(look(lake))
+
+    rows = tables(told["fell_silent"].value)[2:]
+    assert len(rows) == 25
+    assert {row[0] for row in rows} == set(SYMBOLS[:25])
+    assert told["silent_symbols"] == 25
+
+
+def test_restatements_of_a_later_collection_are_listed(lake: Lake) -> None:
+    fill(lake)
+    lake.publish(*collected(DAYS[3], SYMBOLS[:99], no_print=SYMBOLS[99:], began=NOW))
+
+    (row,) = tables(report_metadata(look(lake))["restatements"].value)[2:]
+
+    assert row[1:4] == [str(DAYS[3]), SYMBOLS[99], "removed"]
+
+
+def test_a_lake_of_another_source_is_left_alone(tmp_path: Path) -> None:
+    lake = new_lake(str(tmp_path / "lake"), "alpaca/sip")
+    result = run(lake)
+    assert not result.success
+    failed = result.failure_data_for_node("lake_report")
+    assert failed
+    assert failed.error
+    assert failed.error.cause
+    assert WrongLakeError.__name__ in str(failed.error.cause.cls_name)
+    assert lake.store.list("reports") == []
+
+
+def test_the_asset_explains_itself_in_the_graph() -> None:
+    asset = build_lake_report(DAYS[0])
+    spec = asset.specs_by_key[KEY]
+    assert {dependency.asset_key.to_user_string() for dependency in spec.deps} == {
+        "daily_ticks",
+        "symbol_year_ticks",
+    }
+    assert spec.kinds == {"python", "html"}
+    assert spec.group_name == "ticks"
+    assert spec.owners
+    assert "reports/latest.html" in str(spec.description)
+    assert asset.partitions_def is None
