@@ -55,6 +55,11 @@ dev: $(RUNTIME) ## Open Dagster's UI, with its daemon, on PORT (3000)
 	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/python -W ignore::FutureWarning -m dagster \
 		dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
+# `deploy/` without containers. Each part that dies is started again, as a container would be.
+.PHONY: stack
+stack: $(DEV) ## Dagster as it is deployed, on PORT (3000): Postgres, S3, code server, daemon, UI
+	@$(BIN)/python -m datalake_assets_tests.stack --data .datalake/stack --port "$(PORT)"
+
 # The function runs by the Python that built it.
 .PHONY: lambda
 lambda: LAMBDA_PYTHON ?= $(BIN)/python
@@ -70,6 +75,10 @@ test: $(DEV) ## Run the tests: no network, no keys (one file: make test ARGS="pa
 .PHONY: test-ui
 test-ui: $(UI) ## Click through `make dev` in Chromium; pictures go to screenshots/
 	@SCREENSHOTS="$(SCREENSHOTS)" $(BIN)/python -m pytest -n 0 -m ui datalake_assets_tests/ui $(ARGS)
+
+.PHONY: test-stack
+test-stack: $(DEV) ## Drive `make stack` and kill parts of it; a few minutes, needs Postgres
+	@$(BIN)/python -m pytest -n 0 -m stack datalake_assets_tests/test_stack.py $(ARGS)
 
 .PHONY: check
 check: lint types layers definitions test ## Everything that CI runs: lint, types, layers, definitions, tests
@@ -100,6 +109,13 @@ definitions: $(DEV) ## Load the definitions as Dagster does, in an empty environ
 		env -i HOME="$$home" $(BIN)/python -W ignore::FutureWarning -m dagster \
 			definitions validate -w workspace.yaml --log-level warning
 
+.PHONY: audit
+audit: AUDIT := $(VENV)/audit
+audit: $(BIN)/python ## Known vulnerabilities of what constraints.txt pins (pip-audit; asks the network)
+	@[ -x "$(AUDIT)/bin/pip-audit" ] || { $(BIN)/python -m venv "$(AUDIT)" && \
+		"$(AUDIT)/bin/python" -m pip install -qq --disable-pip-version-check pip-audit; }
+	@"$(AUDIT)/bin/pip-audit" --requirement constraints.txt --disable-pip --no-deps $(ARGS)
+
 .PHONY: fix
 fix: $(DEV) ## Format, and mend what ruff can mend
 	@$(BIN)/python -m ruff check --fix --quiet . || true
@@ -123,7 +139,7 @@ lock: ## Renew constraints.txt: the newest versions within pyproject.toml's rang
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 		echo "→ choosing the newest versions" && \
 		"$(LOCK_PYTHON)" -m venv "$$scratch/venv" && \
-		"$$scratch/venv/bin/python" -m pip install -qq --disable-pip-version-check -e '.[ui]' && \
+		"$$scratch/venv/bin/python" -m pip install -qq --disable-pip-version-check -e '.[ui,kubernetes]' && \
 		{ sed -n '/^#/p' constraints.txt && "$$scratch/venv/bin/python" -m pip freeze \
 			--disable-pip-version-check --exclude us-equity-datalake \
 			| tr 'A-Z_' 'a-z-' | LC_ALL=C sort; } > "$$scratch/constraints.txt" && \

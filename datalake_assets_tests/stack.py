@@ -1,4 +1,4 @@
-"""Dagster as `deploy/` describes it, as plain processes on loopback: what compose starts, without it.
+"""Dagster as `deploy/` describes it, in plain processes on loopback: compose without containers.
 
 Postgres, an S3 server, a code server over gRPC, the daemon and the webserver, with the instance
 of `deploy/dagster.yaml` and generated passwords. What ends by itself is started again, as a
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.error import URLError
@@ -214,7 +214,9 @@ class Stack:
         end = time.monotonic() + PATIENCE
         while not ready():
             if self.processes[name].poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the {name} did not start; its log ends:\n{self.log_tail(name)}")
+                raise RuntimeError(
+                    f"the {name} did not start; its log ends:\n{self.log_tail(name)}"
+                )
             time.sleep(0.1)
 
     def _end(self) -> None:
@@ -223,10 +225,8 @@ class Stack:
                 process.send_signal(signal.SIGTERM)
         end = time.monotonic() + GRACE
         for process in self.processes.values():
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                pass
             _kill_group(process.pid)
             process.wait()
 
@@ -274,7 +274,9 @@ def _free_port() -> int:
 
 def main() -> int:
     """Start the stack, tell where it is, keep it up until a Ctrl-C or a SIGTERM."""
-    parser = argparse.ArgumentParser(description="Run Dagster as it is deployed, without containers.")
+    parser = argparse.ArgumentParser(
+        description="Run Dagster as it is deployed, without containers."
+    )
     parser.add_argument("--data", type=Path, default=Path(".datalake/stack"))
     parser.add_argument("--port", type=int, default=3000)
     given = parser.parse_args()

@@ -29,7 +29,7 @@ from datalake_assets_tests.seaweedfs import BUCKET
 from datalake_assets_tests.stack import CODE_SERVER, ROOT, Stack
 
 pytestmark = [
-    pytest.mark.s3,
+    pytest.mark.stack,
     pytest.mark.skipif(binaries() is None, reason=NOT_HERE),
 ]
 
@@ -159,6 +159,9 @@ def test_a_session_is_collected_into_s3_and_any_machine_can_read_the_log_of_its_
     assert run.status == dg.DagsterRunStatus.SUCCESS, messages(records, run_id)
     assert day in lake.sessions()
     assert str(day) in records.get_materialized_partitions(KEY)
+    # What a read-only container needs: nothing is written beside the configuration.
+    written = {path.name for path in stack.home.rglob("*")}
+    assert written == {"dagster.yaml", "workspace.yaml"}
     kept = open_store(f"s3://{BUCKET}/dagster").list()
     assert [key for key in kept if run_id in key and key.endswith(".err")]
 
@@ -209,9 +212,7 @@ def test_neither_a_killed_run_nor_a_killed_code_server_loses_a_session_of_a_back
     stack.start(CODE_SERVER)
     # Its container is new, and knows nothing of the runs of the old one: they seem to go on.
     ghosts = records.get_runs(
-        dg.RunsFilter(
-            tags={"dagster/backfill": backfill}, statuses=[dg.DagsterRunStatus.STARTED]
-        )
+        dg.RunsFilter(tags={"dagster/backfill": backfill}, statuses=[dg.DagsterRunStatus.STARTED])
     )
     assert second in [run.run_id for run in ghosts]
     # The time after which they are taken for lost is over at once, instead of in two hours.

@@ -424,6 +424,7 @@ def test_an_object_that_is_refused_is_named_and_holds_up_no_other(transient: boo
         publish(watched)
     manifest = SymbolYears(store).manifest(YEAR)
     # C is not removed before everything else is there.
+    assert store.exists(layout.symbol_year_key("C", YEAR))
     assert [symbol for symbol, entry in manifest.symbols.items() if entry] == ["A", "D"]
     assert [symbol for symbol, entry in manifest.symbols.items() if not entry] == ["B", "C"]
     done = publish(store)
@@ -679,11 +680,18 @@ def test_an_overtaken_publication_stops_writing() -> None:
         write(store, last, minutes=2)
         publish(store)
 
-    interlude = Interlude(10, False, publish_later)
-    watched = WatchedStore(store, **interlude.moments)
+    interlude, attempts = Interlude(10, False, publish_later), []
+
+    def attempt(verb: str, key: str) -> None:
+        attempts.append(key)
+        interlude.moments["before"](verb, key)
+
+    watched = WatchedStore(store, attempt)
     with pytest.raises(PublicationError, match="took over"):
         publish(watched, workers=1)
     assert len(watched.written) == 9
+    # One that the store refused, and the manifest: not each of the 190 that were left.
+    assert len(attempts) == 11
     assert_published(store, last)
 
 

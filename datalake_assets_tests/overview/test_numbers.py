@@ -212,6 +212,23 @@ def test_a_flipped_bit_in_the_bars_of_a_new_session_is_found(lake: Lake) -> None
     assert commands(found)[0] == f"collect --session {DAYS[-2]}"
 
 
+def test_a_damaged_session_with_failed_symbols_is_collected_whole_and_not_repaired(
+    lake: Lake,
+) -> None:
+    """A repair starts from what is there, which nobody can read."""
+    whole(lake, DAYS[:-1])
+    lake.publish(*collected(DAYS[-1], failed={"ZZZ": "boom"}))
+    key = layout.session_key(DAYS[-1])
+    data = bytearray(lake.store.get(key))
+    data[200] ^= 1
+    lake.store.put(key, bytes(data))
+
+    typed = commands(look(lake))
+
+    assert typed[0] == f"collect --session {DAYS[-1]}"
+    assert f"collect --session {DAYS[-1]} --repair" not in typed
+
+
 def test_a_damaged_manifest_is_to_be_deleted_and_its_year_published(lake: Lake) -> None:
     whole(lake)
     lake.store.put(layout.manifest_key(2024), b"no manifest")
