@@ -204,18 +204,17 @@ def main() -> int:
     )
     parser.add_argument("command", nargs="+", help="what to run, after --")
     given = parser.parse_args()
-    # A stop reaches the command, which may end in its own way; the server ends after it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with seaweedfs(given.data.resolve()) as server:
         print(f"→ SeaweedFS on {server.endpoint}, data in {given.data}", flush=True)
         # Nothing of AWS's that was set for another server: a profile would win over the keys.
         inherited = {name: value for name, value in os.environ.items() if name[:4] != "AWS_"}
         lake = {"DATALAKE_URI": f"s3://{BUCKET}"}
         process = subprocess.Popen(given.command, env=inherited | server.environ() | lake)
+        # A stop is the command's, which ends in its own way; the server ends after it.
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
+        except KeyboardInterrupt:  # which a terminal sends to both
             return process.wait() or 130
         _tell(server)
     again = shlex.join(["--data", str(given.data), "--", os.environ.get("SHELL", "sh")])
@@ -223,7 +222,7 @@ def main() -> int:
         f"→ the server has ended, its objects are kept; a shell with it again:\n"
         f"  {os.path.relpath(sys.executable)} -m datalake_assets_tests.seaweedfs {again}"
     )
-    return code
+    return code if code >= 0 else 128 - code  # as a shell tells of a signal
 
 
 def _tell(server: S3Server) -> None:

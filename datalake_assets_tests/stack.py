@@ -99,6 +99,7 @@ class Stack:
                 "CODE_SERVER_HOST": "127.0.0.1",
                 "CODE_SERVER_PORT": str(self._code_port),
                 "NO_PROXY": "127.0.0.1,localhost",
+                "DAGSTER_DISABLE_TELEMETRY": "1",
                 "PYTHONPATH": str(ROOT),
                 "PYTHONWARNINGS": "ignore",
                 **self.s3.environ(),
@@ -121,6 +122,11 @@ class Stack:
     def url(self) -> str:
         """Of the webserver."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def dsn(self) -> str:
+        """Of Dagster's records."""
+        return f"postgresql://dagster:{self._password()}@127.0.0.1:{self.postgres.port}/dagster"
 
     def environ(self) -> dict[str, str]:
         """What the code server has, and with it every run: to be used as its command line is."""
@@ -195,7 +201,7 @@ class Stack:
 
     def log_tail(self, name: str) -> str:
         """The end of what a process logged."""
-        return self._log(name).read_text(encoding="utf-8", errors="replace")[-4000:]
+        return self._log(name).read_text(encoding="utf-8", errors="replace")[-8000:]
 
     def _all_is_well(self) -> bool:
         try:
