@@ -78,7 +78,8 @@ test-ui: $(UI) ## Click through `make dev` in Chromium; pictures go to screensho
 
 .PHONY: test-stack
 test-stack: $(DEV) ## Drive `make stack` and kill parts of it; a few minutes, needs Postgres
-	@$(BIN)/python -m pytest -n 0 -m stack datalake_assets_tests/test_stack.py $(ARGS)
+	@$(BIN)/python -m pytest -n 0 -m stack -o faulthandler_timeout=900 \
+		datalake_assets_tests/test_stack.py $(ARGS)
 
 .PHONY: check
 check: lint types layers definitions test ## Everything that CI runs: lint, types, layers, definitions, tests
