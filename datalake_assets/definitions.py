@@ -4,6 +4,7 @@ Belongs here: settings to resources, and putting the parts together. Does not be
 the parts. Loading reads the environment and touches neither a disk nor a network.
 """
 
+import warnings
 from typing import Any
 
 import dagster as dg
@@ -86,14 +87,16 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
     """
     settings = settings or Settings.load()
     return dg.Definitions(
-        assets=[
-            stock_universe,
-            build_daily_ticks(
-                session_partitions(settings.first_session), settings.sessions_per_run
-            ),
-            build_symbol_year_ticks(year_partitions(settings.first_session)),
-            build_lake_report(settings.first_session),
-        ],
+        assets=_with_source(
+            [
+                stock_universe,
+                build_daily_ticks(
+                    session_partitions(settings.first_session), settings.sessions_per_run
+                ),
+                build_symbol_year_ticks(year_partitions(settings.first_session)),
+                build_lake_report(settings.first_session),
+            ]
+        ),
         asset_checks=[universe_is_whole, build_freshness_check(settings)],
         jobs=[
             daily_ticks_job,
@@ -120,6 +123,13 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
         # A subprocess for each step would import everything again: six seconds for nothing.
         executor=dg.in_process_executor,
     )
+
+
+def _with_source(assets: list[dg.AssetsDefinition]) -> list[Any]:
+    """The assets, each with a link to its code, which the UI of a local Dagster opens."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return list(dg.with_source_code_references(assets))
 
 
 def _lambda_jobs(settings: Settings) -> list[dg.JobDefinition]:

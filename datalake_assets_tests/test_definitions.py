@@ -212,3 +212,17 @@ def test_loading_reads_the_environment_of_the_process(monkeypatch: pytest.Monkey
 
     assert resources is not None
     assert resources["lake"].uri == "/somewhere/else"
+
+
+@pytest.mark.parametrize(
+    "asset", ["daily_ticks", "lake_report", "stock_universe", "symbol_year_ticks"]
+)
+def test_an_asset_links_to_its_code(asset: str) -> None:
+    definition = build_definitions(Settings.load({})).resolve_assets_def(asset)
+    metadata = definition.get_asset_spec(dg.AssetKey(asset)).metadata
+
+    (reference,) = metadata["dagster/code_references"].code_references
+    path = Path(reference.file_path)
+    assert path == ROOT / "datalake_assets" / "assets" / f"{asset}.py"
+    lines = path.read_text().splitlines()
+    assert any(f"def {asset}(" in line for line in lines[reference.line_number - 1 :][:40])
