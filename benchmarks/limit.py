@@ -99,10 +99,10 @@ def _tell(arrived: list[float], given: argparse.Namespace, happened: float | Non
     )
     if happened is not None:
         after = [at for at in arrived if happened <= at]
-        gaps = [b - a for a, b in pairwise([happened, *after])]
+        longest = max((b - a for a, b in pairwise([happened, *after])), default=None)
         print(
-            f"  in the minute after it {bisect_left(after, happened + 60.0)} requests, "
-            f"the longest time without one {max(gaps, default=0):.2f} s"
+            f"  in the minute after it {bisect_left(after, happened + 60.0)} requests"
+            + ("" if longest is None else f", the longest time without one {longest:.2f} s")
         )
 
 

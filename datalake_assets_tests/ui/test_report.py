@@ -242,6 +242,6 @@ def test_the_report_lies_in_the_lake_and_opens(
 ) -> None:
     path = dagster_dev.lake / layout.REPORT
     for opened in open_page(browser, path, "desk", "light", pictures / "report_of_dagster.png"):
-        expect(opened.page.get_by_role("heading", name="Coverage")).to_be_visible()
+        expect(opened.page.get_by_role("heading", name="Coverage", level=2)).to_be_visible()
         assert opened.errors == []
     assert path.stat().st_size < 300_000
