@@ -90,7 +90,8 @@ def _client() -> "PipesLambdaClient":
         retries={"max_attempts": 0},
         tcp_keepalive=True,  # a NAT gateway drops a silent connection after 350 s
     )
-    return PipesLambdaClient(boto3.client("lambda", config=config))
+    # A session of its own: boto3's default one keeps the keys that it found first in this process.
+    return PipesLambdaClient(boto3.Session().client("lambda", config=config))
 
 
 def _event(session: str, collector: CollectorResource) -> dict[str, Any]:
