@@ -1,4 +1,4 @@
-"""Due: which sessions are to be collected now, and why the others are not.
+"""Due: which sessions are to be collected now, or years published, and why the others are not.
 
 Belongs here: the rules, as functions of the time and of what is known; no Dagster, no storage, no
 clock. Does not belong here: finding out what is known, and asking for runs (`sensors`).
@@ -6,7 +6,7 @@ clock. Does not belong here: finding out what is known, and asking for runs (`se
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -19,7 +19,7 @@ it. Known here, so that what looks at the lake need not load Dagster."""
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run that was asked for a session.
+    """One run that was asked for a partition.
 
     Args:
         ended: When it ended, UTC; None while it is queued or runs.
@@ -30,14 +30,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often a session is asked for, and how long to wait in between.
+    """How often a partition is asked for, and how long to wait in between.
 
     The pauses grow, so that a source that is down for minutes costs minutes, and one that is down
     for a day still gets its last attempt after it: 10 minutes, half an hour, 1.5, 4.5, 12 and 12
     hours.
 
     Args:
-        attempts: Runs for one session at most.
+        attempts: Runs for one partition at most.
         first: Pause after the first of them.
         factor: Each pause is this many times the one before.
         longest: No pause is longer.
@@ -56,15 +56,15 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether to ask for a session now.
+    """Whether to ask for a partition now.
 
     Args:
-        session: The session.
+        partition: The session or the year.
         attempt: Which attempt to make, from 1; None when there is none to make now.
         why: The reason, for a person.
     """
 
-    session: date
+    partition: str
     attempt: int | None
     why: str
 
@@ -97,58 +97,47 @@ def newest(now: datetime, count: int, delay: timedelta) -> list[date]:
 
 def decide(
     now: datetime,
-    wanted: Sequence[date],
+    wanted: Mapping[str, str],
     *,
-    done: Collection[date],
-    busy: Mapping[date, str],
-    attempts: Mapping[date, Sequence[Attempt]],
+    busy: Mapping[str, str],
+    attempts: Mapping[str, Sequence[Attempt]],
     patience: Patience,
+    by_hand: str,
 ) -> list[Verdict]:
-    """What to do about each session that is not done.
+    """What to do about each partition that should be done by now and is not.
 
     Args:
         now: The time, UTC.
-        wanted: The sessions that should be done by now.
-        done: Those that are.
-        busy: Sessions that somebody collects or will, and who.
-        attempts: The runs that were asked for each session for this reason, in any order.
+        wanted: These partitions, each with what makes it due.
+        busy: Partitions that somebody is about, and who.
+        attempts: The runs that were asked for each one for this reason, in any order.
         patience: How often to ask.
+        by_hand: The command that a person types once it was given up, without the partition.
     """
-    return [
-        _verdict(now, session, busy.get(session), attempts.get(session, ()), patience)
-        for session in wanted
-        if session not in done
-    ]
 
+    def verdict(partition: str, due: str) -> tuple[int | None, str]:
+        if partition in busy:
+            return None, busy[partition]
+        made = attempts.get(partition, ())
+        ended = [attempt.ended for attempt in made if attempt.ended]
+        number = len(ended) + 1
+        if len(ended) < len(made):
+            return None, f"its attempt {len(made)} is under way"
+        if not ended:
+            return number, due
+        if len(ended) >= patience.attempts:
+            tried = f"given up after {len(ended)} attempts; see its last run"
+            return None, f"{tried}, then type `{by_hand} {partition}`"
+        failed = f"attempt {len(ended)} failed"
+        if now < (again := max(ended) + patience.pause(len(ended))):
+            return None, f"{failed}, the next is at {again:%Y-%m-%d %H:%M} UTC"
+        return number, f"{failed}, this is the next{' and last' * (number == patience.attempts)}"
 
-def _verdict(
-    now: datetime, session: date, busy: str | None, made: Sequence[Attempt], patience: Patience
-) -> Verdict:
-    if busy:
-        return Verdict(session, None, f"{session}: {busy}")
-    ends = [attempt.ended for attempt in made]
-    ended = [end for end in ends if end]
-    if len(ended) < len(ends):
-        return Verdict(session, None, f"{session}: its attempt {len(made)} is under way")
-    if not ended:
-        return Verdict(session, 1, f"{session}: its bars can be had")
-    if len(ended) >= patience.attempts:
-        return Verdict(
-            session,
-            None,
-            f"{session}: given up after {len(ended)} attempts; see its last run, then type "
-            f"`datalake collect --session {session}`",
-        )
-    again = max(ended) + patience.pause(len(ended))
-    if now < again:
-        at = f"{again:%Y-%m-%d %H:%M} UTC"
-        return Verdict(
-            session, None, f"{session}: attempt {len(ended)} failed, the next is at {at}"
-        )
-    last = " and last" if len(ended) + 1 == patience.attempts else ""
-    return Verdict(
-        session, len(ended) + 1, f"{session}: attempt {len(ended)} failed, this is the next{last}"
-    )
+    verdicts = []
+    for partition, due in wanted.items():
+        attempt, why = verdict(partition, due)
+        verdicts.append(Verdict(partition, attempt, f"{partition}: {why}"))
+    return verdicts
 
 
 def _next_session(day: date) -> date:

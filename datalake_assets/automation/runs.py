@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from datalake_assets import market_calendar
 from datalake_assets.automation.due import Attempt
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 
 FOR = "datalake/for"
 """Tag of the runs that a sensor asks for: what for. It tells attempts of one kind from another."""
+
+_ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+_UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
 
 _PARTITION = "dagster/partition"
 _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -57,7 +59,7 @@ def under_way(
         elif backfill.partition_set_name in {f"{job}_partition_set" for job in jobs}:
             keys = backfill.partition_names or ()
         found |= dict.fromkeys(keys, f"backfill {backfill.backfill_id} is about it")
-    for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         if run.job_name in jobs or asset in (run.asset_selection or ()):
             found |= dict.fromkeys(partitions_of(run.tags), f"run {run.run_id[:8]} is about it")
     return found

@@ -19,7 +19,6 @@ from datalake_assets.partitions import session_partitions
 from datalake_assets_tests.automation.world import utc
 
 HALF_HOUR = timedelta(minutes=30)
-DAY = date(2025, 12, 5)
 PATIENCE = Patience()
 
 
@@ -84,22 +83,32 @@ def test_a_second_look_comes_with_a_later_session() -> None:
     assert looked_at_again_at(wednesday, 2, HALF_HOUR) == utc("2025-12-01 22:00")
 
 
-def verdict(now: str, *ended: str | None, patience: Patience = PATIENCE) -> tuple[int | None, str]:
+def verdict(
+    now: str, *ended: str | None, busy: dict[str, str] | None = None
+) -> tuple[int | None, str]:
     made = [Attempt(utc(end) if end else None) for end in ended]
-    (found,) = decide(utc(now), [DAY], done=(), busy={}, attempts={DAY: made}, patience=patience)
+    (found,) = decide(
+        utc(now),
+        {"2025-12-05": "it is wanted"},
+        busy=busy or {},
+        attempts={"2025-12-05": made},
+        patience=PATIENCE,
+        by_hand="type this",
+    )
+    assert found.partition == "2025-12-05"
     return found.attempt, found.why
 
 
-def test_what_is_done_is_not_spoken_of() -> None:
+def test_what_is_not_wanted_is_not_spoken_of() -> None:
+    made = {"2025-12-05": [Attempt(utc("2025-12-05 22:00"))]}
+    busy = {"2025-12-05": "run 1"}
     now = utc("2025-12-06")
-    assert decide(now, [DAY], done={DAY}, busy={}, attempts={}, patience=PATIENCE) == []
+    assert decide(now, {}, busy=busy, attempts=made, patience=PATIENCE, by_hand="") == []
 
 
 def test_what_somebody_collects_is_left_alone() -> None:
-    (found,) = decide(
-        utc("2025-12-06"), [DAY], done=(), busy={DAY: "run 1 is"}, attempts={}, patience=PATIENCE
-    )
-    assert (found.attempt, found.why) == (None, "2025-12-05: run 1 is")
+    found = verdict("2025-12-06", busy={"2025-12-05": "run 1 is about it"})
+    assert found == (None, "2025-12-05: run 1 is about it")
 
 
 def test_an_attempt_under_way_is_waited_for() -> None:
@@ -107,7 +116,7 @@ def test_an_attempt_under_way_is_waited_for() -> None:
 
 
 def test_the_first_attempt_is_made_at_once() -> None:
-    assert verdict("2025-12-05 22:00") == (1, "2025-12-05: its bars can be had")
+    assert verdict("2025-12-05 22:00") == (1, "2025-12-05: it is wanted")
 
 
 @pytest.mark.parametrize(("now", "attempt"), [("22:19", None), ("22:20", 2), ("22:21", 2)])
@@ -128,6 +137,7 @@ def test_the_last_attempt_is_the_last(made: int, attempt: int | None) -> None:
 
     assert found == attempt
     assert ("and last" in why, "given up" in why) == (made == 6, made > 6)
+    assert ("`type this 2025-12-05`" in why) == (made > 6)
 
 
 def test_the_pauses_grow_to_a_bound_and_reach_beyond_a_day() -> None:

@@ -1,0 +1,111 @@
+"""Repairs: which holes are found, and which of them are asked for within a day's requests."""
+
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datalake_assets import market_calendar
+from datalake_assets.automation.repairs import AT_ONCE, PATIENCE, Broken, Holes
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.store import open_store
+from datalake_assets_tests.automation.world import utc
+from datalake_assets_tests.collection.tables import every, names
+from datalake_assets_tests.lake.files import collected
+
+NOW = utc("2025-12-09 00:00")
+
+
+def holes(*symbols: int, tries: int = 0) -> Holes:
+    """Sessions of December that lack so many symbols each."""
+    broken = {
+        f"2025-12-{day:02}": Broken(missing=count, symbols=count, incomplete=False, tries=tries)
+        for day, count in enumerate(symbols, start=1)
+    }
+    return Holes(broken=broken)
+
+
+def granted(found: Holes, left: int, running: int = 0) -> dict[str, int]:
+    chosen, told = found.choose(NOW, busy={}, running=running, left=left)
+    assert len(told) == len(found.broken), "every session with holes is spoken of"
+    return {repair.session[-2:]: repair.granted for repair in chosen}
+
+
+@pytest.mark.parametrize(("symbols", "requests"), [(1, 1), (500, 1), (501, 2), (1000, 2)])
+def test_a_repair_takes_a_request_for_five_hundred_symbols(symbols: int, requests: int) -> None:
+    assert Broken(symbols, symbols, incomplete=False).requests == requests
+
+
+@pytest.mark.parametrize(
+    ("left", "chosen"), [(0, {}), (1, {"01": 1}), (4, {"01": 4}), (5, {"01": 4, "02": 1})]
+)
+def test_a_repair_may_use_three_more_requests_and_never_more_than_are_left(
+    left: int, chosen: dict[str, int]
+) -> None:
+    assert granted(holes(1, 1), left) == chosen
+
+
+def test_a_session_too_large_for_what_is_left_does_not_hold_up_a_smaller_one() -> None:
+    assert granted(holes(5_000, 1), left=5) == {"02": 4}
+
+
+@pytest.mark.parametrize("running", [0, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1])
+def test_few_repairs_are_under_way_at_once(running: int) -> None:
+    chosen = granted(holes(*[1] * 10), left=1000, running=running)
+    assert len(chosen) == max(0, AT_ONCE - running)
+
+
+@pytest.mark.parametrize("tries", [PATIENCE.attempts - 1, PATIENCE.attempts])
+def test_the_last_repair_is_said_to_be_the_last(tries: int) -> None:
+    chosen, told = holes(1, tries=tries).choose(NOW, busy={}, running=0, left=9)
+    assert [repair.last for repair in chosen] == [True] * (PATIENCE.attempts - tries)
+    assert ("given up" in told[0]) == (not chosen)
+
+
+@pytest.mark.parametrize(("minutes", "count"), [(59, 0), (60, 1), (61, 1)])
+def test_the_next_repair_waits_for_its_pause(minutes: int, count: int) -> None:
+    found = holes(1)
+    found.choose(NOW, busy={}, running=0, left=9)
+    later = NOW + timedelta(minutes=minutes)
+    assert len(found.choose(later, busy={}, running=0, left=9)[0]) == count
+
+
+def test_what_somebody_else_is_about_is_left_to_them() -> None:
+    busy = {"2025-12-01": "run 1 is about it"}
+    chosen, told = holes(1, 1).choose(NOW, busy=busy, running=0, left=9)
+    assert [repair.session for repair in chosen] == ["2025-12-02"]
+    assert "2025-12-01: run 1 is about it" in told
+
+
+@given(st.lists(st.integers(0, 3_000), max_size=12), st.integers(0, 40), st.integers(0, 5))
+def test_no_more_is_granted_than_is_left_and_the_oldest_that_fits_comes_first(
+    symbols: list[int], left: int, running: int
+) -> None:
+    found = holes(*symbols)
+    chosen, _ = found.choose(NOW, busy={}, running=running, left=left)
+
+    assert sum(repair.granted for repair in chosen) <= left
+    assert len(chosen) <= max(0, AT_ONCE - running)
+    days = [repair.session for repair in chosen]
+    assert days == sorted(days)
+    for repair in chosen:
+        assert repair.granted >= found.broken[repair.session].requests
+    assert Holes.remembered(found.cursor()) == found
+
+
+def test_a_first_look_opens_a_part_of_a_big_lake_and_the_next_ones_the_rest(tmp_path: Path) -> None:
+    lake = Lake(open_store(str(tmp_path)))
+    days = market_calendar.sessions(date(2025, 10, 1), date(2025, 10, 14))
+    for day in days:
+        whole = collected(day, every(names(5), [day]))
+        failed = {"ZZZ": "boom"} if day == days[-1] else {}
+        lake.publish(replace(whole, ledger=replace(whole.ledger, failed=failed)), [])
+
+    found = Holes()
+    left = [found.look(lake, at_most=4) for _ in range(3)]
+
+    assert left == [6, 2, 0]
+    assert list(found.broken) == [str(days[-1])]
