@@ -20,6 +20,7 @@ import dagster as dg
 import pyarrow as pa
 
 from datalake_assets import __version__
+from datalake_assets.assets.session_metadata import SHOWN, session_metadata
 from datalake_assets.assets.stock_universe import (
     GROUP,
     OWNERS,
@@ -62,9 +63,6 @@ BARS_METADATA = {
 
 REQUESTS_TAG = "datalake/requests"
 """Tag of a run that came to its end: the requests for market data that it sent."""
-
-_SHOWN = 50
-"""Offenders and failures that metadata lists; the ledger in the session's file has them all."""
 
 FRESH_FOR = timedelta(days=5)
 """Nothing at all was collected for longer than any weekend and holiday lasts. Dagster measures from
@@ -177,7 +175,7 @@ class _Told:
 
     @classmethod
     def of(cls, outcome: Outcome) -> Self:
-        failures = list(outcome.ledger.failed.items())[:_SHOWN]
+        failures = list(outcome.ledger.failed.items())[:SHOWN]
         return cls(outcome.ledger.session, outcome.published, outcome.findings, failures)
 
 
@@ -285,42 +283,24 @@ def _announce(publication: Publication, collector: CollectorResource) -> str:
 
 
 def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
-    ledger, statistics, written = outcome.ledger, outcome.statistics, outcome.written
-    values = {finding.rule: finding.value for finding in outcome.findings}
-    metadata: dict[str, Any] = {
-        "dagster/partition_row_count": len(ledger.present),
-        "dagster/uri": lake.store.url(layout.session_key(ledger.session)),
-        "row_count": len(ledger.present),
-        **{state.value: count for state, count in ledger.counts.items()},
-        "requested": ledger.requested,
-        "asked": outcome.asked,
-        "success_rate": ledger.success_rate,
-        "duration_seconds": round(statistics.duration_seconds, 3),
-        "bars_per_second": round(statistics.bars_per_second, 1),
-        "planned_requests": statistics.planned_requests,
-        "requests": statistics.requests,
-        "retries": statistics.retries,
-        "throttled": statistics.throttled,
-        "limiter_wait_seconds": round(statistics.limiter_wait_seconds, 3),
-        "collected_with_sessions": outcome.sessions,
-        "audit": dg.MetadataValue.md(_audit_table(outcome.findings)),
-    }
-    if (coverage := values["coverage"]) is not None:
-        metadata["coverage"] = coverage
-    if written:
-        metadata["file_size_bytes"] = written.size
+    ledger, written = outcome.ledger, outcome.written
+    metadata = session_metadata(
+        counts={state.value: count for state, count in ledger.counts.items()},
+        requested=ledger.requested,
+        asked=outcome.asked,
+        success_rate=ledger.success_rate,
+        statistics=outcome.statistics.to_dict(),
+        findings=outcome.findings,
+        failures=ledger.failed,
+        uri=lake.store.url(layout.session_key(ledger.session)),
+        size=written.size if written else None,
+    )
+    metadata["collected_with_sessions"] = outcome.sessions
     if written and written.changes is not None:
         for kind in ("added", "removed", "restated"):
             metadata[f"bars_{kind}"] = written.changed(kind)
         if written.changes.num_rows:
             metadata["changes"] = dg.MetadataValue.table(_changes(written.changes))
-    if ledger.failed:
-        metadata["first_failures"] = dg.MetadataValue.table(
-            [
-                dg.TableRecord({"symbol": symbol, "error": error})
-                for symbol, error in list(ledger.failed.items())[:_SHOWN]
-            ]
-        )
     return dg.AssetMaterialization(KEY, partition=ledger.session.isoformat(), metadata=metadata)
 
 
@@ -340,20 +320,8 @@ def _changes(changes: pa.Table) -> list[dg.TableRecord]:
                 else "",
             }
         )
-        for row in changes.slice(0, _SHOWN).to_pylist()
+        for row in changes.slice(0, SHOWN).to_pylist()
     ]
-
-
-def _audit_table(findings: Sequence[Finding]) -> str:
-    signs = {Verdict.PASS: "✓", Verdict.WARN: "⚠", Verdict.FAIL: "✗"}
-    rows = ["| | rule | value | threshold | |", "|---|---|---:|---:|---|"]
-    for finding in findings:
-        value = "unknown" if finding.value is None else f"{finding.value:.6g}"
-        rows.append(
-            f"| {signs[finding.verdict]} | {finding.rule} | {value} | {finding.threshold:g} "
-            f"| {finding.detail} |"
-        )
-    return "\n".join(rows)
 
 
 def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
@@ -388,13 +356,13 @@ def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
                         "detail": finding.detail,
                     }
                 )
-                for day, finding in (broken or found)[:_SHOWN]
+                for day, finding in (broken or found)[:SHOWN]
             ]
         )
     if offenders := [(day, name) for day, finding in broken for name in finding.offenders]:
         metadata["offender_count"] = sum(finding.offender_count for _, finding in broken)
         metadata["offenders"] = dg.MetadataValue.table(
-            [dg.TableRecord({"session": day, "offender": name}) for day, name in offenders[:_SHOWN]]
+            [dg.TableRecord({"session": day, "offender": name}) for day, name in offenders[:SHOWN]]
         )
     return dg.AssetCheckResult(
         asset_key=KEY,
@@ -419,7 +387,7 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
 def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
     """The error that ends a run with sessions that did not pass."""
     lines = []
-    for session in failed[:_SHOWN]:
+    for session in failed[:SHOWN]:
         broken = [finding for finding in session.findings if finding.verdict is Verdict.FAIL]
         reasons = ", ".join(f"{finding.rule} ({finding.detail})" for finding in broken)
         lines.append(f"{session.session}: {reasons}")
@@ -441,6 +409,6 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         "sessions": dg.MetadataValue.json([str(session.session) for session in failed])
     }
     if failures:
-        metadata["first_failures"] = dg.MetadataValue.table(failures[:_SHOWN])
+        metadata["first_failures"] = dg.MetadataValue.table(failures[:SHOWN])
     # The collector has retried what can pass; a second run would only ask all of it again.
     return dg.Failure(text, metadata=metadata, allow_retries=False)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from datalake_assets.assets.daily_ticks import KEY, POOL, REQUESTS_TAG
+from datalake_assets.assets.session_metadata import failures_table, session_metadata
+from datalake_assets.collection.audit import Finding, Verdict
 from datalake_assets.resources import CollectorResource
 
 if TYPE_CHECKING:
@@ -146,7 +148,7 @@ def _failure(function: str, invocations: int, answer: dict[str, Any]) -> dg.Fail
     kept = f"What it has waits in {answer['object']}. " if answer["object"] else ""
     metadata: dict[str, Any] = {**answer["counts"], "invocations": invocations}
     if answer["failures"]:
-        metadata["first_failures"] = _failures(answer)
+        metadata["first_failures"] = failures_table(answer["failures"])
     return dg.Failure(
         f"the function {function} did not publish {answer['session']} in {invocations} of at most "
         f"{INVOCATIONS} invocations: {', '.join(broken)}. {kept}Launched again, it asks for what "
@@ -159,56 +161,20 @@ def _failure(function: str, invocations: int, answer: dict[str, Any]) -> dg.Fail
 def _materialization(
     answer: dict[str, Any], function: str, invocations: int
 ) -> dg.AssetMaterialization:
-    """The same names as those of a session that a run of `daily_ticks` collected."""
-    counts, statistics = answer["counts"], answer["statistics"]
-    metadata: dict[str, Any] = {
-        "dagster/partition_row_count": counts["present"],
-        "row_count": counts["present"],
-        **counts,
-        "requested": answer["requested"],
-        "asked": answer["asked"],
-        "success_rate": answer["success_rate"],
-        "duration_seconds": round(statistics["duration_seconds"], 3),
-        "bars_per_second": round(statistics["bars_per_second"], 1),
-        "planned_requests": statistics["planned_requests"],
-        "requests": statistics["requests"],
-        "retries": statistics["retries"],
-        "throttled": statistics["throttled"],
-        "limiter_wait_seconds": round(statistics["limiter_wait_seconds"], 3),
-        "lambda_function": function,
-        "lambda_invocations": invocations,
-        "audit": dg.MetadataValue.table(
-            [
-                dg.TableRecord(
-                    {
-                        "rule": finding["rule"],
-                        "verdict": finding["verdict"],
-                        "value": "unknown" if finding["value"] is None else finding["value"],
-                        "threshold": finding["threshold"],
-                        "detail": finding.get("detail", ""),
-                    }
-                )
-                for finding in answer["audit"]
-            ]
-        ),
-    }
-    values = {finding["rule"]: finding["value"] for finding in answer["audit"]}
-    if values.get("coverage") is not None:
-        metadata["coverage"] = values["coverage"]
-    if answer["object"]:
-        metadata |= {
-            "dagster/uri": answer["object"],
-            "file_size_bytes": answer["file_size_bytes"],
-        }
-    if answer["failures"]:
-        metadata["first_failures"] = _failures(answer)
-    return dg.AssetMaterialization(KEY, partition=answer["session"], metadata=metadata)
-
-
-def _failures(answer: dict[str, Any]) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord({"symbol": symbol, "error": error})
-            for symbol, error in answer["failures"].items()
-        ]
+    metadata = session_metadata(
+        counts=answer["counts"],
+        requested=answer["requested"],
+        asked=answer["asked"],
+        success_rate=answer["success_rate"],
+        statistics=answer["statistics"],
+        findings=[
+            # What passes comes without its details.
+            Finding(**{"detail": "", **finding, "verdict": Verdict(finding["verdict"])})
+            for finding in answer["audit"]
+        ],
+        failures=answer["failures"],
+        uri=answer["object"],
+        size=answer["file_size_bytes"],
     )
+    metadata |= {"lambda_function": function, "lambda_invocations": invocations}
+    return dg.AssetMaterialization(KEY, partition=answer["session"], metadata=metadata)

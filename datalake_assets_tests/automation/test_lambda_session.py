@@ -131,8 +131,10 @@ def test_a_session_that_the_function_published_is_materialized_with_its_numbers(
     assert told["file_size_bytes"] == world.lake.store.size(layout.session_key(DAY))
     assert (told["lambda_function"], told["lambda_invocations"]) == (FUNCTION, 1)
     audit = event.materialization.metadata["audit"]
-    assert isinstance(audit, dg.TableMetadataValue)
-    assert [record.data["rule"] for record in audit.records] == list(RULES)
+    assert isinstance(audit, dg.MarkdownMetadataValue)
+    assert [line.split(" | ")[:2] for line in audit.value.splitlines()[2:]] == [
+        ["| ✓", rule] for rule in RULES
+    ]
     assert told["requests"] == len([r for r in world.exchange.requests if "bars" in r.path])
     run = world.instance.get_run_by_id(result.run_id)
     assert run is not None

@@ -1,0 +1,89 @@
+"""Metadata of a collected session: what its materialization tells, whoever collected it.
+
+Belongs here: names and forms of what Dagster shows and plots. Does not belong here: finding it out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from datalake_assets.collection.audit import Finding, Verdict
+
+SHOWN = 50
+"""Offenders and failures that metadata lists; the ledger in the session's file has them all."""
+
+
+def session_metadata(
+    *,
+    counts: Mapping[str, int],
+    requested: int,
+    asked: int,
+    success_rate: float,
+    statistics: Mapping[str, Any],
+    findings: Sequence[Finding],
+    failures: Mapping[str, str],
+    uri: str | None,
+    size: int | None,
+) -> dict[str, Any]:
+    """The numbers of a session under the names that its plots have.
+
+    Args:
+        counts: Symbols by state.
+        requested: Symbols of the session, those that turned out to be none left out.
+        asked: Those that this collection asked for.
+        success_rate: Share of the requested symbols that were answered for.
+        statistics: As `Statistics.to_dict` gives them.
+        findings: The audit.
+        failures: Symbols with their errors.
+        uri: The session's object; None when there is none.
+        size: Its bytes; None when nothing was written.
+    """
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": counts["present"],
+        "row_count": counts["present"],
+        **counts,
+        "requested": requested,
+        "asked": asked,
+        "success_rate": success_rate,
+        "duration_seconds": round(statistics["duration_seconds"], 3),
+        "bars_per_second": round(statistics["bars_per_second"], 1),
+        "planned_requests": statistics["planned_requests"],
+        "requests": statistics["requests"],
+        "retries": statistics["retries"],
+        "throttled": statistics["throttled"],
+        "limiter_wait_seconds": round(statistics["limiter_wait_seconds"], 3),
+        "audit": dg.MetadataValue.md(_audit(findings)),
+    }
+    for finding in findings:
+        if finding.rule == "coverage" and finding.value is not None:
+            metadata["coverage"] = finding.value
+    if uri is not None:
+        metadata["dagster/uri"] = uri
+    if size is not None:
+        metadata["file_size_bytes"] = size
+    if failures:
+        metadata["first_failures"] = failures_table(failures)
+    return metadata
+
+
+def failures_table(failures: Mapping[str, str]) -> dg.TableMetadataValue:
+    """The first of the symbols that failed, with their errors."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord({"symbol": symbol, "error": error})
+            for symbol, error in list(failures.items())[:SHOWN]
+        ]
+    )
+
+
+def _audit(findings: Sequence[Finding]) -> str:
+    signs = {Verdict.PASS: "✓", Verdict.WARN: "⚠", Verdict.FAIL: "✗"}
+    rows = ["| | rule | value | threshold | |", "|---|---|---:|---:|---|"]
+    for finding in findings:
+        value = "unknown" if finding.value is None else f"{finding.value:.6g}"
+        rows.append(
+            f"| {signs[finding.verdict]} | {finding.rule} | {value} | {finding.threshold:g} "
+            f"| {finding.detail} |"
+        )
+    return "\n".join(rows)
