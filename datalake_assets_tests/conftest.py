@@ -6,6 +6,7 @@ Not here: fixtures of one subject, which live in the folder of its tests.
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ OF_THE_DEVELOPER = ("AWS_", "ALPACA_", "DATALAKE_")
 @pytest.fixture(scope="session", autouse=True)
 def isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No keys, no settings, no Dagster instance and no files of whoever runs the tests."""
+    # A shell's background job ignores SIGINT, and so would every process that a test starts; and
+    # Dagster, which handles SIGTERM as SIGINT is handled, would have them ignore that as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
             if name.startswith(OF_THE_DEVELOPER) or name == "DAGSTER_HOME":

@@ -169,7 +169,6 @@ def running(environment: Mapping[str, str], log: Path) -> Iterator[None]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own, which can be ended as a whole
-            preexec_fn=_listen_to_interrupts,
         )
     try:
         yield
@@ -181,11 +180,6 @@ def running(environment: Mapping[str, str], log: Path) -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _listen_to_interrupts() -> None:
-    """A shell's background job ignores SIGINT, the only signal that ends Dagster's services."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_untouched_it_collects_the_newest_sessions_the_years_follow_and_the_check_is_green(

@@ -108,7 +108,6 @@ def make_dev(folder: Path, **settings: str) -> Iterator[DagsterDev]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own, which can be ended as a whole
-            preexec_fn=_listen_to_interrupts,
         )
     try:
         _wait_until_ready(running, process)
@@ -145,14 +144,6 @@ def stop_sensors(environment: Mapping[str, str]) -> None:
         check=False,
     )
     assert "stopped new_sessions" in done.stdout, done.stdout + done.stderr
-
-
-def _listen_to_interrupts() -> None:
-    """A shell's background job ignores SIGINT, and so would every process that it starts.
-
-    Dagster ends its services on that signal only (it maps SIGTERM to it).
-    """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _wait_until_ready(running: DagsterDev, process: subprocess.Popen[bytes]) -> None:
