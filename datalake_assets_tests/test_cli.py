@@ -39,6 +39,7 @@ from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.partitions import session_partitions
 from datalake_assets.settings import Settings
+from datalake_assets_tests.exchange.calling import keys_to
 
 ROOT = Path(__file__).parents[1]
 HELD_BACK = Fault(kind="status", status=404)
@@ -259,15 +260,7 @@ def server() -> Iterator[ExchangeServer]:
 def remote(
     server: ExchangeServer, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Remote]:
-    environ = {
-        "ALPACA_API_KEY": "any",
-        "ALPACA_SECRET_KEY": "pair",
-        "ALPACA_DATA_URL": server.url,
-        "ALPACA_TRADING_URL": server.url,
-        "ALPACA_HISTORY_START": "2011-01-03",
-        "ALPACA_REQUESTS_PER_MINUTE": "100000",
-    }
-    for name, value in environ.items():
+    for name, value in keys_to(server.url).items():
         monkeypatch.setenv(name, value)
     server.exchange.requests.clear()
     yield Remote(server.exchange, Lake(open_store(str(empty_folder / ".datalake/lake"))))

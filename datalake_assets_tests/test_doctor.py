@@ -34,6 +34,7 @@ from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.store import Store, open_store
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
+from datalake_assets_tests.exchange.calling import keys_to
 from datalake_assets_tests.lake.files import collected, flipped, metadata, session_bytes
 from datalake_assets_tests.test_cli import invoke
 
@@ -45,14 +46,7 @@ LAKE, RECORDS = Path(".datalake/lake"), Path(".datalake/dagster")
 def environ() -> Iterator[Mapping[str, str]]:
     """Of a person with keys to an exchange, who wants the sessions from `DAYS[0]` on."""
     with ExchangeServer(Exchange(SyntheticMarket(7, 12, 2))) as server:
-        yield {
-            "ALPACA_API_KEY": "any",
-            "ALPACA_SECRET_KEY": "pair",
-            "ALPACA_DATA_URL": server.url,
-            "ALPACA_TRADING_URL": server.url,
-            "ALPACA_REQUESTS_PER_MINUTE": "100000",
-            "DATALAKE_START_DATE": str(DAYS[0]),
-        }
+        yield keys_to(server.url, DATALAKE_START_DATE=str(DAYS[0]))
 
 
 @pytest.fixture(scope="module")

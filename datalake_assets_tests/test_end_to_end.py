@@ -27,6 +27,7 @@ from datalake_assets.collection.plan import WINDOW
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.store import open_store
+from datalake_assets_tests.exchange.calling import keys_to
 
 ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("KILLS", "6"))
@@ -53,13 +54,7 @@ class Server:
             "NO_PROXY": "127.0.0.1",
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "ALPACA_API_KEY": "any",
-            "ALPACA_SECRET_KEY": "pair",
-            "ALPACA_DATA_URL": self.url,
-            "ALPACA_TRADING_URL": self.url,
-            "ALPACA_HISTORY_START": "2011-01-03",
-            "ALPACA_REQUESTS_PER_MINUTE": "100000",
-            **more,
+            **keys_to(self.url, **more),
         }
 
 

@@ -42,6 +42,7 @@ from datalake_assets.lambda_handler import (
 )
 from datalake_assets.publication import How, Origin, Publication
 from datalake_assets_tests.collection.tables import every, names
+from datalake_assets_tests.exchange.calling import keys_to
 from datalake_assets_tests.fakes import FakeClock, ScriptedSource
 from datalake_assets_tests.lambda_api import Context
 from datalake_assets_tests.seaweedfs import BUCKET, S3Server
@@ -81,14 +82,8 @@ def server() -> Iterator[ExchangeServer]:
 def world(
     server: ExchangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
-    environ = {
-        "ALPACA_API_KEY": "any",
-        "ALPACA_SECRET_KEY": SECRET,
-        "ALPACA_DATA_URL": server.url,
-        "ALPACA_TRADING_URL": server.url,
-        "ALPACA_REQUESTS_PER_MINUTE": "100000",
-        "DATALAKE_URI": str(tmp_path / "lake"),
-    }
+    own = {"ALPACA_SECRET_KEY": SECRET, "DATALAKE_URI": str(tmp_path / "lake")}
+    environ = keys_to(server.url, **own)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     temporary = tmp_path / "tmp"

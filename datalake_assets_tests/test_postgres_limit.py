@@ -37,14 +37,19 @@ from datalake_assets.definitions import build_collector, build_definitions
 from datalake_assets.postgres_limit import TABLE, PostgresRateLimiter
 from datalake_assets.resources import CollectorResource
 from datalake_assets.settings import Settings, SettingsError
-from datalake_assets_tests.collection.test_rate_limit import most_in_a_minute
+from datalake_assets_tests.collection.histories import (
+    NEVER,
+    History,
+    histories,
+    live,
+    most_in_a_minute,
+)
 from datalake_assets_tests.fakes import FakeClock
 from datalake_assets_tests.postgres import NOT_HERE, PostgresServer, binaries
 
 HANG = 60.0
 """Seconds after which a test that should long have ended is taken to hang."""
 
-NEVER = threading.Event()
 PASSWORD = "pa:s/s@w?rd#7"
 DSN_PASSWORD = "pa%3As%2Fs%40w%3Frd%237"
 
@@ -143,46 +148,15 @@ def fake_time(server: PostgresServer) -> Iterator[FakeTime]:
         yield time_of_server
 
 
-acquires = st.tuples(st.just("acquire"), st.integers(1, 15))
-hurried = st.tuples(st.just("acquire within"), st.floats(0, 5))
-pauses = st.tuples(st.just("pause"), st.floats(0, 70))
-gaps = st.tuples(st.just("gap"), st.floats(0, 200))
-
-
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    per_minute=st.integers(1, 60),
-    history=st.lists(acquires | hurried | pauses | gaps, max_size=8),
-)
+@given(per_minute=st.integers(1, 60), history=histories(longest=8, burst=15))
 def test_no_history_puts_more_than_the_limit_into_any_minute(
-    limiter: Made, fake_time: FakeTime, per_minute: int, history: list[tuple[str, float]]
+    limiter: Made, fake_time: FakeTime, per_minute: int, history: History
 ) -> None:
     clock = fake_time.clock()
     name = f"key {next(_KEYS)}"
     gates = [limiter(name, per_minute, slack=0.01, dsn=fake_time.dsn, clock=clock) for _ in "12"]
-    sent: list[float] = []
-    paused_until = -math.inf
-    for (what, amount), gate in zip(history, itertools.cycle(gates), strict=False):
-        if what == "gap":
-            clock.advance(amount)
-        elif what == "pause":
-            gate.pause(amount)
-            paused_until = max(paused_until, clock.seconds() + amount)
-        elif what == "acquire within":
-            began = clock.seconds()
-            try:
-                gate.acquire(NEVER, amount)
-            except StoppedError:
-                assert clock.seconds() == began, "time was lost waiting for what can't come"
-                continue
-            assert clock.seconds() <= began + amount + 1e-4
-            sent.append(clock.seconds())
-        else:
-            for _ in range(int(amount)):
-                gate.acquire(NEVER)
-                sent.append(clock.seconds())
-        if sent and sent[-1] == clock.seconds() and what.startswith("acquire"):
-            assert sent[-1] >= paused_until - 1e-4
+    sent = live(history, gates, clock, tolerance=1e-4)
     for gate in gates:
         gate.close()
     assert most_in_a_minute(sent) <= per_minute

@@ -32,6 +32,7 @@ from datalake_assets.publication import How
 from datalake_assets.resources import CollectorResource
 from datalake_assets.settings import Settings
 from datalake_assets_tests import workbench
+from datalake_assets_tests.exchange.calling import keys_to
 from datalake_assets_tests.lambda_api import TAIL, Context, LambdaApi
 
 DAY = date(2024, 7, 3)
@@ -78,15 +79,7 @@ def server() -> Iterator[ExchangeServer]:
 def world(
     server: ExchangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
-    environ = {
-        "ALPACA_API_KEY": "any",
-        "ALPACA_SECRET_KEY": "pair",
-        "ALPACA_DATA_URL": server.url,
-        "ALPACA_TRADING_URL": server.url,
-        "ALPACA_REQUESTS_PER_MINUTE": "100000",
-        "ALPACA_HISTORY_START": "2011-01-03",
-        "DATALAKE_URI": str(tmp_path / "lake"),
-    }
+    environ = keys_to(server.url, DATALAKE_URI=str(tmp_path / "lake"))
     with (
         LambdaApi({FUNCTION: lambda_handler}) as api,
         dg.DagsterInstance.ephemeral() as instance,

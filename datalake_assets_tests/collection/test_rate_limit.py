@@ -23,13 +23,19 @@ import datalake_assets
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import StoppedError
 from datalake_assets.collection.rate_limit import Budget, RateLimiter, SharedRateLimiter
+from datalake_assets_tests.collection.histories import (
+    NEVER,
+    History,
+    histories,
+    live,
+    most_in_a_minute,
+)
 from datalake_assets_tests.fakes import FakeClock
 
 HANG = 30.0
 """Seconds after which a test that should long have ended is taken to hang."""
 
 unhurried = settings(deadline=None)
-NEVER = threading.Event()
 
 Limiters = Callable[..., RateLimiter]
 
@@ -53,59 +59,13 @@ def limiter(
         yield make
 
 
-def most_in_a_minute(times: list[float]) -> int:
-    """The most of these instants that lie within any 60 seconds, both ends included."""
-    times = sorted(times)
-    return max(
-        (
-            sum(start <= other <= start + 60.0 for other in times[i:])
-            for i, start in enumerate(times)
-        ),
-        default=0,
-    )
-
-
-acquires = st.tuples(st.just("acquire"), st.integers(1, 25))
-hurried = st.tuples(st.just("acquire within"), st.floats(0, 5))
-pauses = st.tuples(st.just("pause"), st.floats(0, 70))
-gaps = st.tuples(st.just("gap"), st.floats(0, 200))
-
-
 @unhurried
-@given(
-    per_minute=st.integers(1, 60),
-    history=st.lists(acquires | hurried | pauses | gaps, max_size=12),
-)
+@given(per_minute=st.integers(1, 60), history=histories(longest=12, burst=25))
 def test_no_history_puts_more_than_the_limit_into_any_minute(
-    limiter: Limiters, per_minute: int, history: list[tuple[str, float]]
+    limiter: Limiters, per_minute: int, history: History
 ) -> None:
     clock = FakeClock()
-    gate = limiter(per_minute, clock)
-    sent: list[float] = []
-    paused_until = -math.inf
-    for what, amount in history:
-        if what == "gap":
-            clock.advance(amount)
-        elif what == "pause":
-            gate.pause(amount)
-            paused_until = max(paused_until, clock.seconds() + amount)
-        elif what == "acquire within":
-            began = clock.seconds()
-            try:
-                gate.acquire(NEVER, amount)
-            except StoppedError:
-                assert clock.seconds() == began, "time was lost waiting for what can't come"
-                continue
-            assert clock.seconds() <= began + amount + 1e-6
-            sent.append(clock.seconds())
-        else:
-            for _ in range(int(amount)):
-                began = clock.seconds()
-                waited = gate.acquire(NEVER)
-                sent.append(clock.seconds())
-                assert waited == pytest.approx(sent[-1] - began)
-        if sent and sent[-1] == clock.seconds() and what.startswith("acquire"):
-            assert sent[-1] >= paused_until - 1e-6
+    sent = live(history, [limiter(per_minute, clock)], clock, tolerance=1e-6)
     assert most_in_a_minute(sent) <= per_minute
     interval = 60 / per_minute
     assert all(b - a >= interval for a, b in pairwise(sent))

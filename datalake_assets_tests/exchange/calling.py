@@ -1,4 +1,7 @@
-"""Calls an exchange as a client would, without a socket: the ASGI application itself."""
+"""Calls an exchange as a client would, without a socket: the ASGI application itself.
+
+And for clients with one: the environment of somebody who collects from it.
+"""
 
 import asyncio
 import json
@@ -14,6 +17,19 @@ from datalake_assets.exchange.server import Exchange
 NOW = datetime(2026, 9, 3, 18, 0, tzinfo=UTC)  # a Thursday, within the session
 KEYS = {"APCA-API-KEY-ID": "key", "APCA-API-SECRET-KEY": "secret"}
 BARS = "/v2/stocks/bars"
+
+
+def keys_to(url: str, **more: str) -> dict[str, str]:
+    """The settings of somebody with keys to the exchange there, who may ask as fast as he can."""
+    return {
+        "ALPACA_API_KEY": "any",
+        "ALPACA_SECRET_KEY": "pair",
+        "ALPACA_DATA_URL": url,
+        "ALPACA_TRADING_URL": url,
+        "ALPACA_HISTORY_START": "2011-01-03",
+        "ALPACA_REQUESTS_PER_MINUTE": "100000",
+        **more,
+    }
 
 
 @dataclass(frozen=True)

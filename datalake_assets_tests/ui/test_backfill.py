@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 pytest.importorskip("playwright.sync_api", reason="installed by make test-ui")
 from playwright.sync_api import expect
 
+from datalake_assets_tests.exchange.calling import keys_to
 from datalake_assets_tests.ui.test_materialize import follow_run, shown_number
 
 pytestmark = pytest.mark.ui
@@ -124,12 +125,7 @@ def dev(
         ExchangeServer(Exchange(market, faults=silence)) as server,
         make_dev(
             tmp_path_factory.mktemp("backfill"),
-            ALPACA_API_KEY="any",
-            ALPACA_SECRET_KEY="pair",
-            ALPACA_DATA_URL=server.url,
-            ALPACA_TRADING_URL=server.url,
-            ALPACA_REQUESTS_PER_MINUTE="100000",
-            DATALAKE_SYMBOLS=",".join(steady(market)),
+            **keys_to(server.url, DATALAKE_SYMBOLS=",".join(steady(market))),
         ) as running,
     ):
         yield running
