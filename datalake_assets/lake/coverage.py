@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from datalake_assets.lake import layout
-from datalake_assets.lake.session_file import Summary
+from datalake_assets.lake.session_file import BrokenFileError, Summary
 
 if TYPE_CHECKING:
     from datalake_assets.lake.lake import Lake
@@ -76,19 +76,21 @@ def coverage(lake: Lake, expected: Sequence[date]) -> Coverage:
         lake: The lake; one that is not there holds nothing.
         expected: The sessions that it should hold, ascending.
     """
-    keys = {
-        state: [key(day) for day in days]
-        for state, key, days in (
-            (Held.PUBLISHED, layout.session_key, lake.sessions()),
-            (Held.INCOMPLETE, layout.incomplete_key, lake.incomplete()),
-        )
-    }
-    found = {state: lake.summaries(keys[state]) for state in keys}
+    # In this order: one that is published meanwhile is gone from the first and in the second.
+    looks = (
+        (Held.INCOMPLETE, layout.incomplete_key, lake.incomplete),
+        (Held.PUBLISHED, layout.session_key, lake.sessions),
+    )
+    keys: dict[Held, list[str]] = {}
+    found: dict[Held, list[Summary | BrokenFileError | FileNotFoundError]] = {}
+    for state, key, days in looks:
+        keys[state] = [key(day) for day in days()]
+        found[state] = lake.summaries(keys[state])
     whole = {
         state: [summary for summary in found[state] if isinstance(summary, Summary)]
         for state in keys
     }
-    there, halves = (frozenset(summary.session for summary in whole[state]) for state in keys)
+    halves, there = (frozenset(summary.session for summary in whole[state]) for state in keys)
     return Coverage(
         sessions={
             day: Held.PUBLISHED
@@ -101,9 +103,9 @@ def coverage(lake: Lake, expected: Sequence[date]) -> Coverage:
         published=whole[Held.PUBLISHED],
         waiting=whole[Held.INCOMPLETE],
         damaged=tuple(
-            lake.store.url(key)
-            for state in keys
-            for key, summary in zip(keys[state], found[state], strict=True)
-            if not isinstance(summary, Summary)
+            lake.store.url(where)
+            for state in (Held.PUBLISHED, Held.INCOMPLETE)
+            for where, summary in zip(keys[state], found[state], strict=True)
+            if isinstance(summary, BrokenFileError)
         ),
     )

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cached_property
@@ -272,11 +273,14 @@ class Lake:
         """The sessions that wait in `incomplete/`, ascending."""
         return layout.dated(layout.INCOMPLETE, self.store.list(layout.INCOMPLETE))
 
-    def summaries(self, keys: Iterable[str], workers: int = 16) -> list[Summary | BrokenFileError]:
+    def summaries(
+        self, keys: Iterable[str], workers: int = 16
+    ) -> list[Summary | BrokenFileError | FileNotFoundError]:
         """What these session files say of themselves, in the order of the keys.
 
         Only their footers are read, several at a time. In the place of a damaged file stands
-        what is wrong with it, so that one of them does not hide all others.
+        what is wrong with it, so that one of them does not hide all others; and in the place of
+        one that is gone, as an incomplete session is once it was published, that it is.
         """
         with ThreadPoolExecutor(workers) as threads:
             return list(threads.map(self._summary, keys))
@@ -352,16 +356,14 @@ class Lake:
             # A damaged session is what a new one mends; it has no bars to compare with.
             return None, version
 
-    def _summary(self, key: str) -> Summary | BrokenFileError:
+    def _summary(self, key: str) -> Summary | BrokenFileError | FileNotFoundError:
         where = self.store.url(key)
         try:
-            return session_file.summarize(self.store.tail(key, _FOOTER_GUESS), where)
-        except BrokenFileError:
-            # The footer may be longer than guessed; only the whole file tells.
-            try:
-                return session_file.summarize(self.store.get(key), where)
-            except BrokenFileError as error:
-                return error
+            with suppress(BrokenFileError):  # the footer may be longer than guessed
+                return session_file.summarize(self.store.tail(key, _FOOTER_GUESS), where)
+            return session_file.summarize(self.store.get(key), where)
+        except (BrokenFileError, FileNotFoundError) as error:
+            return error
 
     # Reading, as analysts do: see `reader`
 

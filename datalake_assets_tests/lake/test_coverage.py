@@ -19,6 +19,16 @@ from datalake_assets_tests.collection.tables import every
 DAYS = market_calendar.sessions(date(2024, 6, 24), date(2024, 7, 12))
 
 
+class _Busy(Lake):
+    """A lake in which an incomplete session is repaired as soon as somebody listed it."""
+
+    def incomplete(self) -> list[date]:
+        days = super().incomplete()
+        for day in days:
+            Lake(self.store).publish(session(day, minutes=1), [])
+        return days
+
+
 @pytest.fixture
 def lake() -> Lake:
     return Lake(open_store("memory://"))
@@ -74,6 +84,15 @@ def test_an_incomplete_session_that_lacks_no_symbol_is_to_be_repaired_too(lake: 
     # It failed another rule of the audit, such as coverage.
     lake.keep_incomplete(session(DAYS[0]), [])
     assert coverage(lake, DAYS).to_repair == [DAYS[0]]
+
+
+def test_a_session_that_is_published_meanwhile_counts_as_published(lake: Lake) -> None:
+    lake.publish(session(DAYS[0]), [])
+    lake.keep_incomplete(session(DAYS[1], pending=("C",)), [])
+    found = coverage(_Busy(lake.store), DAYS[:2])
+    assert set(found.sessions.values()) == {Held.PUBLISHED}
+    assert [told.session for told in found.published] == DAYS[:2]
+    assert (found.waiting, found.damaged, found.to_repair) == ([], (), [])
 
 
 def test_rejected_and_silent_symbols_are_nothing_to_repair(lake: Lake) -> None:

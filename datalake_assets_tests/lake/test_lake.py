@@ -385,6 +385,13 @@ def test_in_the_place_of_a_broken_file_stands_what_is_wrong_with_it(lake: Lake) 
     ]
 
 
+def test_in_the_place_of_a_file_that_is_gone_stands_that_it_is(lake: Lake) -> None:
+    publish(lake, session(WEEK[0]))
+    there, gone = lake.summaries([layout.session_key(day) for day in WEEK[:2]])
+    assert isinstance(there, Summary)
+    assert isinstance(gone, FileNotFoundError)
+
+
 # The universe
 
 
