@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -25,6 +25,9 @@ from datalake_assets.collection.errors import PermanentError, TransientError
 
 _NEW_YORK = ZoneInfo("America/New_York")
 
+# What an Arrow int64 holds; any other number would be no error of the source's but a crash here.
+_Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+
 
 class _Bar(msgspec.Struct, gc=False):
     t: str
@@ -32,8 +35,8 @@ class _Bar(msgspec.Struct, gc=False):
     h: float
     l: float  # noqa: E741 - Alpaca's own name
     c: float
-    v: int
-    n: int
+    v: _Int64
+    n: _Int64
     vw: float
 
 
@@ -125,9 +128,10 @@ def _session_start(stamp: str) -> tuple[date, datetime]:
     """
     try:
         start = datetime.fromisoformat(stamp)
-    except ValueError as error:
+        # Go's zero time, 0001-01-01T00:00:00Z, is before the first day that New York has here.
+        local = start.astimezone(_NEW_YORK)
+    except (ValueError, OverflowError) as error:
         raise TransientError(f"a bar has an unreadable time: {stamp!r}") from error
-    local = start.astimezone(_NEW_YORK)
     if start.tzinfo is None or local.timetz().replace(tzinfo=None) != datetime.min.time():
         raise PermanentError(f"a bar of {stamp}, which is no midnight in New York: no daily bar")
     return local.date(), start

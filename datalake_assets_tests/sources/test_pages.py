@@ -114,6 +114,29 @@ def test_an_answer_that_is_no_page_of_bars_is_asked_again(odd: bytes) -> None:
         decode(odd)
 
 
+@pytest.mark.parametrize("count", ["v", "n"])
+@pytest.mark.parametrize(
+    ("number", "held"),
+    [
+        (2**63 - 1, True),
+        (2**63, False),
+        (2**64, False),
+        (-(2**63), True),
+        (-(2**63) - 1, False),
+    ],
+)
+def test_a_count_is_what_64_bits_hold_or_the_answer_is_asked_again(
+    count: str, number: int, held: bool
+) -> None:
+    answer = body({"A": [bar(**{count: number})]})
+    if held:
+        column = {"v": "volume", "n": "trade_count"}[count]
+        assert decode(answer).bars[column].to_pylist() == [number]
+    else:
+        with pytest.raises(TransientError, match="can't be read"):
+            decode(answer)
+
+
 def test_a_page_without_the_token_s_key_is_not_taken_for_the_last_one() -> None:
     with pytest.raises(TransientError, match="next_page_token"):
         decode(b'{"bars":{}}')
@@ -154,7 +177,10 @@ def test_a_bar_that_does_not_start_at_new_yorks_midnight_is_no_daily_bar(stamp: 
         decode(body({"A": [bar(WINTER), bar(stamp)]}))
 
 
-@pytest.mark.parametrize("stamp", ["", "yesterday", "2024-13-08T05:00:00Z"])
+@pytest.mark.parametrize(
+    "stamp",
+    ["", "yesterday", "2024-13-08T05:00:00Z", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00"],
+)
 def test_a_time_that_can_t_be_read_is_asked_again(stamp: str) -> None:
     with pytest.raises(TransientError, match="unreadable time"):
         decode(body({"A": [bar(stamp)]}))
