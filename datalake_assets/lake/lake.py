@@ -174,6 +174,8 @@ class Lake:
                 self.store.replace(key, data, over.versions.get(key) if over else version)
                 break
             except ChangedError:
+                if changed is not None:
+                    self._restatements.take_back(changed)
                 # Of two whole ones the later stands, and tells what it changed of the other's.
                 if over:
                     raise

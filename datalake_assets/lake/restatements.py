@@ -7,7 +7,8 @@ what was known at an instant. Does not belong here: when a session is collected 
 One small Parquet file for each collection that changed something, never touched again:
 `data/ticks/restatements/year=YYYY/{session}/{changed_at}.parquet`. It is written just before the
 session is replaced. Killed in between, the log tells of a change that was not made; undoing such
-a change gives what stands there anyway, so what was known is still told right.
+a change gives what stands there anyway, so what was known is still told right. Not so when another
+collection replaced the session in between: then the file is taken back.
 """
 
 from __future__ import annotations
@@ -91,12 +92,14 @@ class Restatements:
         """Keep what one collection changed of a session; nothing when it changed nothing."""
         if not changed.num_rows:
             return
-        key = layout.restatement_key(
-            changed["session"][0].as_py(), changed["changed_at"][0].as_py().astimezone(UTC)
-        )
         buffer = pa.BufferOutputStream()
         pq.write_table(changed, buffer, compression="zstd", write_page_checksum=True)
-        self._store.put(key, bytes(buffer.getvalue()))
+        self._store.put(_key(changed), bytes(buffer.getvalue()))
+
+    def take_back(self, changed: pa.Table) -> None:
+        """Remove what `keep` kept: another collection came first, and what stood is no more."""
+        if changed.num_rows:
+            self._store.delete(_key(changed))
 
     def of(self, session: date) -> pa.Table:
         """Every change of a session's bars, in `SCHEMA`, oldest first."""
@@ -154,6 +157,12 @@ def undone(bars: pa.Table, log: pa.Table, at: datetime) -> pa.Table:
     old |= {name: first[f"old_{name}"] for name in VALUES}
     restored = pa.table({name: old[name] for name in BARS.names}, schema=BARS)
     return pa.concat_tables([kept, restored]).sort_by("symbol").combine_chunks()
+
+
+def _key(changed: pa.Table) -> str:
+    return layout.restatement_key(
+        changed["session"][0].as_py(), changed["changed_at"][0].as_py().astimezone(UTC)
+    )
 
 
 def _session(before: pa.Table, after: pa.Table) -> pa.Scalar:

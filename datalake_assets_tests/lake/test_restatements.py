@@ -1,5 +1,6 @@
 """The restatement log: what changed, and what was known at any instant."""
 
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -13,9 +14,10 @@ from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake, Written
 from datalake_assets.lake.restatements import SCHEMA, VALUES, Restatements, changes
 from datalake_assets.lake.session_file import BrokenFileError
-from datalake_assets.lake.store import Store, open_store
+from datalake_assets.lake.store import ChangedError, Store, open_store
 from datalake_assets_tests.collection.tables import MONDAY, bar, names, table
 from datalake_assets_tests.lake.files import collected
+from datalake_assets_tests.lake.stores import Interlude, WatchedStore
 
 EVENING = datetime(2026, 1, 5, 22, tzinfo=UTC)
 """When the first state of a session is collected (`files.collected`)."""
@@ -181,6 +183,23 @@ def test_killed_before_the_session_is_replaced_the_old_one_stands_and_is_known(
     assert (known(lake, 1), known(lake, 48)) == ({"A": 1.0}, {"A": 1.0})
     collect(lake, 72, bar("A", close=3.0))
     assert [known(lake, hours) for hours in (1, 48, 96)] == [{"A": 1.0}, {"A": 1.0}, {"A": 3.0}]
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_of_two_collections_that_found_the_same_change_only_the_first_made_it(
+    lake: Lake, repair: bool
+) -> None:
+    collect(lake, 0, bar("A", close=1.0), bar("B"))
+    over = lake.standing(MONDAY) if repair else None
+    corrected = (bar("A", close=2.0), bar("B"))
+    interlude = Interlude(2, False, lambda: collect(lake, 24, *corrected))  # the first is the log
+    watched = Lake(WatchedStore(lake.store, **interlude.moments))
+    with suppress(ChangedError):
+        watched.publish(collected(MONDAY, table(corrected), minutes=60 * 48), [], over)
+
+    assert interlude.happened
+    assert [known(lake, hours)["A"] for hours in (12, 36, 60)] == [1.0, 2.0, 2.0]
+    assert Restatements(lake.store).of(MONDAY).num_rows == 1
 
 
 def test_bars_of_a_lake_are_never_changed_by_looking_back(lake: Lake) -> None:
