@@ -335,15 +335,15 @@ class Lake:
         data = self.store.get(layout.survey_key(days[-1]))
         try:
             table = pq.read_table(io.BytesIO(data))
-        except pa.ArrowInvalid:
+            span = table.schema.metadata
+            symbols, years = table["symbol"].to_pylist(), table["years"].to_pylist()
+            return Survey(
+                int(span[b"first"]),
+                int(span[b"last"]),
+                dict(zip(symbols, map(frozenset, years), strict=True)),
+            )
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return None
-        span = table.schema.metadata
-        symbols, years = table["symbol"].to_pylist(), table["years"].to_pylist()
-        return Survey(
-            int(span[b"first"]),
-            int(span[b"last"]),
-            dict(zip(symbols, map(frozenset, years), strict=True)),
-        )
 
     def _published(self, day: date) -> tuple[Session | None, str | None]:
         """The published session, and the version of its object."""

@@ -25,6 +25,7 @@ from datalake_assets.lake.lake import FORMAT, Lake, Standing, WrongLakeError, re
 from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session, Summary, encode
 from datalake_assets.lake.store import ChangedError, open_store
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
+from datalake_assets_tests.lake.files import flipped
 from datalake_assets_tests.lake.stores import Interlude, WatchedStore
 
 NOON = datetime(2024, 7, 9, 22, tzinfo=UTC)
@@ -482,6 +483,18 @@ def test_a_damaged_survey_is_none(lake: Lake, damage: bytes) -> None:
     lake.write_survey(MONDAY, SURVEY)
     lake.store.put(layout.survey_key(MONDAY), damage)
     assert lake.survey() is None
+
+
+def test_a_survey_with_a_flipped_bit_costs_no_collection() -> None:
+    lake = Lake(open_store("memory://"))
+    lake.write_survey(MONDAY, SURVEY)
+    key = layout.survey_key(MONDAY)
+    whole, none = lake.store.get(key), 0
+    for place in range(len(whole)):
+        lake.store.put(key, flipped(whole, place, place % 8))
+        found = lake.survey()  # maybe another one, which costs pages and never bars
+        none += found is None
+    assert none > len(whole) / 10
 
 
 # Killed while writing
