@@ -21,7 +21,8 @@ REPORT = "reports/latest.html"
 
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
 _MANIFEST = re.compile(rf"{MANIFESTS}/(\d{{4}})\.parquet")
-_DATED = re.compile(r"(?:year=\d{4}/)?(\d{4}-\d{2}-\d{2})\.parquet")
+_DATED = re.compile(r"(?:year=(\d{4})/)?((\d{4})-\d{2}-\d{2})\.parquet")
+_BY_YEAR = (SESSIONS, INCOMPLETE)
 
 
 def session_key(session: date) -> str:
@@ -82,11 +83,16 @@ def survey_key(taken: date) -> str:
 
 
 def dated(prefix: str, keys: list[str]) -> list[date]:
-    """The days of the keys below a prefix, ascending; keys of another shape are not ours."""
+    """The days of the keys below a prefix, ascending; keys of another shape are not ours.
+
+    Neither is a day in another year's folder: it would be looked for in its own.
+    """
     below = f"{prefix}/"
     days = []
     for key in keys:
         if key.startswith(below) and (match := _DATED.fullmatch(key.removeprefix(below))):
-            with suppress(ValueError):  # digits that are no day
-                days.append(date.fromisoformat(match[1]))
+            folder, day, year = match.groups()
+            if folder == (year if prefix in _BY_YEAR else None):
+                with suppress(ValueError):  # digits that are no day
+                    days.append(date.fromisoformat(day))
     return sorted(days)

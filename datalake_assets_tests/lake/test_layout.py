@@ -87,6 +87,8 @@ def test_a_survey_lies_below_the_universe_and_is_no_snapshot_of_it() -> None:
         "year=2024/sub/2024-07-03.parquet",
         "year=2024/part-0.parquet",
         "year=2024/2024-13-45.parquet",
+        "year=2023/2024-07-05.parquet",
+        "2024-07-05.parquet",
         "_SUCCESS",
     ],
 )

@@ -258,6 +258,17 @@ def test_a_session_that_was_restated_or_is_gone_counts_as_the_sessions_have_it(
     assert lake.bars("ZM")["session"].to_pylist() == [DAYS[1], DAYS[3]]
 
 
+def test_a_session_in_another_years_folder_is_none_of_the_lake_s(store: Store) -> None:
+    there = Lake(store).bars(None)
+    store.put("data/ticks/sessions/year=2023/2024-07-03.parquet", b"moved by hand")
+
+    publish(store, 2023)
+    lake = Lake(store)
+    assert lake.bars(None).equals(there)
+    assert lake.bars("ZM").to_pylist() == truth(store, {"ZM"}, DAYS[0], DAYS[-1])
+    assert [day for day, held in lake.coverage().sessions.items() if held is Held.PUBLISHED] == DAYS
+
+
 def test_a_symbol_whose_object_is_being_written_is_read_from_the_sessions(store: Store) -> None:
     key = layout.manifest_key(2024)
     whole = SymbolYears(store).manifest(2024)
