@@ -392,10 +392,17 @@ def _files(root: Path, folder: str, below: str) -> Iterator[Item]:
                 yield from _files(root, entry.path, f"{key}/")
             elif STAGED.fullmatch(entry.name) or key == LOCK:
                 continue
-            elif entry.is_file():
+            elif _is_file(entry):
                 yield Item(checked_key(key), partial(_read, entry.path))
             else:
                 raise ValueError(f"{entry.path} is neither a file nor a folder: move it elsewhere")
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # links in a circle
+        return False
 
 
 def _read(path: str) -> bytes:
@@ -410,7 +417,8 @@ def _demand_a_link_within(link: Path, root: Path) -> None:
             f"{link} is a link to a folder, which is not followed: upload that folder by itself, "
             "or remove the link"
         )
-    if not link.resolve().is_relative_to(root):
+    # realpath() takes a link to itself as it is; resolve() raises RuntimeError, before Python 3.13.
+    if not Path(os.path.realpath(link)).is_relative_to(root):
         raise ValueError(
             f"{link} is a link out of {root}, which is not followed: copy what it points to, or "
             "remove the link"

@@ -455,6 +455,7 @@ def test_links_out_of_the_folder_and_to_folders_are_not_followed(tmp_path: Path)
         ("folders", tmp_path / "elsewhere", "is a link to a folder"),
         ("loop", folder, "is a link to a folder"),
         ("dangling", folder / "nothing", "is neither a file nor a folder"),
+        ("circle", folder / "circle", "is neither a file nor a folder"),
     ):
         (folder / name).symlink_to(target)
         with pytest.raises(ValueError, match=f"{name} {told}"):
