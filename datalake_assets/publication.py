@@ -211,7 +211,8 @@ class Publication:
             try:
                 if good and day not in self._whole:
                     written = self._lake.publish(session, findings, over)
-                elif good:
+                elif good and over and over.published:
+                    # Not a newer one, which another collection left since: its answers are later.
                     self._lake.clear_incomplete(day)
                 elif _tells_something(session.ledger):
                     written = self._lake.keep_incomplete(session, findings, over)

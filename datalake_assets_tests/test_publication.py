@@ -319,6 +319,22 @@ def test_a_repair_clears_away_the_incomplete_session_that_a_killed_run_left() ->
     assert lake.read(MONDAY).ledger.present == SYMBOLS
 
 
+def test_a_repair_of_a_whole_session_leaves_what_another_collection_left_since() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
+    collect(lake, source, {MONDAY: SYMBOLS}, clock=clock)
+    repair = Publication({MONDAY: SYMBOLS}, lake, how(clock), repair=True)
+    clock.advance(60)
+    failing = without(source, frozenset(SYMBOLS[:1]), PermanentError("gone"))
+    strict = Thresholds(success_rate=1.0)
+    collect(lake, failing, {MONDAY: SYMBOLS}, clock=clock, thresholds=strict)
+
+    list(repair.run(source, Origin("test", MONDAY, "run"), clock=clock))
+    assert lake.incomplete() == [MONDAY]
+    assert lake.read(MONDAY).ledger.present == SYMBOLS
+    collect(lake, source, {MONDAY: SYMBOLS}, repair=True, clock=clock)
+    assert (lake.incomplete(), lake.read(MONDAY).ledger.present) == ([], SYMBOLS)
+
+
 def test_collecting_the_same_answers_again_changes_the_provenance_only() -> None:
     lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS[9:])), FakeClock()
     collect(lake, source, {MONDAY: SYMBOLS}, clock=clock)
