@@ -77,8 +77,8 @@ class Outcome:
     """One session at the end of its way.
 
     Args:
-        ledger: The state of each symbol.
-        findings: The audit.
+        ledger: The state of each symbol, as it was written.
+        findings: The audit of what was collected.
         published: Whether the session passed and is in its place.
         written: What was written; None when a repair found the published session whole, or when
             nothing was answered.
@@ -220,10 +220,11 @@ class Publication:
             except ChangedError:
                 # Another repair wrote it since it was read: this one's answers go on top of that.
                 continue
+        ledger = written.ledger if written and written.ledger else session.ledger
         if good:
-            self._printed[day] = frozenset(session.ledger.present)
+            self._printed[day] = frozenset(ledger.present)
         return Outcome(
-            ledger=session.ledger,
+            ledger=ledger,
             findings=findings,
             published=good,
             written=written,

@@ -145,6 +145,34 @@ def test_what_was_published_stays_when_a_new_collection_does_not_pass() -> None:
     assert lake.incomplete() == [MONDAY]
 
 
+@pytest.mark.parametrize("repair", [False, True])
+def test_no_published_bar_is_taken_back_because_it_could_not_be_had_again(repair: bool) -> None:
+    lake, clock = new_lake(), FakeClock()
+    collect(lake, ScriptedSource(every(SYMBOLS)), {MONDAY: SYMBOLS}, clock=clock)
+    before, lost = lake.read(MONDAY).bars, frozenset(SYMBOLS[:2])
+    corrected = [row | {"volume": 7} for row in before.to_pylist()]
+    source = ScriptedSource(table(row for row in corrected if row["symbol"] != SYMBOLS[9]))
+    if repair:  # of a second look that did not pass
+        clock.advance(60)
+        worse = without(source, frozenset(SYMBOLS[:5]), PermanentError("gone"))
+        collect(lake, worse, {MONDAY: SYMBOLS}, clock=clock)
+    clock.advance(60)
+    (outcome,) = collect(
+        lake, without(source, lost, PermanentError("gone")), {MONDAY: SYMBOLS}, repair, clock=clock
+    ).values()
+
+    assert outcome.published
+    assert finding(outcome, "success_rate").value == 0.99
+    held = lake.read(MONDAY)
+    # What the source says is gone is gone, and what it says is otherwise is otherwise.
+    assert held.ledger.no_print == (SYMBOLS[9],)
+    assert held.bars.slice(0, 2).equals(before.slice(0, 2))
+    assert set(held.bars["volume"].to_pylist()[2:]) == {7}
+    assert outcome.ledger == held.ledger
+    assert outcome.written is not None
+    assert [outcome.written.changed(kind) for kind in ("removed", "restated")] == [1, 197]
+
+
 def test_after_a_failed_run_a_repair_asks_for_what_was_missing_and_makes_the_same_file() -> None:
     clean, lake = new_lake(), new_lake()
     source = ScriptedSource(every(SYMBOLS[3:]))  # three symbols did not trade

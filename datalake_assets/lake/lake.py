@@ -58,11 +58,13 @@ class Written:
         size: Bytes.
         changes: The bars that the session published before did not have, has no longer, or had
             with other values (`restatements.SCHEMA`). None when there was none.
+        ledger: Of the session as it was published.
     """
 
     key: str
     size: int
     changes: pa.Table | None = field(default=None, compare=False, repr=False)
+    ledger: Ledger | None = field(default=None, compare=False, repr=False)
 
     def changed(self, kind: str) -> int | None:
         """How many bars were `added`, `removed` or `restated`; None when there were none before."""
@@ -146,6 +148,9 @@ class Lake:
     ) -> Written:
         """Put a session that passed its audit in its place, in one atomic write.
 
+        A symbol that could not be had this time (failed or pending) keeps what is published of
+        it: for want of an answer no bar is taken back.
+
         Killed before the incomplete one is removed, the lake holds the new session and an older
         incomplete one, which `standing` tells apart by their age.
 
@@ -164,6 +169,7 @@ class Lake:
             before, version = self._published(day)
             changed = None
             if before:
+                session = _kept(session, before)
                 told, was = session.provenance, before.provenance
                 since = was.known_since or was.collected_at
                 session = replace(session, provenance=replace(told, known_since=since))
@@ -180,7 +186,7 @@ class Lake:
                 if over:
                     raise
         self.store.delete(layout.incomplete_key(day))
-        return Written(key, len(data), changed)
+        return Written(key, len(data), changed, session.ledger)
 
     def keep_incomplete(
         self, session: Session, findings: Sequence[Finding], over: Standing | None = None
@@ -440,6 +446,14 @@ class Lake:
     def refresh(self) -> None:
         """Look again at the next question what was published since the first one."""
         self._reader.refresh()
+
+
+def _kept(session: Session, published: Session) -> Session:
+    """The session, with what is published of the symbols that it failed to ask or to get."""
+    told = published.ledger
+    told = told.restricted_to(frozenset((*told.present, *told.no_print)))
+    bars, ledger = repaired(session, published.bars, told)
+    return replace(session, bars=bars, ledger=ledger)
 
 
 def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Table, Ledger]:
