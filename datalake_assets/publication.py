@@ -27,7 +27,7 @@ from datalake_assets.collection.report import Ledger, Statistics
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.survey import Survey
 from datalake_assets.lake.lake import Lake, Standing, Written, repaired
-from datalake_assets.lake.session_file import Provenance, Session
+from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session
 from datalake_assets.lake.store import ChangedError
 
 _TURN = 0.1
@@ -215,7 +215,7 @@ class Publication:
                     # Not a newer one, which another collection left since: its answers are later.
                     self._lake.clear_incomplete(day)
                 elif _tells_something(session.ledger):
-                    written = self._lake.keep_incomplete(session, findings, over)
+                    written = self._keep_incomplete(session, findings, over)
                 break
             except ChangedError:
                 # Another repair wrote it since it was read: this one's answers go on top of that.
@@ -240,7 +240,21 @@ class Publication:
                 session, over = self._session(bars, ledger, origin, collection.statistics)
                 # Another repair's may stand there now; then this one's answers are asked again.
                 with suppress(ChangedError):
-                    self._lake.keep_incomplete(session, [], over)
+                    self._keep_incomplete(session, [], over)
+
+    def _keep_incomplete(
+        self, session: Session, findings: Sequence[Finding], over: Standing | None
+    ) -> Written:
+        """Keep it for its repair, with what waits there already: no answer is asked for twice."""
+        waiting = None
+        with suppress(BrokenFileError):  # a damaged one has no answers
+            waiting = None if over else self._lake.standing(session.ledger.session)
+        if waiting and not waiting.published:
+            told = waiting.session.ledger
+            told = told.restricted_to(frozenset((*told.present, *told.no_print)))
+            bars, ledger = repaired(session, waiting.session.bars, told)
+            session, over = replace(session, bars=bars, ledger=ledger), waiting
+        return self._lake.keep_incomplete(session, findings, over)
 
     def _session(
         self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics

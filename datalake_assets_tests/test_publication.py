@@ -581,6 +581,43 @@ def test_an_interrupted_repair_keeps_what_stood() -> None:
     assert outcome.published
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_collection_that_gets_less_keeps_what_an_earlier_one_got(interrupted: bool) -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS[1:])), FakeClock()
+    failing = without(source, frozenset(SYMBOLS[-9:]), PermanentError("gone"))
+    collect(lake, failing, {MONDAY: SYMBOLS}, clock=clock)
+    clock.advance(60)
+    if interrupted:
+        with stuck_after(source, 20) as stuck, pytest.raises(KeyboardInterrupt):
+            collect(lake, stuck, {MONDAY: SYMBOLS}, clock=clock, display=Interrupting(20))
+    else:
+        down = without(source, frozenset(SYMBOLS), PermanentError("down"))
+        collect(lake, down, {MONDAY: SYMBOLS}, clock=clock)
+
+    ledger = standing(lake, MONDAY).ledger
+    assert ledger.symbols == frozenset(SYMBOLS)
+    assert ledger.missing == SYMBOLS[-9:]
+    again = ScriptedSource(every(SYMBOLS[1:]))  # of the other, threads may still ask
+    (outcome,) = collect(lake, again, {MONDAY: SYMBOLS}, repair=True, clock=clock).values()
+    assert (outcome.published, len(again.requests)) == (True, 9)
+    assert lake.read(MONDAY).bars.equals(every(SYMBOLS[1:]))
+
+
+def test_a_half_collected_second_look_takes_nothing_of_an_older_incomplete_one() -> None:
+    lake, clock = new_lake(), FakeClock()
+    old = [row | {"volume": 1} for row in every(SYMBOLS).to_pylist()]
+    failing = without(ScriptedSource(table(old)), frozenset(SYMBOLS[:9]), PermanentError("gone"))
+    collect(lake, failing, {MONDAY: SYMBOLS}, clock=clock)
+    half, source = lake.store.get(layout.incomplete_key(MONDAY)), ScriptedSource(every(SYMBOLS))
+    clock.advance(60)
+    collect(lake, source, {MONDAY: SYMBOLS}, clock=clock)
+    lake.store.put(layout.incomplete_key(MONDAY), half)  # left by a writer that was killed
+    clock.advance(60)
+    down = without(source, frozenset(SYMBOLS), PermanentError("down"))
+    collect(lake, down, {MONDAY: SYMBOLS}, clock=clock)
+    assert standing(lake, MONDAY).ledger.missing == SYMBOLS
+
+
 def test_who_stops_reading_the_outcomes_loses_no_answer() -> None:
     lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS, DAYS)), FakeClock()
     publication = Publication(dict.fromkeys(DAYS[:4], SYMBOLS), lake, how(clock))
