@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 
-import pyarrow as pa
-
 from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake import layout, session_file
@@ -268,9 +266,12 @@ class _Examiner:
         for day in days:
             try:
                 self._lake.universe_of(day)
-            except (OSError, pa.ArrowException, ValueError) as error:
+            except BrokenFileError as error:
                 key = layout.universe_key(day)
-                what = f"it can't be read ({error!r}); without it the next collection takes another"
+                what = (
+                    f"it can't be read ({error.__cause__!r}); without it the next collection takes "
+                    "another"
+                )
                 defects.append(Defect(self._store.url(key), what, removal(self._store, key)))
         return "snapshots of the universe", len(days), defects
 

@@ -26,8 +26,7 @@ from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import combine
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
-from datalake_assets.collection.universe import SCHEMA as UNIVERSE
-from datalake_assets.lake import layout, session_file
+from datalake_assets.lake import layout, session_file, universe_file
 from datalake_assets.lake.coverage import Coverage, coverage
 from datalake_assets.lake.reader import NotInLakeError, Reader, as_day
 from datalake_assets.lake.restatements import Restatements, changes, undone
@@ -295,15 +294,16 @@ class Lake:
 
     def write_universe(self, taken: date, snapshot: pa.Table) -> Written:
         """Keep the universe of a day; a later snapshot of the same day takes its place."""
-        buffer = pa.BufferOutputStream()
-        pq.write_table(snapshot.cast(UNIVERSE), buffer, compression="zstd", store_schema=False)
-        key = layout.universe_key(taken)
-        data = bytes(buffer.getvalue())
+        key, data = layout.universe_key(taken), universe_file.encode(snapshot)
         self.store.put(key, data)
         return Written(key, len(data))
 
     def universe(self) -> tuple[date, pa.Table] | None:
-        """The newest snapshot of the universe and its day; None when there is none."""
+        """The newest snapshot of the universe and its day; None when there is none.
+
+        Raises:
+            BrokenFileError: The object is damaged.
+        """
         days = layout.dated(layout.UNIVERSE, self.store.list(layout.UNIVERSE))
         return (days[-1], self.universe_of(days[-1])) if days else None
 
@@ -312,9 +312,10 @@ class Lake:
 
         Raises:
             FileNotFoundError: There is none of that day.
+            BrokenFileError: The object is damaged.
         """
-        data = self.store.get(layout.universe_key(taken))
-        return pq.read_table(io.BytesIO(data)).cast(UNIVERSE)
+        key = layout.universe_key(taken)
+        return universe_file.decode(self.store.get(key), self.store.url(key))
 
     def universe_days(self) -> list[date]:
         """The days of which there is a snapshot, ascending."""

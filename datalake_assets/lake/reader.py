@@ -27,11 +27,10 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import empty
-from datalake_assets.lake import layout, session_file, symbol_year_file
+from datalake_assets.lake import layout, session_file, symbol_year_file, universe_file
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.session_file import BrokenFileError, Session
 from datalake_assets.lake.store import Store
@@ -152,7 +151,7 @@ class Reader:
         Raises:
             ValueError: A day that is none, `end` before `start`, or no symbol at all.
             NotInLakeError: A symbol that neither the lake nor its newest universe knows.
-            BrokenFileError: A session's file is damaged.
+            BrokenFileError: The file of a session, or of the universe, is damaged.
         """
         names = _names(symbols)
         first, last = _span(start, end)
@@ -379,8 +378,8 @@ class Reader:
                 known.update(self._manifest(year.year).symbols)
         if days := layout.dated(layout.UNIVERSE, self._store.list(layout.UNIVERSE)):
             key = layout.universe_key(days[-1])
-            data = pa.BufferReader(self._store.get(key))
-            known.update(pq.read_table(data, columns=["symbol"])["symbol"].to_pylist())
+            listed = universe_file.decode(self._store.get(key), self._store.url(key))
+            known.update(listed["symbol"].to_pylist())
             universe = f"nor in the universe of {days[-1]}"
         unknown = [name for name in doubtful if name not in known]
         if unknown:

@@ -431,6 +431,23 @@ def test_a_later_snapshot_of_the_day_takes_the_earlier_ones_place(lake: Lake) ->
     assert lake.universe_of(MONDAY).equals(snapshot("A", "B"))
 
 
+def test_a_damaged_snapshot_is_named_whatever_bit_of_it_is_flipped() -> None:
+    lake = Lake(open_store("memory://"))
+    lake.write_universe(MONDAY, snapshot("A", "B"))
+    key = layout.universe_key(MONDAY)
+    whole, told = lake.store.get(key), lake.universe()
+    assert told is not None
+    for place in range(len(whole)):
+        lake.store.put(key, flipped(whole, place, place % 8))
+        try:
+            assert lake.universe_of(MONDAY)["symbol"].equals(told[1]["symbol"])  # or unread bytes
+        except BrokenFileError as error:
+            assert lake.store.url(key) in str(error)
+    lake.store.put(key, whole[:-1])
+    with pytest.raises(BrokenFileError, match="remove it"):
+        lake.universe()
+
+
 def test_a_day_without_a_snapshot_is_a_file_not_found(lake: Lake) -> None:
     with pytest.raises(FileNotFoundError):
         lake.universe_of(MONDAY)

@@ -1,0 +1,47 @@
+"""The universe file: a snapshot of the source's list of assets as Parquet.
+
+Belongs here: the bytes of one file. Does not belong here: where it lies (`layout`) and when it is
+written (`lake`).
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datalake_assets.collection.universe import SCHEMA
+from datalake_assets.lake.session_file import BrokenFileError
+
+
+def encode(snapshot: pa.Table) -> bytes:
+    """The snapshot, in `SCHEMA`, as a Parquet file."""
+    buffer = pa.BufferOutputStream()
+    # zstd as Parquet uses it has no checksum: a flipped bit would be another name.
+    pq.write_table(
+        snapshot.cast(SCHEMA),
+        buffer,
+        compression="zstd",
+        store_schema=False,
+        write_page_checksum=True,
+    )
+    return bytes(buffer.getvalue())
+
+
+def decode(data: bytes, where: str) -> pa.Table:
+    """The snapshot in a file.
+
+    Args:
+        data: The file.
+        where: Its place, for the message.
+
+    Raises:
+        BrokenFileError: The bytes are no whole snapshot.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        return file.read().cast(SCHEMA)
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise BrokenFileError(
+            f"{where} is no whole snapshot of the universe ({error!r}): remove it, and the next "
+            "collection takes another"
+        ) from error
