@@ -10,6 +10,7 @@ what is missing.
 https://docs.dagster.io/guides/build/external-pipelines/aws/aws-lambda-pipeline
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -93,7 +94,9 @@ def _client() -> "PipesLambdaClient":
         tcp_keepalive=True,  # a NAT gateway drops a silent connection after 350 s
     )
     # A session of its own: boto3's default one keeps the keys that it found first in this process.
-    return PipesLambdaClient(boto3.Session().client("lambda", config=config))
+    # The region is handed over: boto3 reads AWS_DEFAULT_REGION only.
+    session = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
+    return PipesLambdaClient(session.client("lambda", config=config))
 
 
 def _event(session: str, collector: CollectorResource) -> dict[str, Any]:

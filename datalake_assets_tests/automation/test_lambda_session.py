@@ -89,10 +89,12 @@ def world(
             "AWS_ACCESS_KEY_ID": "any",
             "AWS_SECRET_ACCESS_KEY": "pair",
             "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": str(tmp_path / "none"),
         }
         for name, value in (environ | aws).items():
             monkeypatch.setenv(name, value)
+        # boto3 reads it, and what is deployed sets AWS_REGION alone.
+        monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         server.exchange.requests.clear()
         lake = Lake(open_store(environ["DATALAKE_URI"]))
