@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -308,7 +308,7 @@ class Overview:
         now: The instant of looking, UTC.
         uri: Where the lake is.
         source: Whose bars it holds; None for a lake that was never written to.
-        held: Its due sessions against the calendar.
+        held: Its due sessions against the calendar, and no others.
         states: Every session from the first to the end of the newest year, ascending.
         sessions: What is known of each of these that is published or incomplete, ascending.
         years: Each year, ascending.
@@ -507,7 +507,14 @@ def overview(
         StoreError: The lake can't be reached.
         OutsideCalendar: `first` or `due` is of a time whose sessions nobody knows.
     """
-    held = coverage(lake, market_calendar.sessions(first, due))
+    everything = coverage(lake, market_calendar.sessions(first, due))
+    # Others are neither counted nor told of: no command collects one of before the first session,
+    # or one whose partition is still to appear.
+    held = replace(
+        everything,
+        published=[each for each in everything.published if each.session in everything.sessions],
+        waiting=[each for each in everything.waiting if each.session in everything.sessions],
+    )
     states = _states(held, first, due)
     sessions = {
         summary.session: SessionNumbers.of(summary)
@@ -529,7 +536,7 @@ def overview(
         years=years,
         measures=_measures([sessions[day] for day in published[-COMPARED - 1 :]], bars),
         silent=_silent([bars[day] for day in published[-PRINTED - SILENT :] if day in bars]),
-        usage=_usage((*held.published, *held.waiting), requests_per_minute),
+        usage=_usage((*everything.published, *everything.waiting), requests_per_minute),
         restatements=_restatements(lake, damaged),
         damaged=damaged,
     )

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
+from datalake_assets.cli.status import as_dict
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
@@ -542,6 +543,26 @@ def test_added_and_removed_bars_are_told_by_their_close(lake: Lake) -> None:
 
     closes = bars["close"].to_pylist()
     assert told == {"removed": f"close {closes[0]:,}", "added": f"close {closes[99]:,}"}
+
+
+# --- sessions that are not asked for ---
+
+
+def test_flaws_before_the_first_session_and_after_the_last_are_nobodys_to_mend(lake: Lake) -> None:
+    whole(lake)
+    lake.publish(*collected(DAYS[0], failed={"ZZZ": "boom"}))
+    lake.keep_incomplete(*collected(DAYS[-1], SYMBOLS[:50], pending=SYMBOLS[50:]))
+    SymbolYears(lake.store).publish(2024)
+
+    found = look(lake, first=DAYS[1], due=DAYS[-2])
+
+    assert (found.health, found.steps) == (Health.GOOD, []), "no command would take these"
+    told = as_dict(found)
+    assert told["sessions_published"] == told["sessions_expected"] == found.published == 42
+    assert told["bars"] == found.rows == 4200
+    assert (told["to_repair"], len(told["sessions"])) == ([], 42)
+    assert found.usage is not None
+    assert found.usage.day == DAYS[-1], "requests were used all the same"
 
 
 # --- any lake ---
