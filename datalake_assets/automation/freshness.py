@@ -245,6 +245,8 @@ def build_freshness_sensor(settings: Settings) -> dg.SensorDefinition:
         if not changed:
             return dg.SensorResult(skip_reason=told, cursor=cursor)
         context.log.info(told)
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=state)], cursor=cursor)
+        # With the time: Dagster never launches a run key twice, and a session can go and come back.
+        request = dg.RunRequest(run_key=f"{state} {now:%Y-%m-%dT%H:%M}")
+        return dg.SensorResult(run_requests=[request], cursor=cursor)
 
     return freshness

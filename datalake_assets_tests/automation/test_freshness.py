@@ -250,10 +250,12 @@ class Lake:
             self.store.put(layout.session_key(day), b"looked at by its key alone")
 
 
-def asked(world: World, now: str) -> list[str | None]:
-    """The run keys that a tick at this time asks for."""
+def asked(world: World, now: str) -> list[str]:
+    """What a tick at this time asks for: its run keys, without the time at their end."""
     world.clock.time = utc(now)
-    return [request.run_key for request in world.tick("freshness")]
+    keys = [request.run_key or "" for request in world.tick("freshness")]
+    assert all(key.endswith(now.replace(" ", "T")) for key in keys)
+    return [key.rpartition(" ")[0] for key in keys]
 
 
 def test_the_check_is_asked_for_once_when_a_session_is_late_and_once_when_it_came(
@@ -275,6 +277,26 @@ def test_the_check_is_asked_for_once_when_a_session_is_late_and_once_when_it_cam
     lake.add(date(2024, 6, 4))
     assert asked(world, "2024-06-05 02:02") == ["2024-06-04 there"]
     assert asked(world, "2024-06-05 02:03") == []
+
+
+def test_a_session_that_goes_and_comes_back_is_asked_for_by_keys_that_dagster_never_saw(
+    tmp_path: Path,
+) -> None:
+    """It launches no run key twice: the check would stay red on a lake that is fresh."""
+    world = World(tmp_path, utc("2024-06-05 02:00"), FROM_2024)
+    lake = Lake(world)
+    lake.add(*until("2024-06-04"))
+    keys = []
+    for now, change in (
+        ("2024-06-05 02:00", lambda: lake.store.delete(layout.session_key(date(2024, 6, 4)))),
+        ("2024-06-05 02:01", lambda: lake.add(date(2024, 6, 4))),
+        ("2024-06-05 02:02", lambda: None),
+    ):
+        world.clock.time = utc(now)
+        keys += [request.run_key for request in world.tick("freshness")]
+        change()
+
+    assert len(keys) == len(set(keys)) == 3
 
 
 def test_before_the_first_deadline_nothing_is_asked_for(tmp_path: Path) -> None:
