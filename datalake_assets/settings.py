@@ -9,6 +9,7 @@ collector's resource, whose defaults these are).
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
@@ -77,10 +78,19 @@ def _url(text: str) -> str:
 
 
 def _webhook(text: str) -> str:
-    # Its path is the secret, so nothing of it is repeated.
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError("must be an address like https://hooks.slack.com/services/…")
+    # Its path is the secret, so nothing of it is repeated, nor the parser's error, which may.
+    legal = "must be an address like https://hooks.slack.com/services/…"
+    scheme, host, user = "", b"", None
+    with suppress(ValueError):
+        parts = urlsplit(text)
+        _ = parts.port  # one that is none raises here
+        # As a socket encodes it: what can't be asked is to be known before something is wrong.
+        scheme, host = parts.scheme, (parts.hostname or "").encode("idna")
+        user = parts.username
+    if scheme not in ("http", "https") or not host:
+        raise ValueError(f"{legal}: http or https, a host, and no port or a number")
+    if user is not None:
+        raise ValueError(f"{legal}: without user and password, which are never sent")
     return text
 
 

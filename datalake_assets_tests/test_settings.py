@@ -177,6 +177,44 @@ def test_an_address_that_no_http_client_can_use_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "https://hooks.slack.com/services/T0/B0/x",
+        "http://127.0.0.1:8080/hook?token=x",
+        "https://[::1]:8443/hook",
+        "https://bücher.example/hook",
+    ],
+)
+def test_a_webhook_may_be_any_address_that_can_be_asked(text: str) -> None:
+    assert load(DATALAKE_ALERT_WEBHOOK=text).alert_webhook == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hooks.slack.com/SECRET",
+        "ftp://hooks.slack.com/SECRET",
+        "https:///SECRET",
+        "https://:443/SECRET",
+        # The first alert would end in an error of the client, each minute anew.
+        "https://hooks..slack.com/SECRET",
+        f"https://{'a' * 64}.com/SECRET",
+        "https://hooks.slack.com:99999/SECRET",
+        "https://hooks.slack.com:https/SECRET",
+        # The parser's own errors repeat these.
+        "https://lake:SECRET\u2100@host/x",
+        "https://[SECRET]/x",
+        # Not sent, so the receiver would refuse each alert.
+        "https://lake:SECRET@host/x",
+    ],
+)
+def test_a_webhook_that_nobody_can_ask_is_refused_without_repeating_it(text: str) -> None:
+    line = problem(DATALAKE_ALERT_WEBHOOK=text)
+    assert line.startswith("DATALAKE_ALERT_WEBHOOK (not shown) must be an address like")
+    assert "SECRET" not in line
+
+
+@pytest.mark.parametrize(
     "uri",
     [
         "lake",
