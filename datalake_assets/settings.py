@@ -202,8 +202,7 @@ def _symbol_list(text: str) -> str:
 
 
 def _parse_symbols(text: str) -> tuple[str, ...]:
-    lines = (line.partition("#")[0] for line in text.splitlines())
-    names = [name.upper() for line in lines for name in re.split(r"[,\s]+", line) if name]
+    names = [name.upper() for name in re.split(r"[,\s]+", text) if name]
     if malformed := [name for name in names if not _SYMBOL.fullmatch(name)]:
         more = f" and {len(malformed) - 5} more" if len(malformed) > 5 else ""
         raise ValueError(
@@ -502,7 +501,8 @@ def read_symbols(given: str) -> tuple[str, ...]:
             raise SettingsError([f"{shown} {error}"]) from error
     path = Path(given[1:]).expanduser()
     try:
-        return _parse_symbols(path.read_text(encoding="utf-8-sig"))
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return _parse_symbols("\n".join(line.partition("#")[0] for line in lines))
     except UnicodeDecodeError as error:
         raise SettingsError([f"{shown} names a file that is not text in UTF-8"]) from error
     except OSError as error:

@@ -303,6 +303,7 @@ MORNING = datetime(2024, 7, 5, 12, tzinfo=UTC)
         (EVENT | {"symbols": ["AAPL,MSFT"]}, "`symbols` must be tickers"),
         (EVENT | {"symbols": ["@/etc/passwd"]}, "`symbols` must be tickers"),
         (EVENT | {"symbols": ["../AAPL"]}, "'../AAPL' can't be one"),
+        (EVENT | {"symbols": ["AAPL#", "MSFT"]}, "'AAPL#' can't be one"),
         (EVENT | {"symbols": [""]}, "at least one symbol"),
         (EVENT | {"thresholds": 0.9}, "`thresholds` must be an object of success_rate, coverage"),
         (EVENT | {"thresholds": {"succes_rate": 0.9}}, "`thresholds` must be an object of"),

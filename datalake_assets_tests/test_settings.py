@@ -387,6 +387,10 @@ def test_symbols_come_from_a_file_with_commas_lines_and_comments(tmp_path: Path)
     assert settings.read_symbols() == ("AAPL", "MSFT", "BRK.B")
 
 
+def test_in_a_list_of_symbols_nothing_is_a_comment_that_takes_the_rest_with_it() -> None:
+    assert "'#MSFT' can't be one" in problem(DATALAKE_SYMBOLS="AAPL,#MSFT,GOOG")
+
+
 def test_the_symbols_file_is_not_read_when_the_settings_load(tmp_path: Path) -> None:
     names = tmp_path / "later.txt"
     settings = load(DATALAKE_SYMBOLS=f"@{names}")
