@@ -254,6 +254,8 @@ def test_its_role_may_do_what_the_lake_needs_and_no_more() -> None:
         "s3:DeleteObject": "arn:${AWS::Partition}:s3:::${Bucket}/${Prefix}/*",
     }
     assert all(statement["Effect"] == "Allow" for statement in policy["Statement"])
+    # What is not there must be told by a 404: docs/deploying.md, "Security".
+    assert not any("Condition" in statement for statement in policy["Statement"])
 
 
 def test_its_schedule_is_a_comment_that_is_right_when_it_is_none() -> None:
