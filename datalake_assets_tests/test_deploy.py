@@ -274,6 +274,16 @@ def test_no_secret_stands_in_the_compose_file_and_each_comes_from_the_example() 
                 assert re.fullmatch(r"\$\{[A-Z0-9_]+(:\?[^}]*|:-)\}", value), name
 
 
+def test_another_bucket_or_region_is_named_once_and_people_can_be_told() -> None:
+    settings = SERVICES["code-server"]["environment"]
+
+    assert f"s3://{settings['DAGSTER_LOGS_BUCKET']}/lake" in settings["DATALAKE_URI"]
+    for name in OURS:
+        environment = SERVICES[name]["environment"]
+        assert environment["AWS_DEFAULT_REGION"] == environment["AWS_REGION"], "boto3's own"
+    assert "DATALAKE_ALERT_WEBHOOK" in settings
+
+
 def test_each_process_has_what_the_instance_asks_for_and_keys_are_where_runs_are() -> None:
     asked = set(references(INSTANCE, "env")) | set(references(LOCATION, "env"))
     for name in OURS:
