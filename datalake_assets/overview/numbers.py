@@ -211,7 +211,8 @@ class Measure:
         if self.newest == self.usual:
             return "none"
         if not self.usual or self.newest > 10 * self.usual:
-            return f"{self.newest - self.usual:+,.0f}"
+            more = self.newest - self.usual
+            return f"{more:+,.1f} s" if self.unit == "seconds" else f"{more:+,.0f}"
         return f"{100 * (self.newest / self.usual - 1):+.1f} %"
 
 

@@ -353,6 +353,8 @@ def test_coverage_that_the_audit_could_not_know_is_unknown(lake: Lake) -> None:
         ("count", 1001.0, [100.0], "+901"),
         ("share", 0.98, [0.99], "-1.00 points"),
         ("seconds", None, [1.0], "–"),
+        ("seconds", 0.4, [0.02], "+0.4 s"),  # twenty times as long is not "+0"
+        ("seconds", 12.34, [0.0], "+12.3 s"),
     ],
 )
 def test_a_change_is_told_so_that_it_can_be_read(
