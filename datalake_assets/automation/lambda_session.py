@@ -52,21 +52,25 @@ def build_lambda_session_job(
         client = _client()
         event = _event(context.partition_key, collector)
         number, requests, pending = 0, 0, None
+        published: dict[str, Any] | None = None
         try:
             while True:
                 answer = _invoke(client, function, event, context)
                 number += 1
                 requests += answer["statistics"]["requests"]
                 context.log.info(_line(number, answer))
+                published = answer if answer["published"] else published
                 before, pending = pending, answer["counts"]["pending"]
                 # Without progress there is no end of it.
                 if not pending or pending == before or number == INVOCATIONS:
                     break
         finally:
             context.instance.add_run_tags(context.run.run_id, {REQUESTS_TAG: str(requests)})
+            # Also when a later invocation, for the few symbols that were pending, failed.
+            if published:
+                context.log_event(_materialization(published, function, number))
         if not answer["published"]:
             raise _failure(function, number, answer)
-        context.log_event(_materialization(answer, function, number))
 
     @dg.job(
         name=JOB,

@@ -195,6 +195,31 @@ def test_it_is_invoked_again_until_nothing_is_pending(
     assert run.tags[REQUESTS_TAG] == str(len(asked))
 
 
+def test_what_one_invocation_published_is_materialized_if_the_next_one_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some symbols are pending, too few to hold the session back: it is asked for these."""
+    monkeypatch.setattr(handler_module, "How", narrow)
+    world.exchange.latency = 0.2
+    world.api.context = lambda: Context(RESERVE + 0.9, memory_limit_in_mb="128")
+    world.api.functions = {
+        FUNCTION: lambda event, context: (crashing if world.api.invocations else lambda_handler)(
+            event, context
+        )
+    }
+
+    result = world.run(min_success_rate=0)
+
+    assert not result.success
+    assert "signal: killed" in failure(result)
+    assert world.lake.read(DAY).ledger.pending
+    assert world.materialized == {"2024-07-03"}
+    event = world.instance.get_latest_materialization_event(KEY)
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["lambda_invocations"].value == 1
+
+
 def test_a_function_that_brings_nothing_is_not_invoked_for_ever(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
