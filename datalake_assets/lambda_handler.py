@@ -203,11 +203,12 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
                 retry=retry,
                 workers=threads,
                 thresholds=request.thresholds,
-                seconds=_seconds(context),
             )
             # A repair of what an earlier invocation left; of nothing, the whole session.
             publication = Publication(wanted, lake, how, repair=True)
-            (outcome,) = publication.run(alpaca.bars(taken), origin, clock=Clock())
+            # What is left now: the lake was read meanwhile, which must take nothing of the reserve.
+            left = _seconds(context)
+            (outcome,) = publication.run(alpaca.bars(taken), origin, clock=Clock(), seconds=left)
     return outcome, lake
 
 

@@ -153,17 +153,26 @@ class Publication:
         display: Display | None = None,
         stop: threading.Event | None = None,
         clock: Clock | None = None,
+        seconds: float | None = None,
     ) -> Iterator[Outcome]:
         """Collect window after window; audit and write the sessions of each, ascending.
 
         While one window is written, the next ones are collected. When it is interrupted, what
         was answered is kept as incomplete sessions for a repair, and the interruption goes on.
 
+        Args:
+            fetch: Asks for a page.
+            origin: Where the bars come from.
+            display: Shows how far it is.
+            stop: Set to end it.
+            clock: What to wait by.
+            seconds: Time from now after which no further request is sent; None: as `how` says.
+
         Raises:
             RefusedError: The source refuses every request of this kind.
         """
         clock = clock or Clock()
-        seconds = self._how.seconds
+        seconds = self._how.seconds if seconds is None else seconds
         deadline = None if seconds is None else clock.seconds() + seconds
         rejected: dict[str, str] = {}
 

@@ -30,7 +30,7 @@ from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake import layout
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.lake import Lake, Standing
 from datalake_assets.lake.store import open_store
 from datalake_assets.lambda_handler import (
     RESERVE,
@@ -229,6 +229,26 @@ def test_a_session_goes_to_s3(
     stored = Lake(open_store(s3_lake_uri)).read(DAY)
     assert stored.bars.num_rows == body["counts"]["present"]
     assert not world.folder.exists()
+
+
+def test_a_lake_that_is_slow_to_read_takes_nothing_of_the_reserve(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the ten seconds for asking, reading what stands there takes all."""
+    context = Context(RESERVE + 10)
+    standing = Lake.standing
+
+    def slow(lake: Lake, day: date) -> Standing | None:
+        context.seconds -= 10
+        return standing(lake, day)
+
+    monkeypatch.setattr(Lake, "standing", slow)
+
+    answer = lambda_handler(EVENT, context)
+
+    body = json.loads(answer["body"])
+    assert (answer["statusCode"], body["counts"]["pending"]) == (207, 302)
+    assert world.asked() == []
 
 
 # --- threads --------------------------------------------------------------------------------------
