@@ -278,6 +278,18 @@ def test_a_failed_run_names_the_session_the_rule_the_place_and_the_repair(bench:
     ]
 
 
+def test_a_session_that_was_answered_whole_and_did_not_pass_is_no_case_for_a_repair(
+    bench: Workbench,
+) -> None:
+    bench.market = Market(names(20), changed={("AAB", MONDAY): {"open": 1e6}})
+    bench.market.failing = {("AAC", TUESDAY)}
+
+    told = failure(bench.run(MONDAY, TUESDAY))
+
+    assert "what is missing: datalake collect --session 2024-07-02 --repair" in told
+    assert told.rstrip().endswith("answered whole: datalake collect --session 2024-07-01")
+
+
 def test_what_was_published_before_is_not_touched_by_a_session_that_fails(
     bench: Workbench,
 ) -> None:

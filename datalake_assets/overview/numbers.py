@@ -463,14 +463,7 @@ class Overview:
         damaged = frozenset(damage.session for damage in self.damaged)
         # Of both, the one that waits lacks more.
         told = {s.session: s.counts for s in (*self.held.published, *self.held.waiting)}
-        return [
-            Step(
-                f"{day}: {told[day]['failed']:,} failed, {told[day]['pending']:,} pending",
-                f"collect --session {day} --repair",
-            )
-            for day in self.held.to_repair
-            if day not in damaged
-        ]
+        return [_again(day, told[day]) for day in self.held.to_repair if day not in damaged]
 
     def _publish(self) -> list[Step]:
         damaged = {damage.step.command for damage in self.damaged}
@@ -487,6 +480,16 @@ class Overview:
             )
             for year in behind
         ]
+
+
+def _again(day: date, counts: Mapping[str, int]) -> Step:
+    """What to do about a session that was not answered whole, or did not pass its audit."""
+    failed, pending = counts["failed"], counts["pending"]
+    if failed or pending:
+        why = f"{day}: {failed:,} failed, {pending:,} pending"
+        return Step(why, f"collect --session {day} --repair")
+    # A repair would ask for nothing, and find the same again.
+    return Step(f"{day}: answered whole, did not pass its audit", f"collect --session {day}")
 
 
 _PUBLISHED = (SessionState.PUBLISHED, SessionState.FLAWED)

@@ -168,6 +168,22 @@ def test_a_session_that_did_not_pass_is_told_with_what_it_lacks(lake: Lake) -> N
     ]
 
 
+def test_what_was_answered_whole_and_did_not_pass_is_collected_anew(lake: Lake) -> None:
+    whole(lake, DAYS[:-1])
+    half, rest = SYMBOLS[:50], SYMBOLS[50:]
+    lake.keep_incomplete(*collected(DAYS[-1], half, before=[SYMBOLS] * 5, no_print=tuple(rest)))
+
+    found = look(lake)
+
+    assert found.counts[SessionState.INCOMPLETE] == 1
+    assert [(step.why, step.command) for step in found.steps] == [
+        (
+            "2024-07-03: answered whole, did not pass its audit",
+            "collect --session 2024-07-03",
+        )
+    ], "a repair would ask for nothing"
+
+
 def test_a_published_session_with_a_worse_one_waiting_tells_what_that_one_lacks(lake: Lake) -> None:
     whole(lake)
     again = collected(
