@@ -273,8 +273,10 @@ class Lake:
         return found
 
     def sessions(self) -> list[date]:
-        """The published sessions, ascending."""
-        return layout.dated(layout.SESSIONS, self.store.list(layout.SESSIONS))
+        """The published sessions, ascending; `bars` gives what is listed here."""
+        days = layout.dated(layout.SESSIONS, self.store.list(layout.SESSIONS))
+        self._reader.listed(days)
+        return days
 
     def incomplete(self) -> list[date]:
         """The sessions that wait in `incomplete/`, ascending."""

@@ -114,6 +114,9 @@ class _Part:
 class Reader:
     """Reads a lake. What lies there is looked up once, year by year; `refresh` forgets it.
 
+    A session that the caller can know of is never answered as if it were not there: not one that
+    was listed since (`listed`), and not one that is named and newer than any seen so far.
+
     Args:
         store: Where the lake is.
         workers: Reads under way at once.
@@ -130,6 +133,19 @@ class Reader:
         """Look again what lies in the lake at the next question."""
         self._years.clear()
         self._manifests.clear()
+
+    def listed(self, days: Iterable[date]) -> None:
+        """Look again at the years in which other sessions are published than were seen.
+
+        Args:
+            days: All sessions that are published, as they were listed just now.
+        """
+        now: dict[int, set[date]] = {}
+        for day in days:
+            now.setdefault(day.year, set()).add(day)
+        for year, seen in self._years.copy().items():
+            if seen.sessions.keys() != now.get(year, set()):
+                self._forget(year)
 
     def bars(
         self,
@@ -155,6 +171,8 @@ class Reader:
         """
         names = _names(symbols)
         first, last = _span(start, end)
+        if named := [day for day in (start, end) if day is not None]:
+            self._look_beyond(max(map(as_day, named)))
         tables: list[pa.Table] = []
         parts = [
             self._part(year, names, first, last) for year in self._looked_at(first.year, last.year)
@@ -231,11 +249,22 @@ class Reader:
     def _looked_at(self, first: int, last: int) -> list[_Year]:
         """The years from `first` to `last` that have a session."""
         span = range(max(first, _EVER[0]), min(last, _EVER[1]) + 1)
-        new = [year for year in span if year not in self._years]
+        known = self._years.copy()  # another thread may forget some meanwhile
+        new = [year for year in span if year not in known]
         # A listing for each year: side by side they take no longer than one page of a long one.
         for found in self._each(self._look, new):
-            self._years[found.year] = found
-        return [self._years[year] for year in span if self._years[year].sessions]
+            known[found.year] = self._years[found.year] = found
+        return [known[year] for year in span if known[year].sessions]
+
+    def _look_beyond(self, day: date) -> None:
+        """Forget the year of a day that is newer than every session seen of it."""
+        seen = self._years.get(day.year)
+        if seen and day > max(seen.sessions, default=date.min):
+            self._forget(day.year)
+
+    def _forget(self, year: int) -> None:
+        self._years.pop(year, None)
+        self._manifests.pop(year, None)
 
     def _look(self, year: int) -> _Year:
         versions = self._store.versions(layout.sessions_of(year))

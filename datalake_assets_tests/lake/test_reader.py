@@ -222,6 +222,41 @@ def test_what_lies_there_is_looked_up_once_until_it_is_refreshed(store: Store) -
     assert lake.bars("AAPL")["session"].to_pylist() == [*DAYS, date(2024, 1, 4)]
 
 
+def test_what_the_lake_lists_has_bars_however_long_ago_it_was_first_asked(store: Store) -> None:
+    lake = Lake(store)
+    lake.bars("AAPL")
+    write(store, date(2024, 1, 4), ["AAPL"])
+    write(store, date(2023, 12, 27), ["AAPL"])
+    store.delete(layout.session_key(DAYS[2]))
+
+    days = [date(2023, 12, 27), DAYS[0], DAYS[1], DAYS[3], date(2024, 1, 4)]
+    assert lake.sessions() == days
+    assert lake.bars("AAPL")["session"].to_pylist() == days
+    assert lake.symbols(2024) == list(SYMBOLS)
+
+
+@pytest.mark.parametrize("newer", [date(2024, 1, 4), date(2025, 1, 2)])
+@pytest.mark.parametrize("asked", ["from", "to"])
+def test_a_day_that_is_named_is_looked_for_when_it_is_newer_than_all_seen(
+    store: Store, newer: date, asked: str
+) -> None:
+    lake = Lake(store)
+    span = (newer, None) if asked == "from" else (None, newer)
+    assert newer not in lake.bars("AAPL", *span)["session"].to_pylist()
+    write(store, newer, ["AAPL"])
+
+    assert lake.bars("AAPL", *span)["session"].to_pylist()[-1] == newer
+
+
+def test_of_a_year_that_is_over_nothing_is_looked_up_twice(store: Store) -> None:
+    counting = CountingStore(store)
+    reader = Reader(counting)
+    reader.bars("AAPL", DAYS[0], DAYS[1])
+    counting.versions = pytest.fail  # type: ignore[method-assign, assignment]
+
+    assert reader.bars("ZM", DAYS[0], DAYS[1]).num_rows == 2
+
+
 # Symbol-years that are not what the sessions are
 
 
