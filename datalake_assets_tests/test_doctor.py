@@ -143,11 +143,18 @@ def test_one_year_alone_is_looked_at(lake: Lake) -> None:
     assert "holds nothing of 1999" in " ".join(unknown.stderr.split())
 
 
-def test_where_there_is_no_lake_nothing_is_wrong_with_it(
-    environ: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", [("doctor",), ("doctor", "--json"), ("publish",)])
+def test_a_place_without_a_lake_is_wrong_input_and_no_healthy_lake(
+    environ: Mapping[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
 ) -> None:
     enter(monkeypatch, tmp_path, environ)
-    assert doctor().exit_code == 0
+    result = invoke(*command)
+    assert result.exit_code == 2, result.output
+    assert "correct DATALAKE_URI" in result.stderr
+    assert "well" not in result.stdout
     assert not (tmp_path / LAKE).exists()
 
 

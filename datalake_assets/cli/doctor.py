@@ -22,6 +22,7 @@ from datalake_assets.cli.runs import instance
 from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
 from datalake_assets.lake.examination import Defect, Examination, Progress, examine, spans
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.settings import Settings
 
@@ -37,7 +38,7 @@ def doctor(
 ) -> None:
     """Check every object of the lake, both layouts, and Dagster's records; tell what to repair.
 
-    Exit code 1 when something is to be repaired. Nothing is changed.
+    Exit code 1 when something is to be repaired, 2 when there is no lake. Nothing is changed.
     """
     with plain_errors():
         settings = Settings.load()
@@ -51,6 +52,12 @@ def doctor(
                 if not as_json:
                     _show(one)
         defects = [defect for one in examinations for defect in one.defects]
+        if not defects and lake.source() is None:
+            # All is well with what is not there, and a mistyped DATALAKE_URI must not look so.
+            raise NotInLakeError(
+                f"there is no lake at {lake.store.uri}, nor a record of one: correct DATALAKE_URI, "
+                "or make one: datalake demo, datalake backfill"
+            )
         if as_json:
             out.print_json(json.dumps(_as_json(lake, examinations)))
         else:

@@ -9,6 +9,7 @@ import typer
 from datalake_assets.cli.arguments import open_lake
 from datalake_assets.cli.runs import publish_years
 from datalake_assets.cli.terminal import plain_errors
+from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.settings import Settings
 
 
@@ -23,9 +24,16 @@ def publish(
     """
     with plain_errors():
         settings = Settings.load()
-        years = sorted({day.year for day in open_lake(settings).sessions()})
+        lake = open_lake(settings)
+        years = sorted({day.year for day in lake.sessions()})
+        if not years:
+            raise NotInLakeError(
+                f"no session is published in {lake.store.uri}: correct DATALAKE_URI, or collect "
+                "some: datalake demo, datalake backfill"
+            )
         if year is not None and year not in years:
-            has = f"it has {years[0]} to {years[-1]}" if years else "it has none"
-            raise typer.BadParameter(f"the lake has no session of {year}: {has}")
+            raise typer.BadParameter(
+                f"the lake has no session of {year}: it has {years[0]} to {years[-1]}"
+            )
         good = publish_years(settings, years if year is None else [year])
     raise typer.Exit(0 if good else 1)
