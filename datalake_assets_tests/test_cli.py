@@ -278,6 +278,7 @@ def test_a_session_is_collected_recorded_and_told(remote: Remote, empty_folder: 
     assert result.exit_code == 0, result.output
     stored = remote.lake.read(date(2024, 7, 3))
     told = plain(result.stdout)
+    assert "Collecting 2024-07-03 from Alpaca into .datalake/lake …" in result.stdout
     assert re.search(rf"2024-07-03 {stored.bars.num_rows} ", told.replace("┃", " "))
     assert "✓" in told
     assert "success_rate" in told
@@ -494,6 +495,7 @@ def test_an_interrupted_collection_is_recorded_as_ended_and_keeps_what_it_has(
     # SQLAlchemy logs one of its own when the signal comes while it closes a connection.
     assert "datalake_assets/" not in errors, errors
     assert "daily_ticks: interrupted." in errors
+    assert f"datalake collect --from {days[0]} --to {days[-1]} --repair" in errors
     (run,) = runs(empty_folder)
     assert run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
     # In so small a universe, two symbols without a print can be too few for the audit.

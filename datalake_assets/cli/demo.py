@@ -26,8 +26,6 @@ def demo() -> None:
         settings = Settings.load()
         newest = date.fromisoformat(partitions(settings)[-1])
         first = [*market_calendar.previous_sessions(newest, DEMO_SESSIONS - 1), newest][0]
-        where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
-        tell(out, f"Collecting {first} to {newest} from {where} into {settings.lake_uri} …")
         good = materialize(settings, max(first, settings.first_session), newest)
         if good:
             good = write_report(settings)

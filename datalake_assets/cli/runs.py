@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from datalake_assets.cli.terminal import TerminalDisplay, err, out, tell
+from datalake_assets.cli.terminal import TerminalDisplay, command, err, out, tell
 from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.settings import Settings
@@ -42,6 +42,9 @@ def materialize(settings: Settings, start: date, end: date, **knobs: bool) -> bo
     Returns:
         Whether every session and every year was published.
     """
+    # Without keys it is the embedded exchange, and nobody must take its bars for real ones.
+    where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
+    tell(out, f"Collecting {_days(start, end)} from {where} into {settings.lake_uri} …")
     with instance() as records:
         config = {"resources": {"collector": {"config": knobs}}}
         result = _run(
@@ -117,7 +120,7 @@ def _run(
         instance=records, run_config={**quiet, **config}, raise_on_error=False, **which
     )
     for event in result.filter_events(lambda event: event.is_step_failure):
-        tell(err, f"{event.step_key}: {_reason(event)}")
+        tell(err, f"{event.step_key}: {_reason(event, first, last)}")
     return result
 
 
@@ -160,7 +163,11 @@ def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
     return any(error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
 
 
-def _reason(event: dg.DagsterEvent) -> str:
+def _days(start: date, end: date) -> str:
+    return f"{start}" if start == end else f"{start} to {end}"
+
+
+def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
     """Why a step failed, without the stack trace, which is in the run's log."""
     error = _error(event)
     if not error:
@@ -170,8 +177,8 @@ def _reason(event: dg.DagsterEvent) -> str:
     if event.step_key == "symbol_year_ticks":
         return "interrupted. What was written stays, and the same command writes the rest"
     return (
-        "interrupted. Sessions that were published stay; what was collected of the others waits "
-        "for the same command with --repair"
+        "interrupted. Sessions that were published stay; to go on with what was collected of the "
+        f"others: {command()} collect --from {first} --to {last} --repair"
     )
 
 
