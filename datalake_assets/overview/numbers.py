@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from datalake_assets import market_calendar
 from datalake_assets.lake import layout, restatements, session_file
 from datalake_assets.lake.coverage import Coverage, Held, coverage
+from datalake_assets.lake.examination import spans
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.restatements import Restatements
@@ -49,6 +50,8 @@ HISTORY = 120
 
 SPELLED_OUT = 5
 """Things of a kind to do that are listed one by one; of more, what does them all or the first."""
+
+_UNANSWERED = ("failed", "pending")
 
 _READERS = 16
 _FOOTER_GUESS = 64 * 1024
@@ -463,7 +466,27 @@ class Overview:
         damaged = frozenset(damage.session for damage in self.damaged)
         # Of both, the one that waits lacks more.
         told = {s.session: s.counts for s in (*self.held.published, *self.held.waiting)}
-        return [_again(day, told[day]) for day in self.held.to_repair if day not in damaged]
+        days = [day for day in self.held.to_repair if day not in damaged]
+        lacking = [day for day in days if any(told[day][state] for state in _UNANSWERED)]
+        # An interrupted backfill leaves up to three windows of them, all in a row.
+        runs = [(day, day) for day in lacking]
+        if len(lacking) > SPELLED_OUT:
+            runs = spans(lacking, list(self.held.sessions))
+        steps = {}
+        for first, last in runs:
+            held = [told[day] for day in lacking if first <= day <= last]
+            failed, pending = (sum(counts[state] for counts in held) for state in _UNANSWERED)
+            what, which = f"{first}", f"--session {first}"
+            if first != last:
+                what = f"{_many(len(held), 'session')} from {first} to {last}"
+                which = f"--from {first} --to {last}"
+            why = f"{what}: {failed:,} failed, {pending:,} pending"
+            steps[first] = Step(why, f"collect {which} --repair")
+        for day in set(days) - set(lacking):
+            # A repair would ask for nothing, and find the same again.
+            why = f"{day}: answered whole, did not pass its audit"
+            steps[day] = Step(why, f"collect --session {day}")
+        return [steps[day] for day in sorted(steps)]
 
     def _publish(self) -> list[Step]:
         damaged = {damage.step.command for damage in self.damaged}
@@ -480,16 +503,6 @@ class Overview:
             )
             for year in behind
         ]
-
-
-def _again(day: date, counts: Mapping[str, int]) -> Step:
-    """What to do about a session that was not answered whole, or did not pass its audit."""
-    failed, pending = counts["failed"], counts["pending"]
-    if failed or pending:
-        why = f"{day}: {failed:,} failed, {pending:,} pending"
-        return Step(why, f"collect --session {day} --repair")
-    # A repair would ask for nothing, and find the same again.
-    return Step(f"{day}: answered whole, did not pass its audit", f"collect --session {day}")
 
 
 _PUBLISHED = (SessionState.PUBLISHED, SessionState.FLAWED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
@@ -182,6 +183,32 @@ def test_what_was_answered_whole_and_did_not_pass_is_collected_anew(lake: Lake) 
             "collect --session 2024-07-03",
         )
     ], "a repair would ask for nothing"
+
+
+@pytest.mark.parametrize(("waiting", "one_by_one"), [(5, True), (6, False)])
+def test_many_sessions_in_a_row_are_repaired_by_one_command(
+    waiting: int, one_by_one: bool, lake: Lake
+) -> None:
+    """As an interrupted backfill leaves them."""
+    rest, alone = [*DAYS[: -waiting - 1], DAYS[-2]], DAYS[-1]
+    days = [*DAYS[-waiting - 1 : -2], alone]
+    whole(lake, rest)
+    for day in days:
+        lake.keep_incomplete(*collected(day, SYMBOLS[:50], pending=SYMBOLS[50:]))
+
+    typed = [step for step in look(lake).steps if "--repair" in str(step.command)]
+
+    if one_by_one:
+        assert [s.command for s in typed] == [f"collect --session {d} --repair" for d in days]
+        return
+    span = f"{days[0]} to {days[-2]}"
+    assert [(step.why, step.command) for step in typed] == [
+        (
+            f"5 sessions from {span}: 0 failed, 250 pending",
+            f"collect --from {days[0]} --to {days[-2]} --repair",
+        ),
+        (f"{alone}: 0 failed, 50 pending", f"collect --session {alone} --repair"),
+    ]
 
 
 def test_a_published_session_with_a_worse_one_waiting_tells_what_that_one_lacks(lake: Lake) -> None:
@@ -606,6 +633,11 @@ def test_every_session_has_one_state_and_every_flaw_something_to_do(kinds: list[
         SessionState.INCOMPLETE
     ] + found.counts[SessionState.UNTOUCHED] == len(kinds)
     assert (found.health is Health.GOOD) == (set(kinds) == {"whole"}) == (not found.steps)
-    typed = " ".join(str(step.command) for step in found.steps)
+    repairs = [
+        re.findall(r"\d{4}-\d\d-\d\d", command)
+        for command in commands(found)
+        if command and command.endswith("--repair")
+    ]
     for day, kind in zip(days, kinds, strict=True):
-        assert (f"collect --session {day} --repair" in typed) == (kind in ("failed", "waiting"))
+        repaired = any(span[0] <= str(day) <= span[-1] for span in repairs)
+        assert repaired == (kind in ("failed", "waiting"))
