@@ -503,6 +503,17 @@ def test_an_interrupted_collection_is_recorded_as_ended_and_keeps_what_it_has(
     assert len(remote.lake.sessions()) > WINDOW / 2
 
 
+def test_a_terminal_without_the_signs_gets_others_and_the_collection_its_end(
+    remote: Remote,
+) -> None:
+    settings = {name: value for name, value in os.environ.items() if name.startswith("ALPACA_")}
+    for arguments in (("collect", "--session", "2024-07-03"), ("status",)):
+        result = datalake(*arguments, environ=settings | {"PYTHONIOENCODING": "ascii"})
+        assert result.returncode == 0, result.stderr
+        assert (result.stdout + result.stderr).isascii()
+        assert "2024" in result.stdout
+
+
 # --- what it would cost ---
 
 

@@ -8,6 +8,9 @@ Whatever collects does it through Dagster, in this process, and is recorded in i
 2 wrong input.
 """
 
+import io
+import sys
+
 import typer
 
 from datalake_assets.cli.collect import backfill, collect
@@ -27,6 +30,15 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,  # a local variable can hold a key
 )
+
+
+@app.callback()
+def _before_each() -> None:
+    # A sign that the encoding of a terminal or a log lacks (✓, █) is no reason to end a collection.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
 
 for command in (demo, collect, backfill, publish, plan, status, show, doctor, upload, exchange):
     app.command()(command)
