@@ -74,7 +74,8 @@ class Holes:
     """The sessions with holes, kept from one look to the next: not every file is opened again.
 
     Args:
-        seen: Session files written until this instant were looked into.
+        seen: Session files written before this instant were looked into, and some of those
+            written at it.
         broken: The sessions with holes.
     """
 
@@ -107,12 +108,14 @@ class Holes:
             **lake.store.modified(layout.INCOMPLETE),
         }
         unseen = sorted((at.isoformat(), key) for key, at in written.items())
+        # S3's clock has whole seconds: in the last one that was seen, more may have been written.
+        again = [pair for pair in unseen if pair[0] == self.seen]
         unseen = [pair for pair in unseen if pair[0] > self.seen]
         now, later = unseen[:at_most], unseen[at_most:]
         # Files of one instant belong together: the cursor can't tell them apart.
         while later and now[-1][0] == later[0][0]:
             now.append(later.pop(0))
-        keys = [key for _, key in now]
+        keys = [key for _, key in again + now]
         for key, summary in zip(keys, lake.summaries(keys), strict=True):
             if isinstance(summary, Summary):
                 self._remember(summary, incomplete=key.startswith(layout.INCOMPLETE))

@@ -1,7 +1,7 @@
 """Repairs: which holes are found, and which of them are asked for within a day's requests."""
 
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.automation.repairs import AT_ONCE, PATIENCE, Broken, Holes
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
+from datalake_assets.lake.store import Store, open_store
 from datalake_assets_tests.automation.world import utc
-from datalake_assets_tests.collection.tables import every, names
+from datalake_assets_tests.collection.tables import WEEK, every, names
 from datalake_assets_tests.lake.files import collected
 
 NOW = utc("2025-12-09 00:00")
@@ -109,3 +109,25 @@ def test_a_first_look_opens_a_part_of_a_big_lake_and_the_next_ones_the_rest(tmp_
 
     assert left == [6, 2, 0]
     assert list(found.broken) == [str(days[-1])]
+
+
+class _OneSecond(Store):
+    """A store whose clock, like S3's, says the same for all that is written in a second."""
+
+    def __init__(self, store: Store) -> None:
+        vars(self).update(vars(store))
+
+    def modified(self, prefix: str = "") -> dict[str, datetime]:
+        at = datetime(2026, 1, 5, 22, 0, 7, tzinfo=UTC)
+        return dict.fromkeys(super().modified(prefix), at)
+
+
+def test_a_session_written_in_the_second_that_was_looked_at_is_seen_the_next_time() -> None:
+    lake, found = Lake(_OneSecond(open_store("memory://"))), Holes()
+    for number, day in enumerate(WEEK, 1):
+        lake.publish(collected(day, every("A", [day]), failed={"B": "HTTP 500"}), [])
+        assert found.look(lake) == 0
+        assert list(found.broken) == [str(day) for day in WEEK[:number]]
+    found.broken[str(WEEK[0])].tries = 2
+    found.look(lake)
+    assert found.broken[str(WEEK[0])].tries == 2
