@@ -69,13 +69,15 @@ class Coverage:
         )
 
 
-def coverage(lake: Lake, expected: Sequence[date]) -> Coverage:
+def coverage(lake: Lake, expected: Sequence[date], *, besides: bool = True) -> Coverage:
     """Look at what the lake holds.
 
     Args:
         lake: The lake; one that is not there holds nothing.
         expected: The sessions that it should hold, ascending.
+        besides: Whether to tell of the sessions, too, that it holds besides these.
     """
+    wanted = frozenset(expected)
     # In this order: one that is published meanwhile is gone from the first and in the second.
     looks = (
         (Held.INCOMPLETE, layout.incomplete_key, lake.incomplete),
@@ -84,7 +86,7 @@ def coverage(lake: Lake, expected: Sequence[date]) -> Coverage:
     keys: dict[Held, list[str]] = {}
     found: dict[Held, list[Summary | BrokenFileError | FileNotFoundError]] = {}
     for state, key, days in looks:
-        keys[state] = [key(day) for day in days()]
+        keys[state] = [key(day) for day in days() if besides or day in wanted]
         found[state] = lake.summaries(keys[state])
     whole = {
         state: [summary for summary in found[state] if isinstance(summary, Summary)]

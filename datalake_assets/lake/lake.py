@@ -222,7 +222,7 @@ class Lake:
         key = layout.session_key(day)
         return session_file.decode(self.store.get(key), self.store.url(key))
 
-    def known(self, day: date, at: datetime) -> pa.Table:
+    def known(self, day: date | str, at: datetime) -> pa.Table:
         """A session's bars as the lake had them published at an instant.
 
         Args:
@@ -230,16 +230,21 @@ class Lake:
             at: The instant; aware.
 
         Raises:
-            FileNotFoundError: The session is not published, or was not yet then.
+            ValueError: No day, or an instant without its zone.
+            NotInLakeError: The session is not published, or was not yet then.
         """
-        session = self.read(day)
+        if at.utcoffset() is None:
+            raise ValueError(
+                f"{at!r} is no instant: give a datetime with its zone, like datetime.now(UTC)"
+            )
+        session = self.session(day)
         since = session.provenance.known_since or session.provenance.collected_at
         if at < since:
-            raise FileNotFoundError(
-                f"{day} was first published at {since:%Y-%m-%d %H:%M:%S} UTC: nothing of it was "
-                f"known at {at:%Y-%m-%d %H:%M:%S %Z}"
+            raise NotInLakeError(
+                f"{as_day(day)} was first published at {since:%Y-%m-%d %H:%M:%S} UTC: nothing of "
+                f"it was known at {at:%Y-%m-%d %H:%M:%S %Z}"
             )
-        return undone(session.bars, self._restatements.of(day), at)
+        return undone(session.bars, self._restatements.of(as_day(day)), at)
 
     def standing(self, day: date) -> Standing | None:
         """What a repair starts from; None when the lake has neither session.
@@ -391,7 +396,8 @@ class Lake:
             StoreError: The store can't be reached, or refuses.
             WrongLakeError: The lake was made by another version of this program.
         """
-        lake = cls(open_store(str(uri or Settings.load().lake_uri)))
+        # An empty one is an unset variable: not a wish for whatever lake the settings have.
+        lake = cls(open_store(str(Settings.load().lake_uri if uri is None else uri)))
         try:
             found = lake._marker()
         except FileNotFoundError as error:
@@ -433,14 +439,16 @@ class Lake:
         Without them: from its first to its newest session, published or not.
 
         Raises:
-            ValueError: A day that is none, or outside the calendar.
+            ValueError: A day that is none, or outside the calendar, or `end` before `start`.
         """
         held = sorted({*self.sessions(), *self.incomplete()})
         first = as_day(start) if start is not None else min(held, default=None)
         last = as_day(end) if end is not None else max(held, default=None)
         if first is None or last is None:
             return coverage(self, [])
-        return coverage(self, market_calendar.sessions(first, last))
+        if last < first:
+            raise ValueError(f"the end, {last}, is before the start, {first}")
+        return coverage(self, market_calendar.sessions(first, last), besides=False)
 
     def explain(self, symbol: str, day: date | str) -> str:
         """Why there is a bar of this symbol on this day, or none: a sentence from the ledger."""

@@ -156,7 +156,8 @@ class Reader:
         """Bars of these symbols from `start` to `end`, both included, by symbol and session.
 
         Args:
-            symbols: One, several, or None for all; in any case of letters.
+            symbols: One, several (also as an array of numpy, pandas, Polars or Arrow), or None for
+                all; in any case of letters.
             start: First day; None: as far back as there is anything.
             end: Last day; None: the newest session.
 
@@ -457,14 +458,16 @@ def _span(start: date | str | None, end: date | str | None) -> tuple[date, date]
 def _names(symbols: str | Iterable[str] | None) -> frozenset[str] | None:
     if symbols is None:
         return None
+    if isinstance(symbols, pa.Array | pa.ChunkedArray):
+        symbols = symbols.to_pylist()  # what they iterate over are scalars, no text
     names = frozenset(map(_name, [symbols] if isinstance(symbols, str) else symbols))
     if not names:
         raise ValueError("no symbol is given: give one or more, or None for all")
     return names
 
 
-def _name(symbol: str) -> str:
-    name = symbol.strip().upper()
+def _name(symbol: object) -> str:
+    name = symbol.strip().upper() if isinstance(symbol, str) else ""
     if not name:
         raise ValueError(f"{symbol!r} is no symbol: give one like AAPL or BRK.B")
     return name

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -149,6 +150,12 @@ def test_one_symbol_all_of_them_and_small_letters_are_understood(store: Store) -
 )
 def test_a_day_is_a_date_or_its_text(store: Store, start: Any, end: Any) -> None:
     assert Lake(store).bars("ZM", start, end)["session"].to_pylist() == DAYS[1:3]
+
+
+@pytest.mark.parametrize("array", [np.array, pd.Series, pd.Index, pl.Series, pa.array])
+def test_symbols_come_as_the_array_that_one_has(store: Store, array: Any) -> None:
+    assert Lake(store).bars(array(["AAPL", "ZM"])).num_rows == 2 * len(DAYS)
+    assert Lake(store).bars(pa.chunked_array([["AAPL"], ["ZM"]])).num_rows == 2 * len(DAYS)
 
 
 def test_pandas_and_polars_take_the_table_as_it_is(store: Store) -> None:
@@ -606,6 +613,9 @@ def test_the_ledger_explains_a_symbol_in_a_session(store: Store, symbol: str, to
         (([],), "no symbol is given"),
         ((["AAPL", " "],), "' ' is no symbol"),
         (("",), "'' is no symbol"),
+        ((["AAPL", None],), "None is no symbol"),
+        ((["AAPL", float("nan")],), "nan is no symbol"),
+        ((pa.array(["AAPL", None]),), "None is no symbol"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_is_read(arguments: Any, told: str) -> None:
@@ -626,6 +636,15 @@ def test_a_lake_is_opened_by_uri_by_path_or_by_the_settings(
 
     for lake in (Lake.open(str(tmp_path)), Lake.open(tmp_path), Lake.open()):
         assert lake.symbols() == list(SYMBOLS)
+
+
+def test_an_empty_uri_opens_no_other_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(open_store(str(tmp_path / "lake")))
+    monkeypatch.setenv("DATALAKE_URI", str(tmp_path / "lake"))
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(NotInLakeError, match="there is no lake"):
+        Lake.open("")
 
 
 def test_a_place_without_a_lake_is_an_error_that_writes_nothing(tmp_path: Path) -> None:
@@ -663,6 +682,18 @@ def test_coverage_reaches_from_the_first_to_the_newest_session_unless_told(store
         day,
         date(2024, 1, 5),
     ]
+
+
+def test_coverage_of_some_days_tells_of_these_alone(store: Store) -> None:
+    store.put(layout.incomplete_key(DAYS[3]), encoded(DAYS[3], table([])))
+    store.put(layout.session_key(DAYS[1]), b"damaged")
+    lake = Lake(store)
+
+    found = lake.coverage(DAYS[2], DAYS[2])
+    assert [summary.session for summary in found.published] == [DAYS[2]]
+    assert not (*found.waiting, *found.damaged, *found.to_repair)
+    with pytest.raises(ValueError, match="the end, 2023-12-29, is before the start"):
+        lake.coverage(DAYS[2], DAYS[1])
 
 
 def test_importing_the_package_imports_neither_arrow_nor_the_lake() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake, Written
+from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.restatements import SCHEMA, VALUES, Restatements, changes
 from datalake_assets.lake.session_file import BrokenFileError
 from datalake_assets.lake.store import ChangedError, Store, open_store
@@ -85,8 +86,19 @@ def test_before_its_first_publication_nothing_was_known(lake: Lake) -> None:
     collect(lake, 0, bar("A"))
     collect(lake, 24, bar("A"))
 
-    with pytest.raises(FileNotFoundError, match="first published at 2026-01-05 22:00:00 UTC"):
+    with pytest.raises(NotInLakeError, match="first published at 2026-01-05 22:00:00 UTC"):
         known(lake, -0.001)
+
+
+def test_what_was_known_is_asked_by_day_and_instant_as_all_else(lake: Lake) -> None:
+    collect(lake, 0, bar("A"))
+    at = EVENING + timedelta(hours=1)
+
+    assert lake.known(str(MONDAY), at) == lake.known(MONDAY, at)
+    with pytest.raises(NotInLakeError, match="2024-07-04 is no trading session"):
+        lake.known("2024-07-04", at)
+    with pytest.raises(ValueError, match="is no instant: give a datetime with its zone"):
+        lake.known(MONDAY, at.replace(tzinfo=None))
 
 
 def test_an_entry_of_a_change_that_was_never_made_changes_no_answer(lake: Lake) -> None:
