@@ -537,7 +537,9 @@ def test_plan_of_an_empty_lake_asks_for_universe_and_survey_and_keeps_them(
     told = planned(*LONGER)
 
     sessions = market_calendar.sessions(date(2024, 1, 2), date(2024, 6, 28))
-    assert told["sessions"] == told["objects"] == len(sessions) == 124
+    assert told["sessions"] == len(sessions) == 124
+    assert told["objects"] == 124 + told["symbol_years"]
+    assert 0 < told["symbol_years"] < told["symbols"]
     assert 0 < told["bars"] < told["bars_at_most"] == told["symbols"] * 124
     assert told["requests"] == 2, "one a window"
     assert told["minutes"] == 2 / 100_000
@@ -567,7 +569,7 @@ def test_plan_in_the_terminal_tells_requests_minutes_and_dollars(remote: Remote)
 
     assert result.exit_code == 0
     told = plain(result.stdout).replace("┃", " ")
-    for word in ("requests 2", "sessions 124", "bars, expected", "PUTs on S3 $0.0006", "S3 prices"):
+    for word in ("requests 2", "sessions 124", "bars, expected", "PUTs on S3 $0.0008", "S3 prices"):
         assert word in " ".join(told.split()), told
     assert "No universe in the lake yet" in plain(result.stderr)
 

@@ -117,8 +117,10 @@ def test_the_daily_bars_cost_what_the_program_tells_of_its_plan() -> None:
     told = cost(scale.planned(DAILY, SESSIONS), scale.LIMITS[0], density=1.0)
 
     assert told.requests == scale.requests(DAILY)
-    assert told.bytes == pytest.approx(DAILY.all_bytes)
-    assert told.objects == DAILY.session_objects
+    symbol_years = SYMBOLS * len(scale.YEARS)
+    by_symbol = DAILY.bytes_of_symbol_year * symbol_years
+    assert told.bytes == pytest.approx(DAILY.all_bytes + by_symbol, rel=0.001)
+    assert told.objects == DAILY.session_objects + symbol_years
     assert told.minutes / 60 == pytest.approx(
         scale.hours(DAILY, scale.LIMITS[0]) * (1 - scale.SLACK)
     )

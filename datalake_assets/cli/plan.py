@@ -32,8 +32,7 @@ def plan(
 ) -> None:
     """Tell what collecting a range would take and cost, without doing it.
 
-    It asks for the universe, and for the survey that a long range is packed by, if the lake has
-    none, and keeps them there.
+    If the lake has no universe, or no survey that a long range is packed by, they are asked for.
     """
     with plain_errors():
         settings = Settings.load()
@@ -73,7 +72,7 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
         planned = Publication(wanted, lake, how, survey=known).plan
     # A survey leaves out those that did not trade; to do so twice would tell too few bars.
     density = 1.0 if known else _density(lake, published)
-    return cost(planned, settings.requests_per_minute, density)
+    return cost(planned, settings.requests_per_minute, density, known.years if known else None)
 
 
 def _density(lake: Lake, published: Sequence[date]) -> float:
@@ -96,8 +95,9 @@ def _show_cost(told: Cost, settings: Settings) -> None:
         (f"minutes, at {settings.requests_per_minute:,} requests each", f"{told.minutes:,.1f}"),
         ("bars, expected", f"{told.bars:,}"),
         ("bars, at most", f"{told.bars_at_most:,}"),
-        ("size", f"{told.bytes / 1e6:,.1f} MB"),
+        ("size, of both layouts", f"{told.bytes / 1e6:,.1f} MB"),
         ("objects", f"{told.objects:,}"),
+        ("of them symbol-years", f"{told.symbol_years:,}"),
         ("PUTs on S3", f"${told.put_dollars:,.4f}"),
         ("storage on S3, a month", f"${told.storage_dollars_a_month:,.4f}"),
     ):

@@ -6,6 +6,7 @@ knowing what the lake holds.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -24,7 +25,8 @@ prices have fewer digits and pack a little better."""
 BYTES_PER_SYMBOL_IN_LEDGER = 9.0
 """Of a symbol without a bar: its name, quoted."""
 
-OBJECTS_PER_SESSION = 1
+BYTES_PER_SYMBOL_YEAR, BYTES_PER_BAR_OF_ONE = 1_370, 25.0
+"""Of a symbol-year: its footer, and each bar. 7 bars take 1,541 bytes, a whole year 7,660."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,9 @@ class Cost:
         sessions, symbols, chunks, requests: What is asked for, and in how many requests.
         minutes: At the account's rate, when nothing else is slower.
         bars: Expected bars; `bars_at_most` if every symbol traded in every session.
-        bytes: Of the session files.
-        objects: Objects written, each by one PUT.
+        symbol_years: Files per symbol and year that these sessions change.
+        bytes: Of the bars in both layouts.
+        objects: Sessions and symbol-years, each written by one PUT.
         put_dollars: Of the PUTs, on S3.
         storage_dollars_a_month: Of keeping the bytes, on S3.
     """
@@ -48,24 +51,36 @@ class Cost:
     minutes: float
     bars: int
     bars_at_most: int
+    symbol_years: int
     bytes: int
     objects: int
     put_dollars: float
     storage_dollars_a_month: float
 
 
-def cost(plan: Plan, requests_per_minute: float, density: float) -> Cost:
-    """What a plan costs.
+def cost(
+    plan: Plan,
+    requests_per_minute: float,
+    density: float,
+    traded: Mapping[str, Collection[int]] | None = None,
+) -> Cost:
+    """What a plan costs, when each year is published once at its end.
 
     Args:
         plan: The plan.
         requests_per_minute: The account's limit.
         density: Share of the expected bars that come, as earlier sessions showed.
+        traded: The years in which symbols traded, as a survey found; None: not known.
     """
     sessions = len(plan.sessions)
     bars = round(plan.expected * density)
-    size = round(bars * BYTES_PER_BAR + (plan.bars - bars) * BYTES_PER_SYMBOL_IN_LEDGER)
-    objects = sessions * OBJECTS_PER_SESSION
+    symbol_years = round(_symbol_years(plan, traded or {}) * density)
+    size = round(
+        bars * (BYTES_PER_BAR + BYTES_PER_BAR_OF_ONE)
+        + (plan.bars - bars) * BYTES_PER_SYMBOL_IN_LEDGER
+        + symbol_years * BYTES_PER_SYMBOL_YEAR
+    )
+    objects = sessions + symbol_years
     return Cost(
         sessions=sessions,
         symbols=len({symbol for chunk in plan.chunks for symbol in chunk.symbols}),
@@ -74,8 +89,17 @@ def cost(plan: Plan, requests_per_minute: float, density: float) -> Cost:
         minutes=plan.minutes(requests_per_minute),
         bars=bars,
         bars_at_most=plan.bars,
+        symbol_years=symbol_years,
         bytes=size,
         objects=objects,
         put_dollars=objects * DOLLARS_PER_PUT,
         storage_dollars_a_month=size / 1e9 * DOLLARS_PER_GB_MONTH,
     )
+
+
+def _symbol_years(plan: Plan, traded: Mapping[str, Collection[int]]) -> int:
+    found: set[tuple[str, int]] = set()
+    for chunk in plan.chunks:
+        for year in {day.year for day in chunk.sessions}:
+            found.update((s, year) for s in chunk.symbols if year in traded.get(s, (year,)))
+    return len(found)

@@ -1,12 +1,15 @@
 """What a plan costs is arithmetic that can be done by hand."""
 
 from dataclasses import asdict
+from datetime import date
 
 import pytest
 
 from datalake_assets.collection.cost import (
     BYTES_PER_BAR,
+    BYTES_PER_BAR_OF_ONE,
     BYTES_PER_SYMBOL_IN_LEDGER,
+    BYTES_PER_SYMBOL_YEAR,
     DOLLARS_PER_GB_MONTH,
     DOLLARS_PER_PUT,
     Cost,
@@ -26,15 +29,17 @@ def test_every_figure_of_a_plan() -> None:
         minutes=0.5,
         bars=4_500,
         bars_at_most=6_000,
-        bytes=4_500 * 293 // 10 + 1_500 * 9,
-        objects=6,
-        put_dollars=pytest.approx(6 * 0.005 / 1_000),
-        storage_dollars_a_month=pytest.approx(145_350 / 1e9 * 0.023),
+        symbol_years=750,
+        bytes=4_500 * 543 // 10 + 1_500 * 9 + 750 * 1_370,
+        objects=756,
+        put_dollars=pytest.approx(756 * 0.005 / 1_000),
+        storage_dollars_a_month=pytest.approx(1_285_350 / 1e9 * 0.023),
     )
 
 
 def test_prices_and_sizes_are_the_ones_that_are_documented() -> None:
     assert (BYTES_PER_BAR, BYTES_PER_SYMBOL_IN_LEDGER) == (29.3, 9.0)
+    assert (BYTES_PER_SYMBOL_YEAR, BYTES_PER_BAR_OF_ONE) == (1_370, 25.0)
     assert (DOLLARS_PER_PUT * 1_000, DOLLARS_PER_GB_MONTH) == (0.005, 0.023)
 
 
@@ -42,8 +47,17 @@ def test_what_is_known_of_the_symbols_counts_and_the_rest_stands_in_the_ledger()
     known = Plan((Chunk(names(10), tuple(WEEK), expected=45.0), Chunk(("Z",), (WEEK[0],))))
     told = cost(known, 200, 1.0)
     assert (told.bars, told.bars_at_most) == (46, 61)
-    assert told.bytes == 1_483  # 46 x 29.3 + 15 x 9
-    assert (told.symbols, told.sessions, told.objects) == (11, 6, 6)
+    assert told.bytes == 17_703  # 46 x (29.3 + 25) + 15 x 9 + 11 x 1,370
+    assert (told.symbols, told.sessions, told.objects) == (11, 6, 17)
+
+
+def test_a_symbol_year_is_written_once_for_each_year_in_which_the_symbol_traded() -> None:
+    turn = (date(2023, 12, 28), date(2023, 12, 29), date(2024, 1, 2))
+    made = Plan((Chunk(("A", "B", "C", "NEW"), turn[:2]), Chunk(("A", "B", "C", "NEW"), turn[1:])))
+
+    assert cost(made, 200, 1.0).symbol_years == 8, "nothing is known: every symbol in both years"
+    traded = {"A": {2023, 2024}, "B": {2024}, "C": set[int]()}
+    assert cost(made, 200, 1.0, traded).symbol_years == 5, "one that was not surveyed counts"
 
 
 def test_nothing_to_do_costs_nothing() -> None:
@@ -53,4 +67,4 @@ def test_nothing_to_do_costs_nothing() -> None:
 @pytest.mark.parametrize("density", [0.0, 1.0])
 def test_the_density_moves_bytes_from_bars_to_the_ledger(density: float) -> None:
     told = cost(plan(names(100), WEEK), 200, density)
-    assert told.bytes == (17_580 if density else 5_400)
+    assert told.bytes == (32_580 + 137_000 if density else 5_400)
