@@ -155,7 +155,7 @@ def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: Lake) -> None
         "duration_seconds_newest": 30.0,
         "silent_symbols": 0,
         "requests_last_day": 77,
-        "requests_share_of_plan": 77 / (1000 * 0.5),
+        "requests_share_of_plan": 77 / (1000 * 0.5 + 1),
     }
 
 

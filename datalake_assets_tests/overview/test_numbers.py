@@ -507,7 +507,15 @@ def test_sessions_collected_together_count_their_requests_once(lake: Lake) -> No
     assert (found.day, found.collections) == (date(2024, 7, 3), 2)
     assert (found.requests, found.retries, found.throttled) == (150, 2, 4)
     assert found.minutes == 1.5, "they overlap by half a minute"
-    assert found.share == 150 / (200 * 1.5)
+    assert found.share == 150 / (200 * 1.5 + 2)
+
+
+def test_a_collection_at_the_full_rate_is_all_of_the_plan_and_no_more(lake: Lake) -> None:
+    """At 200 a minute 31 requests have 30 waits between them, of 0.3 s each."""
+    publish(lake, DAYS[:1], seconds=9.0, requests=31)
+    found = look(lake).usage
+    assert found
+    assert found.share == 1.0
 
 
 def test_collections_with_a_pause_between_do_not_count_the_pause(lake: Lake) -> None:
