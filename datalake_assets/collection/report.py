@@ -7,6 +7,7 @@ Belongs here: the five states, the ledger, the statistics. Does not belong here:
 from __future__ import annotations
 
 import json
+import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -59,6 +60,11 @@ class Ledger:
             everywhere = Counter([s for state in State for s in getattr(self, state.value)])
             twice = [symbol for symbol in sorted(symbols) if everywhere[symbol] > 1]
             raise ValueError(f"{self.session}: two states for one symbol: {twice[:5]}")
+
+    def __repr__(self) -> str:
+        # With all of its names it would fill the screens of whoever looks at it in a notebook.
+        named = (f"{state.value}={reprlib.repr(getattr(self, state.value))}" for state in State)
+        return f"Ledger({self.session}, {', '.join(named)})"
 
     @property
     def symbols(self) -> frozenset[str]:

@@ -99,6 +99,9 @@ class Lake:
         self.store = store
         self._restatements = Restatements(store)
 
+    def __repr__(self) -> str:
+        return f"Lake({self.store.uri!r})"
+
     def claim(self, source: str) -> None:
         """Make the lake this source's, or make sure that it already is.
 

@@ -205,3 +205,12 @@ def test_statistics_tell_every_number_in_a_form_that_json_takes() -> None:
 def test_a_collection_that_took_no_time_has_no_throughput() -> None:
     now = datetime(2024, 7, 3, tzinfo=UTC)
     assert Statistics(now, now, 0.0, bars=5).bars_per_second == 0.0
+
+
+def test_a_ledger_of_a_whole_market_is_shown_in_a_few_lines() -> None:
+    many = tuple(f"S{number:04}" for number in range(6_000))
+    shown = repr(Ledger(MONDAY, present=many, failed={"Z": "boom"}))
+
+    assert shown.startswith(f"Ledger({MONDAY}, present=('S0000', 'S0001'")
+    assert "failed={'Z': 'boom'}" in shown
+    assert len(shown) < 300

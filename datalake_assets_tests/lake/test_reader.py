@@ -636,6 +636,7 @@ def test_a_lake_is_opened_by_uri_by_path_or_by_the_settings(
 
     for lake in (Lake.open(str(tmp_path)), Lake.open(tmp_path), Lake.open()):
         assert lake.symbols() == list(SYMBOLS)
+        assert repr(lake) == f"Lake('{tmp_path}')"
 
 
 def test_an_empty_uri_opens_no_other_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
