@@ -111,10 +111,25 @@ def test_a_symbol_without_a_bar_in_the_range_is_explained(lake: Lake) -> None:
     assert raw.stdout == ",".join(SCHEMA.names) + "\n"
     assert "AEF has no bar" in raw.stderr
     assert json.loads(run(lake, *words, "--json").stdout) == []
-    before = run(lake, "AEF", "--to", "2010-01-04")
-    assert before.stdout == (
-        "AEF has no bar from the first session to 2010-01-04, and no session is published\n"
-    )
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--to", "2010-01-04"), "2010-01-04 is before the first session of this lake"),
+        (("--from", "2030-01-04"), "2030-01-04 is after the newest session of this lake"),
+        (("--from", "2010-01-04", "--to", "2010-01-09"), "2010-01-08 is before the first session"),
+        (("--from", "2010-01-09", "--to", "2010-01-10"), "2010-01-10 is no trading session but a"),
+    ],
+)
+def test_a_range_of_which_the_lake_holds_nothing_is_explained(
+    lake: Lake, words: tuple[str, ...], why: str
+) -> None:
+    told = run(lake, "AEF", *words)
+
+    assert told.exit_code == 0
+    assert told.stdout.startswith("AEF has no bar from ")
+    assert f": {why}" in told.stdout
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import open_lake
 from datalake_assets.cli.terminal import err, out, plain_errors, tell
 from datalake_assets.lake.lake import Lake
@@ -85,14 +86,21 @@ def _bars(lake: Lake, symbol: str, first: str | None, last: str | None) -> tuple
     name = symbol.strip().upper()
     if not bars:
         within = [day for day in held if start is None or day >= as_day(start)]
-        why = f": {lake.explain(name, within[-1])}" if within else ", and no session is published"
-        return [], f"{name} has no bar from {start or 'the first session'} to {end or 'now'}{why}"
+        why = lake.explain(name, within[-1] if within else _meant(start, end))
+        return [], f"{name} has no bar from {start or 'the first session'} to {end or 'now'}: {why}"
     change = bars[-1]["close"] / bars[0]["close"] - 1
     return bars, (
         f"{name}  {bars[0]['session']} to {bars[-1]['session']}, {len(bars):,} sessions: "
         f"{bars[0]['close']:,.2f} to {bars[-1]['close']:,.2f} ({change:+.2%}), "
         "US dollars, unadjusted"
     )
+
+
+def _meant(start: date | str | None, end: date | None) -> date:
+    """The day to explain of a range of which the lake holds nothing: its last session, if any."""
+    if start is None or end is None:
+        return as_day(start or end or date.max)
+    return (market_calendar.sessions(as_day(start), end) or [end])[-1]
 
 
 # --- raw ---
