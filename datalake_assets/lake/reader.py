@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -179,19 +179,23 @@ class Reader:
             self._part(year, names, first, last) for year in self._looked_at(first.year, last.year)
         ]
         # All reads are under way before the first is waited for.
-        by_symbol = [
-            self._threads.map(self._symbol_year_bars, p.names, repeat(p.year)) for p in parts
-        ]
-        by_session = [self._threads.map(self._session_bars, p.days, repeat(names)) for p in parts]
-        for part, found in zip(parts, by_symbol, strict=True):
-            bars = dict(zip(part.names, found, strict=True))
-            if lost := frozenset(name for name, table in bars.items() if table is None):
-                tables += self._threads.map(self._session_bars, part.current, repeat(lost))
-            known = pa.concat_tables(
-                [empty(), *(table for table in bars.values() if table is not None)]
-            )
-            tables.append(_within(known, "session", part.current))
-        tables += chain.from_iterable(by_session)
+        by_symbol = [self._begun(self._symbol_year_bars, p.names, repeat(p.year)) for p in parts]
+        by_session = [self._begun(self._session_bars, p.days, repeat(names)) for p in parts]
+        under_way = [*chain.from_iterable(by_symbol), *chain.from_iterable(by_session)]
+        try:
+            for part, found in zip(parts, by_symbol, strict=True):
+                bars = {name: read.result() for name, read in zip(part.names, found, strict=True)}
+                if lost := frozenset(name for name, table in bars.items() if table is None):
+                    tables += self._threads.map(self._session_bars, part.current, repeat(lost))
+                known = pa.concat_tables(
+                    [empty(), *(table for table in bars.values() if table is not None)]
+                )
+                tables.append(_within(known, "session", part.current))
+            tables += [read.result() for read in chain.from_iterable(by_session)]
+        finally:
+            # After an error or Ctrl-C nobody waits for them, but the end of the process would.
+            for read in under_way:
+                read.cancel()
         rows = pa.concat_tables([empty(), *tables]).combine_chunks()
         rows = rows.sort_by([("symbol", "ascending"), ("session", "ascending")])
         there = frozenset(pc.unique(rows["symbol"]).to_pylist())
@@ -337,6 +341,9 @@ class Reader:
         key = layout.session_key(day)
         bars = session_file.decode_bars(self._store.get(key), self._store.url(key))
         return bars if names is None else _within(bars, "symbol", names)
+
+    def _begun(self, do: Callable[..., _Out], *items: Iterable[object]) -> list[Future[_Out]]:
+        return [self._threads.submit(do, *given) for given in zip(*items, strict=False)]
 
     def _each(self, do: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
         return list(self._threads.map(do, items))

@@ -366,6 +366,30 @@ def test_a_damaged_session_is_an_error_that_names_it(store: Store) -> None:
             ask(Reader(store))
 
 
+class _Held(CountingStore):
+    """A store in which reads of all sessions but the first wait until they are let go."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.let_go = threading.Event()
+
+    def get(self, key: str) -> bytes:
+        if key.startswith(layout.SESSIONS) and key != layout.session_key(DAYS[0]):
+            self.let_go.wait(60)
+        return super().get(key)
+
+
+def test_after_an_error_what_was_not_begun_is_not_read(store: Store) -> None:
+    store.put(layout.session_key(DAYS[0]), b"damaged")
+    held = _Held(store)
+    reader = Reader(held, workers=1)
+    with pytest.raises(BrokenFileError, match=str(DAYS[0])):
+        reader.bars(None)
+    held.let_go.set()
+    reader.bars("ZM", DAYS[1], DAYS[1])  # behind whatever is still to be read
+    assert held.kinds()[0] <= 3  # the damaged one, one that was begun, and this one
+
+
 def test_a_footer_longer_than_guessed_is_read_whole() -> None:
     store = open_store("memory://")
     days = [day for day in DAYS if day.year == 2024]
