@@ -91,8 +91,13 @@ def looked_at_again_at(session: date, sessions_later: int, delay: timedelta) -> 
 def newest(now: datetime, count: int, delay: timedelta) -> list[date]:
     """The newest sessions whose bars can be had, ascending."""
     # Sessions of the next days can't be had, and one of this day may not yet be.
-    found = market_calendar.previous_sessions(now.date() + timedelta(days=1), count + 1)
-    return [day for day in found if available_at(day, delay) <= now][-count:]
+    return [day for day in up_to(now.date(), count) if available_at(day, delay) <= now][-count:]
+
+
+def up_to(day: date, count: int) -> list[date]:
+    """So many sessions before a day and, when it is one, the day itself, ascending."""
+    before = market_calendar.previous_sessions(day, count)
+    return [*before, day] if market_calendar.is_session(day) else before
 
 
 def decide(

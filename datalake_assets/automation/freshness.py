@@ -66,7 +66,7 @@ class Deadlines:
 
     def newest_passed(self, now: datetime) -> date | None:
         """The newest session whose deadline has passed; None before the first one."""
-        days = market_calendar.previous_sessions(now.date() + timedelta(days=1), _LOOKED_BACK)
+        days = due.up_to(now.date(), _LOOKED_BACK)
         passed = [day for day in days if self.of_session(day) <= now]
         return passed[-1] if passed and passed[-1] >= self.first else None
 

@@ -25,6 +25,9 @@ FOR = "datalake/for"
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
 
+_LATEST = 20
+"""Attempts that are looked up, more than anybody makes for one reason: a year has had hundreds."""
+
 _PARTITION = "dagster/partition"
 _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -78,9 +81,12 @@ def partitions_of(tags: Mapping[str, str]) -> list[str]:
     return [day.isoformat() for day in days]
 
 
-def attempts(instance: dg.DagsterInstance, purpose: str, partition: str) -> list[Attempt]:
-    """The runs that were asked for a partition for this purpose."""
-    records = instance.get_run_records(dg.RunsFilter(tags={FOR: purpose, _PARTITION: partition}))
+def attempts(
+    instance: dg.DagsterInstance, purpose: str, partition: str | None = None
+) -> list[Attempt]:
+    """The newest runs that were asked for this purpose, about a partition if there are any."""
+    about = {_PARTITION: partition} if partition else {}
+    records = instance.get_run_records(dg.RunsFilter(tags={FOR: purpose, **about}), limit=_LATEST)
     return [
         Attempt(
             datetime.fromtimestamp(record.end_time or record.update_timestamp.timestamp(), UTC)

@@ -37,7 +37,7 @@ from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
 
-NEW, SECOND_LOOK, REPAIR, YEAR = "new session", "second look", "repair", "year"
+NEW, SECOND_LOOK, REPAIR, YEAR, REPORT = "new session", "second look", "repair", "year", "report"
 """What the runs are for: the values of the tag `runs.FOR`."""
 
 COLLECTING = (daily_ticks_job.name, repair_job.name, LAMBDA_SESSION_JOB)
@@ -50,6 +50,7 @@ GRANTED_TAG, DAY_TAG = "datalake/max_requests", "datalake/day"
 
 PATIENCE = due.Patience()
 
+_REPORT = LAKE_REPORT.to_user_string()
 _PUBLICATION = timedelta(hours=1)  # longer than any takes
 _REASONS = 8  # that one tick tells
 
@@ -229,7 +230,7 @@ def _report_follows() -> dg.SensorDefinition:
         "more is under way.",
     )
     def report_follows(
-        context: dg.SensorEvaluationContext,
+        context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
         newest = runs.newest_news(
             context.instance, (DAILY_TICKS, SYMBOL_YEAR_TICKS), (*COLLECTING, YEARS_JOB)
@@ -243,7 +244,24 @@ def _report_follows() -> dg.SensorDefinition:
         }
         if busy:
             return dg.SkipReason(f"{len(busy):,} partitions are still being worked on")
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"report {newest.isoformat()}")])
+        made = runs.attempts(context.instance, REPORT)
+        verdicts = due.decide(
+            clock.now(),
+            {_REPORT: "something happened since it was written"},
+            busy={},
+            attempts={_REPORT: [one for one in made if not one.ended or one.ended >= newest]},
+            patience=PATIENCE,
+            by_hand="dagster asset materialize -m datalake_assets.definitions --select",
+        )
+        requests = [
+            dg.RunRequest(
+                run_key=f"report {newest.isoformat()} #{verdict.attempt}",
+                tags={runs.FOR: REPORT},
+            )
+            for verdict in verdicts
+            if verdict.attempt
+        ]
+        return _answer(context, requests, [verdict.why for verdict in verdicts])
 
     return report_follows
 

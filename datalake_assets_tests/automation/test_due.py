@@ -70,6 +70,8 @@ def test_only_sessions_that_have_a_partition_are_ever_asked_for(
         ("2025-11-28 21:59", date(2025, 11, 26)),
         ("2025-11-28 22:00", date(2025, 11, 28)),  # a half day
         ("2025-11-30 12:00", date(2025, 11, 28)),  # Sunday
+        ("2035-12-31 21:59", date(2035, 12, 28)),  # the last one that the calendar knows
+        ("2035-12-31 22:00", date(2035, 12, 31)),
     ],
 )
 def test_the_newest_session_is_the_last_one_that_can_be_had(now: str, last: date) -> None:

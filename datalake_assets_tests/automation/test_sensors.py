@@ -421,3 +421,28 @@ def test_the_report_is_written_once_after_all_that_happened(tmp_path: Path) -> N
     world.end(report.run_id, good=True, materialized=[None], asset=LAKE_REPORT)
     assert world.tick("report_follows") == []
     assert world.skipped == "nothing happened since the report was written"
+
+
+def test_a_report_that_failed_is_tried_again_with_growing_pauses_and_given_up(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, utc("2025-12-05 22:00"))
+    run = create_run_for_test(world.instance, job_name="daily_ticks_job")
+    world.end(run.run_id, good=True, materialized=["2025-12-05"])
+    asked = []
+    for now in instants("2025-12-05 22:01", "2025-12-08 22:01", 10):
+        world.clock.time = now
+        for request in world.tick("report_follows"):
+            report = create_run_for_test(
+                world.instance, job_name="lake_report_job", tags=request.tags
+            )
+            world.end(report.run_id, good=False)
+            asked.append((now - utc("2025-12-05 22:01")) // timedelta(minutes=1))
+
+    assert asked == [0, 10, 40, 130, 400, 1120, 1840]
+    assert world.skipped == (
+        "lake_report: given up after 7 attempts; see its last run, then type "
+        "`dagster asset materialize -m datalake_assets.definitions --select lake_report`"
+    )
+    world.end(run.run_id, good=True, materialized=["2025-12-08"])
+    assert len(world.tick("report_follows")) == 1
