@@ -22,9 +22,11 @@ import pyarrow.compute as pc
 from datalake_assets.collection import bars as bars_table
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import (
+    OddBarError,
     PermanentError,
     RejectedSymbolError,
     StoppedError,
+    UnreadableError,
 )
 from datalake_assets.collection.plan import Chunk, Plan
 from datalake_assets.collection.progress import Display, Snapshot
@@ -325,9 +327,32 @@ class Collection:
                         outcome.rejected |= part.rejected
                     break
             except PermanentError as error:
-                outcome.failed |= dict.fromkeys(symbols, str(error))
+                outcome.failed |= self._without_odd_bars(symbols, chunk, error, outcome.bars)
                 break
         return outcome
+
+    def _without_odd_bars(
+        self, symbols: tuple[str, ...], chunk: Chunk, error: PermanentError, bars: list[pa.Table]
+    ) -> dict[str, str]:
+        """After an error, ask for those symbols of which there is an answer without it.
+
+        Halves as long as one half is well: so one symbol is found, and a source that is unwell
+        itself is not asked a thousand times.
+
+        Returns:
+            Those of which there is none, with the last error.
+        """
+        failed = {symbols: error}
+        while len(symbols) > 1 and len(failed) == 1 and _about_a_bar(error):
+            middle = len(symbols) // 2
+            failed = {}
+            for half in (symbols[:middle], symbols[middle:]):
+                try:
+                    bars.append(self._walk(half, chunk))
+                except PermanentError as again:
+                    failed[half] = error = again
+                    symbols = half
+        return {symbol: str(why) for half, why in failed.items() for symbol in half}
 
     def _walk(self, symbols: tuple[str, ...], chunk: Chunk) -> pa.Table:
         """Follow the pages of one request to their end.
@@ -382,6 +407,10 @@ class Collection:
         with self._lock:
             self._bytes += page.size
         return page
+
+
+def _about_a_bar(error: PermanentError) -> bool:
+    return isinstance(error, OddBarError) or isinstance(error.__cause__, UnreadableError)
 
 
 def _keys(table: pa.Table) -> set[tuple[str, date]]:

@@ -28,8 +28,19 @@ class ThrottledError(TransientError):
     """The account's limit is spent (HTTP 429): nobody should ask for a while."""
 
 
+class UnreadableError(TransientError):
+    """An answer that can't be read: damaged on its way, or one of its bars is none.
+
+    Sent again it may be whole; if it never is, without the symbol of that bar it is.
+    """
+
+
 class PermanentError(CollectionError):
     """A request that will fail the same way each time: its symbols fail, the others go on."""
+
+
+class OddBarError(PermanentError):
+    """A bar that can be read and is not what was asked for; the other symbols' may be."""
 
 
 class RejectedSymbolError(PermanentError):

@@ -21,12 +21,12 @@ import pyarrow as pa
 
 from datalake_assets.collection.bars import SCHEMA, empty
 from datalake_assets.collection.collect import Page
-from datalake_assets.collection.errors import PermanentError, TransientError
+from datalake_assets.collection.errors import OddBarError, TransientError, UnreadableError
 
 _NEW_YORK = ZoneInfo("America/New_York")
 
-# What an Arrow int64 holds; any other number would be no error of the source's but a crash here.
-_Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+# What an Arrow int64 holds; more would be no error of the source's but a crash here.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class _Bar(msgspec.Struct, gc=False):
@@ -35,8 +35,8 @@ class _Bar(msgspec.Struct, gc=False):
     h: float
     l: float  # noqa: E741 - Alpaca's own name
     c: float
-    v: _Int64
-    n: _Int64
+    v: _Count
+    n: _Count
     vw: float
 
 
@@ -62,14 +62,15 @@ def decode(body: bytes) -> Page:
     """Decode one answer of `/v2/stocks/bars` with daily bars.
 
     Raises:
-        TransientError: The body is no such answer: cut, damaged, or with `"bars": null`, from
-            which nothing may be concluded (a source without bars answers `{}`).
-        PermanentError: A bar does not start at midnight in New York, so it is no daily bar.
+        UnreadableError: The body is no such answer: cut, damaged, or with a bar that is none.
+        TransientError: It has `"bars": null`, from which nothing may be concluded (a source
+            without bars answers `{}`).
+        OddBarError: A bar does not start at midnight in New York, so it is no daily bar.
     """
     try:
         answer = _decoder.decode(body)
     except msgspec.DecodeError as error:
-        raise TransientError(f"the answer can't be read: {error}") from error
+        raise UnreadableError(f"the answer can't be read: {error}") from error
     if answer.bars is None:
         raise TransientError('the answer says "bars": null, which tells nothing')
     rows = [bar for bars in answer.bars.values() for bar in bars]
@@ -131,7 +132,7 @@ def _session_start(stamp: str) -> tuple[date, datetime]:
         # Go's zero time, 0001-01-01T00:00:00Z, is before the first day that New York has here.
         local = start.astimezone(_NEW_YORK)
     except (ValueError, OverflowError) as error:
-        raise TransientError(f"a bar has an unreadable time: {stamp!r}") from error
+        raise UnreadableError(f"a bar has an unreadable time: {stamp!r}") from error
     if start.tzinfo is None or local.timetz().replace(tzinfo=None) != datetime.min.time():
-        raise PermanentError(f"a bar of {stamp}, which is no midnight in New York: no daily bar")
+        raise OddBarError(f"a bar of {stamp}, which is no midnight in New York: no daily bar")
     return local.date(), start

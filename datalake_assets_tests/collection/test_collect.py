@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,11 +18,13 @@ from datalake_assets.collection import bars as bars_table
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Collection, Page
 from datalake_assets.collection.errors import (
+    OddBarError,
     PermanentError,
     RefusedError,
     RejectedSymbolError,
     ThrottledError,
     TransientError,
+    UnreadableError,
 )
 from datalake_assets.collection.plan import Chunk, Packing, Plan, plan, plan_each
 from datalake_assets.collection.progress import Display, Snapshot
@@ -467,6 +469,62 @@ def test_a_half_that_fails_costs_the_other_half_nothing() -> None:
     (ledger,) = ledgers(run(collection(plan(["A", "B", "C", "D"], [MONDAY]), source))).values()
     assert ledger.failed == {"A": "422", "B": "422"}
     assert ledger.present == ("C", "D")
+
+
+def spoiled(symbols: Iterable[str], error: Exception) -> tuple[Answering, list[tuple[str, ...]]]:
+    """A source that fails whatever names one of these symbols, and what it was asked."""
+    requests: list[tuple[str, ...]] = []
+
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        requests.append(asked)
+        if not frozenset(symbols).isdisjoint(asked):
+            raise error
+        return Page(every(asked), None)
+
+    return source, requests
+
+
+@pytest.mark.parametrize("odd", [0, 321, 499])
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [(OddBarError("no daily bar"), 1), (UnreadableError("Expected `int`, got `str`"), 3)],
+)
+def test_a_bar_that_is_none_costs_its_symbol_and_not_its_chunk(
+    odd: int, error: Exception, attempts: int
+) -> None:
+    symbols = names(500)
+    source, requests = spoiled({symbols[odd]}, error)
+    (ledger,) = ledgers(
+        run(collection(plan(symbols, [MONDAY]), source, retry=RetryPolicy(attempts=3)))
+    ).values()
+
+    assert list(ledger.failed) == [symbols[odd]]
+    assert str(error) in ledger.failed[symbols[odd]]
+    assert len(ledger.present) == 499
+    assert len(requests) <= attempts + 9 * (attempts + 1)
+
+
+@pytest.mark.parametrize("error", [OddBarError("no daily bar"), UnreadableError("garbled")])
+def test_a_source_that_is_unwell_itself_is_not_asked_symbol_by_symbol(error: Exception) -> None:
+    symbols = names(500)
+    source, requests = spoiled(symbols, error)
+    (ledger,) = ledgers(
+        run(collection(plan(symbols, [MONDAY]), source, retry=RetryPolicy(attempts=2)))
+    ).values()
+
+    assert tuple(ledger.failed) == symbols
+    assert len(requests) <= 3 * 2
+
+
+@pytest.mark.parametrize("error", [PermanentError("HTTP 422"), TransientError("HTTP 503")])
+def test_what_is_not_about_a_bar_is_not_asked_in_halves(error: Exception) -> None:
+    source, requests = spoiled({"B"}, error)
+    (ledger,) = ledgers(
+        run(collection(plan(["A", "B"], [MONDAY]), source, retry=RetryPolicy(attempts=2)))
+    ).values()
+
+    assert tuple(ledger.failed) == ("A", "B")
+    assert len(requests) == (2 if isinstance(error, TransientError) else 1)
 
 
 # Stopping
