@@ -28,7 +28,7 @@ from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.survey import Survey
 from datalake_assets.lake.lake import Lake, Standing, Written, repaired
 from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session
-from datalake_assets.lake.store import ChangedError
+from datalake_assets.lake.store import ChangedError, StoreError
 
 _TURN = 0.1
 """Seconds between two looks at the collections that run."""
@@ -104,7 +104,7 @@ class Publication:
         how: How to collect.
         survey: What is known of the years in which symbols traded, to pack by.
         repair: Start from what the lake holds and ask for its failed and pending symbols only;
-            a session that it does not hold is collected whole.
+            a session that it does not hold, or holds damaged, is collected whole.
     """
 
     def __init__(
@@ -121,7 +121,10 @@ class Publication:
         self._standing: set[date] = set()
         self._whole: set[date] = set()
         for day in wanted if repair else ():
-            if found := lake.standing(day):
+            found = None
+            with suppress(BrokenFileError):  # there is nothing to start from
+                found = lake.standing(day)
+            if found:
                 # Only what is missing is remembered; the bars are read again when it is there.
                 self._asked[day] = found.session.ledger.missing
                 self._standing.add(day)
@@ -202,9 +205,12 @@ class Publication:
                     days.popleft()
                     yield outcome
                     under_way.advance()
-        except BaseException:
+        except BaseException as error:
             for days, interrupted in under_way.stop():
-                self._salvage(days, interrupted, origin)
+                try:
+                    self._salvage(days, interrupted, origin)
+                except StoreError as lost:
+                    error.add_note(f"what was answered besides could not be kept: {lost}")
             raise
 
     def _write(
@@ -223,7 +229,7 @@ class Publication:
                 elif good and over and over.published:
                     # Not a newer one, which another collection left since: its answers are later.
                     self._lake.clear_incomplete(day)
-                elif _tells_something(session.ledger):
+                elif day not in self._whole and _tells_something(session.ledger):
                     written = self._keep_incomplete(session, findings, over)
                 break
             except ChangedError:
@@ -258,8 +264,8 @@ class Publication:
         waiting = None
         with suppress(BrokenFileError):  # a damaged one has no answers
             waiting = None if over else self._lake.standing(session.ledger.session)
-        if waiting and not waiting.published:
-            told = waiting.session.ledger
+        told = waiting.session.ledger if waiting and not waiting.published else None
+        if waiting and told and told.session == session.ledger.session:
             told = told.restricted_to(frozenset((*told.present, *told.no_print)))
             bars, ledger = repaired(session, waiting.session.bars, told)
             session, over = replace(session, bars=bars, ledger=ledger), waiting

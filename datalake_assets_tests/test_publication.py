@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,12 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import Finding, Thresholds, Verdict
 from datalake_assets.collection.collect import Fetch, Page
-from datalake_assets.collection.errors import PermanentError, RefusedError, TransientError
+from datalake_assets.collection.errors import (
+    PermanentError,
+    RefusedError,
+    StoppedError,
+    TransientError,
+)
 from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
@@ -36,7 +41,7 @@ from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake import layout
 from datalake_assets.lake.coverage import coverage
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.session_file import BrokenFileError, Session
+from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.store import Store, open_store
 from datalake_assets.publication import How, Origin, Outcome, Publication
 from datalake_assets.sources.alpaca import Account, AlpacaSource
@@ -201,6 +206,14 @@ def test_a_repair_of_a_whole_session_asks_nothing_and_writes_nothing() -> None:
     assert (outcome.published, outcome.written, outcome.asked) == (True, None, 0)
     assert object_of(lake, MONDAY) == before
     assert len(source.requests) == requests
+
+
+def test_a_repair_that_has_nothing_to_ask_writes_nothing_though_the_audit_is_stricter_now() -> None:
+    odd = [row | {"open": 1e6} for row in every(SYMBOLS).to_pylist()]
+    lake, source = new_lake(), ScriptedSource(table(odd))
+    collect(lake, source, {MONDAY: SYMBOLS}, thresholds=Thresholds(invalid_bars=1.0))
+    (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, repair=True).values()
+    assert (outcome.published, outcome.written, lake.incomplete()) == (False, None, [])
 
 
 def test_a_repair_of_a_session_that_the_lake_lacks_collects_it_whole() -> None:
@@ -474,23 +487,27 @@ def test_a_session_that_was_not_published_is_no_measure_for_the_next() -> None:
     assert finding(outcomes[DAYS[3]], "coverage").offenders == (once[DAYS[0]], once[DAYS[2]])
 
 
-def test_a_damaged_session_before_costs_nothing_of_what_was_collected() -> None:
+def test_a_damaged_session_before_keeps_no_session_from_being_published() -> None:
     lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
-    collect(lake, source, {DAYS[0]: SYMBOLS})
+    collect(lake, source, dict.fromkeys(DAYS[:2], SYMBOLS))
     lake.store.put(layout.session_key(DAYS[0]), b"PAR1 damaged PAR1")
-    with suppress(BrokenFileError):
-        collect(lake, source, dict.fromkeys(DAYS[1:4], SYMBOLS))
-    assert sorted({*lake.sessions(), *lake.incomplete()}) == DAYS[:4]
-    assert [standing(lake, day).ledger.present for day in DAYS[1:4]] == [SYMBOLS] * 3
+    outcomes = collect(lake, source, dict.fromkeys(DAYS[2:4], SYMBOLS))
+    assert [outcome.published for outcome in outcomes.values()] == [True, True]
+    assert finding(outcomes[DAYS[2]], "coverage").value == 1.0, "compared with the whole one"
 
 
-def test_a_damaged_session_is_mended_by_collecting_it_again() -> None:
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_damaged_session_is_mended_by_collecting_it_again(repair: bool, waiting: bool) -> None:
     lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
     collect(lake, source, dict.fromkeys(DAYS, SYMBOLS))
     whole = object_of(lake, DAYS[3])
-    lake.store.put(layout.session_key(DAYS[3]), whole[:5000])
-    collect(lake, source, {DAYS[3]: SYMBOLS})
+    key = layout.incomplete_key(DAYS[3]) if waiting else layout.session_key(DAYS[3])
+    lake.store.put(key, whole[:5000])
+    (outcome,) = collect(lake, source, {DAYS[3]: SYMBOLS}, repair=repair).values()
+    assert (outcome.published, outcome.asked) == (True, 200)
     assert alike_but_for(object_of(lake, DAYS[3]), whole, PROVENANCE)
+    assert lake.incomplete() == []
 
 
 def test_symbols_may_differ_from_session_to_session() -> None:
@@ -527,6 +544,7 @@ def stuck_after(fetch: Fetch, requests: int) -> Iterator[Fetch]:
             silent = asked > requests
         if silent:
             over.wait(60)
+            raise StoppedError("nobody waits for it any more")
         return fetch(symbols, first, last, token)
 
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -42,6 +43,9 @@ _YEARS = pa.list_(pa.int16())
 _FOOTER_GUESS = 256 * 1024
 """Bytes from the end of a session file that hold its footer, ledger included, in all but odd
 cases: 7,000 symbols need about 40 KB, most of it data."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class WrongLakeError(RuntimeError):
@@ -269,15 +273,16 @@ class Lake:
         return max(found, key=lambda one: one.session.provenance.collected_at, default=None)
 
     def printed(self, days: Iterable[date]) -> dict[date, frozenset[str]]:
-        """The symbols that printed in each of these sessions that is published."""
+        """The symbols that printed in each of these sessions that is published, and whole."""
         found: dict[date, frozenset[str]] = {}
         for day in days:
             try:
-                data = self.store.get(layout.session_key(day))
+                found[day] = frozenset(self.read(day).ledger.present)
             except FileNotFoundError:
                 continue
-            where = self.store.url(layout.session_key(day))
-            found[day] = frozenset(session_file.decode(data, where).ledger.present)
+            except BrokenFileError as error:
+                # Those after it are collected all the same: nobody else may be there to mend it.
+                _log.warning("%s. Until then no session is compared with it", error)
         return found
 
     def sessions(self) -> list[date]:
@@ -465,6 +470,8 @@ class Lake:
 def _kept(session: Session, published: Session) -> Session:
     """The session, with what is published of the symbols that it failed to ask or to get."""
     told = published.ledger
+    if told.session != session.ledger.session:
+        return session  # somebody put another session in its place, which this one mends
     told = told.restricted_to(frozenset((*told.present, *told.no_print)))
     bars, ledger = repaired(session, published.bars, told)
     return replace(session, bars=bars, ledger=ledger)

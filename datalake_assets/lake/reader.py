@@ -420,7 +420,9 @@ class Reader:
             universe = f"nor in the universe of {days[-1]}"
         unknown = [name for name in doubtful if name not in known]
         if unknown:
-            near = sorted({near for name in unknown for near in get_close_matches(name, known, 3)})
+            near = sorted(
+                {near for name in unknown[:5] for near in get_close_matches(name, known, 3)}
+            )
             shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
             raise NotInLakeError(
                 f"this lake knows no symbol {shown}: it is in no published year, not in "
