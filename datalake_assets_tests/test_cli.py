@@ -159,7 +159,7 @@ def test_without_a_command_it_shows_its_help() -> None:
         ("--repair", "give either --session, or --from and --to"),
         ("--from 2024-07-03 --to 2024-07-01", "--to 2024-07-01 is before --from 2024-07-03"),
         ("--from 2024-07-06 --to 2024-07-07", "no session that can be collected from 2024-07-06"),
-        ("--from 2010-01-04 --to 2010-12-31", "there are 2011-01-03 to 20"),
+        ("--from 2010-01-04 --to 2010-12-31", "2010-12-31 can't be collected: the first session"),
     ],
 )
 def test_what_cannot_be_collected_is_refused_before_anything_is_done(
@@ -170,6 +170,23 @@ def test_what_cannot_be_collected_is_refused_before_anything_is_done(
     assert result.exit_code == 2
     assert told in plain(result.stderr)
     assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["plan", "backfill"])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--from 2035-01-02", "2035-01-02 can't be collected: the newest session that has closed"),
+        ("--to 2010-12-31", "2010-12-31 can't be collected: the first session is 2011-01-03"),
+    ],
+)
+def test_a_day_out_of_reach_is_not_held_against_one_that_nobody_typed(
+    command: str, arguments: str, told: str
+) -> None:
+    result = invoke(command, *arguments.split())
+
+    assert result.exit_code == 2
+    assert told in plain(result.stderr)
 
 
 @pytest.mark.parametrize("command", ["demo", "status", "collect --session 2024-07-03"])

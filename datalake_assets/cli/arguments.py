@@ -53,6 +53,10 @@ def one_session(keys: Sequence[str], text: str) -> date:
 def span(keys: Sequence[str], first: str, last: str) -> tuple[date, date]:
     """The first and the last session meant, of those that can be collected."""
     start, end = _day("--from", first), _day("--to", last)
+    # Before they are compared: one of the two may be a default, which nobody typed.
+    for day, outside in ((start, f"{start}" > keys[-1]), (end, f"{end}" < keys[0])):
+        if outside:
+            raise typer.BadParameter(f"{day} can't be collected: {_why_not(day, keys)}")
     if end < start:
         raise typer.BadParameter(f"--to {end} is before --from {start}")
     meant = [key for key in keys if start.isoformat() <= key <= end.isoformat()]
