@@ -106,6 +106,10 @@ class Lake:
     def __repr__(self) -> str:
         return f"Lake({self.store.uri!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the reader's threads: another process looks for itself."""
+        return {name: value for name, value in vars(self).items() if name != "_reader"}
+
     def claim(self, source: str) -> None:
         """Make the lake this source's, or make sure that it already is.
 

@@ -33,7 +33,7 @@ from datalake_assets.collection.bars import empty
 from datalake_assets.lake import layout, session_file, symbol_year_file, universe_file
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.session_file import BrokenFileError, Session
-from datalake_assets.lake.store import Store
+from datalake_assets.lake.store import Store, require_unforked
 
 SESSION_COST = 3
 """How many symbol-years can be read in the time of one session of the whole market.
@@ -124,10 +124,15 @@ class Reader:
 
     def __init__(self, store: Store, workers: int = _WORKERS) -> None:
         self._store = store
-        self._threads = ThreadPoolExecutor(workers, "lake-reader")
+        self._pool = ThreadPoolExecutor(workers, "lake-reader")
         self._years: dict[int, _Year] = {}
         self._manifests: dict[int, Manifest] = {}
         self._reading_manifests = threading.Lock()
+
+    @property
+    def _threads(self) -> ThreadPoolExecutor:
+        require_unforked()
+        return self._pool
 
     def refresh(self) -> None:
         """Look again what lies in the lake at the next question."""

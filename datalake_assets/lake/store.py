@@ -18,6 +18,9 @@ What `obstore` guarantees, and what it doesn't:
   passing. Ours are: each can tell what the lost request did.
 
 `LocalStore` has no conditional replacement, so a folder's is made of a lock and a comparison.
+
+obstore's threads don't survive a fork: a child that calls it waits for ever, on S3 even with a
+store of its own. It is told so instead (`require_unforked`).
 """
 
 import builtins
@@ -89,6 +92,27 @@ class Patience:
 
 
 PATIENCE = Patience()
+
+
+_process: int | None = None
+"""The process that used a store first; its forks inherit the number, and no thread."""
+
+
+def require_unforked() -> None:
+    """Refuse to wait for threads that this process was forked without.
+
+    Raises:
+        StoreError: It was forked from one that had used a store.
+    """
+    global _process
+    if _process is None:
+        _process = os.getpid()
+    elif _process != os.getpid():
+        raise StoreError(
+            "this process was forked from one that had used a lake, and the threads that read for "
+            "it are not here: use multiprocessing.get_context('spawn') or threads, or open the "
+            "lake in the children alone"
+        )
 
 
 class StoreError(RuntimeError):
@@ -355,6 +379,7 @@ class Store:
     @contextmanager
     def _attempt(self, verb: str, key: str | None, *, making: bool = False) -> Iterator[Backend]:
         """Gives the backend, and turns its errors into ours."""
+        require_unforked()
         place = self.uri if key is None else self.url(key)
         try:
             if self._backend is None:

@@ -1,6 +1,7 @@
 """A reader gives what the sessions hold, whatever the symbol-years are, and tells why not."""
 
 import logging
+import pickle
 import random
 import re
 import secrets
@@ -719,6 +720,46 @@ def test_coverage_of_some_days_tells_of_these_alone(store: Store) -> None:
     assert not (*found.waiting, *found.damaged, *found.to_repair)
     with pytest.raises(ValueError, match="the end, 2023-12-29, is before the start"):
         lake.coverage(DAYS[2], DAYS[1])
+
+
+def test_a_lake_that_was_read_goes_to_another_process(tmp_path: Path) -> None:
+    fill(open_store(str(tmp_path)))
+    lake = Lake.open(tmp_path)
+    bars = lake.bars("AAPL")
+
+    assert pickle.loads(pickle.dumps(lake)).bars("AAPL") == bars
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["lake.bars('AAPL')", "lake.session('2024-01-02')", f"Lake.open({'{}'!r}).bars('AAPL')"],
+)
+def test_a_forked_child_is_told_what_to_do_instead_of_waiting_for_ever(
+    tmp_path: Path, question: str
+) -> None:
+    fill(open_store(str(tmp_path)))
+    code = (
+        "import faulthandler, os, sys\n"
+        "from datalake_assets import Lake\n"
+        "lake = Lake.open(sys.argv[1])\n"
+        "lake.bars('AAPL')\n"
+        "if (child := os.fork()) == 0:\n"
+        "    faulthandler.dump_traceback_later(30, exit=True)\n"
+        f"    print({question.format(tmp_path)})\n"
+        "else:\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "StoreError: this process was forked from one that had used a lake" in done.stderr
+    assert "get_context('spawn')" in done.stderr
 
 
 def test_importing_the_package_imports_neither_arrow_nor_the_lake() -> None:
