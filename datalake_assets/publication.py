@@ -104,7 +104,8 @@ class Publication:
         how: How to collect.
         survey: What is known of the years in which symbols traded, to pack by.
         repair: Start from what the lake holds and ask for its failed and pending symbols only;
-            a session that it does not hold, or holds damaged, is collected whole.
+            a session that it does not hold, or holds damaged, or that lacks nothing and did not
+            pass, is collected whole.
     """
 
     def __init__(
@@ -120,16 +121,21 @@ class Publication:
         self._asked = {day: tuple(symbols) for day, symbols in wanted.items()}
         self._standing: set[date] = set()
         self._whole: set[date] = set()
+        self._printed: dict[date, frozenset[str] | None] = {}
         for day in wanted if repair else ():
             found = None
             with suppress(BrokenFileError):  # there is nothing to start from
                 found = lake.standing(day)
-            if found:
-                # Only what is missing is remembered; the bars are read again when it is there.
-                self._asked[day] = found.session.ledger.missing
-                self._standing.add(day)
-                if found.published and not found.session.ledger.missing:
-                    self._whole.add(day)
+            if not found:
+                continue
+            missing = found.session.ledger.missing
+            if not missing and not found.published and not passed(self._audit(found.session)):
+                continue  # it was answered whole and did not pass: all of it is asked for again
+            # Only what is missing is remembered; the bars are read again when it is there.
+            self._asked[day] = missing
+            self._standing.add(day)
+            if found.published and not missing:
+                self._whole.add(day)
         self._windows = [
             (
                 days,
@@ -141,7 +147,6 @@ class Publication:
             )
             for days in windows(self._asked)
         ]
-        self._printed: dict[date, frozenset[str] | None] = {}
 
     @property
     def plan(self) -> Plan:

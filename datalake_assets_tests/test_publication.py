@@ -224,6 +224,28 @@ def test_a_repair_of_a_session_that_the_lake_lacks_collects_it_whole() -> None:
     assert lake.sessions() == DAYS[:2]
 
 
+def test_a_repair_of_what_was_answered_whole_and_did_not_pass_asks_for_all_of_it() -> None:
+    lake, clock = new_lake(), FakeClock()
+    source = ScriptedSource(every(SYMBOLS, DAYS))
+    collect(lake, source, {DAYS[0]: SYMBOLS}, clock=clock)
+    collect(lake, ScriptedSource(every(SYMBOLS[:9], DAYS)), {DAYS[1]: SYMBOLS}, clock=clock)
+    assert (lake.incomplete(), standing(lake, DAYS[1]).ledger.missing) == ([DAYS[1]], ())
+    clock.advance(60)
+    (outcome,) = collect(lake, source, {DAYS[1]: SYMBOLS}, repair=True, clock=clock).values()
+    assert (outcome.published, outcome.asked, lake.incomplete()) == (True, 200, [])
+    assert lake.read(DAYS[1]).ledger.present == SYMBOLS
+
+
+def test_a_repair_publishes_what_an_interruption_left_whole_without_asking() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
+    collect(lake, source, {MONDAY: SYMBOLS}, clock=clock)
+    whole = lake.read(MONDAY)
+    lake.store.delete(layout.session_key(MONDAY))
+    lake.keep_incomplete(whole, [])
+    (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, repair=True, clock=clock).values()
+    assert (outcome.published, outcome.asked, lake.sessions()) == (True, 0, [MONDAY])
+
+
 def test_a_repair_that_fails_again_keeps_what_it_did_bring() -> None:
     lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
     error = PermanentError("HTTP 404")

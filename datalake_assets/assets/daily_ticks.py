@@ -172,14 +172,11 @@ class _Told:
     published: bool
     findings: list[Finding]
     failures: list[tuple[str, str]]
-    missing: int
 
     @classmethod
     def of(cls, outcome: Outcome) -> Self:
-        ledger = outcome.ledger
-        failures = list(ledger.failed.items())[:SHOWN]
-        told = (ledger.session, outcome.published, outcome.findings, failures)
-        return cls(*told, missing=len(ledger.missing))
+        failures = list(outcome.ledger.failed.items())[:SHOWN]
+        return cls(outcome.ledger.session, outcome.published, outcome.findings, failures)
 
 
 def _collect(
@@ -394,9 +391,14 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         broken = [finding for finding in session.findings if finding.verdict is Verdict.FAIL]
         reasons = ", ".join(f"{finding.rule} ({finding.detail})" for finding in broken)
         lines.append(f"{session.session}: {reasons}")
+    first, last = failed[0].session, failed[-1].session
+    span = f"--session {first}" if first == last else f"--from {first} --to {last}"
     count = "1 session" if len(failed) == 1 else f"{len(failed):,} sessions"
     head = f"{count} did not pass the audit, so nothing of it was published:"
-    advice = f"What was collected waits in {lake.store.url(layout.INCOMPLETE)}. {_advice(failed)}"
+    advice = (
+        f"What was collected waits in {lake.store.url(layout.INCOMPLETE)}. To ask for what is "
+        f"missing: datalake collect {span} --repair"
+    )
     text = "\n".join([head, *lines, advice])
     failures = [
         dg.TableRecord({"session": str(session.session), "symbol": symbol, "error": error})
@@ -410,17 +412,3 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         metadata["first_failures"] = dg.MetadataValue.table(failures[:SHOWN])
     # The collector has retried what can pass; a second run would only ask all of it again.
     return dg.Failure(text, metadata=metadata, allow_retries=False)
-
-
-def _advice(failed: Sequence[_Told]) -> str:
-    """What to type. A repair asks for nothing of a session that was answered whole."""
-    told = []
-    if missing := [session.session for session in failed if session.missing]:
-        first, last = missing[0], missing[-1]
-        span = f"--session {first}" if first == last else f"--from {first} --to {last}"
-        told.append(f"To ask for what is missing: datalake collect {span} --repair")
-    if whole := [session.session for session in failed if not session.missing]:
-        typed = "; ".join(f"datalake collect --session {day}" for day in whole[:3])
-        more = f"; and {len(whole) - 3:,} more" if len(whole) > 3 else ""
-        told.append(f"To ask again, later, for what was answered whole: {typed}{more}")
-    return ". ".join(told)

@@ -10,7 +10,6 @@ import html
 import json
 import threading
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 import dagster as dg
@@ -164,9 +163,6 @@ def _advice(run: dg.DagsterRun, about: list[str]) -> str:
     if about and (run.job_name in COLLECTING or DAILY_TICKS in assets):
         if len(about) > 1:
             return f"Type: datalake backfill --from {about[0]} --to {about[-1]}"
-        # The sensor asks anew, without `repair`, for a session of which no symbol is missing.
-        config: Any = run.run_config
-        knobs = config.get("resources", {}).get("collector", {}).get("config", {})
-        repair = knobs.get("repair", run.job_name == repair_job.name)
-        return f"Type: datalake collect --session {about[0]}{' --repair' if repair else ''}"
+        repair = " --repair" if run.job_name == repair_job.name else ""
+        return f"Type: datalake collect --session {about[0]}{repair}"
     return "Look at the run in Dagster's UI."

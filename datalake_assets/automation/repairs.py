@@ -34,7 +34,7 @@ class Broken:
 
     Args:
         missing: Symbols that failed or were not asked for; 0 when it failed its audit otherwise.
-        symbols: Symbols to ask for: these, or when there are none all of them.
+        symbols: Symbols that a repair asks for: these, or when there are none all of them.
         incomplete: Whether it waits in `incomplete/`.
         tries: Repairs asked for since it last got better.
         not_before: No repair before this instant.
@@ -58,13 +58,11 @@ class Repair:
 
     Args:
         session: The session.
-        symbols_only: Ask for the missing symbols only; otherwise for the whole session.
         granted: Requests that it may use.
         last: Whether it is the last one by itself.
     """
 
     session: str
-    symbols_only: bool
     granted: int
     last: bool
 
@@ -175,6 +173,5 @@ class Holes:
                 broken.not_before = (now + PATIENCE.pause(broken.tries)).isoformat()
                 last = broken.tries == PATIENCE.attempts
                 told.append(f"{day}: repair {broken.tries}, with {granted} requests at most")
-                # What lacks no symbol and failed its audit all the same is asked for as a whole.
-                chosen.append(Repair(day, broken.missing > 0, granted, last))
+                chosen.append(Repair(day, granted, last))
         return chosen, told

@@ -338,7 +338,7 @@ def _older(settings: Settings, wanted: list[date], published: frozenset[str]) ->
 
 
 def _repair_of(repair: Repair, now: datetime) -> dg.RunRequest:
-    knobs = {"repair": repair.symbols_only, "max_requests": repair.granted}
+    knobs = {"repair": True, "max_requests": repair.granted}
     return dg.RunRequest(
         run_key=f"{REPAIR} {repair.session} {now.isoformat()}",
         partition_key=repair.session,

@@ -48,7 +48,7 @@ def backfill(
 ) -> None:
     """Collect every session of a range that is not published yet.
 
-    Stopped or killed at any moment, the same command goes on where it was.
+    Stopped or killed at any moment, the same command goes on with those that are not.
     """
     with plain_errors():
         settings = Settings.load()

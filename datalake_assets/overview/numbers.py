@@ -468,26 +468,23 @@ class Overview:
         # Of both, the one that waits lacks more.
         told = {s.session: s.counts for s in (*self.held.published, *self.held.waiting)}
         days = [day for day in self.held.to_repair if day not in damaged]
-        lacking = [day for day in days if any(told[day][state] for state in _UNANSWERED)]
         # An interrupted backfill leaves up to three windows of them, all in a row.
-        runs = [(day, day) for day in lacking]
-        if len(lacking) > SPELLED_OUT:
-            runs = spans(lacking, list(self.held.sessions))
-        steps = {}
+        runs = [(day, day) for day in days]
+        if len(days) > SPELLED_OUT:
+            runs = spans(days, list(self.held.sessions))
+        steps = []
         for first, last in runs:
-            held = [told[day] for day in lacking if first <= day <= last]
+            held = [told[day] for day in days if first <= day <= last]
             failed, pending = (sum(counts[state] for counts in held) for state in _UNANSWERED)
             what, which = f"{first}", f"--session {first}"
             if first != last:
                 what = f"{_many(len(held), 'session')} from {first} to {last}"
                 which = f"--from {first} --to {last}"
-            why = f"{what}: {failed:,} failed, {pending:,} pending"
-            steps[first] = Step(why, f"collect {which} --repair")
-        for day in set(days) - set(lacking):
-            # A repair would ask for nothing, and find the same again.
-            why = f"{day}: answered whole, did not pass its audit"
-            steps[day] = Step(why, f"collect --session {day}")
-        return [steps[day] for day in sorted(steps)]
+            why = f"{failed:,} failed, {pending:,} pending"
+            if not failed and not pending:
+                why = "answered whole, did not pass"
+            steps.append(Step(f"{what}: {why}", f"collect {which} --repair"))
+        return steps
 
     def _publish(self) -> list[Step]:
         damaged = {damage.step.command for damage in self.damaged}

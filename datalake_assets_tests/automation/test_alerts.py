@@ -155,9 +155,8 @@ def failed(
     Lake(open_store(uri)).claim("alpaca sip")
     definitions = build_definitions(Settings.load({}), lake=LakeResource(uri=uri))
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    config = quiet | which.pop("run_config", {})
     result = definitions.resolve_job_def(job).execute_in_process(
-        instance=instance, raise_on_error=False, run_config=config, **which
+        instance=instance, raise_on_error=False, run_config=quiet, **which
     )
     assert not result.success
     return context_of(instance, result.run_id, result.get_run_failure_event())
@@ -224,17 +223,6 @@ def test_what_to_type_follows_from_the_job_and_its_partitions(
 
     assert text.splitlines()[0] == head
     assert text.splitlines()[-1] == advice
-
-
-@pytest.mark.parametrize(("knob", "typed"), [(True, " --repair"), (False, "")])
-def test_a_session_of_which_no_symbol_is_missing_is_not_to_be_repaired(
-    instance: dg.DagsterInstance, tmp_path: Path, knob: bool, typed: str
-) -> None:
-    config = {"resources": {"collector": {"config": {"repair": knob}}}}
-    context = failed(*(instance, tmp_path, "repair_job"), partition_key=SESSION, run_config=config)
-
-    advice = failure_text(context).splitlines()[-1]
-    assert advice == f"Type: datalake collect --session {SESSION}{typed}"
 
 
 def test_a_run_that_a_sensor_asked_for_is_told_to_be_tried_again(

@@ -169,7 +169,7 @@ def test_a_session_that_did_not_pass_is_told_with_what_it_lacks(lake: Lake) -> N
     ]
 
 
-def test_what_was_answered_whole_and_did_not_pass_is_collected_anew(lake: Lake) -> None:
+def test_what_was_answered_whole_and_did_not_pass_is_told_so(lake: Lake) -> None:
     whole(lake, DAYS[:-1])
     half, rest = SYMBOLS[:50], SYMBOLS[50:]
     lake.keep_incomplete(*collected(DAYS[-1], half, before=[SYMBOLS] * 5, no_print=tuple(rest)))
@@ -178,11 +178,8 @@ def test_what_was_answered_whole_and_did_not_pass_is_collected_anew(lake: Lake) 
 
     assert found.counts[SessionState.INCOMPLETE] == 1
     assert [(step.why, step.command) for step in found.steps] == [
-        (
-            "2024-07-03: answered whole, did not pass its audit",
-            "collect --session 2024-07-03",
-        )
-    ], "a repair would ask for nothing"
+        ("2024-07-03: answered whole, did not pass", "collect --session 2024-07-03 --repair")
+    ]
 
 
 @pytest.mark.parametrize(("waiting", "one_by_one"), [(5, True), (6, False)])
