@@ -226,7 +226,8 @@ def test_the_words_and_commands_are_those_of_the_overview(lake: Lake) -> None:
 
 
 def test_more_to_do_than_can_be_shown_at_once_is_counted(lake: Lake) -> None:
-    for day in DAYS:
+    fill(lake)
+    for day in DAYS[::2]:  # of those in a row one command repairs all
         lake.publish(*collected(day, SYMBOLS[:1], failed={"ZZZ": "boom"}))
     found = look(lake)
 

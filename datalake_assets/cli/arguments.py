@@ -32,6 +32,22 @@ def open_lake(settings: Settings) -> Lake:
     return Lake(open_store(settings.lake_uri))
 
 
+def claimed_lake(settings: Settings) -> Lake:
+    """The lake of the settings, to collect into: what no run could do is found out before it.
+
+    Raises:
+        SettingsError: The list of symbols can't be read.
+        WrongLakeError: The lake holds bars of another source.
+    """
+    from datalake_assets.definitions import build_source
+
+    settings.read_symbols()
+    lake = open_lake(settings)
+    # As for a run: what is named by its environment variable gets its value.
+    lake.claim(build_source(settings).process_config_and_initialize().identity)
+    return lake
+
+
 def partitions(settings: Settings) -> list[str]:
     """The sessions that can be collected now, as Dagster knows them."""
     from datalake_assets.partitions import session_partitions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 
 import typer
 from rich.table import Table
@@ -74,10 +75,11 @@ def _first_look(lake: Lake, newest: date) -> None:
         )
     out.print(table)
     sessions = lake.store.url(layout.SESSIONS)
+    python = Path(command()).with_name("python")
     out.print(
         f"{bars.num_rows:,} bars of {newest} lie in {sessions}. Next:\n"
-        f"  duckdb -c \"SELECT * FROM '{sessions}/*/*.parquet' WHERE symbol = "
-        f"'{top['symbol'][0].as_py()}' ORDER BY session\"\n"
+        f'  {python} -c "from datalake_assets import Lake; '
+        f"print(Lake.open('{lake.store.uri}').bars('{top['symbol'][0].as_py()}').to_pandas())\"\n"
         f"  {command()} show {top['symbol'][0].as_py()}: its bars, drawn\n"
         f"  {command()} status: what the lake holds; the same as a page:\n"
         f"    {lake.store.url(layout.REPORT)}\n"

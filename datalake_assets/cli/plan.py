@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from datalake_assets import market_calendar
-from datalake_assets.cli.arguments import From, Json, To, open_lake, partitions, span
+from datalake_assets.cli.arguments import From, Json, To, claimed_lake, partitions, span
 from datalake_assets.cli.terminal import err, out, plain_errors, tell
 from datalake_assets.collection.cost import PRICES_OF, Cost, cost
 from datalake_assets.collection.universe import symbols_for
@@ -52,14 +52,13 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     from datalake_assets.listing import take_survey
     from datalake_assets.publication import Publication
 
-    lake = open_lake(settings)
+    lake = claimed_lake(settings)
     # As for a run: what is named by its environment variable gets its value.
     collector = build_collector(settings).process_config_and_initialize()
     source = build_source(settings).process_config_and_initialize()
     published = lake.sessions()
     if missing:
         days = sorted(frozenset(days).difference(published))
-    lake.claim(source.identity)
     with source.open(collector) as alpaca, collector.how(source.account) as how:
         found = lake.universe()
         if found is None:

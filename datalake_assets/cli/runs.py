@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from datalake_assets.cli.arguments import claimed_lake
 from datalake_assets.cli.terminal import TerminalDisplay, command, err, out, tell
 from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
@@ -45,6 +46,7 @@ def materialize(settings: Settings, start: date, end: date, **knobs: bool) -> bo
     # Without keys it is the embedded exchange, and nobody must take its bars for real ones.
     where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
     tell(out, f"Collecting {_days(start, end)} from {where} into {settings.lake_uri} …")
+    claimed_lake(settings)
     with instance() as records:
         config = {"resources": {"collector": {"config": knobs}}}
         result = _run(

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -51,7 +52,12 @@ _LEGEND = (
 """What stands for a week, and how it is told."""
 
 
-def status(as_json: Json = False) -> None:
+def status(
+    as_json: Json = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="End with exit code 1 when there is something to do.")
+    ] = False,
+) -> None:
     """Show whether the lake is good: coverage, gaps, failures, the newest session, what to do."""
     with plain_errors():
         settings = Settings.load()
@@ -67,6 +73,8 @@ def status(as_json: Json = False) -> None:
             out.print_json(json.dumps(as_dict(found)))
         else:
             show(found)
+    if check and found.steps:
+        raise typer.Exit(1)
 
 
 def show(found: Overview) -> None:

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from datalake_assets.cli.arguments import Json
-from datalake_assets.cli.terminal import err, out, plain_errors, tell
+from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
+from datalake_assets.lake import layout
 from datalake_assets.lake.store import Store, open_store
 from datalake_assets.lake.upload import WORKERS, Item, Snapshot, Upload, files
 from datalake_assets.lake.upload import upload as upload_items
@@ -50,6 +51,10 @@ def upload(
             out.print_json(json.dumps(_as_json(report, store)))
         else:
             _show(report)
+            if report.passed and any(item.key == layout.MARKER for item in items):
+                # Its manifests name the versions that the folder's objects have.
+                again = f"DATALAKE_URI={store.uri} {command()} publish"
+                tell(out, f"This is a lake; for the fast reads and the proof: {again}")
     raise typer.Exit(0 if report.passed else 1)
 
 

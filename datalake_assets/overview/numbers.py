@@ -668,7 +668,6 @@ def _measures(told: Sequence[SessionNumbers], bars: Mapping[date, pa.Table]) -> 
     rows: list[tuple[str, str, list[float | None]]] = [
         ("bars", "count", [each.rows for each in told]),
         ("volume traded", "count", [volumes.get(each.session) for each in told]),
-        ("did not trade", "count", [each.no_print for each in told]),
         ("to ask again", "count", [each.failed + each.pending for each in told]),
         ("success rate", "share", [each.success_rate for each in told]),
         ("coverage", "share", [each.coverage for each in told]),

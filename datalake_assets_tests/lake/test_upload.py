@@ -526,6 +526,16 @@ def test_the_command_uploads_a_folder_and_exits_with_0(s3_lake_uri: str, folder:
 
 
 @pytest.mark.s3
+def test_of_a_lake_the_command_tells_how_its_symbol_years_are_proved_where_they_are_now(
+    s3_lake_uri: str, folder: Path
+) -> None:
+    write(folder, "_lake.json")
+    told = invoke(str(folder), s3_lake_uri).stdout
+    assert f"DATALAKE_URI={s3_lake_uri} datalake publish" in told
+    assert "This is a lake" not in invoke(str(folder / "data"), s3_lake_uri).stdout
+
+
+@pytest.mark.s3
 def test_the_command_sends_again_what_passes_and_tells_how_often(
     s3_lake_uri: str, folder: Path, proxy: S3Proxy
 ) -> None:

@@ -364,9 +364,8 @@ def test_the_newest_session_is_held_against_the_median_of_those_before(lake: Lak
 
     found = {measure.name: measure for measure in look(lake).measures}
 
-    assert [len(measure.before) for measure in found.values()] == [COMPARED] * 5 + [0, COMPARED]
+    assert [len(measure.before) for measure in found.values()] == [COMPARED] * 4 + [0, COMPARED]
     assert (found["bars"].newest, found["bars"].usual, found["bars"].change) == (30, 61, "-50.8 %")
-    assert (found["did not trade"].newest, found["did not trade"].change) == (30, "+30")
     assert (found["success rate"].newest, found["success rate"].change) == (1.0, "+0.00 points")
     assert (found["duration"].newest, found["duration"].usual) == (300.0, 31.0)
     volume = sum(lake.read(DAYS[-1]).bars["volume"].to_pylist())
