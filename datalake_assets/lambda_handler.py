@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -204,12 +204,22 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
                 workers=threads,
                 thresholds=request.thresholds,
             )
-            # A repair of what an earlier invocation left; of nothing, the whole session.
-            publication = Publication(wanted, lake, how, repair=True)
+            # A repair of what an earlier invocation left, unless it was asked for fewer symbols.
+            repair = _knows(lake, wanted)
+            publication = Publication(wanted, lake, how, repair=repair)
             # What is left now: the lake was read meanwhile, which must take nothing of the reserve.
             left = _seconds(context)
             (outcome,) = publication.run(alpaca.bars(taken), origin, clock=Clock(), seconds=left)
     return outcome, lake
+
+
+def _knows(lake: Lake, wanted: Mapping[date, tuple[str, ...]]) -> bool:
+    """Whether the lake's session has a state for each of these symbols."""
+    ((day, symbols),) = wanted.items()
+    with suppress(BrokenFileError):
+        standing = lake.standing(day)
+        return bool(standing and standing.session.ledger.symbols.issuperset(symbols))
+    return False
 
 
 def _seconds(context: LambdaContext) -> float:

@@ -180,6 +180,23 @@ def test_the_symbols_of_the_event_come_before_those_of_the_settings(
     assert world.lake.read(date(2024, 7, 5)).ledger.symbols == {"AAPL"}
 
 
+@pytest.mark.parametrize("published", [True, False])
+def test_a_session_that_began_with_a_few_symbols_is_collected_whole_when_all_are_asked_for(
+    world: World, published: bool
+) -> None:
+    if not published:
+        refused = Rule(Fault(kind="status", status=404), times=None, path="/v2/stocks/bars")
+        world.exchange.faults = FaultScript([refused])
+    assert invoke(EVENT | {"symbols": ["AAPL"]})[1]["published"] is published
+    world.exchange.faults = None
+
+    _, body = invoke(EVENT)
+
+    assert body["published"]
+    assert len(world.lake.read(DAY).ledger.symbols) == body["asked"] > 200
+    assert invoke(EVENT)[1]["asked"] == 0
+
+
 def test_the_thresholds_of_the_event_decide_what_is_published(world: World) -> None:
     world.exchange.faults = FaultScript(
         [Rule(Fault(kind="status", status=404), times=None, path="/v2/stocks/bars")]
