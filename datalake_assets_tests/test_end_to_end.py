@@ -152,7 +152,7 @@ def test_a_lake_of_a_server_and_one_of_the_embedded_exchange_never_mix(
         held = {path: path.read_bytes() for path in (tmp_path / "lake").rglob("*.*")}
         refused = collect(tmp_path, embedded, "--session", "2024-07-05")
 
-        assert refused.returncode == 1
+        assert refused.returncode == 2
         assert "nothing was written" in " ".join(refused.stderr.split())
         assert {path: path.read_bytes() for path in (tmp_path / "lake").rglob("*.*")} == held
 
