@@ -161,7 +161,7 @@ def test_a_lake_of_a_server_and_one_of_the_embedded_exchange_never_mix(
         before = len(server.log())
         refused = collect(tmp_path, remote | other, "--session", "2024-07-03")
 
-        assert refused.returncode == 1
+        assert refused.returncode == 2
         assert "embedded exchange" in refused.stderr
         assert lake_at(tmp_path / "embedded").sessions() == [date(2024, 7, 5)]
         assert len(server.log()) == before, "nothing was asked for either"
