@@ -175,11 +175,13 @@ class Lake:
         """
         day = session.ledger.session
         key = layout.session_key(day)
+        collected = session
         while True:
             before, version = self._published(day)
             changed = None
             if before:
-                session = _kept(session, before)
+                # Anew each time: what was kept of one that is replaced by now is out of date.
+                session = _kept(collected, before)
                 told, was = session.provenance, before.provenance
                 since = was.known_since or was.collected_at
                 session = replace(session, provenance=replace(told, known_since=since))

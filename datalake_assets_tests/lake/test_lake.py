@@ -338,6 +338,18 @@ def test_of_two_whole_sessions_the_later_stands_and_tells_what_it_changed(lake: 
     assert lake.read(MONDAY).bars.equals(session().bars)
 
 
+def test_what_is_kept_of_a_symbol_that_failed_is_what_is_published_at_the_end(lake: Lake) -> None:
+    publish(lake, session())
+    corrected = table(row | {"volume": 7} for row in every(SYMBOLS, [MONDAY]).to_pylist())
+    interlude = Interlude(1, False, lambda: publish(lake, session(minutes=1, bars=corrected)))
+    watched = Lake(WatchedStore(lake.store, **interlude.moments))
+    lost = {SYMBOLS[0]: "HTTP 503"}
+    written = publish(watched, session(symbols=SYMBOLS[1:], minutes=2, failed=lost))
+    assert interlude.happened
+    assert lake.read(MONDAY).bars["volume"].to_pylist().count(7) == 1
+    assert changes(written) == (0, 0, len(SYMBOLS) - 1)
+
+
 # What printed before
 
 
