@@ -130,11 +130,11 @@ class Holes:
         before = self.broken.get(day)
         if not missing and not incomplete:
             self.broken.pop(day, None)
-        elif before and missing >= before.missing:
-            before.missing, before.incomplete = missing, incomplete
-        else:
-            symbols = missing or sum(summary.counts.values())
-            self.broken[day] = Broken(missing, symbols, incomplete)
+            return
+        found = Broken(missing, missing or sum(summary.counts.values()), incomplete)
+        if before and missing >= before.missing:  # it got no better
+            found.tries, found.not_before = before.tries, before.not_before
+        self.broken[day] = found
 
     def choose(
         self, now: datetime, *, busy: Mapping[str, str], running: int, left: int

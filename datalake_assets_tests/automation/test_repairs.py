@@ -111,6 +111,19 @@ def test_a_first_look_opens_a_part_of_a_big_lake_and_the_next_ones_the_rest(tmp_
     assert list(found.broken) == [str(days[-1])]
 
 
+def test_a_session_that_lacks_more_than_before_is_granted_what_it_takes_now(tmp_path: Path) -> None:
+    lake, symbols, (day, *_) = Lake(open_store(str(tmp_path))), names(1_200), WEEK
+    lake.publish(collected(day, every(symbols[1:], [day]), failed={symbols[0]: "HTTP 503"}), [])
+    found = Holes()
+    found.look(lake)
+    found.broken[str(day)].tries = 1
+    # A second look that was stopped.
+    lake.keep_incomplete(collected(day, every(symbols[:9], [day]), pending=symbols[9:]), [])
+    found.look(lake)
+    assert found.broken == {str(day): Broken(1_191, 1_191, incomplete=True, tries=1)}
+    assert granted(found, left=100) == {f"{day:%d}": 6}
+
+
 class _OneSecond(Store):
     """A store whose clock, like S3's, says the same for all that is written in a second."""
 
