@@ -154,7 +154,7 @@ def _against(found: Overview) -> Table:
     table = Table(
         str(found.newest.session),
         "newest",
-        f"median of {before}",
+        f"median of {before}" if before else "before",
         "change",
         "",
         box=box.SIMPLE_HEAD,

@@ -383,8 +383,12 @@ class Overview:
 
     @property
     def history(self) -> dict[date, SessionNumbers | None]:
-        """The newest due sessions, ascending; None for those that are not published."""
-        days = list(self.held.sessions)[-HISTORY:]
+        """The newest due sessions since the first that was collected, ascending.
+
+        None for those that are not published.
+        """
+        begun = [day for day, s in self.states.items() if s is not SessionState.UNTOUCHED]
+        days = [day for day in begun if day in self.held.sessions][-HISTORY:]
         return {day: self.sessions[day] if self.states[day] in _PUBLISHED else None for day in days}
 
     @property

@@ -441,6 +441,11 @@ def test_the_history_ends_with_the_newest_due_session_and_has_gaps(lake: Lake) -
     assert [day for day, each in told.items() if each] == days[-10:-1]
 
 
+def test_the_history_begins_with_the_first_session_that_was_collected(lake: Lake) -> None:
+    publish(lake, [DAYS[-4], DAYS[-2]])
+    assert list(look(lake).history) == DAYS[-4:]
+
+
 # --- symbols that fell silent ---
 
 

@@ -139,6 +139,15 @@ def test_a_good_lake_is_told_in_the_first_heading(good: Overview) -> None:
     assert "Nothing." in found.text
 
 
+def test_a_first_session_has_nothing_to_be_drawn_or_held_against() -> None:
+    lake = new_lake()
+    lake.publish(*collected(DAYS[-1]))
+    found = Page(page.render(look(lake)))
+    (heading,) = [text for element, text in found.texts if element == "h2" and "2024" in text]
+    assert heading.replace("\N{NO-BREAK SPACE}", " ") == "3 Jul 2024"
+    assert "The charts" not in found.text
+
+
 def test_a_bad_lake_tells_commands_to_copy(bad: Overview) -> None:
     html = page.render(bad, program="bin/datalake")
     found = re.findall(r'<code class="command">(.*?)</code>', html)
