@@ -104,8 +104,8 @@ class Publication:
         how: How to collect.
         survey: What is known of the years in which symbols traded, to pack by.
         repair: Start from what the lake holds and ask for its failed and pending symbols only;
-            a session that it does not hold, or holds damaged, or that lacks nothing and did not
-            pass, is collected whole.
+            of one that lacks nothing and did not pass, for all of its symbols. A session that it
+            does not hold, or holds damaged, is collected whole.
     """
 
     def __init__(
@@ -128,9 +128,13 @@ class Publication:
                 found = lake.standing(day)
             if not found:
                 continue
-            missing = found.session.ledger.missing
+            ledger = found.session.ledger
+            missing = ledger.missing
             if not missing and not found.published and not passed(self._audit(found.session)):
-                continue  # it was answered whole and did not pass: all of it is asked for again
+                # It was answered whole and did not pass: all of it is asked for again. All of its
+                # own symbols: with fewer, those that are wanted now, the others would be lost.
+                self._asked[day] = tuple(sorted(ledger.symbols))
+                continue
             # Only what is missing is remembered; the bars are read again when it is there.
             self._asked[day] = missing
             self._standing.add(day)

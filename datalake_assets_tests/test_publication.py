@@ -236,6 +236,17 @@ def test_a_repair_of_what_was_answered_whole_and_did_not_pass_asks_for_all_of_it
     assert lake.read(DAYS[1]).ledger.present == SYMBOLS
 
 
+def test_a_repair_of_what_did_not_pass_asks_for_its_symbols_whatever_is_wanted_now() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
+    odd = [row | {"high": -1.0} for row in every(SYMBOLS).to_pylist()]
+    collect(lake, ScriptedSource(table(odd)), {MONDAY: SYMBOLS}, clock=clock)
+    clock.advance(60)
+    wanted = {MONDAY: (SYMBOLS[0], "NEW")}  # of another universe, or of a shorter list
+    (outcome,) = collect(lake, source, wanted, repair=True, clock=clock).values()
+    assert (outcome.published, outcome.asked) == (True, 200)
+    assert lake.read(MONDAY).ledger.present == SYMBOLS
+
+
 def test_a_repair_publishes_what_an_interruption_left_whole_without_asking() -> None:
     lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
     collect(lake, source, {MONDAY: SYMBOLS}, clock=clock)
