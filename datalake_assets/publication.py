@@ -230,6 +230,9 @@ class Publication:
         while True:
             session, over = self._session(bars, ledger, origin, statistics)
             findings = self._audit(session)
+            if not over and not passed(findings):
+                session, over = self._with_what_waits(session)
+                findings = self._audit(session) if over else findings
             good = passed(findings)
             written = None
             try:
@@ -239,7 +242,7 @@ class Publication:
                     # Not a newer one, which another collection left since: its answers are later.
                     self._lake.clear_incomplete(day)
                 elif day not in self._whole and _tells_something(session.ledger):
-                    written = self._keep_incomplete(session, findings, over)
+                    written = self._lake.keep_incomplete(session, findings, over)
                 break
             except ChangedError:
                 # Another repair wrote it since it was read: this one's answers go on top of that.
@@ -262,23 +265,29 @@ class Publication:
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
                 session, over = self._session(bars, ledger, origin, collection.statistics)
+                if not over:
+                    session, over = self._with_what_waits(session)
                 # Another repair's may stand there now; then this one's answers are asked again.
                 with suppress(ChangedError):
-                    self._keep_incomplete(session, [], over)
+                    self._lake.keep_incomplete(session, [], over)
 
-    def _keep_incomplete(
-        self, session: Session, findings: Sequence[Finding], over: Standing | None
-    ) -> Written:
-        """Keep it for its repair, with what waits there already: no answer is asked for twice."""
+    def _with_what_waits(self, session: Session) -> tuple[Session, Standing | None]:
+        """The session with the answers that wait for its repair: none is asked for twice.
+
+        Returns:
+            And what waits; None when nothing does, and the session is as it was.
+        """
         waiting = None
         with suppress(BrokenFileError):  # a damaged one has no answers
-            waiting = None if over else self._lake.standing(session.ledger.session)
-        told = waiting.session.ledger if waiting and not waiting.published else None
-        if waiting and told and told.session == session.ledger.session:
-            told = told.restricted_to(frozenset((*told.present, *told.no_print)))
-            bars, ledger = repaired(session, waiting.session.bars, told)
-            session, over = replace(session, bars=bars, ledger=ledger), waiting
-        return self._lake.keep_incomplete(session, findings, over)
+            waiting = self._lake.standing(session.ledger.session)
+        if not waiting or waiting.published or not _tells_something(session.ledger):
+            return session, None
+        told = waiting.session.ledger
+        if told.session != session.ledger.session:
+            return session, None
+        told = told.restricted_to(frozenset((*told.present, *told.no_print)))
+        bars, ledger = repaired(session, waiting.session.bars, told)
+        return replace(session, bars=bars, ledger=ledger), waiting
 
     def _session(
         self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics

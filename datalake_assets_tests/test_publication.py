@@ -654,6 +654,33 @@ def test_a_collection_that_gets_less_keeps_what_an_earlier_one_got(interrupted: 
     assert lake.read(MONDAY).bars.equals(every(SYMBOLS[1:]))
 
 
+def test_two_collections_that_have_all_symbols_between_them_publish_the_session() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
+    halves = frozenset(SYMBOLS[:100]), frozenset(SYMBOLS[100:])
+    published = []
+    for lost in halves:
+        gone = without(source, lost, PermanentError("gone"))
+        (outcome,) = collect(lake, gone, {MONDAY: SYMBOLS}, clock=clock).values()
+        assert outcome.ledger == standing(lake, MONDAY).ledger
+        assert finding(outcome, "success_rate").value == outcome.ledger.success_rate
+        published.append(outcome.published)
+        clock.advance(60)
+    assert (published, lake.incomplete()) == ([False, True], [])
+    assert lake.read(MONDAY).bars.equals(every(SYMBOLS))
+
+
+def test_a_collection_that_gets_too_little_tells_of_all_that_waits_after_it() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
+    for lost in (SYMBOLS[:50], SYMBOLS[40:]):
+        gone = without(source, frozenset(lost), PermanentError("gone"))
+        (outcome,) = collect(lake, gone, {MONDAY: SYMBOLS}, clock=clock).values()
+        clock.advance(60)
+    assert not outcome.published
+    assert outcome.ledger == standing(lake, MONDAY).ledger
+    assert outcome.ledger.missing == SYMBOLS[40:50]
+    assert finding(outcome, "success_rate").value == 0.95
+
+
 def test_a_half_collected_second_look_takes_nothing_of_an_older_incomplete_one() -> None:
     lake, clock = new_lake(), FakeClock()
     old = [row | {"volume": 1} for row in every(SYMBOLS).to_pylist()]
