@@ -337,7 +337,7 @@ class Collection:
         """After an error, ask for those symbols of which there is an answer without it.
 
         Halves as long as one half is well: so one symbol is found, and a source that is unwell
-        itself is not asked a thousand times.
+        itself is not asked a thousand times. Stopped meanwhile, it keeps the answers it has.
 
         Returns:
             Those of which there is none, with the last error.
@@ -349,9 +349,10 @@ class Collection:
             for half in (symbols[:middle], symbols[middle:]):
                 try:
                     bars.append(self._walk(half, chunk))
-                except PermanentError as again:
-                    failed[half] = error = again
-                    symbols = half
+                except (PermanentError, StoppedError) as again:
+                    if isinstance(again, PermanentError):
+                        error = again  # else it is that of the request with both halves
+                    failed[half], symbols = error, half
         return {symbol: str(why) for half, why in failed.items() for symbol in half}
 
     def _walk(self, symbols: tuple[str, ...], chunk: Chunk) -> pa.Table:

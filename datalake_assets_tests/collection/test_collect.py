@@ -28,7 +28,7 @@ from datalake_assets.collection.errors import (
 )
 from datalake_assets.collection.plan import Chunk, Packing, Plan, plan, plan_each
 from datalake_assets.collection.progress import Display, Snapshot
-from datalake_assets.collection.rate_limit import RateLimiter
+from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.report import Ledger, State
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
@@ -514,6 +514,19 @@ def test_a_source_that_is_unwell_itself_is_not_asked_symbol_by_symbol(error: Exc
 
     assert tuple(ledger.failed) == symbols
     assert len(requests) <= 3 * 2
+
+
+@pytest.mark.parametrize(("requests", "answered"), [(1, 0), (2, 250), (3, 250), (4, 375)])
+def test_stopped_while_it_looks_for_a_bar_that_is_none_it_keeps_what_was_answered(
+    requests: int, answered: int
+) -> None:
+    symbols = names(500)
+    source, _ = spoiled({symbols[-1]}, OddBarError("no daily bar"))
+    budget = Budget(RateLimiter(1e9, clock=FakeClock()), requests)
+    (ledger,) = ledgers(run(collection(plan(symbols, [MONDAY]), source, limiter=budget))).values()
+
+    assert ledger.present == symbols[:answered]
+    assert ledger.failed == dict.fromkeys(symbols[answered:], "no daily bar")
 
 
 @pytest.mark.parametrize("error", [PermanentError("HTTP 422"), TransientError("HTTP 503")])
