@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import empty
+from datalake_assets.collection.clock import Clock
 from datalake_assets.lake import layout, session_file, symbol_year_file, universe_file
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.session_file import BrokenFileError, Session
@@ -120,10 +121,11 @@ class Reader:
     Args:
         store: Where the lake is.
         workers: Reads under way at once.
+        clock: Time.
     """
 
-    def __init__(self, store: Store, workers: int = _WORKERS) -> None:
-        self._store = store
+    def __init__(self, store: Store, workers: int = _WORKERS, clock: Clock | None = None) -> None:
+        self._store, self._clock = store, clock or Clock()
         self._pool = ThreadPoolExecutor(workers, "lake-reader")
         self._years: dict[int, _Year] = {}
         self._manifests: dict[int, Manifest] = {}
@@ -268,6 +270,10 @@ class Reader:
 
     def _look_beyond(self, day: date) -> None:
         """Forget the year of a day that is newer than every session seen of it."""
+        # Nothing of a session that has not closed is there: who asks up to today, or to the end of
+        # the year, symbol by symbol, pays for no listing each time.
+        with suppress(market_calendar.OutsideCalendar):
+            day = min(day, market_calendar.latest_closed_session(self._clock.now()))
         seen = self._years.get(day.year)
         if seen and day > max(seen.sessions, default=date.min):
             self._forget(day.year)

@@ -33,6 +33,7 @@ from datalake_assets.lake.session_file import BrokenFileError, Provenance, Sessi
 from datalake_assets.lake.store import Store, StoreError, open_store
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets_tests.collection.tables import bar, table
+from datalake_assets_tests.fakes import FakeClock
 
 DAYS = [date(2023, 12, 28), date(2023, 12, 29), date(2024, 1, 2), date(2024, 1, 3)]
 """Four sessions in a row, two of each year."""
@@ -254,6 +255,20 @@ def test_a_day_that_is_named_is_looked_for_when_it_is_newer_than_all_seen(
     write(store, newer, ["AAPL"])
 
     assert lake.bars("AAPL", *span)["session"].to_pylist()[-1] == newer
+
+
+@pytest.mark.parametrize("end", [date(2024, 7, 5), date(2024, 12, 31)])
+def test_a_session_is_not_looked_for_before_it_has_closed(store: Store, end: date) -> None:
+    clock, newest, next_one = FakeClock(), date(2024, 7, 3), date(2024, 7, 5)
+    clock.advance((datetime(2024, 7, 5, 19, 59, 59, tzinfo=UTC) - clock.now()).total_seconds())
+    write(store, newest, ["AAPL"])
+    reader = Reader(store, clock=clock)
+    reader.bars("AAPL", newest, end)
+    write(store, next_one, ["AAPL"])
+
+    assert reader.bars("AAPL", newest, end)["session"].to_pylist() == [newest]
+    clock.advance(1)
+    assert reader.bars("AAPL", newest, end)["session"].to_pylist() == [newest, next_one]
 
 
 def test_of_a_year_that_is_over_nothing_is_looked_up_twice(store: Store) -> None:
