@@ -127,7 +127,7 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, Any]:
     """Collect a session and publish it, as far as the time that is left allows.
 
     A session that the lake holds is repaired: of a published one that lacks nothing, nothing is
-    asked.
+    asked. One that knows fewer symbols than are wanted is collected whole.
 
     Args:
         event: What to collect (`Request.of`).

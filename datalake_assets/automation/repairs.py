@@ -155,9 +155,11 @@ class Holes:
             if day in busy:
                 told.append(f"{day}: {busy[day]}")
             elif broken.tries >= PATIENCE.attempts:
+                lacks = f"{broken.missing:,} symbols are missing"
                 told.append(
-                    f"{day}: given up after {broken.tries} repairs, {broken.missing:,} symbols are "
-                    f"missing; type `datalake collect --session {day} --repair`"
+                    f"{day}: given up after {broken.tries} repairs, "
+                    f"{lacks if broken.missing else 'it was answered whole and did not pass'}; "
+                    f"type `datalake collect --session {day} --repair`"
                 )
             elif broken.not_before > now.isoformat():
                 told.append(f"{day}: not again before {broken.not_before[:16]} UTC")

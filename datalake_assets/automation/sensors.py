@@ -142,8 +142,9 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
         job=repair_job,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Find sessions with failed or pending symbols and ask again for these, oldest "
-        f"first, with {budget} requests a day at most (DATALAKE_REPAIR_REQUESTS_PER_DAY).",
+        description="Find sessions with failed or pending symbols and ask again for these, and for "
+        "all of those that were answered whole and did not pass; oldest first, with "
+        f"{budget} requests a day at most (DATALAKE_REPAIR_REQUESTS_PER_DAY).",
     )
     def repair(
         context: dg.SensorEvaluationContext,

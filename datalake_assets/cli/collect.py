@@ -24,7 +24,11 @@ def collect(
         str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of the range.")
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Ask only for what is failed or pending, and merge.")
+        bool,
+        typer.Option(
+            "--repair",
+            help="Ask only for what is failed or pending, and merge; for all of what did not pass.",
+        ),
     ] = False,
 ) -> None:
     """Collect one session, or every session of a range, into the lake."""

@@ -58,7 +58,7 @@ class Coverage:
 
     @property
     def to_repair(self) -> list[date]:
-        """Sessions with failed or pending symbols, published or not, ascending."""
+        """Sessions with failed or pending symbols, and those that did not pass, ascending."""
         return sorted(
             {
                 summary.session

@@ -7,11 +7,12 @@ Bars and ledger are one object, so they can't come apart, and a file tells by it
 it, what is not, and why. The three texts are in the file's key-value metadata, as JSON:
 
     datalake.ledger      the state of every symbol that has no row, with reasons
-    datalake.audit       every rule, its value and its verdict
+    datalake.audit       every rule, its value and its verdict, of what the collection brought
     datalake.provenance  when, by which run and from which source it was collected
 
 Bars and ledger depend on the source's answers alone, and the audit on the sessions before as well:
-the same answers in the same lake make the same bytes, but for the provenance.
+the same answers in the same lake make the same bytes, but for the provenance. A symbol without an
+answer keeps the earlier one that is published: the audit counts it as failed, the ledger does not.
 """
 
 from __future__ import annotations

@@ -65,6 +65,15 @@ def test_the_last_repair_is_said_to_be_the_last(tries: int) -> None:
     assert ("given up" in told[0]) == (not chosen)
 
 
+@pytest.mark.parametrize(
+    ("missing", "why"),
+    [(0, "it was answered whole and did not pass"), (1, "1 symbols are missing")],
+)
+def test_what_is_given_up_is_said_with_what_is_wrong_with_it(missing: int, why: str) -> None:
+    _, (told,) = holes(missing, tries=PATIENCE.attempts).choose(NOW, busy={}, running=0, left=9)
+    assert f"2025-12-01: given up after {PATIENCE.attempts} repairs, {why}; type `" in told
+
+
 @pytest.mark.parametrize(("minutes", "count"), [(59, 0), (60, 1), (61, 1)])
 def test_the_next_repair_waits_for_its_pause(minutes: int, count: int) -> None:
     found = holes(1)
