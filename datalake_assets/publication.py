@@ -230,9 +230,6 @@ class Publication:
         while True:
             session, over = self._session(bars, ledger, origin, statistics)
             findings = self._audit(session)
-            if not over and not passed(findings):
-                session, over = self._with_what_waits(session)
-                findings = self._audit(session) if over else findings
             good = passed(findings)
             written = None
             try:
@@ -265,8 +262,6 @@ class Publication:
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
                 session, over = self._session(bars, ledger, origin, collection.statistics)
-                if not over:
-                    session, over = self._with_what_waits(session)
                 # Another repair's may stand there now; then this one's answers are asked again.
                 with suppress(ChangedError):
                     self._lake.keep_incomplete(session, [], over)
@@ -292,7 +287,7 @@ class Publication:
     def _session(
         self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics
     ) -> tuple[Session, Standing | None]:
-        """What was collected, on top of what a repair starts from, and that."""
+        """What was collected, on top of what a repair starts from or of what waits, and that."""
         over = self._lake.standing(ledger.session) if ledger.session in self._standing else None
         if over:
             bars, ledger = repaired(over.session, bars, ledger)
@@ -304,7 +299,9 @@ class Publication:
             version=__version__,
             collection=statistics.to_dict(),
         )
-        return Session(bars, ledger, provenance), over
+        session = Session(bars, ledger, provenance)
+        # Also when it is good enough without: what waits is later than what is published of them.
+        return self._with_what_waits(session) if not over and ledger.missing else (session, over)
 
     def _audit(self, session: Session) -> list[Finding]:
         before = market_calendar.previous_sessions(session.ledger.session, LOOKBACK)

@@ -669,6 +669,18 @@ def test_two_collections_that_have_all_symbols_between_them_publish_the_session(
     assert lake.read(MONDAY).bars.equals(every(SYMBOLS))
 
 
+def test_a_symbol_that_fails_keeps_what_waits_of_it_rather_than_what_is_published() -> None:
+    lake, clock, gone = new_lake(), FakeClock(), PermanentError("gone")
+    collect(lake, ScriptedSource(every(SYMBOLS)), {MONDAY: SYMBOLS}, clock=clock)
+    corrected = table(row | {"volume": 7} for row in every(SYMBOLS).to_pylist())
+    for lost in (SYMBOLS[-9:], SYMBOLS[:1]):  # two attempts at a second look
+        clock.advance(60)
+        source = without(ScriptedSource(corrected), frozenset(lost), gone)
+        (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, clock=clock).values()
+    assert (outcome.published, lake.incomplete()) == (True, [])
+    assert lake.read(MONDAY).bars.equals(corrected)
+
+
 def test_a_collection_that_gets_too_little_tells_of_all_that_waits_after_it() -> None:
     lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
     for lost in (SYMBOLS[:50], SYMBOLS[40:]):
