@@ -247,6 +247,22 @@ def test_a_repair_of_what_did_not_pass_asks_for_its_symbols_whatever_is_wanted_n
     assert lake.read(MONDAY).ledger.present == SYMBOLS
 
 
+def test_a_repair_of_a_damaged_session_starts_from_what_waits_beside_it() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
+    for lost in ((), SYMBOLS[:50]):
+        half = without(source, frozenset(lost), PermanentError("gone"))
+        collect(lake, half, {MONDAY: SYMBOLS}, clock=clock)
+        clock.advance(60)
+    lake.store.put(layout.session_key(MONDAY), b"cut short")
+    for lost, asked in ((SYMBOLS[10:], 50), ((), 40)):
+        half = without(source, frozenset(lost), PermanentError("gone"))
+        (outcome,) = collect(lake, half, {MONDAY: SYMBOLS}, repair=True, clock=clock).values()
+        assert outcome.asked == asked
+        clock.advance(60)
+    assert (outcome.published, lake.incomplete()) == (True, [])
+    assert lake.read(MONDAY).bars.equals(every(SYMBOLS))
+
+
 def test_a_repair_publishes_what_an_interruption_left_whole_without_asking() -> None:
     lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
     collect(lake, source, {MONDAY: SYMBOLS}, clock=clock)

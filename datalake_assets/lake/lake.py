@@ -263,19 +263,25 @@ class Lake:
         """What a repair starts from; None when the lake has neither session.
 
         Raises:
-            BrokenFileError: One of them is damaged.
+            BrokenFileError: The incomplete one is damaged, or the published one and none waits.
         """
-        found, versions = [], {}
+        found, versions, broken = [], {}, None
         for key, published in (
             (layout.session_key(day), True),
             (layout.incomplete_key(day), False),
         ):
             try:
                 data, versions[key] = self.store.get_versioned(key)
+                session = session_file.decode(data, self.store.url(key))
             except FileNotFoundError:
                 continue
-            session = session_file.decode(data, self.store.url(key))
+            except BrokenFileError as error:
+                broken = error
+                continue
             found.append(Standing(session, published, versions))
+        # What waits beside a damaged published one is none the worse.
+        if broken and all(one.published for one in found):
+            raise broken
         return max(found, key=lambda one: one.session.provenance.collected_at, default=None)
 
     def printed(self, days: Iterable[date]) -> dict[date, frozenset[str]]:
