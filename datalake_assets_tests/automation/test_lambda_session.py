@@ -200,8 +200,8 @@ def test_what_one_invocation_published_is_materialized_if_the_next_one_fails(
 ) -> None:
     """Some symbols are pending, too few to hold the session back: it is asked for these."""
     monkeypatch.setattr(handler_module, "How", narrow)
-    world.exchange.latency = 0.2
-    world.api.context = lambda: Context(RESERVE + 0.9, memory_limit_in_mb="128")
+    world.exchange.latency = 0.5  # eleven requests, one after another
+    world.api.context = lambda: Context(RESERVE + 3.0, memory_limit_in_mb="128")
     world.api.functions = {
         FUNCTION: lambda event, context: (crashing if world.api.invocations else lambda_handler)(
             event, context
