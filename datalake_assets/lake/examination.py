@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 
+import pyarrow.compute as pc
+
 from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake import layout, session_file
@@ -308,10 +310,10 @@ def _contradiction(day: date, session: Session, source: str | None) -> str:
         return f"its ledger is of {ledger.session}"
     if bars["symbol"].to_pylist() != list(ledger.present):
         return "its rows are not sorted by symbol"
-    if days := set(bars["session"].to_pylist()) - {day}:
+    if days := set(pc.unique(bars["session"]).to_pylist()) - {day}:
         return f"{len(days)} other sessions stand in its rows, such as {min(days)}"
     stamp = market_calendar.session_stamp(day)
-    if stamps := set(bars["timestamp"].to_pylist()) - {stamp}:
+    if stamps := set(pc.unique(bars["timestamp"]).to_pylist()) - {stamp}:
         return f"timestamps other than {stamp} stand in its rows, such as {min(stamps)}"
     if source is not None and session.provenance.source != source:
         return f"its bars come from {session.provenance.source!r}, the lake's from {source!r}"
