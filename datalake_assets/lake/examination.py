@@ -178,7 +178,7 @@ class _Examiner:
         def look(day: date) -> str:
             return self._session(day, key(day), source)
 
-        with ThreadPoolExecutor(_READERS) as threads:
+        with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
             for done, what in enumerate(threads.map(look, days)):
                 if what:
                     where = self._store.url(key(days[done]))

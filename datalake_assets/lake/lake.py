@@ -316,7 +316,7 @@ class Lake:
         what is wrong with it, so that one of them does not hide all others; and in the place of
         one that is gone, as an incomplete session is once it was published, that it is.
         """
-        with ThreadPoolExecutor(workers) as threads:
+        with ThreadPoolExecutor(self.store.readers(workers)) as threads:
             return list(threads.map(self._summary, keys))
 
     def write_universe(self, taken: date, snapshot: pa.Table) -> Written:

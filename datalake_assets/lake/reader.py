@@ -120,13 +120,13 @@ class Reader:
 
     Args:
         store: Where the lake is.
-        workers: Reads under way at once.
+        workers: Reads under way at once, over a network.
         clock: Time.
     """
 
     def __init__(self, store: Store, workers: int = _WORKERS, clock: Clock | None = None) -> None:
         self._store, self._clock = store, clock or Clock()
-        self._pool = ThreadPoolExecutor(workers, "lake-reader")
+        self._pool = ThreadPoolExecutor(store.readers(workers), "lake-reader")
         self._years: dict[int, _Year] = {}
         self._manifests: dict[int, Manifest] = {}
         self._reading_manifests = threading.Lock()

@@ -181,6 +181,14 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
+    def readers(self, most: int) -> int:
+        """Threads that read it fastest, of so many at most.
+
+        Over a network they wait side by side. In a folder nobody waits: more than four only take
+        Python's lock from each other, and 32 take half as long again.
+        """
+        return most if self._root is None else min(most, 4)
+
     def get(self, key: str) -> bytes:
         """The object's bytes.
 
@@ -188,7 +196,8 @@ class Store:
             FileNotFoundError: there is none.
         """
         with self._attempt("read", key) as backend:
-            return obstore.get(backend, key).bytes().to_bytes()
+            found = self._from_file(key)
+            return obstore.get(backend, key).bytes().to_bytes() if found is None else found
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
         """The object's bytes, and its version, which changes when they do.
@@ -211,6 +220,8 @@ class Store:
         if length < 1:
             raise ValueError(f"length={length}: at least one byte")
         with self._attempt("read the end of", key) as backend:
+            if (end := self._from_file(key, length)) is not None:
+                return end
             try:
                 found = obstore.get(backend, key, options={"range": {"suffix": length}})
                 return found.bytes().to_bytes()
@@ -375,6 +386,21 @@ class Store:
         except FileNotFoundError:
             return []
         return sorted(found, key=lambda entry: entry["path"])
+
+    def _from_file(self, key: str, length: int | None = None) -> bytes | None:
+        """A file, or its last `length` bytes; None where obstore reads it, or says why not.
+
+        obstore hands every read to a thread of its own, and a small file takes three times as long.
+        """
+        if self._root is None:
+            return None
+        try:
+            with (self._root / key).open("rb") as file:
+                if length is not None:
+                    file.seek(max(0, os.fstat(file.fileno()).st_size - length))
+                return file.read()
+        except OSError:
+            return None
 
     @contextmanager
     def _attempt(self, verb: str, key: str | None, *, making: bool = False) -> Iterator[Backend]:

@@ -226,7 +226,7 @@ class SymbolYears:
         truth = self._read(year).fingerprints
         names = sorted(truth.keys() | self.manifest(year).symbols.keys())
         found: dict[str, Fingerprint | str] = {}
-        with ThreadPoolExecutor(_READERS) as threads:
+        with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
             for start in range(0, len(names), _TOGETHER):
                 some = names[start : start + _TOGETHER]
                 read = threads.map(self._read_symbol, some, [year] * len(some))
@@ -357,7 +357,7 @@ class SymbolYears:
 
     def _read(self, year: int) -> _Year:
         days = list(self._sessions(year))
-        with ThreadPoolExecutor(_READERS) as threads:
+        with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
             read = list(threads.map(self._read_session, days))
         return _Year(
             {day: version for day, (version, _) in zip(days, read, strict=True)},

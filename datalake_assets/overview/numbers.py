@@ -607,7 +607,7 @@ def _bars(lake: Lake, days: Sequence[date], damaged: list[Damage]) -> dict[date,
             damaged.append(Damage.of_session(lake.store.url(key), day))
             return None
 
-    with ThreadPoolExecutor(_READERS) as threads:
+    with ThreadPoolExecutor(lake.store.readers(_READERS)) as threads:
         found = dict(zip(days, threads.map(read, days), strict=True))
     return {day: bars for day, bars in found.items() if bars is not None}
 
@@ -632,7 +632,7 @@ def _years(
             damaged.append(Damage.of_manifest(where, year))
             return Manifest(year)
 
-    with ThreadPoolExecutor(_READERS) as threads:
+    with ThreadPoolExecutor(lake.store.readers(_READERS)) as threads:
         manifests = list(threads.map(made_from, [year for year, _ in years]))
     found = []
     for (year, days), manifest in zip(years, manifests, strict=True):

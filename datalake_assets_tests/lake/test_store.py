@@ -557,6 +557,27 @@ def test_an_object_can_not_stand_where_a_folder_is(tmp_path: Path) -> None:
         store.put("a/b", b"1")
 
 
+@pytest.mark.parametrize("read", [Store.get, lambda store, key: store.tail(key, 1)])
+def test_what_in_a_folder_is_no_file_to_read_is_told_with_its_place(
+    tmp_path: Path, read: Callable[[Store, str], bytes]
+) -> None:
+    store = open_store(str(tmp_path))
+    store.put("a/b", b"1")
+    with pytest.raises(FileNotFoundError, match=f"can't read .*{tmp_path}/a: it does not exist"):
+        read(store, "a")
+    with pytest.raises(StoreError, match=f"can't read .*{tmp_path}/a/b/c: .*os error 20.*move it"):
+        read(store, "a/b/c")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(StoreError, match=f"can't read .*{tmp_path}/loop: .*os error 40"):
+        read(store, "loop")
+
+
+@pytest.mark.parametrize(("most", "in_folder"), [(3, 3), (4, 4), (5, 4), (32, 4)])
+def test_a_folder_is_read_by_few_threads(tmp_path: Path, most: int, in_folder: int) -> None:
+    assert open_store(str(tmp_path)).readers(most) == in_folder
+    assert open_store("memory://").readers(most) == most
+
+
 # URIs
 
 
