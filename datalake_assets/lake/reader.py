@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import chain, repeat
 from typing import TypeVar
 
@@ -66,7 +67,7 @@ class NotInLakeError(LookupError):
         return str(self.args[0])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Year:
     """What lies in the lake of a year, as it was looked at.
 
@@ -81,7 +82,7 @@ class _Year:
     sessions: dict[date, str]
     manifest: Manifest | None
 
-    @property
+    @cached_property
     def current(self) -> frozenset[date]:
         """The sessions that the symbol-years hold as they lie in the lake now."""
         made_from = self.manifest.sessions if self.manifest else {}
@@ -182,6 +183,7 @@ class Reader:
         if named := [day for day in (start, end) if day is not None]:
             self._look_beyond(max(map(as_day, named)))
         tables: list[pa.Table] = []
+        known = [empty()]
         parts = [
             self._part(year, names, first, last) for year in self._looked_at(first.year, last.year)
         ]
@@ -194,16 +196,15 @@ class Reader:
                 bars = {name: read.result() for name, read in zip(part.names, found, strict=True)}
                 if lost := frozenset(name for name, table in bars.items() if table is None):
                     tables += self._threads.map(self._session_bars, part.current, repeat(lost))
-                known = pa.concat_tables(
-                    [empty(), *(table for table in bars.values() if table is not None)]
-                )
-                tables.append(_within(known, "session", part.current))
+                known += [table for table in bars.values() if table is not None]
             tables += [read.result() for read in chain.from_iterable(by_session)]
         finally:
             # After an error or Ctrl-C nobody waits for them, but the end of the process would.
             for read in under_way:
                 read.cancel()
-        rows = pa.concat_tables([empty(), *tables]).combine_chunks()
+        current = frozenset().union(*(part.current for part in parts))
+        tables.append(_within(pa.concat_tables(known), "session", current))
+        rows = pa.concat_tables(tables).combine_chunks()
         rows = rows.sort_by([("symbol", "ascending"), ("session", "ascending")])
         there = frozenset(pc.unique(rows["symbol"]).to_pylist())
         self._require_known((names or frozenset()) - there)
