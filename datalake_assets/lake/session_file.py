@@ -186,6 +186,14 @@ class Summary:
     provenance: Provenance
 
 
+def footer_size(end: bytes) -> int:
+    """How long the footer is of a Parquet file with this end, in bytes.
+
+    Its length stands before the last four bytes: https://parquet.apache.org/docs/file-format
+    """
+    return int.from_bytes(end[-8:-4], "little") + 8
+
+
 def summarize(footer: bytes, where: str) -> Summary:
     """What a session file says of itself.
 

@@ -23,7 +23,7 @@ from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.lake import layout
 from datalake_assets.lake.lake import FORMAT, Lake, Standing, WrongLakeError, repaired
 from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session, Summary, encode
-from datalake_assets.lake.store import ChangedError, open_store
+from datalake_assets.lake.store import ChangedError, Store, open_store
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
 from datalake_assets_tests.lake.files import flipped
 from datalake_assets_tests.lake.stores import Interlude, WatchedStore
@@ -380,9 +380,33 @@ def test_a_ledger_longer_than_the_end_that_is_read_first_is_told_all_the_same(la
     keep(lake, session(symbols=(), failed=failed))
     key = layout.incomplete_key(MONDAY)
     assert lake.store.size(key) > 300_000
-    (told,) = lake.summaries([key])
+    (told,) = Lake(_Ends(lake.store)).summaries([key])
     assert isinstance(told, Summary)
     assert told.counts["failed"] == 5_000
+
+
+class _Ends(Store):
+    """A store of which objects can't be read whole, and ends twice at most."""
+
+    def __init__(self, store: Store) -> None:
+        vars(self).update(vars(store))
+        self._left = 2
+
+    def get(self, key: str) -> bytes:
+        raise AssertionError(f"{key} was read whole")
+
+    def tail(self, key: str, length: int) -> bytes:
+        self._left -= 1
+        assert self._left >= 0
+        return super().tail(key, length)
+
+
+@pytest.mark.parametrize("odd", [b"", b"PAR1", b"PAR1 and nothing more", b"\xff" * 100_000])
+def test_what_is_no_session_file_is_not_looked_at_for_ever(lake: Lake, odd: bytes) -> None:
+    key = layout.session_key(MONDAY)
+    lake.store.put(key, odd)
+    (told,) = Lake(_Ends(lake.store)).summaries([key])
+    assert isinstance(told, BrokenFileError)
 
 
 def test_in_the_place_of_a_broken_file_stands_what_is_wrong_with_it(lake: Lake) -> None:
