@@ -26,7 +26,7 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, Statistics
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.survey import Survey
-from datalake_assets.lake.lake import Lake, Standing, Written, repaired
+from datalake_assets.lake.lake import Lake, Standing, Written, completed, repaired
 from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session
 from datalake_assets.lake.store import ChangedError, StoreError
 
@@ -277,12 +277,9 @@ class Publication:
             waiting = self._lake.standing(session.ledger.session)
         if not waiting or waiting.published or not _tells_something(session.ledger):
             return session, None
-        told = waiting.session.ledger
-        if told.session != session.ledger.session:
-            return session, None
-        told = told.restricted_to(frozenset((*told.present, *told.no_print)))
-        bars, ledger = repaired(session, waiting.session.bars, told)
-        return replace(session, bars=bars, ledger=ledger), waiting
+        if waiting.session.ledger.session != session.ledger.session:
+            return session, None  # somebody put another session in its place
+        return completed(session, waiting.session), waiting
 
     def _session(
         self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics

@@ -180,7 +180,7 @@ class Lake:
             changed = None
             if before:
                 # Anew each time: what was kept of one that is replaced by now is out of date.
-                session = _kept(collected, before)
+                session = completed(collected, before)
                 told, was = session.provenance, before.provenance
                 since = was.known_since or was.collected_at
                 session = replace(session, provenance=replace(told, known_since=since))
@@ -486,13 +486,13 @@ class Lake:
         self._reader.refresh()
 
 
-def _kept(session: Session, published: Session) -> Session:
-    """The session, with what is published of the symbols that it failed to ask or to get."""
-    told = published.ledger
+def completed(session: Session, earlier: Session) -> Session:
+    """The session, with the earlier answers for the symbols that it failed to ask or to get."""
+    told = earlier.ledger
     if told.session != session.ledger.session:
         return session  # somebody put another session in its place, which this one mends
     told = told.restricted_to(frozenset((*told.present, *told.no_print)))
-    bars, ledger = repaired(session, published.bars, told)
+    bars, ledger = repaired(session, earlier.bars, told)
     return replace(session, bars=bars, ledger=ledger)
 
 
