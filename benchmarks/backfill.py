@@ -64,12 +64,12 @@ def _backfill(given: argparse.Namespace) -> dict[str, Any]:
     import dagster as dg
 
     from datalake_assets.definitions import build_definitions
-    from datalake_assets.lake import layout
     from datalake_assets.lake.lake import Lake
     from datalake_assets.lake.session_file import Summary
-    from datalake_assets.lake.store import open_store
     from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
     from datalake_assets.settings import Settings
+    from datalake_assets.storage import layout
+    from datalake_assets.storage.store import open_store
 
     first = date(LAST.year - given.years[0] + 1, 1, 1)
     days = market_calendar.sessions(first, LAST)

@@ -37,10 +37,11 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.plan import WINDOW
 from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
 from datalake_assets.exchange.server import Exchange, Receive, Scope, Send
-from datalake_assets.lake import layout, session_file
+from datalake_assets.lake import session_file
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Summary
-from datalake_assets.lake.store import open_store
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 
 LAST = date(2025, 12, 31)
 UNLIMITED = 1_000_000  # requests a minute: what the settings allow at most

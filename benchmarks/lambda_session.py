@@ -23,7 +23,7 @@ from pathlib import Path
 
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
+from datalake_assets.storage.store import open_store
 
 SESSION = date(2026, 11, 19)
 PAID_PLAN = 10_000

@@ -33,12 +33,13 @@ import pyarrow as pa
 from benchmarks.symbol_years import make_lake
 from datalake_assets.collection.bars import SCHEMA, empty
 from datalake_assets.collection.report import Ledger
-from datalake_assets.lake import layout, session_file, symbol_year_file
+from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
-from datalake_assets.lake.store import Store, open_store
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import Store, open_store
 from datalake_assets_tests.seaweedfs import BUCKET, seaweedfs
 
 YEAR = 2025

@@ -34,10 +34,10 @@ import pyarrow.fs
 
 from benchmarks.symbol_years import BUCKET, LAST_YEAR, make_lake, name_of
 from datalake_assets import Lake, market_calendar
-from datalake_assets.lake import layout
 from datalake_assets.lake.manifest import Manifest
-from datalake_assets.lake.store import Store, open_store
-from datalake_assets.lake.upload import Item, upload
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import Store, open_store
+from datalake_assets.storage.upload import Item, upload
 
 Way = Callable[[], int]
 """Answers a question: how many bars."""

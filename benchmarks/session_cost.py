@@ -61,9 +61,9 @@ def _bare(symbols: int, folder: Path) -> int:
     from datalake_assets.collection.rate_limit import RateLimiter
     from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
     from datalake_assets.lake.lake import Lake
-    from datalake_assets.lake.store import open_store
     from datalake_assets.publication import How, Origin, Publication
     from datalake_assets.sources.alpaca import Account, AlpacaSource
+    from datalake_assets.storage.store import open_store
 
     lake = Lake(open_store(str(folder / "lake")))
     with EmbeddedExchange(ExchangeOptions(active=symbols, inactive=0)) as exchange:

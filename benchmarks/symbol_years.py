@@ -45,12 +45,13 @@ import pyarrow.parquet as pq
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
-from datalake_assets.lake import layout, session_file, symbol_year_file
+from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Provenance, Session
-from datalake_assets.lake.store import Store, open_store
 from datalake_assets.lake.symbol_years import SymbolYears
-from datalake_assets.lake.upload import files, upload
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import Store, open_store
+from datalake_assets.storage.upload import files, upload
 
 BUCKET = "us-equity-datalake"
 LAST_YEAR = 2025

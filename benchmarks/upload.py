@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sink import sink
-from datalake_assets.lake.layout import symbol_year_key
+from datalake_assets.storage.layout import symbol_year_key
 
 BUCKET = "us-equity-datalake"
 MEAN_SIZE = 15_000  # bytes of a symbol-year
@@ -160,7 +160,7 @@ def _environment(endpoint: str, access_key: str, secret_key: str) -> dict[str, s
 
 
 def _count_objects(prefix: str) -> int:
-    from datalake_assets.lake.store import open_store
+    from datalake_assets.storage.store import open_store
 
     return len(open_store(f"s3://{BUCKET}/{prefix}").list())
 
@@ -171,14 +171,14 @@ def _count_objects(prefix: str) -> int:
 def _import(way: str) -> None:
     """What a way in Python loads before it starts."""
     if way == "ours":
-        import datalake_assets.lake.upload  # noqa: F401
+        import datalake_assets.storage.upload  # noqa: F401
     else:
         import boto3.s3.transfer  # noqa: F401
 
 
 def _ours(folder: Path, prefix: str, workers: int) -> None:
-    from datalake_assets.lake.store import open_store
-    from datalake_assets.lake.upload import files, upload
+    from datalake_assets.storage.store import open_store
+    from datalake_assets.storage.upload import files, upload
 
     store = open_store(f"s3://{BUCKET}/{prefix}", retry=False)
     report = upload(files(folder), store.put, workers=workers)

@@ -13,8 +13,8 @@ import dagster as dg
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.collection.universe import active, lost
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.resources import CollectorResource, LakeResource
+from datalake_assets.storage.store import open_store
 
 
 @dg.asset_check(

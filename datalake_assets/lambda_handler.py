@@ -30,16 +30,15 @@ from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.report import State
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import symbols_for
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake, WrongLakeError
-from datalake_assets.lake.session_file import BrokenFileError
-from datalake_assets.lake.store import StoreError, open_store
 from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.listing import take_snapshot
 from datalake_assets.publication import How, Origin, Outcome, Publication
 from datalake_assets.settings import Settings, SettingsError, read_symbols
 from datalake_assets.sources.alpaca import DELAY, Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, StoreError, open_store
 
 if TYPE_CHECKING:
     from dagster_pipes import PipesContext

@@ -27,8 +27,8 @@ from datalake_assets.collection.report import Ledger, Statistics
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.survey import Survey
 from datalake_assets.lake.lake import Lake, Standing, Written, completed, repaired
-from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session
-from datalake_assets.lake.store import ChangedError, StoreError
+from datalake_assets.lake.session_file import Provenance, Session
+from datalake_assets.storage.store import BrokenFileError, ChangedError, StoreError
 
 _TURN = 0.1
 """Seconds between two looks at the collections that run."""

@@ -22,13 +22,13 @@ from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.publication import How
 from datalake_assets.settings import read_symbols
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
+from datalake_assets.storage.store import open_store
 
 Resource = TypeVar("Resource", bound=dg.ConfigurableResource[Any])
 

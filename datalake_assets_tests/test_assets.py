@@ -22,11 +22,12 @@ from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.survey import AskYears, Survey
-from datalake_assets.lake import layout, session_file
+from datalake_assets.lake import session_file
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.listing import take_survey
 from datalake_assets.publication import How
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar, table
 from datalake_assets_tests.fakes import ScriptedSource
 from datalake_assets_tests.workbench import (

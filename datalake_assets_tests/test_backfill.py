@@ -12,9 +12,7 @@ import pytest
 from datalake_assets import market_calendar
 from datalake_assets.assets.daily_ticks import KEY
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.resources import (
     CollectorResource,
     EmbeddedExchangeResource,
@@ -22,6 +20,8 @@ from datalake_assets.resources import (
     with_defaults,
 )
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 
 DAYS = market_calendar.sessions(date(2024, 6, 24), date(2024, 7, 5))  # over Independence Day
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from datalake_assets.checks import judge, universe_is_whole
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 
 SOURCE = EmbeddedExchangeResource(active=10, inactive=0)
 DAY = date(2024, 7, 3)

@@ -33,12 +33,12 @@ from datalake_assets.exchange.faults import Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.partitions import session_partitions
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.exchange.calling import keys_to
 
 ROOT = Path(__file__).parents[1]

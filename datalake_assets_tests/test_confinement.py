@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from datalake_assets.cli import app
 from datalake_assets.collection.universe import askable
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import checked_key, open_store
 from datalake_assets.settings import Settings, SettingsError, read_symbols
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import checked_key, open_store
 from datalake_assets_tests.lake.test_reader import write
 
 WORDS = st.one_of(

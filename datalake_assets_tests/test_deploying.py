@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.seaweedfs import BUCKET, S3Server
 
 ROOT = Path(__file__).parents[1]

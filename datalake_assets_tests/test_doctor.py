@@ -27,12 +27,13 @@ from datalake_assets import market_calendar
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake import layout, session_file
+from datalake_assets.lake import session_file
 from datalake_assets.lake.examination import Examination, examine, spans
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
-from datalake_assets.lake.store import Store, open_store
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import Store, open_store
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
 from datalake_assets_tests.exchange.calling import keys_to
 from datalake_assets_tests.lake.files import collected, flipped, metadata, session_bytes

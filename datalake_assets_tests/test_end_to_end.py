@@ -24,9 +24,9 @@ import pytest
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.plan import WINDOW
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.exchange.calling import keys_to
 
 ROOT = Path(__file__).parents[1]

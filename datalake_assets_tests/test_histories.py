@@ -18,15 +18,16 @@ from datalake_assets.collection.errors import PermanentError
 from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.lake import layout, symbol_year_file
+from datalake_assets.lake import symbol_year_file
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
-from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import PublicationError, SymbolYears
 from datalake_assets.publication import How, Origin, Publication
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar, table
 from datalake_assets_tests.fakes import FakeClock, ScriptedSource
-from datalake_assets_tests.lake.stores import WatchedStore
+from datalake_assets_tests.storage.stores import WatchedStore
 
 DAYS = [date(2023, 12, 28), date(2023, 12, 29), date(2024, 1, 2), date(2024, 1, 3)]
 """Four sessions in a row, two of each year."""

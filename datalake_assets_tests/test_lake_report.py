@@ -20,12 +20,12 @@ import pytest
 from datalake_assets import market_calendar
 from datalake_assets.assets.lake_report import KEY, build_lake_report, report_metadata
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake, WrongLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.overview import page
 from datalake_assets.overview.numbers import Damage, SessionState, SilentSymbol, Step, YearNumbers
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
+from datalake_assets.storage import layout
 from datalake_assets_tests.overview.lakes import (
     DAYS,
     NOW,

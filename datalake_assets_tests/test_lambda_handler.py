@@ -29,9 +29,7 @@ from datalake_assets.exchange.faults import Arrival, Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake, Standing
-from datalake_assets.lake.store import open_store
 from datalake_assets.lambda_handler import (
     RESERVE,
     EventError,
@@ -41,6 +39,8 @@ from datalake_assets.lambda_handler import (
     workers,
 )
 from datalake_assets.publication import How, Origin, Publication
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import every, names
 from datalake_assets_tests.exchange.calling import keys_to
 from datalake_assets_tests.fakes import FakeClock, ScriptedSource

@@ -128,7 +128,7 @@ def test_what_is_never_loaded_is_left_out_and_nothing_else(tmp_path: Path) -> No
 ALONE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import datalake_assets.lambda_handler, datalake_assets.postgres_limit, datalake_assets.lake.store
+import datalake_assets.lambda_handler, datalake_assets.postgres_limit, datalake_assets.storage.store
 print(*sorted(n for n in sys.modules if n.split(".")[0] == "datalake_assets"))
 print(datalake_assets.__file__)
 """

@@ -38,18 +38,18 @@ from datalake_assets.exchange.faults import Arrival, RandomFaults, every_fault
 from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake import layout
 from datalake_assets.lake.coverage import coverage
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
-from datalake_assets.lake.store import Store, open_store
 from datalake_assets.publication import How, Origin, Outcome, Publication
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import Store, open_store
 from datalake_assets_tests.collection.tables import every, names, table
 from datalake_assets_tests.fakes import FakeClock, ScriptedSource
 from datalake_assets_tests.lake.files import alike_but_for
-from datalake_assets_tests.lake.stores import Interlude, WatchedStore
+from datalake_assets_tests.storage.stores import Interlude, WatchedStore
 
 DAYS = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 15))
 MONDAY = DAYS[0]

@@ -26,13 +26,13 @@ from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import State
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
-from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource
 from datalake_assets.settings import LAKE_OF_EXCHANGE, SETTINGS, Setting, Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from datalake_assets import market_calendar
 from datalake_assets.cli.show import SESSIONS, candles, draw, show
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar
 from datalake_assets_tests.lake.test_reader import write
 

@@ -28,7 +28,7 @@ from datalake_assets import market_calendar
 from datalake_assets.assets.daily_ticks import KEY
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.postgres import NOT_HERE, binaries
 from datalake_assets_tests.seaweedfs import BUCKET
 from datalake_assets_tests.stack import CODE_SERVER, DAEMON, DEPLOY, ROOT, Stack

@@ -8,8 +8,9 @@ from datetime import date
 import dagster as dg
 import pytest
 
-from datalake_assets.lake import layout, symbol_year_file
+from datalake_assets.lake import symbol_year_file
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.storage import layout
 from datalake_assets_tests.collection.tables import every
 from datalake_assets_tests.lake.files import collected
 from datalake_assets_tests.workbench import (

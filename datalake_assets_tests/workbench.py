@@ -19,11 +19,12 @@ from datalake_assets.collection.errors import PermanentError
 from datalake_assets.collection.progress import Display
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake import layout, session_file
+from datalake_assets.lake import session_file
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar, table
 from datalake_assets_tests.fakes import ScriptedSource
 

@@ -32,7 +32,6 @@ from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
 from datalake_assets.collection.progress import Display, Displays, Snapshot
 from datalake_assets.collection.universe import symbols_for
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
@@ -40,6 +39,7 @@ from datalake_assets.listing import take_survey
 from datalake_assets.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
+from datalake_assets.storage import layout
 
 KEY = dg.AssetKey("daily_ticks")
 

@@ -17,7 +17,6 @@ from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake import layout
 from datalake_assets.overview import page, pictures
 from datalake_assets.overview.numbers import (
     Overview,
@@ -28,6 +27,7 @@ from datalake_assets.overview.numbers import (
 )
 from datalake_assets.partitions import TIMEZONE
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
+from datalake_assets.storage import layout
 
 KEY = dg.AssetKey("lake_report")
 

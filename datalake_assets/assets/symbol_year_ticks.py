@@ -19,10 +19,10 @@ from datalake_assets import __version__
 from datalake_assets.assets.daily_ticks import BARS_METADATA, LOG_EVERY
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
-from datalake_assets.lake.session_file import BrokenFileError
 from datalake_assets.lake.symbol_years import Proof, PublicationError, Published, SymbolYears
-from datalake_assets.lake.upload import Snapshot
 from datalake_assets.resources import LakeResource, SourceResource
+from datalake_assets.storage.store import BrokenFileError
+from datalake_assets.storage.upload import Snapshot
 
 KEY = dg.AssetKey("symbol_year_ticks")
 CHECK = "layouts_agree"

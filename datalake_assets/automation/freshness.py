@@ -20,11 +20,11 @@ from datalake_assets.automation import due
 from datalake_assets.automation.alerts import AlertError, webhook
 from datalake_assets.automation.jobs import NEWEST_SESSION, freshness_job
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 
 _TO_COLLECT = timedelta(hours=1)
 """What a collection is given at least, from when its session's bars can be had."""

@@ -14,9 +14,9 @@ from typing import Self
 
 from datalake_assets.automation.due import Patience
 from datalake_assets.collection.plan import Packing
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Summary
+from datalake_assets.storage import layout
 
 PATIENCE = Patience(attempts=3, first=timedelta(hours=1))
 

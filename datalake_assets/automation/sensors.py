@@ -30,12 +30,12 @@ from datalake_assets.automation.jobs import (
 from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
 from datalake_assets.automation.repairs import Holes, Repair
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import Store, open_store
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import Store, open_store
 
 NEW, SECOND_LOOK, REPAIR, YEAR, REPORT = "new session", "second look", "repair", "year", "report"
 """What the runs are for: the values of the tag `runs.FOR`."""

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.settings import Settings
+from datalake_assets.storage.store import open_store
 
 From = Annotated[
     str | None,

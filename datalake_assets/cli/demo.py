@@ -12,9 +12,9 @@ from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import open_lake, partitions
 from datalake_assets.cli.runs import materialize, write_report
 from datalake_assets.cli.terminal import command, out, plain_errors, sparkline, tell
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
 
 DEMO_SESSIONS = 6
 """The newest session, and the five before that its coverage is measured by. They cost no more

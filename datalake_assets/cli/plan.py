@@ -16,10 +16,10 @@ from datalake_assets.cli.arguments import From, Json, To, claimed_lake, partitio
 from datalake_assets.cli.terminal import err, out, plain_errors, tell
 from datalake_assets.collection.cost import PRICES_OF, Cost, cost
 from datalake_assets.collection.universe import symbols_for
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
 
 
 def plan(

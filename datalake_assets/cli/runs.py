@@ -19,9 +19,9 @@ from rich.table import Table
 
 from datalake_assets.cli.arguments import claimed_lake
 from datalake_assets.cli.terminal import TerminalDisplay, command, err, out, tell
-from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.settings import Settings
+from datalake_assets.storage.store import open_store
 
 if TYPE_CHECKING:
     import dagster as dg

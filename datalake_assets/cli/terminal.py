@@ -20,9 +20,8 @@ from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.lake.lake import WrongLakeError
 from datalake_assets.lake.reader import NotInLakeError
-from datalake_assets.lake.session_file import BrokenFileError
-from datalake_assets.lake.store import StoreError
 from datalake_assets.settings import SettingsError
+from datalake_assets.storage.store import BrokenFileError, StoreError
 
 out = Console()
 err = Console(stderr=True)

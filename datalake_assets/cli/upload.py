@@ -19,10 +19,10 @@ from rich.table import Table
 
 from datalake_assets.cli.arguments import Json
 from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
-from datalake_assets.lake import layout
-from datalake_assets.lake.store import Store, open_store
-from datalake_assets.lake.upload import WORKERS, Item, Snapshot, Upload, files
-from datalake_assets.lake.upload import upload as upload_items
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import Store, open_store
+from datalake_assets.storage.upload import WORKERS, Item, Snapshot, Upload, files
+from datalake_assets.storage.upload import upload as upload_items
 
 SHOWN = 20
 """Failures that are told one by one; `--json` tells all."""

@@ -12,8 +12,9 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from datalake_assets.lake import layout
-from datalake_assets.lake.session_file import BrokenFileError, Summary
+from datalake_assets.lake.session_file import Summary
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError
 
 if TYPE_CHECKING:
     from datalake_assets.lake.lake import Lake

@@ -20,12 +20,13 @@ import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake import layout, session_file
+from datalake_assets.lake import session_file
 from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError
 from datalake_assets.lake.restatements import Restatements
-from datalake_assets.lake.session_file import BrokenFileError, Session, Summary
-from datalake_assets.lake.store import Store
+from datalake_assets.lake.session_file import Session, Summary
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, Store
 
 _READERS = 16
 

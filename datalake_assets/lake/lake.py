@@ -26,13 +26,14 @@ from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import combine
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
-from datalake_assets.lake import layout, session_file, universe_file
+from datalake_assets.lake import session_file, universe_file
 from datalake_assets.lake.coverage import Coverage, coverage
 from datalake_assets.lake.reader import NotInLakeError, Reader, as_day
 from datalake_assets.lake.restatements import Restatements, changes, undone
-from datalake_assets.lake.session_file import BrokenFileError, Session, Summary
-from datalake_assets.lake.store import ChangedError, Store, open_store
+from datalake_assets.lake.session_file import Session, Summary
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
 
 FORMAT = 1
 """Version of the layout; a lake of another one is not written to."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datalake_assets.lake.fingerprint import FINGERPRINT, Fingerprint
-from datalake_assets.lake.session_file import BrokenFileError
+from datalake_assets.storage.store import BrokenFileError
 
 SCHEMA = pa.schema(
     [

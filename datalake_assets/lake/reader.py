@@ -32,10 +32,11 @@ import pyarrow.compute as pc
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake import layout, session_file, symbol_year_file, universe_file
+from datalake_assets.lake import session_file, symbol_year_file, universe_file
 from datalake_assets.lake.manifest import Manifest
-from datalake_assets.lake.session_file import BrokenFileError, Session
-from datalake_assets.lake.store import Store, require_unforked
+from datalake_assets.lake.session_file import Session
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, Store, require_unforked
 
 SESSION_COST = 3
 """How many symbol-years can be read in the time of one session of the whole market.

@@ -22,9 +22,8 @@ import pyarrow.parquet as pq
 
 from datalake_assets.collection.bars import SCHEMA as BARS
 from datalake_assets.collection.bars import combine
-from datalake_assets.lake import layout
-from datalake_assets.lake.session_file import BrokenFileError
-from datalake_assets.lake.store import Store
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, Store
 
 VALUES = tuple(name for name in BARS.names if name not in ("symbol", "session"))
 

@@ -29,14 +29,11 @@ import pyarrow.parquet as pq
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
+from datalake_assets.storage.store import BrokenFileError
 
 _LEDGER = b"datalake.ledger"
 _AUDIT = b"datalake.audit"
 _PROVENANCE = b"datalake.provenance"
-
-
-class BrokenFileError(RuntimeError):
-    """An object in the lake is not the session file that it should be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,12 @@ import pyarrow as pa
 from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.lake import layout, session_file, symbol_year_file
+from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
 from datalake_assets.lake.manifest import Entry, Manifest
-from datalake_assets.lake.session_file import BrokenFileError
-from datalake_assets.lake.store import ChangedError, Store
-from datalake_assets.lake.upload import WORKERS, Item, Snapshot, Upload, upload
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
+from datalake_assets.storage.upload import WORKERS, Item, Snapshot, Upload, upload
 
 _READERS = 16
 _TOGETHER = 500

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datalake_assets.collection.universe import SCHEMA
-from datalake_assets.lake.session_file import BrokenFileError
+from datalake_assets.storage.store import BrokenFileError
 
 
 def encode(snapshot: pa.Table) -> bytes:

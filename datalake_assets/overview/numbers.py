@@ -26,14 +26,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
-from datalake_assets.lake import layout, restatements, session_file
+from datalake_assets.lake import restatements, session_file
 from datalake_assets.lake.coverage import Coverage, Held, coverage
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.restatements import Restatements
-from datalake_assets.lake.session_file import BrokenFileError, Summary
+from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError
 
 COMPARED = 20
 """Sessions before the newest that it is held against: about a month."""

@@ -26,9 +26,9 @@ from datalake_assets.automation.alerts import (
 from datalake_assets.automation.runs import FOR
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.receiver import SECRET, receiver
 from datalake_assets_tests.fakes import FakeClock
 

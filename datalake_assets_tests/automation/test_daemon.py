@@ -24,8 +24,8 @@ from datalake_assets.automation import due
 from datalake_assets.automation.jobs import NEWEST_SESSION
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.receiver import Receiver, receiver
 
 ROOT = Path(__file__).parents[2]

@@ -20,10 +20,10 @@ from datalake_assets.automation.freshness import Deadlines, Freshness, look
 from datalake_assets.automation.jobs import build_daily_schedule
 from datalake_assets.collection.audit import RULES
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake import layout
-from datalake_assets.lake.store import open_store
 from datalake_assets.resources import EmbeddedExchangeResource, LakeResource
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.receiver import receiver
 from datalake_assets_tests.automation.world import SetClock, World, utc
 

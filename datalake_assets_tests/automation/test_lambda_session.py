@@ -24,13 +24,13 @@ from datalake_assets.exchange.faults import Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.lambda_handler import RESERVE, lambda_handler
 from datalake_assets.publication import How
 from datalake_assets.resources import CollectorResource
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests import workbench
 from datalake_assets_tests.exchange.calling import keys_to
 from datalake_assets_tests.lambda_api import TAIL, Context, LambdaApi

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.automation.repairs import AT_ONCE, PATIENCE, Broken, Holes
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import Store, open_store
+from datalake_assets.storage.store import Store, open_store
 from datalake_assets_tests.automation.world import utc
 from datalake_assets_tests.collection.tables import WEEK, every, names
 from datalake_assets_tests.lake.files import collected

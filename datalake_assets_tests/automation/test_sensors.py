@@ -13,11 +13,11 @@ from dagster._core.test_utils import create_run_for_test
 from datalake_assets import market_calendar
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.automation import sensors
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
-from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.world import Asked, World, instants, utc
 from datalake_assets_tests.collection.tables import every, names
 from datalake_assets_tests.lake.files import collected

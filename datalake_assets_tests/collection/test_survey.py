@@ -24,8 +24,8 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
 from datalake_assets.publication import How, Origin, Publication
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar, names, table
 from datalake_assets_tests.fakes import FakeClock, ScriptedSource
 

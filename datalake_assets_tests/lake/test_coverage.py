@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.report import Ledger
-from datalake_assets.lake import layout
 from datalake_assets.lake.coverage import Coverage, Held, coverage
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Provenance, Session
-from datalake_assets.lake.store import open_store
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import every
 
 DAYS = market_calendar.sessions(date(2024, 6, 24), date(2024, 7, 12))

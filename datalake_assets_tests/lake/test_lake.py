@@ -20,13 +20,13 @@ from datalake_assets.collection.audit import audit
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import FORMAT, Lake, Standing, WrongLakeError, repaired
-from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session, Summary, encode
-from datalake_assets.lake.store import ChangedError, Store, open_store
+from datalake_assets.lake.session_file import Provenance, Session, Summary, encode
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
 from datalake_assets_tests.lake.files import flipped
-from datalake_assets_tests.lake.stores import Interlude, WatchedStore
+from datalake_assets_tests.storage.stores import Interlude, WatchedStore
 
 NOON = datetime(2024, 7, 9, 22, tzinfo=UTC)
 SYMBOLS = names(30)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.lake.fingerprint import Fingerprint
 from datalake_assets.lake.manifest import SCHEMA, Entry, Manifest
-from datalake_assets.lake.session_file import BrokenFileError
+from datalake_assets.storage.store import BrokenFileError
 from datalake_assets_tests.lake.files import before_footer, flipped, footer_size
 
 sums = st.integers(0, 2**64 - 1)

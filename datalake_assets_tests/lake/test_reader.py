@@ -25,13 +25,14 @@ import datalake_assets
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
-from datalake_assets.lake import layout, session_file
+from datalake_assets.lake import session_file
 from datalake_assets.lake.coverage import Held
 from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError
 from datalake_assets.lake.reader import SESSION_COST, NotInLakeError, Reader
-from datalake_assets.lake.session_file import BrokenFileError, Provenance, Session
-from datalake_assets.lake.store import Store, StoreError, open_store
+from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, Store, StoreError, open_store
 from datalake_assets_tests.collection.tables import bar, table
 from datalake_assets_tests.fakes import FakeClock
 

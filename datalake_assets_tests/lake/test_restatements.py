@@ -10,15 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake, Written
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.restatements import SCHEMA, VALUES, Restatements, changes
-from datalake_assets.lake.session_file import BrokenFileError
-from datalake_assets.lake.store import ChangedError, Store, open_store
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
 from datalake_assets_tests.collection.tables import MONDAY, bar, names, table
 from datalake_assets_tests.lake.files import collected
-from datalake_assets_tests.lake.stores import Interlude, WatchedStore
+from datalake_assets_tests.storage.stores import Interlude, WatchedStore
 
 EVENING = datetime(2026, 1, 5, 22, tzinfo=UTC)
 """When the first state of a session is collected (`files.collected`)."""

@@ -22,13 +22,13 @@ from datalake_assets.collection.audit import Finding, Verdict, audit
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger, State
 from datalake_assets.lake.session_file import (
-    BrokenFileError,
     Provenance,
     Session,
     decode,
     encode,
     summarize,
 )
+from datalake_assets.storage.store import BrokenFileError
 from datalake_assets_tests.collection.tables import MONDAY, bar, every, names, table
 from datalake_assets_tests.lake.files import (
     alike_but_for,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA, empty
-from datalake_assets.lake.session_file import BrokenFileError
 from datalake_assets.lake.symbol_year_file import decode, encode
+from datalake_assets.storage.store import BrokenFileError
 from datalake_assets_tests.collection.tables import bar, every, table
 from datalake_assets_tests.lake.files import before_footer, flipped
 

@@ -22,17 +22,17 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA, empty
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.lake import layout, session_file
+from datalake_assets.lake import session_file
 from datalake_assets.lake.fingerprint import fingerprint
 from datalake_assets.lake.manifest import Manifest
-from datalake_assets.lake.session_file import BrokenFileError
-from datalake_assets.lake.store import Store, StoreError, open_store
 from datalake_assets.lake.symbol_years import PublicationError, Published, SymbolYears
-from datalake_assets.lake.upload import Snapshot
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, Store, StoreError, open_store
+from datalake_assets.storage.upload import Snapshot
 from datalake_assets_tests.collection.tables import bar, table
 from datalake_assets_tests.fakes import FakeClock
 from datalake_assets_tests.lake.files import flipped, session_bytes
-from datalake_assets_tests.lake.stores import Interlude, WatchedStore
+from datalake_assets_tests.storage.stores import Interlude, WatchedStore
 
 YEAR = 2024
 DAYS = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 8))

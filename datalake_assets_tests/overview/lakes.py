@@ -11,8 +11,8 @@ from datalake_assets.collection.audit import audit
 from datalake_assets.collection.report import Ledger, Statistics
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Provenance, Session
-from datalake_assets.lake.store import open_store
 from datalake_assets.overview.numbers import Overview, overview
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import every, names
 
 DAYS = market_calendar.sessions(date(2024, 5, 1), date(2024, 7, 3))

@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.cli.status import as_dict
 from datalake_assets.collection.bars import SCHEMA
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import Restatements, changes
-from datalake_assets.lake.store import open_store
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.overview.numbers import (
     COMPARED,
@@ -34,6 +32,8 @@ from datalake_assets.overview.numbers import (
     changed_values,
     written,
 )
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.overview.lakes import (
     DAYS,
     NOW,

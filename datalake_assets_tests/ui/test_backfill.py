@@ -33,7 +33,7 @@ from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.store import open_store
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.ui.conftest import ROOT, DagsterDev, make_dev
 
 if TYPE_CHECKING:

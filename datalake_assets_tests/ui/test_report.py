@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from datalake_assets import market_calendar
-from datalake_assets.lake import layout
 from datalake_assets.lake.lake import Lake
 from datalake_assets.overview import page as report_page
 from datalake_assets.overview.numbers import Overview
+from datalake_assets.storage import layout
 from datalake_assets_tests.overview.lakes import SYMBOLS, collected, look, new_lake
 from datalake_assets_tests.ui.conftest import DagsterDev
 from datalake_assets_tests.ui.test_materialize import RUN_ENDS_WITHIN_MS, SEEN_WITHIN_MS

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datalake_assets.lake.store import (
+from datalake_assets.storage.store import (
     LOCK,
     STAGED_FOR_AT_MOST,
     ChangedError,
@@ -385,7 +385,7 @@ def test_a_file_uri_and_a_home_path_lead_to_their_folders(
 
 WRITER = """
 import sys
-from datalake_assets.lake.store import open_store
+from datalake_assets.storage.store import open_store
 store = open_store(sys.argv[1])
 versions = [bytes([65 + number]) * (1 << 20) for number in range(4)]
 print("writing", flush=True)
@@ -435,8 +435,8 @@ HOUR = STAGED_FOR_AT_MOST.total_seconds()
 
 APPENDER = """
 import sys
-from datalake_assets.lake.store import open_store
-from datalake_assets_tests.lake.test_store import append_line
+from datalake_assets.storage.store import open_store
+from datalake_assets_tests.storage.test_store import append_line
 store = open_store(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -879,7 +879,7 @@ def test_an_answer_of_s3_becomes_its_gist_and_advice_without_what_it_repeats_of_
 
 def test_importing_the_store_loads_no_heavy_library() -> None:
     program = (
-        "import sys; from datalake_assets.lake.store import open_store; open_store('lake');"
+        "import sys; from datalake_assets.storage.store import open_store; open_store('lake');"
         "print([n for n in ('boto3', 'botocore', 'pandas', 'pyarrow', 'dagster')"
         " if n in sys.modules])"
     )

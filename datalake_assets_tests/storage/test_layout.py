@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datalake_assets.lake import layout
+from datalake_assets.storage import layout
 
 DAY = date(2024, 7, 3)
 days = st.lists(st.dates(date(2000, 1, 1), date(2035, 12, 31)), unique=True, max_size=20)

@@ -6,7 +6,7 @@ Not here: a server that errs (`s3_proxy`), and what is written (`files`).
 import threading
 from collections.abc import Callable
 
-from datalake_assets.lake.store import Store
+from datalake_assets.storage.store import Store
 
 Moment = Callable[[str, str], None]
 """Called with what is done (`replace`, `put`, `create`, `delete`) and the key."""

@@ -29,10 +29,11 @@ from typer.testing import CliRunner
 from datalake_assets.cli.upload import UploadDisplay
 from datalake_assets.cli.upload import upload as upload_command
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.lake.store import LOCK, ChangedError, StoreError, open_store
-from datalake_assets.lake.upload import HOPELESS, Item, Snapshot, files, upload
+from datalake_assets.storage.store import LOCK, ChangedError, StoreError, open_store
+from datalake_assets.storage.upload import HOPELESS, Item, Snapshot, files, upload
 from datalake_assets_tests.fakes import FakeClock
-from datalake_assets_tests.lake.s3_proxy import (
+from datalake_assets_tests.seaweedfs import S3Server
+from datalake_assets_tests.storage.s3_proxy import (
     BROKEN,
     DENIED,
     EXPIRED,
@@ -41,7 +42,6 @@ from datalake_assets_tests.lake.s3_proxy import (
     S3Proxy,
     s3_proxy,
 )
-from datalake_assets_tests.seaweedfs import S3Server
 
 ROOT = Path(__file__).parents[2]
 HANG = 5.0

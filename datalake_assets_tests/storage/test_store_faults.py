@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from datalake_assets.lake.store import ChangedError, Patience, Store, StoreError, open_store
-from datalake_assets_tests.lake.s3_proxy import (
+from datalake_assets.storage.store import ChangedError, Patience, Store, StoreError, open_store
+from datalake_assets_tests.seaweedfs import S3Server
+from datalake_assets_tests.storage.s3_proxy import (
     BROKEN,
     DENIED,
     EXPIRED,
@@ -24,7 +25,6 @@ from datalake_assets_tests.lake.s3_proxy import (
     S3Proxy,
     s3_proxy,
 )
-from datalake_assets_tests.seaweedfs import S3Server
 
 OLD, NEW = b"old" * 5_000, b"new" * 7_000
 HASTY = Patience(
@@ -305,7 +305,7 @@ def test_a_wrong_key_is_no_failure_that_passes_and_is_shown_nowhere(
 
 FILL = """
 import sys
-from datalake_assets.lake.store import StoreError, open_store
+from datalake_assets.storage.store import StoreError, open_store
 store = open_store(sys.argv[1])
 store.put("data/k", b"old")
 version = store.get_versioned("data/k")[1]

@@ -132,6 +132,10 @@ class ChangedError(StoreError):
     """Somebody else wrote the object in the meantime; nothing was written over it."""
 
 
+class BrokenFileError(RuntimeError):
+    """An object was read, and its bytes are not the file that should lie there."""
+
+
 def _sent_again(
     method: Callable[Concatenate["Store", Given], Answer],
 ) -> Callable[Concatenate["Store", Given], Answer]:
