@@ -86,7 +86,7 @@ FACTORS_DESCRIPTIONS = {
     "action_id": "The source's identifier of the action, or of the user's decision",
     "new_shares": "Of a split: shares after it, as a ratio of whole numbers with old_shares",
     "old_shares": "Of a split: shares before it",
-    "amount": "US dollars a share: the cash dividend (two on one day are two rows), or the value of "
+    "amount": "US dollars a share: the cash dividend (two on a day are two rows), or the value of "
     "what was spun off for one share",
     "amount_from": "Where the value of a spin-off is taken from",
     "close_before": "Raw close of its last session before `session`",
