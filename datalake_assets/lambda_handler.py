@@ -184,17 +184,19 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
     # A request that fails to the end of this must still leave its reserve.
     retry = RetryPolicy(seconds=min(RESERVE, seconds))
     with closing(AlpacaSource(account, connections=threads, timeouts=TIMEOUTS)) as alpaca:
-        found = lake.universe()
-        if not found or found[0] < request.session:
+        days = lake.universe_days()
+        taken = days[-1] if days else None
+        if taken is None or taken < request.session:
             budget = (TRADING_REQUESTS_PER_MINUTE, account.mark, "trading", settings.rate_limit)
             with open_limiter(*budget) as limiter:
-                found = take_snapshot(alpaca, lake, limiter, retry)[:2]
-        taken, universe = found
+                taken, _, _ = take_snapshot(alpaca, lake, limiter, retry)
         chosen = request.symbols or (read_symbols(settings.symbols) if settings.symbols else None)
         wanted = (
-            {request.session: chosen} if chosen else symbols_for([request.session], universe, taken)
+            {request.session: chosen}
+            if chosen
+            else symbols_for([request.session], lake.snapshots())
         )
-        origin = Origin(account.source, asof=taken, run_id=context.aws_request_id)
+        origin = Origin(account.source, listed=taken, run_id=context.aws_request_id)
         per_minute = settings.requests_per_minute
         with open_limiter(per_minute, account.mark, "data", settings.rate_limit) as limiter:
             how = How(
@@ -208,7 +210,7 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
             publication = Publication(wanted, lake, how, repair=repair)
             # What is left now: the lake was read meanwhile, which must take nothing of the reserve.
             left = _seconds(context)
-            (outcome,) = publication.run(alpaca.bars(taken), origin, clock=Clock(), seconds=left)
+            (outcome,) = publication.run(alpaca.bars(), origin, clock=Clock(), seconds=left)
     return outcome, lake
 
 

@@ -19,7 +19,7 @@ from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
-from datalake_assets.collection.universe import active, lost
+from datalake_assets.collection.universe import active, lost, with_former
 from datalake_assets.lake.lake import Lake, Written
 from datalake_assets.publication import How
 from datalake_assets.sources.alpaca import AlpacaSource
@@ -40,6 +40,8 @@ def take_snapshot(
     clock: Clock | None = None,
 ) -> tuple[date, pa.Table, Written]:
     """Fetch the list of assets and keep it as the snapshot of today (in New York).
+
+    Names that stood on the snapshot before and are not on the list stay, as former ones.
 
     Args:
         alpaca: Whom to ask.
@@ -65,6 +67,7 @@ def take_snapshot(
             "not taken. If it is right, raise the collector's max_universe_loss for one run"
         )
     taken = clock.now().astimezone(_NEW_YORK).date()
+    snapshot = with_former(snapshot, found[1] if found else None)
     return taken, snapshot, lake.write_universe(taken, snapshot)
 
 
@@ -74,7 +77,7 @@ def take_survey(
     how: How,
     wanted: Mapping[date, Sequence[str]],
     since: int,
-    asof: date,
+    taken: date,
 ) -> Survey | None:
     """In which years the symbols traded: the survey that the lake has, or a new one, if any.
 
@@ -87,7 +90,7 @@ def take_survey(
         how: How to collect.
         wanted: The symbols of each session.
         since: The first year.
-        asof: The day whose symbols are meant.
+        taken: The day of the list of assets.
 
     Raises:
         RefusedError: The source refuses every request.
@@ -109,8 +112,8 @@ def take_survey(
     found = survey(
         symbols,
         since,
-        asof.year,
-        alpaca.years(asof),
+        taken.year,
+        alpaca.years(),
         Caller(how.limiter, how.retry, stop=stop),
         symbols_per_request=how.packing.symbols,
         workers=how.workers,
@@ -118,5 +121,5 @@ def take_survey(
     )
     if not found.years:
         return None
-    lake.write_survey(asof, found)
+    lake.write_survey(taken, found)
     return found

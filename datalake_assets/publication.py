@@ -63,12 +63,12 @@ class Origin:
 
     Args:
         source: As the lake's marker names it.
-        asof: The day whose symbols are meant.
+        listed: The day of the list of assets that the symbols were taken from.
         run_id: The Dagster run, or another caller's own mark.
     """
 
     source: str
-    asof: date
+    listed: date
     run_id: str
 
 
@@ -291,7 +291,7 @@ class Publication:
         provenance = Provenance(
             collected_at=statistics.ended,
             source=origin.source,
-            asof=origin.asof,
+            listed=origin.listed,
             run_id=origin.run_id,
             version=__version__,
             collection=statistics.to_dict(),

@@ -734,13 +734,13 @@ class Surveyed(Market):
         ScriptedSource.__init__(self, table(bar(name, day) for day in LONG for name in symbols))
         self.listed = universe(symbols, inactive)
         self._alive = frozenset(symbols)
-        self.questions: list[tuple[tuple[str, ...], int, int, date]] = []
+        self.questions: list[tuple[tuple[str, ...], int, int]] = []
 
-    def years(self, asof: date) -> AskYears:
+    def years(self) -> AskYears:
         def ask(
             symbols: tuple[str, ...], first: int, last: int, page_token: str | None
         ) -> tuple[dict[str, Sequence[int]], str | None]:
-            self.questions.append((symbols, first, last, asof))
+            self.questions.append((symbols, first, last))
             alive = self._alive.intersection(symbols)
             return dict.fromkeys(alive, range(first, last + 1)), None
 
@@ -758,7 +758,7 @@ def long(bench: Workbench) -> Workbench:
     return bench
 
 
-def questions(bench: Workbench) -> list[tuple[tuple[str, ...], int, int, date]]:
+def questions(bench: Workbench) -> list[tuple[tuple[str, ...], int, int]]:
     assert isinstance(bench.market, Surveyed)
     return bench.market.questions
 
@@ -767,7 +767,7 @@ def test_before_a_long_range_one_survey_is_taken_kept_and_packed_by(long: Workbe
     result = long.run(LONG[0], LONG[-1], **ROOMY)
 
     assert result.success
-    assert questions(long) == [(names(620), 2011, TODAY.year, TODAY)]
+    assert questions(long) == [(names(620), 2011, TODAY.year)]
     assert len(LONG) == WINDOW + 3
     assert len(long.market.requests) == 2, "one for each window: what is silent rides along"
     kept = long.lake.survey()
@@ -809,11 +809,11 @@ def test_a_repair_asks_no_survey(long: Workbench) -> None:
 
 
 def surveyed(
-    lake: Lake, market: Market, days: Sequence[date], symbols: tuple[str, ...], asof: date
+    lake: Lake, market: Market, days: Sequence[date], symbols: tuple[str, ...], taken: date
 ) -> Survey | None:
     how = How(RateLimiter(1e9))
     wanted = dict.fromkeys(days, symbols)
-    return take_survey(market, lake, how, wanted, 2011, asof)  # type: ignore[arg-type]
+    return take_survey(market, lake, how, wanted, 2011, taken)  # type: ignore[arg-type]
 
 
 def test_a_survey_is_taken_anew_when_a_later_year_is_asked_for() -> None:
@@ -825,7 +825,7 @@ def test_a_survey_is_taken_anew_when_a_later_year_is_asked_for() -> None:
 
     second = surveyed(lake, market, later, names(3), date(2025, 4, 1))
 
-    assert [asked[1:3] for asked in market.questions] == [(2011, 2024), (2011, 2025)]
+    assert [asked[1:] for asked in market.questions] == [(2011, 2024), (2011, 2025)]
     assert second is not None
     assert second.last == 2025
     assert lake.survey() == second
@@ -845,7 +845,7 @@ def test_a_source_that_refuses_to_be_surveyed_ends_the_run_and_nothing_is_kept()
     lake, market = Lake(open_store("memory://")), Surveyed(names(3))
 
     class Refusing(Surveyed):
-        def years(self, asof: date) -> AskYears:
+        def years(self) -> AskYears:
             def ask(*_: object) -> tuple[dict[str, Sequence[int]], str | None]:
                 raise RefusedError("HTTP 401")
 
@@ -871,7 +871,7 @@ def test_a_survey_of_which_every_question_failed_is_taken_again() -> None:
     lake, market = Lake(open_store("memory://")), Surveyed(names(3))
 
     class Failing(Surveyed):
-        def years(self, asof: date) -> AskYears:
+        def years(self) -> AskYears:
             def ask(*_: object) -> tuple[dict[str, Sequence[int]], str | None]:
                 raise PermanentError("HTTP 500")
 

@@ -873,7 +873,7 @@ def alpaca(url: str, workers: int = 4) -> Iterator[Fetch]:
         timeouts=Timeouts(connect=5.0, read=0.5, total=3.0),
     )
     try:
-        yield asking.bars(DAYS[-1])
+        yield asking.bars()
     finally:
         asking.close()
 

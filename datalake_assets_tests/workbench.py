@@ -100,7 +100,7 @@ class Market(ScriptedSource):
             self.release.wait(60)
         return page
 
-    def bars(self, asof: date) -> "Market":
+    def bars(self) -> "Market":
         return self
 
     def assets(self) -> pa.Table:

@@ -196,9 +196,9 @@ def _collect(
     shown = Displays(LogDisplay(context.log), display)
     context.log.info("from %s into %s", source.identity, lake.store.uri)
     with source.open(collector) as alpaca, collector.how(source.account) as how:
-        taken, universe = _universe(context, alpaca, lake, collector, source, days[-1])
-        origin = Origin(source.identity, asof=taken, run_id=context.run.run_id)
-        wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, universe, taken)
+        taken = _universe(context, alpaca, lake, collector, source, days[-1])
+        origin = Origin(source.identity, listed=taken, run_id=context.run.run_id)
+        wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
         known = None
         if collector.survey and not collector.repair:
             since = _first_session(context).year
@@ -207,7 +207,7 @@ def _collect(
                 context.log.info("the years of %d symbols are known", len(known.years))
         publication = Publication(wanted, lake, how, survey=known, repair=collector.repair)
         context.log.info(_announce(publication, collector))
-        yield from publication.run(alpaca.bars(taken), origin, display=shown)
+        yield from publication.run(alpaca.bars(), origin, display=shown)
 
 
 def _first_session(context: dg.AssetExecutionContext) -> date:
@@ -260,15 +260,15 @@ def _universe(
     collector: CollectorResource,
     source: SourceResource,
     newest: date,
-) -> tuple[date, pa.Table]:
-    """The newest snapshot; a new one when there is none or it is older than the session."""
-    if (found := lake.universe()) and found[0] >= newest:
-        return found
+) -> date:
+    """The day of the newest snapshot; of a new one when it would be older than the session."""
+    if (days := lake.universe_days()) and days[-1] >= newest:
+        return days[-1]
     context.log.info("no snapshot of the universe is as new as the session: taking one")
     taken, snapshot, written = take_universe(alpaca, lake, collector, source)
     metadata = snapshot_metadata(taken, snapshot, written, lake)
     context.log_event(dg.AssetMaterialization(stock_universe.key, metadata=metadata))
-    return taken, snapshot
+    return taken
 
 
 def _announce(publication: Publication, collector: CollectorResource) -> str:

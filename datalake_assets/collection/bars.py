@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
 it, New York midnight; `session` is the trading day that it stands for."""
 
 COLUMN_DESCRIPTIONS = {
-    "symbol": "Ticker as the source spells it today (class shares are dotted: BRK.B)",
+    "symbol": "Ticker that it traded under in this session (class shares are dotted: BRK.B)",
     "session": "Trading day of the XNYS calendar",
     "timestamp": "Start of the bar: midnight in New York, as an instant in UTC",
     "open": "First price, US dollars, unadjusted",

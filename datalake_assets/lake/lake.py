@@ -26,6 +26,7 @@ from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import combine
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
+from datalake_assets.collection.universe import Snapshots
 from datalake_assets.lake import session_file, universe_file
 from datalake_assets.lake.coverage import Coverage, coverage
 from datalake_assets.lake.reader import NotInLakeError, Reader, as_day
@@ -35,8 +36,9 @@ from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
 
-FORMAT = 1
-"""Version of the layout; a lake of another one is not written to."""
+FORMAT = 2
+"""Version of the layout; a lake of another one is not written to. In 1 a bar stood under the ticker
+that its security had on the day of the collection, so renamed companies stood there twice."""
 
 _YEARS = pa.list_(pa.int16())
 
@@ -126,8 +128,8 @@ class Lake:
         if found.get("format") != FORMAT:
             raise WrongLakeError(
                 f"the lake at {self.store.uri} has layout {found.get('format')!r}, this program "
-                f"writes {FORMAT}: nothing was written. Use the version that made it, or another "
-                "DATALAKE_URI"
+                f"writes {FORMAT}: nothing was written. Set DATALAKE_URI to an empty place and "
+                "collect into it, or use the version of this program that made the lake"
             )
         if found.get("source") != source:
             raise WrongLakeError(
@@ -343,6 +345,10 @@ class Lake:
         """
         key = layout.universe_key(taken)
         return universe_file.decode(self.store.get(key), self.store.url(key))
+
+    def snapshots(self) -> Snapshots:
+        """All snapshots of the universe, each read when it is asked for."""
+        return Snapshots(self.universe_days(), self.universe_of)
 
     def universe_days(self) -> list[date]:
         """The days of which there is a snapshot, ascending."""

@@ -43,7 +43,8 @@ class Provenance:
     Args:
         collected_at: Instant (UTC) at which the collection ended.
         source: Host and feed, or the embedded exchange's market.
-        asof: The day whose symbols are meant.
+        listed: The day of the list of assets that the symbols were taken from. A symbol means
+            the bars that traded under it, on whatever day it was asked for.
         run_id: The Dagster run, or another caller's own mark.
         version: Version of this program.
         collection: Numbers of the collection (`report.Statistics.to_dict`).
@@ -53,7 +54,7 @@ class Provenance:
 
     collected_at: datetime
     source: str
-    asof: date
+    listed: date
     run_id: str
     version: str
     collection: Mapping[str, Any] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class Provenance:
         """As text."""
         told = asdict(self) | {
             "collected_at": self.collected_at.isoformat(),
-            "asof": self.asof.isoformat(),
+            "listed": self.listed.isoformat(),
             "known_since": self.known_since and self.known_since.isoformat(),
         }
         return json.dumps(told, separators=(",", ":"))
@@ -73,7 +74,7 @@ class Provenance:
         """Read back what `to_json` wrote."""
         told = json.loads(text)
         told["collected_at"] = datetime.fromisoformat(told["collected_at"])
-        told["asof"] = date.fromisoformat(told["asof"])
+        told["listed"] = date.fromisoformat(told["listed"])
         if told.get("known_since"):
             told["known_since"] = datetime.fromisoformat(told["known_since"])
         return cls(**told)

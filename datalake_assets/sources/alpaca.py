@@ -48,6 +48,14 @@ if TYPE_CHECKING:
 PAGE_LIMIT = 10_000
 """Bars on a page at most, by Alpaca's specification."""
 
+AS_TRADED = "-"
+"""Alpaca's `asof` that maps no ticker to today's holder of it.
+
+With any day in its place a company that was renamed is served under its new ticker and, asked for
+beside it, under its old one once more; the bars of a ticker's first owner can't be had; and a
+session differs from what it was before the rename. As traded, each security stands in a session
+once, and a session stays the same whenever it is collected."""
+
 DELAY = timedelta(minutes=16)
 """Without a real-time subscription Alpaca refuses a range that ends in the last 15 minutes; one
 more for clocks that differ."""
@@ -117,13 +125,10 @@ class AlpacaSource:
         self._decoding.shutdown(wait=False, cancel_futures=True)
         self._transport.close()
 
-    def bars(self, asof: date) -> Fetch:
+    def bars(self) -> Fetch:
         """How one page of raw daily bars is fetched: the `Fetch` that `collection` asks for.
 
-        Args:
-            asof: The day whose symbols are meant. Alpaca serves a renamed company's earlier
-                bars under the name that it has on this day, so it is pinned, not left to
-                "today", which changes under a long collection.
+        A symbol means the bars that traded under it (`AS_TRADED`).
         """
 
         def fetch(
@@ -133,16 +138,15 @@ class AlpacaSource:
             from alpaca.data.timeframe import TimeFrame
 
             start = datetime.combine(first, time(), UTC)
-            body = self._bars(TimeFrame.Day, symbols, start, self._end(last), asof, page_token)
+            body = self._bars(TimeFrame.Day, symbols, start, self._end(last), page_token)
             return self._decoding.submit(decode, body).result()
 
         return fetch
 
-    def years(self, asof: date) -> AskYears:
+    def years(self) -> AskYears:
         """How one page of bars of whole years is fetched: what `collection.survey` asks for.
 
-        Args:
-            asof: The day whose symbols are meant.
+        A symbol means the bars that traded under it, as for `bars`.
         """
 
         def ask(
@@ -153,7 +157,7 @@ class AlpacaSource:
             start = datetime(first, 1, 1, tzinfo=UTC)
             end = min(datetime(last, 12, 31, 23, 59, 59, tzinfo=UTC), self._clock.now() - DELAY)
             year = TimeFrame(12, TimeFrameUnit.Month)
-            return decode_years(self._bars(year, symbols, start, end, asof, page_token))
+            return decode_years(self._bars(year, symbols, start, end, page_token))
 
         return ask
 
@@ -163,7 +167,6 @@ class AlpacaSource:
         symbols: tuple[str, ...],
         start: datetime,
         end: datetime,
-        asof: date,
         page_token: str | None,
     ) -> bytes:
         from alpaca.data.enums import Adjustment, DataFeed
@@ -177,7 +180,7 @@ class AlpacaSource:
             limit=PAGE_LIMIT,
             adjustment=Adjustment.RAW,
             feed=DataFeed(self._account.feed),
-            asof=asof.isoformat(),
+            asof=AS_TRADED,
         )
         params = request.to_request_fields()
         if page_token is not None:

@@ -38,7 +38,7 @@ def session(day: date, minutes: int = 0, **states: Any) -> Session:
     told = Provenance(
         collected_at=datetime(2024, 7, 15, tzinfo=UTC) + timedelta(minutes=minutes),
         source="alpaca/sip",
-        asof=day,
+        listed=day,
         run_id="",
         version="0",
     )

@@ -172,7 +172,7 @@ def test_bars_are_asked_for_raw_and_as_of_a_pinned_day_in_whole_pages(
     seen: list[Arrival] = []
     exchange.exchange.faults = lambda arrival: seen.append(arrival)
     with source(exchange.url, feed="iex") as asking:
-        asking.bars(date(2025, 3, 14))(("B", "A.B"), date(2024, 7, 1), DAY, None)
+        asking.bars()(("B", "A.B"), date(2024, 7, 1), DAY, None)
     assert seen[0].path == "/v2/stocks/bars"
     assert seen[0].query == {
         "symbols": "B,A.B",
@@ -182,14 +182,14 @@ def test_bars_are_asked_for_raw_and_as_of_a_pinned_day_in_whole_pages(
         "limit": "10000",
         "adjustment": "raw",
         "feed": "iex",
-        "asof": "2025-03-14",
+        "asof": "-",
     }
 
 
 def test_the_bars_of_the_exchange_arrive_session_by_session(exchange: ExchangeServer) -> None:
     symbols, days = names(exchange, 50), market_calendar.sessions(date(2024, 3, 7), DAY)
     with source(exchange.url) as asking:
-        page = asking.bars(ASOF)(symbols, days[0], days[-1], None)
+        page = asking.bars()(symbols, days[0], days[-1], None)
     market = exchange.exchange.market
     first = market.sessions.index(days[0])
     held = market.bars(symbols, first, first + len(days))
@@ -207,7 +207,7 @@ def test_a_token_leads_to_the_next_page(exchange: ExchangeServer) -> None:
     symbols = names(exchange, 45)
     first, last = date(2023, 1, 3), date(2024, 7, 3)
     with source(exchange.url) as asking:
-        fetch = asking.bars(ASOF)
+        fetch = asking.bars()
         page = fetch(symbols, first, last, None)
         assert page.bars.num_rows == 10_000
         assert page.next_token
@@ -224,7 +224,7 @@ def test_a_token_leads_to_the_next_page(exchange: ExchangeServer) -> None:
 def test_many_threads_get_what_one_gets(exchange: ExchangeServer) -> None:
     parts = [names(exchange, 200)[start : start + 10] for start in range(0, 200, 10)]
     with source(exchange.url) as asking, ThreadPoolExecutor(20) as pool:
-        fetch = asking.bars(ASOF)
+        fetch = asking.bars()
         alone = [fetch(part, date(2024, 6, 3), DAY, None).bars for part in parts]
         together = list(pool.map(lambda part: fetch(part, date(2024, 6, 3), DAY, None).bars, parts))
     assert all(a.equals(b) for a, b in zip(alone, together, strict=True))
@@ -242,7 +242,7 @@ def test_years_are_asked_for_in_whole_pages_up_to_what_is_served(
 ) -> None:
     recording.answers.append(EMPTY)
     with source(None, feed="iex") as asking:
-        assert asking.years(date(2025, 3, 14))(("B", "A.B"), 2016, last, "bmV4dA==") == ({}, None)
+        assert asking.years()(("B", "A.B"), 2016, last, "bmV4dA==") == ({}, None)
     ((url, params, _),) = recording.asked
     assert url == "https://data.alpaca.markets/v2/stocks/bars"
     assert params == {
@@ -253,7 +253,7 @@ def test_years_are_asked_for_in_whole_pages_up_to_what_is_served(
         "limit": "10000",
         "adjustment": "raw",
         "feed": "iex",
-        "asof": "2025-03-14",
+        "asof": "-",
         "page_token": "bmV4dA==",
     }
 
@@ -270,7 +270,7 @@ def years_of(exchange: ExchangeServer, symbols: Sequence[str]) -> dict[str, froz
 
 def surveyed(asking: AlpacaSource, symbols: Iterable[str]) -> Survey:
     caller = Caller(RateLimiter(1e6), RetryPolicy(wait_initial=0.001))
-    years = asking.years(ASOF)
+    years = asking.years()
     return survey(symbols, 2011, 2026, years, caller, symbols_per_request=20, workers=4)
 
 
@@ -334,13 +334,13 @@ def test_a_session_is_refused_until_its_bars_are_served_and_the_error_tells_when
     served = market_calendar.session_close(last) + timedelta(minutes=16)
     for early in (timedelta(microseconds=1), timedelta(hours=3), timedelta(days=2)):
         with source(None, served - early) as asking, pytest.raises(RefusedError) as caught:
-            asking.bars(ASOF)(("A",), last, last, None)
+            asking.bars()(("A",), last, last, None)
         assert f"closes at {last} {close} UTC" in str(caught.value)
         assert "16 minutes later" in str(caught.value)
     assert recording.asked == []
     recording.answers.append(EMPTY)
     with source(None, served) as asking:
-        asking.bars(ASOF)(("A",), last, last, None)
+        asking.bars()(("A",), last, last, None)
     assert recording.asked[0][1]["end"] == f"{last}T{close}:00+00:00"
 
 
@@ -348,7 +348,7 @@ def test_an_exchange_with_the_15_minute_rule_serves_a_session_at_the_first_momen
     now = market_calendar.session_close(DAY) + timedelta(minutes=16)
     strict = Exchange(SyntheticMarket(active=30, inactive=0), clock=lambda: now)
     with ExchangeServer(strict) as server, source(server.url, now) as asking:
-        page = asking.bars(DAY)(names(server, 30), DAY, DAY, None)
+        page = asking.bars()(names(server, 30), DAY, DAY, None)
     assert page.bars.num_rows > 10
     assert page.bars["session"].unique().to_pylist() == [DAY]
 
@@ -363,7 +363,7 @@ def test_keys_of_a_paper_account_go_to_the_paper_host(
     recording.answers += [Answer(200, {}, b"[]"), EMPTY]
     asking = AlpacaSource(Account(key, SECRET), clock=At())
     assert asking.assets().num_rows == 0
-    asking.bars(ASOF)(("A",), DAY, DAY, None)
+    asking.bars()(("A",), DAY, DAY, None)
     asking.close()
     assets, bars = recording.asked
     assert assets[0] == f"{host}/v2/assets"
@@ -583,7 +583,7 @@ def test_each_fault_of_the_exchange_is_the_error_that_it_should_be(
 ) -> None:
     exchange.exchange.faults = FaultScript([Rule(fault)])
     with source(exchange.url) as asking:
-        fetch = asking.bars(ASOF)
+        fetch = asking.bars()
         with pytest.raises(kind) as caught:
             fetch(names(exchange), DAY, DAY, None)
         assert type(caught.value) is kind
@@ -593,13 +593,13 @@ def test_each_fault_of_the_exchange_is_the_error_that_it_should_be(
 
 def test_a_malformed_symbol_is_named_by_the_error(exchange: ExchangeServer) -> None:
     with source(exchange.url) as asking, pytest.raises(RejectedSymbolError) as caught:
-        asking.bars(ASOF)((*names(exchange), "BRX-B"), DAY, DAY, None)
+        asking.bars()((*names(exchange), "BRX-B"), DAY, DAY, None)
     assert caught.value.symbol == "BRX-B"
 
 
 def test_an_unknown_symbol_is_simply_absent(exchange: ExchangeServer) -> None:
     with source(exchange.url) as asking:
-        page = asking.bars(ASOF)((*names(exchange, 20), "ZZZZZZ"), DAY, DAY, None)
+        page = asking.bars()((*names(exchange, 20), "ZZZZZZ"), DAY, DAY, None)
     assert page.bars.num_rows
     assert "ZZZZZZ" not in page.bars["symbol"].to_pylist()
 
@@ -607,7 +607,7 @@ def test_an_unknown_symbol_is_simply_absent(exchange: ExchangeServer) -> None:
 def test_a_server_that_redirects_gets_no_second_request(recording: type[Recording]) -> None:
     recording.answers.append(Answer(302, {"location": "https://elsewhere.example"}, b""))
     with source(None) as asking, pytest.raises(PermanentError, match="HTTP 302"):
-        asking.bars(ASOF)(("A",), DAY, DAY, None)
+        asking.bars()(("A",), DAY, DAY, None)
     assert len(recording.asked) == 1
 
 
@@ -626,7 +626,7 @@ def test_wrong_keys_are_refused_naming_both_variables_and_showing_neither() -> N
     guarded = Exchange(SyntheticMarket(active=10, inactive=0), keys=("right", "pair"))
     with ExchangeServer(guarded) as server, source(server.url) as asking:
         for question in (
-            lambda: asking.bars(ASOF)(("A",), DAY, DAY, None),
+            lambda: asking.bars()(("A",), DAY, DAY, None),
             asking.assets,
         ):
             with pytest.raises(
@@ -645,7 +645,7 @@ def test_neither_the_account_nor_the_source_shows_a_key() -> None:
     with source("http://127.0.0.1:1") as asking:
         assert_no_secret(asking)
         with pytest.raises(TransientError) as caught:
-            asking.bars(ASOF)(("A",), DAY, DAY, None)
+            asking.bars()(("A",), DAY, DAY, None)
         assert_no_secret(caught.value)
 
 
@@ -653,7 +653,7 @@ def test_neither_the_account_nor_the_source_shows_a_key() -> None:
 def test_no_error_of_a_status_shows_a_key(status: int, recording: type[Recording]) -> None:
     recording.answers += [Answer(status, {}, b"{}")] * 2
     with source(None) as asking:
-        for question in (lambda: asking.bars(ASOF)(("A",), DAY, DAY, None), asking.assets):
+        for question in (lambda: asking.bars()(("A",), DAY, DAY, None), asking.assets):
             with pytest.raises(CollectionError) as caught:
                 question()
             assert_no_secret(caught.value)
