@@ -18,7 +18,7 @@ def encode(snapshot: pa.Table) -> bytes:
     buffer = pa.BufferOutputStream()
     # zstd as Parquet uses it has no checksum: a flipped bit would be another name.
     pq.write_table(
-        snapshot.cast(SCHEMA),
+        snapshot.cast(SCHEMA.with_metadata(snapshot.schema.metadata)),
         buffer,
         compression="zstd",
         store_schema=False,
@@ -39,7 +39,8 @@ def decode(data: bytes, where: str) -> pa.Table:
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        return file.read().cast(SCHEMA)
+        table = file.read()
+        return table.cast(SCHEMA.with_metadata(table.schema.metadata))
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise BrokenFileError(
             f"{where} is no whole snapshot of the universe ({error!r}): remove it, and the next "

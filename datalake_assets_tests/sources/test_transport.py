@@ -23,6 +23,7 @@ from datalake_assets.sources.transport import Timeouts, Transport
 
 KEYS = {"APCA-API-KEY-ID": "PKQ7NEVERSHOWN", "APCA-API-SECRET-KEY": "sEcReTnEvErShOwN"}
 BARS = "/v2/stocks/bars"
+MOST = 1 << 20
 ASKED = {"timeframe": "1Day", "start": "2024-01-02", "end": "2024-06-28", "limit": "10000"}
 
 
@@ -117,7 +118,7 @@ def raw(*pieces: bytes, pause: float = 0.0) -> Answering:
 def failing(url: str, path: str = BARS, **timeouts: float) -> TransientError:
     """The error of a request to `path`, which shows nothing that it should not."""
     with transport(**timeouts) as sending, pytest.raises(TransientError) as caught:
-        sending.get(url + path, ASKED | {"symbols": "AAPL"}, KEYS)
+        sending.get(url + path, ASKED | {"symbols": "AAPL"}, KEYS, MOST)
     shown = str(caught.value)
     assert shown.startswith(f"GET {url.removeprefix('http://')}{path}: ")
     assert not re.search(r"0x[0-9a-f]{6,}|object at", shown)
@@ -169,8 +170,8 @@ def test_a_slow_answer_within_its_times_arrives_whole(exchange: ExchangeServer) 
     symbol = exchange.exchange.market.assets()[0]["symbol"]
     asked = ASKED | {"symbols": symbol}
     with transport() as sending:
-        at_once = sending.get(exchange.url + BARS, asked, KEYS)
-        slow = sending.get(disturbed(exchange, "drip", seconds=0.5) + BARS, asked, KEYS)
+        at_once = sending.get(exchange.url + BARS, asked, KEYS, MOST)
+        slow = sending.get(disturbed(exchange, "drip", seconds=0.5) + BARS, asked, KEYS, MOST)
     assert slow.body == at_once.body
 
 
@@ -257,13 +258,13 @@ def test_a_chunked_answer_arrives_whole() -> None:
         peer(raw(head, b'3\r\n{"b\r\n', b'2\r\n"}\r\n0\r\n\r\n')) as server,
         transport() as sending,
     ):
-        assert sending.get(server.url, {}, {}).body == b'{"b"}'
+        assert sending.get(server.url, {}, {}, MOST).body == b'{"b"}'
 
 
 def test_a_gzipped_answer_is_unpacked_and_asked_for() -> None:
     with peer(answer(WHOLE, Content_Encoding="gzip", X_Other="Kept")) as server:
         with transport() as sending:
-            got = sending.get(server.url, {}, KEYS)
+            got = sending.get(server.url, {}, KEYS, MOST)
         assert got.status == 200
         assert got.body == gzip.decompress(WHOLE)
         assert got.headers["x-other"] == "Kept"
@@ -275,14 +276,16 @@ def test_a_gzipped_answer_is_unpacked_and_asked_for() -> None:
 def test_every_status_is_an_answer(status: int) -> None:
     body = b"" if status == 204 else b"<html>said</html>"
     with peer(answer(body, status)) as server, transport() as sending:
-        got = sending.get(server.url, {}, {})
+        got = sending.get(server.url, {}, {}, MOST)
     assert (got.status, got.body) == (status, body)
 
 
 def test_five_hundred_symbols_keep_their_commas_and_make_a_short_url() -> None:
     symbols = ",".join(["BRK.B"] * 500)
     with peer(answer()) as server, transport() as sending:
-        sending.get(server.url + BARS, {"symbols": symbols, "end": "2024-01-02T23:59:59+00:00"}, {})
+        sending.get(
+            server.url + BARS, {"symbols": symbols, "end": "2024-01-02T23:59:59+00:00"}, {}, MOST
+        )
         (path,) = server.paths
     assert path == f"{BARS}?symbols={symbols}&end=2024-01-02T23:59:59%2B00:00"
     assert len(path) < 4096
@@ -292,7 +295,7 @@ def test_a_redirect_is_not_followed_so_the_keys_go_nowhere_else() -> None:
     with peer(answer()) as elsewhere:
         moved = answer(b"", 302, Location=f"{elsewhere.url}/v2")
         with peer(moved) as server, transport() as sending:
-            got = sending.get(server.url, {}, KEYS)
+            got = sending.get(server.url, {}, KEYS, MOST)
             assert (got.status, len(server.paths)) == (302, 1)
         assert elsewhere.paths == []
 
@@ -303,14 +306,14 @@ def test_a_redirect_is_not_followed_so_the_keys_go_nowhere_else() -> None:
 def test_a_connection_is_used_again() -> None:
     with peer(answer(b"x" * 100_000)) as server, transport() as sending:
         for _ in range(10):
-            sending.get(server.url, {}, {})
+            sending.get(server.url, {}, {}, MOST)
         assert (server.connections, len(server.paths)) == (1, 10)
 
 
 def test_an_error_status_keeps_the_connection() -> None:
     with peer(answer(b"<html>busy</html>", 503)) as server, transport() as sending:
         for _ in range(5):
-            sending.get(server.url, {}, {})
+            sending.get(server.url, {}, {}, MOST)
         assert server.connections == 1
 
 
@@ -326,8 +329,8 @@ def test_after_a_broken_answer_the_next_request_has_a_connection_of_its_own() ->
 
     with peer(once) as server, transport(connections=1) as sending:
         with pytest.raises(TransientError):
-            sending.get(server.url, {}, {})
-        assert sending.get(server.url, {}, {}).body == b"whole"
+            sending.get(server.url, {}, {}, MOST)
+        assert sending.get(server.url, {}, {}, MOST).body == b"whole"
         assert server.connections == 2
 
 
@@ -342,9 +345,9 @@ def test_a_connection_that_was_left_gives_its_place_in_the_pool_back() -> None:
     with peer(slow_at_first) as server, transport(connections=1, read=0.2) as sending:
         for _ in range(2):
             with pytest.raises(TransientError):
-                sending.get(server.url, {}, {})
+                sending.get(server.url, {}, {}, MOST)
         quick.set()
-        assert sending.get(server.url, {}, {}).status == 200  # and no wait for a free place
+        assert sending.get(server.url, {}, {}, MOST).status == 200  # and no wait for a free place
 
 
 @pytest.mark.parametrize(("threads", "connections"), [(20, 20), (20, 4)])
@@ -366,7 +369,7 @@ def test_threads_share_no_more_connections_than_the_pool_has_and_none_is_thrown_
 
         def work(number: int) -> set[int]:
             together.wait()
-            return {len(sending.get(server.url, {}, {}).body) for _ in range(5)}
+            return {len(sending.get(server.url, {}, {}, MOST).body) for _ in range(5)}
 
         assert set().union(*pool.map(work, range(threads))) == {1000}
         assert len(server.paths) == 5 * threads
@@ -377,7 +380,7 @@ def test_threads_share_no_more_connections_than_the_pool_has_and_none_is_thrown_
 
 def test_the_log_of_the_pool_has_no_keys(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), peer(answer()) as server, transport() as sending:
-        sending.get(server.url, {}, KEYS)
+        sending.get(server.url, {}, KEYS, MOST)
     assert caplog.text
     assert not any(key in caplog.text for key in KEYS.values())
 
