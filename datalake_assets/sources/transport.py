@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 import threading
 import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
@@ -179,16 +181,16 @@ class Transport:
         }
         if proxy is None:
             return urllib3.PoolManager(**given)
-        parts = urlsplit(proxy)
-        shown = f"{parts.scheme}://{parts.hostname}"
-        if parts.scheme.startswith("socks"):
-            try:
-                from urllib3.contrib.socks import SOCKSProxyManager
-            except ImportError as error:
+        # Of its address only this is shown: the rest may be a password.
+        shown = line(f"{urlsplit(proxy).scheme}://{urlsplit(proxy).hostname}", 100)
+        if shown.startswith("socks"):
+            if find_spec("socks") is None:
                 raise RefusedError(
                     f"the environment names the proxy {shown}, and SOCKS takes a package that is "
                     "not installed: run pip install PySocks, or name a proxy that speaks HTTP"
-                ) from error
+                )
+            from urllib3.contrib.socks import SOCKSProxyManager
+
             return SOCKSProxyManager(proxy, **given)
         try:
             from requests.utils import get_auth_from_url
@@ -197,7 +199,6 @@ class Transport:
             login = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
             return urllib3.ProxyManager(proxy, proxy_headers=login, **given)
         except (ValueError, urllib3.exceptions.HTTPError):
-            # Its text has the whole address, and so the password.
             raise RefusedError(
                 f"the environment names a proxy that can't be used ({shown}): see HTTP_PROXY, "
                 "HTTPS_PROXY and ALL_PROXY"
@@ -211,7 +212,15 @@ class Transport:
                 path = Path(named)
                 if not path.exists():
                     raise RefusedError(f"{name} names no file and no folder: {line(named)}")
-                return {"ca_cert_dir" if path.is_dir() else "ca_certs": named}
+                if path.is_dir():
+                    return {"ca_cert_dir": named}
+                try:
+                    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(named)
+                except OSError as error:
+                    raise RefusedError(
+                        f"{name} names a file that is no bundle of certificates: {line(named)}"
+                    ) from error
+                return {"ca_certs": named}
         return {}
 
 
@@ -225,10 +234,10 @@ def _proxy(host: str) -> str | None:
         if name == "localhost" or name.endswith(".localhost"):
             return None
     # Imported here: with alpaca-py it is there anyway, and `dagster dev` need not wait for it.
-    from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
+    from requests.utils import get_environ_proxies, select_proxy
 
     found = select_proxy(host, get_environ_proxies(host))
-    return prepend_scheme_if_needed(found, "http") if found else None
+    return found if not found or "://" in found else f"http://{found}"
 
 
 def _unpacked(body: bytes, what: str, most: int) -> bytes:
@@ -251,6 +260,11 @@ def _too_large(what: str, most: int) -> PermanentError:
 def _reason(error: BaseException) -> str:
     """An error of the network in a line; urllib3's own texts carry objects and addresses."""
     match error:
+        case urllib3.exceptions.SSLError() if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return (
+                f"its certificate is not accepted ({line(str(error), 100)}); behind a proxy that "
+                "opens TLS, name that one's certificates in REQUESTS_CA_BUNDLE"
+            )
         case urllib3.exceptions.ProxyError():
             why = error.original_error
             said = f" ({line(str(why), 100)})" if type(why) is OSError else ""
