@@ -134,6 +134,21 @@ def a_new_token_each_time(page: Page, request: Request) -> Page:
     return replace(page, next_token=f"0/{request.number}")
 
 
+def odd_at_first(page: Page, request: Request) -> Page:
+    if not page.bars.num_rows:
+        return page
+    first = page.bars.slice(0, 1).to_pylist()[0]
+    # Of which session it is can be known for every second request only.
+    session = first["session"] if request.number % 2 else None
+    odd = OddItem(first["symbol"], session, "no daily bar")
+    return replace(page, bars=page.bars.slice(1), odd=(odd,))
+
+
+def with_a_stranger(page: Page, request: Request) -> Page:
+    more = table([bar("STRANGER", request.first)])
+    return replace(page, bars=pa.concat_tables([page.bars, more]))
+
+
 HARMLESS = (
     repeats_a_bar,
     repeats_the_page,
@@ -146,7 +161,9 @@ HARMLESS = (
 faults: st.SearchStrategy[Fault | None] = st.one_of(
     st.none(),
     st.none(),
-    st.sampled_from([*HARMLESS, the_same_token_again, a_new_token_each_time]),
+    st.sampled_from(
+        [*HARMLESS, the_same_token_again, a_new_token_each_time, odd_at_first, with_a_stranger]
+    ),
     st.builds(TransientError, st.just("503"), st.none() | st.floats(0, 5)),
     st.builds(ThrottledError, st.just("429"), st.none() | st.floats(0, 5)),
     st.builds(PermanentError, st.just("302")),
