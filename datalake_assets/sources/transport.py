@@ -155,7 +155,7 @@ class Transport:
         promised = response.headers.get("Content-Length")
         if promised is not None and str(len(body)) != promised:
             raise TransientError(f"{what}: {len(body)} of {line(promised, 40)} bytes, then the end")
-        if response.headers.get("Content-Encoding") == "gzip":
+        if response.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip"):
             body = _unpacked(body, what, most)
         return body
 
