@@ -93,7 +93,7 @@ class Page:
     null: bool = False
     rounded: int = 0
 
-    def with_(self, again: Page) -> Page:
+    def confirmed_by(self, again: Page) -> Page:
         """The second answer to the same question, and what only the first one had."""
         return replace(
             again,
@@ -577,7 +577,7 @@ class Collection:
 
         page = self._caller.call(fetch)
         if page.null or page.nulls:
-            page = page.with_(self._caller.call(fetch))
+            page = page.confirmed_by(self._caller.call(fetch))
         expected = 0.0 if seen else self._expected(symbols, chunk)
         if page.null and expected >= _SURELY:
             page = self._caller.call(fetch_bars)
