@@ -38,7 +38,7 @@ PAGE_KINDS = frozenset[str](get_args(Kind)[5:])
 
 ODD_KINDS = frozenset[str](get_args(Kind)[11:])
 """Kinds that make an item of a page odd: of `symbol`, or of the first one. Asking again within one
-collection need not help, so they are committed where a script says so and not at random."""
+collection need not help, so they are committed where they are named, and not drawn by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +204,8 @@ def _random(
 ) -> RandomFaults:
     faults = every_fault(seconds)
     if kinds is not None:
-        named = {str(fault): fault for fault in faults}
+        odd = (Fault(kind=kind) for kind in get_args(Kind) if kind in ODD_KINDS)
+        named = {str(fault): fault for fault in (*faults, *odd)}
         if unknown := [kind for kind in kinds if kind not in named]:
             raise ValueError(f"no fault is called {unknown[0]!r}; there are {', '.join(named)}")
         faults = tuple(named[kind] for kind in kinds)
