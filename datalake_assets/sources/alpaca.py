@@ -58,9 +58,10 @@ more for clocks that differ."""
 MESSAGE_MOST = 200
 """Characters of an error's text that are kept: a page about maintenance has many."""
 
-MOST = {"/stocks/bars": 32 << 20, "/assets": 256 << 20}
-"""Bytes of an answer that are taken in, as received and as unpacked. A full page of bars has 1 MiB;
-the list of assets grows with the market: 35,000 of 500 bytes are 17 MiB."""
+MOST, MOST_ASSETS = 32 << 20, 256 << 20
+"""Bytes of an answer that are taken in, as received and as unpacked. A full page of bars has 1 MiB,
+and no other page has more. The list of assets comes whole and grows with the market: 35,000 of 500
+bytes are 17 MiB."""
 
 _HOSTS = {"": "alpaca", "data.alpaca.markets": "alpaca"}
 _INVALID_SYMBOLS = re.compile(r"invalid symbols?: *(.*)", re.IGNORECASE)
@@ -371,7 +372,7 @@ def _over(transport: Transport, client: type[Any]) -> type[Any]:
             # alpaca-py leaves enums in; their str() is the member's name, not its value.
             given = (opts["params"] or {}).items()
             params = {k: str(v.value) if isinstance(v, Enum) else str(v) for k, v in given}
-            most = next(most for path, most in MOST.items() if url.endswith(path))
+            most = MOST_ASSETS if url.endswith("/assets") else MOST
             return transport.get(url, params, opts["headers"], most)
 
     return Client

@@ -80,6 +80,7 @@ class Recording(Transport):
     def get(
         self, url: str, params: Mapping[str, str], headers: Mapping[str, str], most: int
     ) -> Answer:
+        assert most == (256 << 20 if url.endswith("/v2/assets") else 32 << 20)
         self.asked.append((url, dict(params), dict(headers)))
         return self.answers.pop(0)
 
