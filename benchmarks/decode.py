@@ -259,7 +259,7 @@ def _listed(url: str) -> tuple[str, ...]:
 def _body(url: str, asked: Asked) -> bytes:
     """The answer's bytes, decompressed."""
     keys = {"APCA-API-KEY-ID": "any", "APCA-API-SECRET-KEY": "any"}
-    answer = Transport(1).get(f"{url}/v2/stocks/bars", asked.fields, keys)
+    answer = Transport(1).get(f"{url}/v2/stocks/bars", asked.fields, keys, 1 << 25)
     assert answer.status == 200, answer.body
     return answer.body
 

@@ -282,9 +282,9 @@ class Remote:
         self.exchange.requests.clear()
         return counts
 
-    def hold_back(self, symbol: str) -> None:
-        """Never answer a request that names this symbol."""
-        self.exchange.faults = FaultScript([Rule(HELD_BACK, times=None, symbol=symbol)])
+    def hold_back(self) -> None:
+        """Answer no request for bars."""
+        self.exchange.faults = FaultScript([Rule(HELD_BACK, times=None, path="/v2/stocks/bars")])
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +364,7 @@ def test_a_session_that_fails_is_exit_code_1_and_the_repair_that_is_told_heals_i
 ) -> None:
     assert invoke("collect", "--session", "2024-07-02").exit_code == 0
     symbol = remote.lake.read(date(2024, 7, 2)).ledger.present[0]
-    remote.hold_back(symbol)
+    remote.hold_back()
 
     result = invoke("collect", "--session", "2024-07-03")
 
@@ -723,7 +723,7 @@ def test_status_of_a_partial_lake_names_gaps_and_repairs(
 ) -> None:
     monkeypatch.setenv("ALPACA_HISTORY_START", "2024-07-01")
     assert invoke("collect", "--from", "2024-07-02", "--to", "2024-07-05").exit_code == 0
-    remote.hold_back(remote.lake.read(date(2024, 7, 5)).ledger.present[0])
+    remote.hold_back()
     assert invoke("collect", "--session", "2024-07-09").exit_code == 1
 
     result = invoke("status")

@@ -55,6 +55,9 @@ def session_metadata(
         "limiter_wait_seconds": round(statistics["limiter_wait_seconds"], 3),
         "audit": dg.MetadataValue.md(_audit(findings)),
     }
+    for name in ("odd_bars", "rounded_volumes", "stray_bars"):
+        if statistics.get(name):
+            metadata[name] = statistics[name]
     for finding in findings:
         if finding.rule == "coverage" and finding.value is not None:
             metadata["coverage"] = finding.value

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from datalake_assets import __version__
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable
+from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable, odd
 from datalake_assets.lake.lake import Lake, Written
 from datalake_assets.listing import take_snapshot
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -80,5 +80,6 @@ def snapshot_metadata(
         "inactive": status["inactive"],
         "symbols": len(names),
         "no_tickers": sum(not askable(name) for name in names),
+        "untaken": len(odd(snapshot)),
         "file_size_bytes": written.size,
     }

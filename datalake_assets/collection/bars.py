@@ -24,13 +24,15 @@ SCHEMA = pa.schema(
         pa.field("high", pa.float64(), nullable=False),
         pa.field("low", pa.float64(), nullable=False),
         pa.field("close", pa.float64(), nullable=False),
-        pa.field("vwap", pa.float64(), nullable=False),
+        pa.field("vwap", pa.float64()),
         pa.field("volume", pa.int64(), nullable=False),
-        pa.field("trade_count", pa.int64(), nullable=False),
+        pa.field("trade_count", pa.int64()),
     ]
 )
 """Raw prices in US dollars, volume in shares. `timestamp` is the bar's start as the source gives
-it, New York midnight; `session` is the trading day that it stands for."""
+it, New York midnight; `session` is the trading day that it stands for. `vwap` and `trade_count`
+are null where the source has none: they are statistics beside the bar, and not all sources keep
+them; prices and volume are the bar."""
 
 COLUMN_DESCRIPTIONS = {
     "symbol": "Ticker that it traded under in this session (class shares are dotted: BRK.B)",
@@ -40,9 +42,9 @@ COLUMN_DESCRIPTIONS = {
     "high": "Highest price, US dollars, unadjusted",
     "low": "Lowest price, US dollars, unadjusted",
     "close": "Last price, US dollars, unadjusted",
-    "vwap": "Volume-weighted average price, US dollars, unadjusted",
+    "vwap": "Volume-weighted average price, US dollars, unadjusted; null if the source has none",
     "volume": "Shares traded",
-    "trade_count": "Number of trades",
+    "trade_count": "Number of trades; null if the source has none",
 }
 
 

@@ -158,7 +158,9 @@ class Statistics:
         limiter_wait_seconds: Time that the threads spent waiting for the rate limit, added up.
         bars: Bars received.
         bytes_received: Size of the decoded answers.
-        stray_bars: Bars of days that were not asked for, left out.
+        stray_bars: Bars of days or symbols that were not asked for, left out.
+        odd_bars: Bars that can't be used: each fails its symbol in its session.
+        rounded_volumes: Bars whose volume had a fraction of a share: rounded, half to even.
     """
 
     started: datetime
@@ -172,6 +174,8 @@ class Statistics:
     bars: int = 0
     bytes_received: int = 0
     stray_bars: int = 0
+    odd_bars: int = 0
+    rounded_volumes: int = 0
 
     @property
     def bars_per_second(self) -> float:

@@ -6,6 +6,7 @@ for. Does not belong here: fetching the list (`sources`) or keeping it (`lake`).
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
@@ -19,14 +20,15 @@ SCHEMA = pa.schema(
     [
         pa.field("symbol", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
-        pa.field("exchange", pa.string(), nullable=False),
+        pa.field("exchange", pa.string()),
         pa.field("name", pa.string()),
-        pa.field("tradable", pa.bool_(), nullable=False),
-        pa.field("asset_id", pa.string(), nullable=False),
+        pa.field("tradable", pa.bool_()),
+        pa.field("asset_id", pa.string()),
     ]
 )
 """One row per asset of the source's list, by symbol. A symbol can stand there more than once:
-tickers are reused, and the asset that had it before stays on the list as inactive."""
+tickers are reused, and the asset that had it before stays on the list as inactive. Only symbol and
+status decide what is asked for; the rest is null where the source does not tell it."""
 
 FORMER = "former"
 """Status of a name that stood on an earlier list and is not on this one: a renamed company leaves
@@ -47,6 +49,20 @@ COLUMN_DESCRIPTIONS = {
 }
 
 _TICKER = re.compile(r"[A-Z]+(\.[A-Z]+)*")
+
+
+_ODD = b"datalake.odd_assets"
+
+
+def with_odd(snapshot: pa.Table, odd: Sequence[str]) -> pa.Table:
+    """The snapshot with what the source listed and nobody can take: it keeps that as metadata."""
+    return snapshot.replace_schema_metadata({_ODD: json.dumps(odd)} if odd else None)
+
+
+def odd(snapshot: pa.Table) -> list[str]:
+    """What of the source's list is not in the snapshot, since it has no symbol or no status."""
+    found: list[str] = json.loads((snapshot.schema.metadata or {}).get(_ODD, b"[]"))
+    return found
 
 
 def askable(symbol: str) -> bool:

@@ -30,12 +30,13 @@ import numpy as np
 from isal import isal_zlib
 
 from datalake_assets import market_calendar
-from datalake_assets.exchange.faults import PAGE_KINDS, Arrival, Fault, Faults
+from datalake_assets.exchange.faults import ODD_KINDS, PAGE_KINDS, Arrival, Fault, Faults
 from datalake_assets.exchange.market import Bars, Market, is_ticker
 from datalake_assets.exchange.wire import (
     Position,
     Stamps,
     nanoseconds,
+    odd_page,
     page_json,
     pages_json,
     parse_instant,
@@ -325,6 +326,9 @@ class Exchange:
             if single is None
             else page_json(single, bars, asked.grain.stamps, token, currency=asked.currency)
         )
+        if fault is not None and kind in ODD_KINDS and single is None:
+            odd = odd_page(fault.kind, body, fault.symbol)
+            return Reply(200, odd or body), odd is not None
         return Reply(200, body), changed is not None
 
     def _bars_query(self, query: Mapping[str, str], single: str | None) -> BarsQuery:
@@ -660,6 +664,8 @@ def _failure(fault: Fault) -> Reply:
     reply = (
         _error(429, "too many requests.", spaced=True)
         if fault.status == 429
+        else _error(fault.status, fault.message)
+        if fault.message is not None
         else Reply(fault.status, _nginx(fault.status), _HTML)
     )
     if fault.retry_after is not None:

@@ -185,6 +185,8 @@ def test_statistics_tell_every_number_in_a_form_that_json_takes() -> None:
         bars=6_000,
         bytes_received=10**6,
         stray_bars=4,
+        odd_bars=3,
+        rounded_volumes=2,
     ).to_dict()
     assert json.loads(json.dumps(told)) == {
         "started": "2024-07-03T21:00:00+00:00",
@@ -198,6 +200,8 @@ def test_statistics_tell_every_number_in_a_form_that_json_takes() -> None:
         "bars": 6_000,
         "bytes_received": 10**6,
         "stray_bars": 4,
+        "odd_bars": 3,
+        "rounded_volumes": 2,
         "bars_per_second": 100.0,
     }
 

@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
+from datalake_assets.collection import universe
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import (
+    BadRequestError,
     CollectionError,
     PermanentError,
     RefusedError,
@@ -41,7 +43,6 @@ from datalake_assets.sources.transport import Answer, Timeouts, Transport
 KEY, SECRET = "AKQ7NEVERSHOWN", "sEcReTnEvErShOwN"
 NOW = datetime(2026, 9, 3, 22, 0, tzinfo=UTC)
 DAY = date(2024, 7, 3)  # closes at 17:00 UTC, early
-ASOF = date(2026, 9, 3)
 
 
 class At(Clock):
@@ -75,7 +76,10 @@ class Recording(Transport):
     asked: ClassVar[list[tuple[str, dict[str, str], dict[str, str]]]]
     answers: ClassVar[list[Answer]]
 
-    def get(self, url: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+    def get(
+        self, url: str, params: Mapping[str, str], headers: Mapping[str, str], most: int
+    ) -> Answer:
+        assert most == (256 << 20 if url.endswith("/v2/assets") else 32 << 20)
         self.asked.append((url, dict(params), dict(headers)))
         return self.answers.pop(0)
 
@@ -427,11 +431,79 @@ def test_a_ticker_with_two_assets_keeps_both_in_a_fixed_order(recording: type[Re
     assert first.equals(second)
 
 
-@pytest.mark.parametrize("body", [b"<html>maintenance</html>", b'[{"id":"1"}]', b'[{"id"', b"null"])
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>maintenance</html>", b'[{"id":"1"}]', b'[{"id"', b"null", b"{}", b'"x"', b"[7, null]"],
+)
 def test_a_list_that_can_t_be_read_is_asked_again(body: bytes, recording: type[Recording]) -> None:
     recording.answers.append(Answer(200, {}, body))
     with source(None) as asking, pytest.raises(TransientError, match="list of assets"):
         asking.assets()
+
+
+def listed(*assets: Any) -> Answer:
+    return Answer(200, {}, json.dumps(assets).encode())
+
+
+WHOLE = {"id": "1", "symbol": "A", "status": "active", "exchange": "NYSE", "tradable": True,
+         "name": "Alpha"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("exchange", "exchange"), ("tradable", "tradable"), ("id", "asset_id")]
+)
+@pytest.mark.parametrize("value", [None, "absent", [], {}])
+def test_an_asset_without_what_is_not_needed_is_taken(
+    name: str, column: str, value: Any, recording: type[Recording]
+) -> None:
+    odd = WHOLE | {"symbol": "B", name: value}
+    if value == "absent":
+        del odd[name]
+    recording.answers.append(listed(WHOLE, odd))
+    with source(None) as asking:
+        table = asking.assets()
+    assert table.schema == UNIVERSE
+    assert [row["symbol"] for row in table.to_pylist()] == ["A", "B"]
+    assert [row[column] is None for row in table.to_pylist()] == [False, True]
+    assert universe.odd(table) == []
+
+
+def test_an_id_that_is_a_number_is_taken_as_text(recording: type[Recording]) -> None:
+    recording.answers.append(listed(WHOLE | {"id": 12345}))
+    with source(None) as asking:
+        assert asking.assets()["asset_id"].to_pylist() == ["12345"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [None, 7, "A", [], {}, {"symbol": "B"}, WHOLE | {"symbol": None}, WHOLE | {"symbol": 7},
+     WHOLE | {"symbol": ""}, WHOLE | {"status": None}, WHOLE | {"status": True}],
+)  # fmt: skip
+def test_what_is_no_asset_is_left_out_and_named(odd: Any, recording: type[Recording]) -> None:
+    recording.answers.append(listed(WHOLE, odd, WHOLE | {"symbol": "C"}))
+    with source(None) as asking:
+        table = asking.assets()
+    assert table["symbol"].to_pylist() == ["A", "C"]
+    (told,) = universe.odd(table)
+    assert told.startswith("no. 2: ")
+    assert len(told) < 120
+
+
+def test_what_does_not_print_in_the_list_is_spelled_out(recording: type[Recording]) -> None:
+    escape = "\x1b[31m"
+    recording.answers.append(
+        listed(
+            {"id": escape, "symbol": f"A{escape}", "status": f"active{escape}",
+             "exchange": escape, "name": f"Alpha\u00a0 {escape}\n Inc"},
+            escape,
+        )
+    )  # fmt: skip
+    with source(None) as asking:
+        table = asking.assets()
+    (row,) = table.to_pylist()
+    assert row["name"] == "Alpha \\x1b[31m Inc"
+    assert all(value.isprintable() for value in row.values() if value is not None)
+    assert all(told.isprintable() for told in universe.odd(table))
 
 
 # What an answer means
@@ -470,7 +542,9 @@ def test_a_429_throttles_for_as_long_as_it_says(
     assert str(error) == "GET /stocks/bars: HTTP 429: too many requests."
 
 
-@pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504])
+@pytest.mark.parametrize(
+    "status", [408, 425, 500, 502, 503, 504, 507, 509, *range(520, 531), 561, 598, 599]
+)
 @pytest.mark.parametrize("after", [None, "12"])
 def test_what_can_pass_is_transient(status: int, after: str | None) -> None:
     headers = {} if after is None else {"retry-after": after}
@@ -488,6 +562,23 @@ def test_a_401_names_both_variables_whatever_its_body(body: bytes) -> None:
     assert "<" not in str(error)
 
 
+def test_a_407_says_how_a_proxy_is_given_a_login() -> None:
+    error = classify(Answer(407, {}, b""), "GET /stocks/bars", NOW)
+    assert isinstance(error, RefusedError)
+    assert "HTTPS_PROXY=http://user:password@host:port" in str(error)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 503])
+@pytest.mark.parametrize("form", ['{"message":"%s"}', "<html>%s</html>", "%s"])
+def test_what_does_not_print_in_a_message_is_spelled_out(status: int, form: str) -> None:
+    said = form % "a\x1b[31mred\u202egreen\x00\x9b2J\r\nend"
+    body = json.dumps({"message": said}) if form.startswith("{") else said
+    error = classify(Answer(status, {}, body.encode()), "GET /x", NOW)
+    assert str(error).isprintable()
+    assert "red" in str(error)
+    assert "end" in str(error)
+
+
 def test_a_403_says_what_may_be_wrong_with_the_plan() -> None:
     said = "subscription does not permit querying recent SIP data"
     error = classify(Answer(403, {}, json.dumps({"message": said}).encode()), "GET /x", NOW)
@@ -497,22 +588,25 @@ def test_a_403_says_what_may_be_wrong_with_the_plan() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "symbol"),
+    ("said", "symbols"),
     [
-        ("invalid symbol: 0029900E0", "0029900E0"),
-        ("invalid symbol: BRK-B", "BRK-B"),
-        ("invalid symbol: TAOP:NASDAQ", "TAOP:NASDAQ"),
-        ("invalid symbol: ", None),
-        ("invalid symbol:", None),
+        ("invalid symbol: 0029900E0", ["0029900E0"]),
+        ("invalid symbol: BRK-B", ["BRK-B"]),
+        ("invalid symbol: TAOP:NASDAQ", ["TAOP:NASDAQ"]),
+        ("invalid symbols: BRK-B, A1,C;D E", ["BRK-B", "A1", "C", "D", "E"]),
+        ("Invalid Symbols: ['BRK-B', \"A1\"]", ["BRK-B", "A1"]),
+        ("invalid symbol: ", []),
+        ("invalid symbol:", []),
     ],
 )
-def test_a_400_of_an_invalid_symbol_rejects_the_one_that_it_names(
-    said: str, symbol: str | None
+@pytest.mark.parametrize("status", [400, 422])
+def test_an_answer_of_invalid_symbols_rejects_those_that_it_names(
+    status: int, said: str, symbols: list[str]
 ) -> None:
-    error = classify(Answer(400, {}, json.dumps({"message": said}).encode()), "GET /x", NOW)
+    error = classify(Answer(status, {}, json.dumps({"message": said}).encode()), "GET /x", NOW)
     assert isinstance(error, RejectedSymbolError)
-    assert error.symbol == symbol
-    assert str(error) == said
+    assert list(error.symbols) == symbols
+    assert str(error) == said.strip()
 
 
 @pytest.mark.parametrize(
@@ -520,11 +614,30 @@ def test_a_400_of_an_invalid_symbol_rejects_the_one_that_it_names(
     [
         (400, "invalid timeframe: 3Fortnight"),
         (400, "end should not be before start"),
+        (402, "payment required"),
         (404, "endpoint not found."),
         (405, "method not allowed"),
-        (422, "invalid symbol: BRK-B"),
+        (410, "gone"),
+        (414, "URI too long"),
+        (422, "BRK-B is not a symbol"),
+        (451, "unavailable for legal reasons"),
+        (499, "client closed request"),
+    ],
+)
+def test_another_refusal_may_be_of_one_of_its_symbols(status: int, said: str) -> None:
+    error = classify(Answer(status, {}, json.dumps({"message": said}).encode()), "GET /x", NOW)
+    assert type(error) is BadRequestError
+    assert str(error) == f"GET /x: HTTP {status}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
         (302, "moved"),
+        (304, "not modified"),
         (501, "not implemented"),
+        (505, "HTTP version not supported"),
+        (511, "network authentication required"),
     ],
 )
 def test_the_rest_fails_the_same_way_each_time(status: int, said: str) -> None:
@@ -570,10 +683,10 @@ def test_every_answer_has_a_meaning(status: int, headers: dict[str, str], body: 
         (Fault(kind="status", status=429, retry_after=1), ThrottledError),
         (Fault(kind="status", status=500), TransientError),
         (Fault(kind="status", status=503), TransientError),
-        (Fault(kind="null_bars"), TransientError),
+        (Fault(kind="status", status=529), TransientError),
         (Fault(kind="reset"), TransientError),
         (Fault(kind="cut"), TransientError),
-        (Fault(kind="status", status=404), PermanentError),
+        (Fault(kind="status", status=404), BadRequestError),
         (Fault(kind="status", status=403), RefusedError),
     ],
     ids=str,
@@ -594,7 +707,7 @@ def test_each_fault_of_the_exchange_is_the_error_that_it_should_be(
 def test_a_malformed_symbol_is_named_by_the_error(exchange: ExchangeServer) -> None:
     with source(exchange.url) as asking, pytest.raises(RejectedSymbolError) as caught:
         asking.bars()((*names(exchange), "BRX-B"), DAY, DAY, None)
-    assert caught.value.symbol == "BRX-B"
+    assert caught.value.symbols == ("BRX-B",)
 
 
 def test_an_unknown_symbol_is_simply_absent(exchange: ExchangeServer) -> None:
