@@ -62,7 +62,7 @@ def collected(
     try:
         done = Collection(
             plan(symbols, sessions, packing),
-            source.bars(date(2026, 9, 3)),
+            source.bars(),
             limiter=RateLimiter(1e9),
             retry=RetryPolicy(wait_initial=0.001),
             workers=4,
