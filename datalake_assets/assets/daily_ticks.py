@@ -19,7 +19,7 @@ from typing import Any, Self
 import dagster as dg
 import pyarrow as pa
 
-from datalake_assets import __version__
+from datalake_assets import __version__, liveness
 from datalake_assets.assets.session_metadata import SHOWN, session_metadata
 from datalake_assets.assets.stock_universe import (
     GROUP,
@@ -135,6 +135,7 @@ def _daily_ticks(
         lake: LakeResource,
         display: dg.ResourceParam[Display],
     ) -> Iterator[dg.AssetCheckResult]:
+        liveness.mark(context)
         held = lake.open(source.identity)
         told: list[_Told] = []
         requests: dict[datetime, int] = {}  # sessions that were collected together share them

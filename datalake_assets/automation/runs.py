@@ -1,7 +1,8 @@
 """Runs: what Dagster is doing, and did, about sessions and years.
 
-Belongs here: asking Dagster's instance, a few quick questions whatever the history. Does not
-belong here: what follows from the answers (`due`, `sensors`).
+Belongs here: asking Dagster's instance, a few quick questions whatever the history, and ending in
+its records the runs that were lost. Does not belong here: what follows from the answers (`due`,
+`sensors`), and when a run is lost (`liveness`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
-from datalake_assets import market_calendar
+from datalake_assets import liveness, market_calendar
 from datalake_assets.automation.due import Attempt
+from datalake_assets.automation.jobs import ASSETS, JOBS
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
@@ -35,6 +37,42 @@ _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_
 def collected(instance: dg.DagsterInstance, asset: dg.AssetKey) -> frozenset[str]:
     """The partitions of an asset that are materialized."""
     return frozenset(instance.get_materialized_partitions(asset))
+
+
+def end_lost(instance: dg.DagsterInstance, now: datetime) -> list[str]:
+    """End in the records each run of this program that is lost, and say which and why.
+
+    Nobody waits for it then, and its place in the queue is free. Should one that was silent work
+    after all, nothing breaks: sessions are written whole, and never over what is newer.
+
+    Args:
+        instance: Dagster's records.
+        now: The time, UTC.
+    """
+    told = []
+    going_on = dg.RunsFilter(statuses=list(liveness.GOING_ON))
+    for record in instance.get_run_records(going_on):
+        run = record.dagster_run
+        if not _is_ours(run) or not (why := liveness.lost(instance, record, now)):
+            continue
+        # It may have come to its end since it was listed.
+        again = instance.get_run_by_id(run.run_id)
+        if again is None or again.status != run.status:
+            continue
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, why)
+        else:
+            instance.report_run_failed(run, why)
+        told.append(f"run {run.run_id[:8]} was ended in the records: {why}")
+    return told
+
+
+def _is_ours(run: dg.DagsterRun) -> bool:
+    return (
+        run.job_name in JOBS
+        or liveness.TAG in run.tags
+        or not frozenset(ASSETS).isdisjoint(run.asset_selection or ())
+    )
 
 
 def under_way(

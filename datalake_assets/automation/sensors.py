@@ -84,7 +84,7 @@ def _new_sessions(settings: Settings) -> dg.SensorDefinition:
     def new_sessions(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
-        now = clock.now()
+        now = _begin(context, clock)
         wanted = _after(settings, due.newest(now, settings.catch_up_sessions, delay))
         published = runs.collected(context.instance, DAILY_TICKS)
         missing = {str(day): "its bars can be had" for day in wanted if str(day) not in published}
@@ -115,7 +115,7 @@ def _second_look(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         if not later:
             return dg.SkipReason("DATALAKE_SECOND_LOOK_SESSIONS is 0: nothing is collected again")
-        now = clock.now()
+        now = _begin(context, clock)
         newest = due.newest(now, settings.catch_up_sessions + later, delay)
         again = {day: due.looked_at_again_at(day, later, delay) for day in newest}
         ripe = [day for day in _after(settings, newest) if again[day] <= now]
@@ -153,7 +153,7 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         if not budget:
             return dg.SkipReason("DATALAKE_REPAIR_REQUESTS_PER_DAY is 0: nothing is repaired")
-        now = clock.now()
+        now = _begin(context, clock)
         holes = Holes.remembered(context.cursor)
         unseen = holes.look(Lake(open_store(lake.uri)))
         published = runs.collected(context.instance, DAILY_TICKS)
@@ -196,13 +196,14 @@ def _years_follow() -> dg.SensorDefinition:
         clock: dg.ResourceParam[Clock],
         lake: LakeResource,
     ) -> dg.SensorResult | dg.SkipReason:
+        now = _begin(context, clock)
         changed = _changed_years(open_store(lake.uri))
         graph = _graph(context)
         collecting = {day[:4] for day in _under_way(context)}
         publishing = runs.under_way(context.instance, SYMBOL_YEAR_TICKS, (YEARS_JOB,), graph)
         attempts = {year: runs.attempts(context.instance, YEAR, year) for year in changed}
         verdicts = due.decide(
-            clock.now(),
+            now,
             dict.fromkeys(changed, "its sessions changed"),
             busy=publishing | dict.fromkeys(collecting, "its sessions are being collected"),
             # Those before the change published what the sessions were then.
@@ -233,6 +234,7 @@ def _report_follows() -> dg.SensorDefinition:
     def report_follows(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
+        now = _begin(context, clock)
         newest = runs.newest_news(
             context.instance, (DAILY_TICKS, SYMBOL_YEAR_TICKS), (*COLLECTING, YEARS_JOB)
         )
@@ -247,7 +249,7 @@ def _report_follows() -> dg.SensorDefinition:
             return dg.SkipReason(f"{len(busy):,} partitions are still being worked on")
         made = runs.attempts(context.instance, REPORT)
         verdicts = due.decide(
-            clock.now(),
+            now,
             {_REPORT: "something happened since it was written"},
             busy={},
             attempts={_REPORT: [one for one in made if not one.ended or one.ended >= newest]},
@@ -265,6 +267,14 @@ def _report_follows() -> dg.SensorDefinition:
         return _answer(context, requests, [verdict.why for verdict in verdicts])
 
     return report_follows
+
+
+def _begin(context: dg.SensorEvaluationContext, clock: Clock) -> datetime:
+    """The time of this tick, after the runs that were lost are out of the way."""
+    now = clock.now()
+    for ended in runs.end_lost(context.instance, now):
+        context.log.warning(ended)
+    return now
 
 
 def _after(settings: Settings, days: list[date]) -> list[date]:
