@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import date
-from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
+from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import PermanentError
 from datalake_assets.collection.plan import WINDOW
@@ -26,8 +26,6 @@ from datalake_assets.sources.alpaca import AlpacaSource
 
 MAX_LOSS = 0.1
 """Share of the active symbols that may be gone since the snapshot before."""
-
-_NEW_YORK = ZoneInfo("America/New_York")
 
 
 def take_snapshot(
@@ -64,7 +62,7 @@ def take_snapshot(
             f"{share:.1%} are gone, more than {max_loss:.1%}, so the list was "
             "not taken. If it is right, raise the collector's max_universe_loss for one run"
         )
-    taken = clock.now().astimezone(_NEW_YORK).date()
+    taken = market_calendar.today(clock.now())
     return taken, snapshot, lake.write_universe(taken, snapshot)
 
 

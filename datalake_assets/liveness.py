@@ -80,7 +80,7 @@ def tag(run_id: str) -> dict[str, str]:
 
 def mark(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
     """Note in the records that this process carries out the run."""
-    run_id = context.run_id
+    run_id = context.run.run_id
     if found := tag(run_id):
         context.instance.add_run_tags(run_id, found)
 

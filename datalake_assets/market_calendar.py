@@ -137,17 +137,26 @@ def latest_closed_session(now: datetime) -> date:
         ValueError: `now` has no time zone.
         OutsideCalendar: `now` is before the first known close, or after `LAST` in New York.
     """
-    if now.tzinfo is None:
-        raise ValueError(f"now={now.isoformat()} has no time zone; pass datetime.now(UTC)")
-    today = now.astimezone(_new_york()).date()
-    _require_known(today)
+    day = today(now)
+    _require_known(day)
     known = _sessions()
-    index = bisect_right(known, today) - 1
+    index = bisect_right(known, day) - 1
     if index >= 0 and session_close(known[index]) > now:
         index -= 1
     if index < 0:
-        raise OutsideCalendar(today)
+        raise OutsideCalendar(day)
     return known[index]
+
+
+def today(now: datetime) -> date:
+    """The day that it is in New York at an instant.
+
+    Raises:
+        ValueError: `now` has no time zone.
+    """
+    if now.tzinfo is None:
+        raise ValueError(f"now={now.isoformat()} has no time zone; pass datetime.now(UTC)")
+    return now.astimezone(_new_york()).date()
 
 
 def _require_known(day: date) -> None:

@@ -217,7 +217,8 @@ class Publication:
         except BaseException as error:
             for days, interrupted in under_way.stop():
                 try:
-                    self._salvage(days, interrupted, origin)
+                    # Ctrl-C, Terminate and a signal are no `Exception`.
+                    self._salvage(days, interrupted, origin, not isinstance(error, Exception))
                 except StoreError as lost:
                     error.add_note(f"what was answered besides could not be kept: {lost}")
             raise
@@ -257,11 +258,15 @@ class Publication:
             sessions=together,
         )
 
-    def _salvage(self, days: deque[date], collection: Collection, origin: Origin) -> None:
+    def _salvage(
+        self, days: deque[date], collection: Collection, origin: Origin, by_hand: bool
+    ) -> None:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
                 session, over = self._session(bars, ledger, origin, collection.statistics)
+                told = replace(session.provenance, interrupted=by_hand)
+                session = replace(session, provenance=told)
                 # Another repair's may stand there now; then this one's answers are asked again.
                 with suppress(ChangedError):
                     self._lake.keep_incomplete(session, [], over)

@@ -617,6 +617,7 @@ def test_an_interrupted_collection_keeps_what_was_answered_and_a_repair_brings_t
         assert ledger.symbols == frozenset(SYMBOLS)
         assert (len(ledger.present), len(ledger.pending)) == (120, 80)
         assert not ledger.failed
+        assert standing(lake, day).provenance.interrupted, "so no sensor goes on with it"
 
     source.requests.clear()
     pending = standing(lake, DAYS[0]).ledger.pending

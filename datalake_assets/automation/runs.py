@@ -136,33 +136,48 @@ def attempts(
 
 
 def materialized_at(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, partitions: Iterable[str]
+    instance: dg.DagsterInstance, asset: dg.AssetKey, partitions: Iterable[str], now: datetime
 ) -> dict[str, datetime]:
-    """When each of these partitions was last materialized, UTC."""
+    """When each of these partitions was last materialized, UTC; of the future nothing is known."""
     found = {}
     for key in partitions:
-        records = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key]), limit=1
-        ).records
+        so_far = dg.AssetRecordsFilter(
+            asset_key=asset, asset_partitions=[key], before_timestamp=_after(now)
+        )
+        records = instance.fetch_materializations(so_far, limit=1).records
         if records:
             found[key] = datetime.fromtimestamp(records[0].timestamp, UTC)
     return found
 
 
-def last_materialized(instance: dg.DagsterInstance, asset: dg.AssetKey) -> datetime | None:
-    """When an asset, any partition of it, was last materialized, UTC."""
-    event = instance.get_latest_materialization_event(asset)
-    return datetime.fromtimestamp(event.timestamp, UTC) if event else None
+def last_materialized(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, now: datetime
+) -> datetime | None:
+    """When an asset, any partition of it, was last materialized, UTC, by now."""
+    so_far = dg.AssetRecordsFilter(asset_key=asset, before_timestamp=_after(now))
+    records = instance.fetch_materializations(so_far, limit=1).records
+    return datetime.fromtimestamp(records[0].timestamp, UTC) if records else None
 
 
 def newest_news(
-    instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey], jobs: Iterable[str]
+    instance: dg.DagsterInstance,
+    assets: Iterable[dg.AssetKey],
+    jobs: Iterable[str],
+    now: datetime,
 ) -> datetime | None:
-    """When one of these assets was last materialized, or a run of one of these jobs failed, UTC."""
-    found = [last_materialized(instance, asset) for asset in assets]
+    """When one of these assets was last materialized, or a run of one of these jobs failed, UTC.
+
+    What a clock that was wrong dated later than now is left out: it would be the newest until then.
+    """
+    found = [last_materialized(instance, asset, now) for asset in assets]
     for job in jobs:
         failed = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE])
-        for record in instance.get_run_records(failed, limit=1):
-            if record.end_time:
+        for record in instance.get_run_records(failed, limit=_LATEST):
+            if record.end_time and record.end_time < _after(now):
                 found.append(datetime.fromtimestamp(record.end_time, UTC))
     return max(filter(None, found), default=None)
+
+
+def _after(now: datetime) -> float:
+    """Just after an instant, as Dagster's records count: its bounds exclude."""
+    return now.timestamp() + 1e-3
