@@ -85,7 +85,8 @@ class Market(ScriptedSource):
         )
         self.listed = universe(symbols, inactive)
         self.failing: set[tuple[str, date]] = set()
-        self.assets_taken = 0
+        self.assets_taken = self.calendars_asked = 0
+        self.closed: frozenset[date] = frozenset()
         self.slow: set[str] = set()
         self.release = threading.Event()
 
@@ -106,6 +107,10 @@ class Market(ScriptedSource):
     def assets(self) -> pa.Table:
         self.assets_taken += 1
         return self.listed
+
+    def calendar(self, first: date, last: date) -> frozenset[date]:
+        self.calendars_asked += 1
+        return frozenset(day for day in DAYS if first <= day <= last) - self.closed
 
     def asked(self) -> set[tuple[str, date]]:
         """What was asked for so far, and forget it."""

@@ -213,6 +213,19 @@ class AlpacaSource:
         }
         return pa.Table.from_pydict(columns, schema=UNIVERSE)
 
+    def calendar(self, first: date, last: date) -> frozenset[date]:
+        """The sessions from `first` to `last` by the source's own calendar.
+
+        Raises:
+            TransientError, PermanentError, RefusedError: As `classify` says.
+        """
+        span = {"start": first.isoformat(), "end": last.isoformat()}
+        body = self._ask(self._trading, "/calendar", span)
+        try:
+            return frozenset(day.date for day in _calendar.decode(body))
+        except msgspec.DecodeError as error:
+            raise TransientError(f"the calendar can't be read: {error}") from error
+
     def _end(self, last: date) -> datetime:
         """The end of a range, within what the source serves by now.
 
@@ -323,6 +336,13 @@ class _Asset(msgspec.Struct):
 
 
 _assets = msgspec.json.Decoder(list[_Asset])
+
+
+class _Day(msgspec.Struct):
+    date: date
+
+
+_calendar = msgspec.json.Decoder(list[_Day])
 
 
 def _over(transport: Transport, client: type[Any]) -> type[Any]:
