@@ -7,6 +7,7 @@ from a server that it only knows by its address, and that killing it harms no la
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from datalake_assets import market_calendar
 from datalake_assets.automation.runs import end_lost
 from datalake_assets.collection.plan import WINDOW
 from datalake_assets.lake.lake import Lake
+from datalake_assets.resources import LakeResource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.world import World
@@ -298,6 +300,34 @@ def test_a_killed_collection_is_in_nobodys_way(
         assert run.status is dg.DagsterRunStatus.FAILURE
         events = [entry.dagster_event for entry in records.all_logs(run.run_id)]
         assert any("was killed" in str(event and event.message) for event in events)
+
+
+def test_what_was_stopped_by_ctrl_c_is_left_alone_by_the_sensor_that_repairs(
+    slow_server: Server, symbols: str, tmp_path: Path
+) -> None:
+    environ = slow_server.environment(DATALAKE_SYMBOLS=symbols)
+    span = command("collect", "--from", f"{SPAN[0]}", "--to", f"{SPAN[-1]}")
+    asked = len(slow_server.log())
+    process = subprocess.Popen(span, cwd=tmp_path, env=environ, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(slow_server.log()) < asked + 4 and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+    lake = lake_at(tmp_path / ".datalake/lake")
+    assert (waiting := lake.incomplete()), "it was stopped too late to leave anything"
+    now = datetime.now(UTC)
+    world = World(tmp_path, now, {"DATALAKE_START_DATE": f"{SPAN[0]}"})
+    world.lake = LakeResource(uri=lake.store.uri)
+
+    assert world.tick("repair") == []
+    assert f"{waiting[0]}: its collection was stopped by hand" in world.skipped
+    world.clock.time = now + timedelta(hours=25)
+    assert f"{waiting[0]}" in {one.partition_key for one in world.tick("repair")}
 
 
 def _started(home: Path) -> bool:
