@@ -124,6 +124,10 @@ def test_a_session_published_before_its_day_was_declared_stays_until_somebody_re
     assert result.exit_code == 1
     assert f"{LATE} is no trading session" in plain(result.output)
     assert f"rm {held.store.url(key)}" in result.output
+    assert invoke("publish", "--year", "2024").exit_code == 0, "it stays readable per symbol, too"
+    held.store.delete(key)
+    assert invoke("publish", "--year", "2024").exit_code == 0
+    assert invoke("doctor").exit_code == 0
 
 
 def test_what_waits_for_its_repair_on_a_declared_closure_is_not_asked_for(

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pyarrow as pa
 
+from datalake_assets import market_calendar
 from datalake_assets.collection.collect import Page
 from datalake_assets.collection.errors import PermanentError
 from datalake_assets.collection.progress import Display
@@ -110,7 +111,7 @@ class Market(ScriptedSource):
 
     def calendar(self, first: date, last: date) -> frozenset[date]:
         self.calendars_asked += 1
-        return frozenset(day for day in DAYS if first <= day <= last) - self.closed
+        return frozenset(market_calendar.sessions(first, last)) - self.closed
 
     def asked(self) -> set[tuple[str, date]]:
         """What was asked for so far, and forget it."""
