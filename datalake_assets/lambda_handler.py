@@ -32,7 +32,7 @@ from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import symbols_for
 from datalake_assets.lake.lake import Lake, WrongLakeError
 from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
-from datalake_assets.listing import take_snapshot
+from datalake_assets.listing import calendar_of, take_snapshot
 from datalake_assets.publication import How, Origin, Outcome, Publication
 from datalake_assets.settings import Settings, SettingsError, read_symbols
 from datalake_assets.sources.alpaca import DELAY, Account, AlpacaSource
@@ -184,11 +184,11 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
     # A request that fails to the end of this must still leave its reserve.
     retry = RetryPolicy(seconds=min(RESERVE, seconds))
     with closing(AlpacaSource(account, connections=threads, timeouts=TIMEOUTS)) as alpaca:
+        trading = (TRADING_REQUESTS_PER_MINUTE, account.mark, "trading", settings.rate_limit)
         days = lake.universe_days()
         taken = days[-1] if days else None
         if taken is None or taken < request.session:
-            budget = (TRADING_REQUESTS_PER_MINUTE, account.mark, "trading", settings.rate_limit)
-            with open_limiter(*budget) as limiter:
+            with open_limiter(*trading) as limiter:
                 taken, _, _ = take_snapshot(alpaca, lake, limiter, retry)
         chosen = request.symbols or (read_symbols(settings.symbols) if settings.symbols else None)
         wanted = (
@@ -210,7 +210,10 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
             publication = Publication(wanted, lake, how, repair=repair)
             # What is left now: the lake was read meanwhile, which must take nothing of the reserve.
             left = _seconds(context)
-            (outcome,) = publication.run(alpaca.bars(), origin, clock=Clock(), seconds=left)
+            calendar = calendar_of(alpaca, lambda: open_limiter(*trading), retry)
+            (outcome,) = publication.run(
+                alpaca.bars(), origin, clock=Clock(), seconds=left, calendar=calendar
+            )
     return outcome, lake
 
 

@@ -16,7 +16,14 @@ from datetime import date
 import pyarrow as pa
 
 from datalake_assets import __version__, market_calendar
-from datalake_assets.collection.audit import LOOKBACK, Finding, Thresholds, audit, passed
+from datalake_assets.collection.audit import (
+    LOOKBACK,
+    Finding,
+    Thresholds,
+    Verdict,
+    audit,
+    passed,
+)
 from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Collection, Fetch
@@ -84,6 +91,7 @@ class Outcome:
             nothing was answered.
         asked: Symbols asked for by this collection: fewer than the ledger's after a repair.
         statistics: What the collection took, shared by `sessions` sessions.
+        closed: Whether there was no session by the source's own calendar: a closure to declare.
     """
 
     ledger: Ledger
@@ -93,6 +101,7 @@ class Outcome:
     asked: int
     statistics: Statistics
     sessions: int
+    closed: bool = False
 
 
 class Publication:
@@ -166,6 +175,7 @@ class Publication:
         stop: threading.Event | None = None,
         clock: Clock | None = None,
         seconds: float | None = None,
+        calendar: Callable[[date], bool | None] = lambda day: None,
     ) -> Iterator[Outcome]:
         """Collect window after window; audit and write the sessions of each, ascending.
 
@@ -179,6 +189,8 @@ class Publication:
             stop: Set to end it.
             clock: What to wait by.
             seconds: Time from now after which no further request is sent; None: as `how` says.
+            calendar: Whether the source had a session on a day, by its own calendar; None when it
+                can't say. Asked when a session brings no bar at all.
 
         Raises:
             RefusedError: The source refuses every request of this kind.
@@ -210,29 +222,38 @@ class Publication:
                 nothing = empty()
                 while days:
                     bars, ledger = found.pop(days[0], (nothing, Ledger(days[0])))
-                    outcome = self._write(bars, ledger, origin, statistics, together)
+                    outcome = self._write(bars, ledger, origin, statistics, together, calendar)
                     days.popleft()
                     yield outcome
                     under_way.advance()
         except BaseException as error:
             for days, interrupted in under_way.stop():
                 try:
-                    self._salvage(days, interrupted, origin)
+                    # Ctrl-C, Terminate and a signal are no `Exception`.
+                    self._salvage(days, interrupted, origin, not isinstance(error, Exception))
                 except StoreError as lost:
                     error.add_note(f"what was answered besides could not be kept: {lost}")
             raise
 
     def _write(
-        self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics, together: int
+        self,
+        bars: pa.Table,
+        ledger: Ledger,
+        origin: Origin,
+        statistics: Statistics,
+        together: int,
+        calendar: Callable[[date], bool | None],
     ) -> Outcome:
         """Audit a session, and publish it or keep it as incomplete."""
         day = ledger.session
         while True:
             session, over = self._session(bars, ledger, origin, statistics)
-            findings = self._audit(session)
+            findings, closed = _held_against(calendar, session.ledger, self._audit(session))
             good = passed(findings)
             written = None
             try:
+                if closed:
+                    break  # there is nothing to keep, and nothing that a repair could ask for
                 if good and day not in self._whole:
                     written = self._lake.publish(session, findings, over)
                 elif good and over and over.published:
@@ -255,13 +276,18 @@ class Publication:
             asked=len(self._asked[day]),
             statistics=statistics,
             sessions=together,
+            closed=closed,
         )
 
-    def _salvage(self, days: deque[date], collection: Collection, origin: Origin) -> None:
+    def _salvage(
+        self, days: deque[date], collection: Collection, origin: Origin, by_hand: bool
+    ) -> None:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
                 session, over = self._session(bars, ledger, origin, collection.statistics)
+                told = replace(session.provenance, interrupted=by_hand)
+                session = replace(session, provenance=told)
                 # Another repair's may stand there now; then this one's answers are asked again.
                 with suppress(ChangedError):
                     self._lake.keep_incomplete(session, [], over)
@@ -377,6 +403,32 @@ class _UnderWay:
         seconds = self._clock.seconds() - self._began
         now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds)
         self._display.show(now, final=final)
+
+
+def _held_against(
+    calendar: Callable[[date], bool | None], ledger: Ledger, findings: list[Finding]
+) -> tuple[list[Finding], bool]:
+    """The findings, with what the source's calendar says of a session that brought no bar at all.
+
+    Returns:
+        And whether there was no session by that calendar.
+    """
+    if ledger.present or not ledger.no_print or (held := calendar(ledger.session)) is None:
+        return findings, False
+    verdict, more = None, "the source's calendar has a session on this day"
+    if not held:
+        verdict = Verdict.FAIL
+        more = (
+            f"no symbol has a bar, and the source's calendar has no session on {ledger.session}: "
+            f"the exchange was closed. Declare it: {market_calendar.declaration(ledger.session)}"
+        )
+    told = [
+        replace(one, verdict=verdict or one.verdict, detail=f"{one.detail}; {more}")
+        if one.rule == "coverage"
+        else one
+        for one in findings
+    ]
+    return told, not held
 
 
 def _tells_something(ledger: Ledger) -> bool:

@@ -616,6 +616,22 @@ def test_an_interrupted_run_keeps_what_it_has_for_a_repair_and_is_no_success(
     assert bench.lake.read(MONDAY).bars.num_rows == 20
 
 
+def test_a_session_without_a_bar_is_held_against_the_calendar_once_a_year(
+    bench: Workbench,
+) -> None:
+    bench.market = Market(names(5), silent=names(5))
+    bench.market.closed = frozenset({TUESDAY})
+
+    result = bench.run(MONDAY, WEDNESDAY)
+
+    assert not result.success
+    assert bench.market.calendars_asked == 1
+    assert bench.lake.sessions() == [MONDAY, WEDNESDAY]
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    assert f"DATALAKE_CLOSURES={TUESDAY}" in str(failure.step_failure_data.error)
+    assert "Nothing is to be collected" in str(failure.step_failure_data.error)
+
+
 def test_an_interrupted_range_keeps_the_sessions_that_were_published_before(
     bench: Workbench,
 ) -> None:

@@ -35,6 +35,7 @@ from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.liveness import process_of
 from datalake_assets.partitions import session_partitions
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -455,6 +456,11 @@ def test_dagsters_home_is_made_with_its_settings_and_never_overwritten(
     assert invoke("collect", "--session", "2024-07-03").exit_code == 0
     config = empty_folder / ".datalake/dagster/dagster.yaml"
     assert "telemetry" in config.read_text()
+    with dg.DagsterInstance.from_config(str(config.parent)) as records:
+        assert records.run_monitoring_max_runtime_seconds == 7200
+        for run in records.get_runs():
+            assert run.tags["dagster/max_runtime_seconds"] == "0", "somebody sees this one"
+            assert process_of(run), "and whoever looks can ask whether it lives"
     config.write_text(config.read_text() + "\n# mine\n")
 
     assert invoke("collect", "--session", "2024-07-05").exit_code == 0

@@ -78,8 +78,10 @@ def collect(
     """Collect and write; the clock is fake, so that nobody waits."""
     clock = given.pop("clock", None) or FakeClock()
     display = given.pop("display", None)
+    calendar = given.pop("calendar", lambda day: None)
     publication = Publication(wanted, lake, how(clock, **given), repair=repair)
-    told = publication.run(fetch, Origin("test", DAYS[-1], "run"), display=display, clock=clock)
+    origin = Origin("test", DAYS[-1], "run")
+    told = publication.run(fetch, origin, display=display, clock=clock, calendar=calendar)
     return {outcome.ledger.session: outcome for outcome in told}
 
 
@@ -566,6 +568,59 @@ def test_symbols_may_differ_from_session_to_session() -> None:
     assert {day: lake.read(day).ledger.present for day in lake.sessions()} == wanted
 
 
+# Sessions without a bar
+
+NOBODY = ScriptedSource(every((), ()))
+CLOSED = f"no session on {MONDAY}: the exchange was closed. Declare it: DATALAKE_CLOSURES={MONDAY}"
+
+
+@pytest.mark.parametrize(
+    ("held", "published", "said"),
+    [
+        (None, True, ""),
+        (True, True, "the source's calendar has a session on this day"),
+        (False, False, CLOSED),
+    ],
+)
+def test_the_source_s_calendar_is_asked_about_a_session_without_a_bar(
+    held: bool | None, published: bool, said: str
+) -> None:
+    """At the start of history nothing is expected, so the audit alone would let it pass."""
+    lake, asked = new_lake(), []
+
+    def calendar(day: date) -> bool | None:
+        asked.append(day)
+        return held
+
+    (outcome,) = collect(lake, NOBODY, {MONDAY: SYMBOLS}, calendar=calendar).values()
+
+    assert asked == [MONDAY]
+    assert outcome.published == published
+    assert outcome.closed == (held is False)
+    assert finding(outcome, "coverage").detail.endswith(said)
+    assert lake.sessions() == ([MONDAY] if published else [])
+    assert lake.incomplete() == []
+
+
+def test_the_calendar_is_not_asked_when_one_symbol_has_a_bar_or_none_was_answered() -> None:
+    def calendar(day: date) -> bool | None:
+        raise AssertionError("nobody needs it")
+
+    source = ScriptedSource(every(SYMBOLS[:1]))
+    down = without(source, frozenset(SYMBOLS), PermanentError("down"))
+    for fetch in (source, down):
+        collect(new_lake(), fetch, {MONDAY: SYMBOLS}, calendar=calendar)
+
+
+def test_a_closure_takes_nothing_back_that_was_published() -> None:
+    lake, clock = new_lake(), FakeClock()
+    collect(lake, ScriptedSource(every(SYMBOLS)), {MONDAY: SYMBOLS}, clock=clock)
+    before = object_of(lake, MONDAY)
+    clock.advance(60)
+    collect(lake, NOBODY, {MONDAY: SYMBOLS}, clock=clock, calendar=lambda day: False)
+    assert object_of(lake, MONDAY) == before
+
+
 # Interruptions
 
 
@@ -617,6 +672,7 @@ def test_an_interrupted_collection_keeps_what_was_answered_and_a_repair_brings_t
         assert ledger.symbols == frozenset(SYMBOLS)
         assert (len(ledger.present), len(ledger.pending)) == (120, 80)
         assert not ledger.failed
+        assert standing(lake, day).provenance.interrupted, "so no sensor goes on with it"
 
     source.requests.clear()
     pending = standing(lake, DAYS[0]).ledger.pending

@@ -19,7 +19,7 @@ from typing import Any, Self
 import dagster as dg
 import pyarrow as pa
 
-from datalake_assets import __version__
+from datalake_assets import __version__, liveness
 from datalake_assets.assets.session_metadata import SHOWN, session_metadata
 from datalake_assets.assets.stock_universe import (
     GROUP,
@@ -31,11 +31,12 @@ from datalake_assets.assets.stock_universe import (
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
 from datalake_assets.collection.progress import Display, Displays, Snapshot
+from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import symbols_for
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
-from datalake_assets.listing import take_survey
+from datalake_assets.listing import calendar_of, take_survey
 from datalake_assets.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
@@ -135,6 +136,7 @@ def _daily_ticks(
         lake: LakeResource,
         display: dg.ResourceParam[Display],
     ) -> Iterator[dg.AssetCheckResult]:
+        liveness.mark(context)
         held = lake.open(source.identity)
         told: list[_Told] = []
         requests: dict[datetime, int] = {}  # sessions that were collected together share them
@@ -172,11 +174,13 @@ class _Told:
     published: bool
     findings: list[Finding]
     failures: list[tuple[str, str]]
+    closed: bool
 
     @classmethod
     def of(cls, outcome: Outcome) -> Self:
         failures = list(outcome.ledger.failed.items())[:SHOWN]
-        return cls(outcome.ledger.session, outcome.published, outcome.findings, failures)
+        day, findings = outcome.ledger.session, outcome.findings
+        return cls(day, outcome.published, findings, failures, outcome.closed)
 
 
 def _collect(
@@ -207,7 +211,9 @@ def _collect(
                 context.log.info("the years of %d symbols are known", len(known.years))
         publication = Publication(wanted, lake, how, survey=known, repair=collector.repair)
         context.log.info(_announce(publication, collector))
-        yield from publication.run(alpaca.bars(), origin, display=shown)
+        policy = RetryPolicy(attempts=collector.attempts, seconds=collector.retry_seconds)
+        calendar = calendar_of(alpaca, lambda: collector.trading_limiter(source.account), policy)
+        yield from publication.run(alpaca.bars(), origin, display=shown, calendar=calendar)
 
 
 def _first_session(context: dg.AssetExecutionContext) -> date:
@@ -399,6 +405,8 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         f"What was collected waits in {lake.store.url(layout.INCOMPLETE)}. To ask for what is "
         f"missing: datalake collect {span} --repair"
     )
+    if all(session.closed for session in failed):
+        advice = "Nothing is to be collected of a day on which the exchange was closed"
     text = "\n".join([head, *lines, advice])
     failures = [
         dg.TableRecord({"session": str(session.session), "symbol": symbol, "error": error})

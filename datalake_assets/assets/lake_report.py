@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from datalake_assets import __version__
+from datalake_assets import __version__, liveness
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
@@ -52,11 +52,13 @@ def build_lake_report(first_session: date) -> dg.AssetsDefinition:
         description=_DESCRIPTION,
     )
     def lake_report(
+        context: dg.AssetExecutionContext,
         collector: CollectorResource,
         source: SourceResource,
         lake: LakeResource,
         clock: dg.ResourceParam[Clock],
     ) -> dg.MaterializeResult[None]:
+        liveness.mark(context)
         target = lake.open(source.identity)
         now = clock.now()
         found = overview(

@@ -12,7 +12,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datalake_assets import __version__
+from datalake_assets import __version__, liveness
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable, odd
 from datalake_assets.lake.lake import Lake, Written
@@ -43,9 +43,13 @@ KEY = dg.AssetKey("stock_universe")
     },
 )
 def stock_universe(
-    collector: CollectorResource, source: SourceResource, lake: LakeResource
+    context: dg.AssetExecutionContext,
+    collector: CollectorResource,
+    source: SourceResource,
+    lake: LakeResource,
 ) -> dg.MaterializeResult[None]:
     """Take today's snapshot."""
+    liveness.mark(context)
     target = lake.open(source.identity)
     with source.open(collector) as alpaca:
         taken, snapshot, written = take_universe(alpaca, target, collector, source)

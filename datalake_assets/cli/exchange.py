@@ -25,6 +25,9 @@ def exchange(
     faults: Annotated[
         str, typer.Option(help='Faults, as JSON: {"rate": 0.3, "seed": 1} disturbs 30 %.')
     ] = "",
+    closures: Annotated[
+        str, typer.Option(help="Days on which it stayed closed after all: 2025-01-09,…")
+    ] = "",
 ) -> None:
     """Run the embedded exchange: Alpaca's wire protocol over a synthetic or recorded market."""
     with plain_errors():
@@ -35,6 +38,7 @@ def exchange(
             trading_requests_per_minute=200,
             latency=latency,
             faults=faults,
+            closures=closures,
         )
 
         def announce(url: str) -> None:

@@ -6,7 +6,7 @@ Belongs here: launching a run, and showing what it did. Does not belong here: wh
 from __future__ import annotations
 
 import os
-import socket
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from datalake_assets.cli.arguments import claimed_lake
 from datalake_assets.cli.terminal import TerminalDisplay, command, err, out, tell
+from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     import dagster as dg
     from dagster_shared.error import SerializableErrorInfo
 
-_HOST, _PROCESS = "datalake/host", "datalake/process"
-"""Tags of the runs that this command executes itself: where, and in which process."""
+_UNBOUNDED = {"dagster/max_runtime_seconds": "0"}
+"""A run in a terminal may take as long as it takes: somebody sees it, and can stop it."""
 
 
 def materialize(settings: Settings, start: date, end: date, **knobs: bool) -> bool:
@@ -102,12 +103,15 @@ def _run(
     config: Mapping[str, Any],
 ) -> dg.ExecuteInProcessResult:
     """Run a job in this process, over a range of partitions if any; tell why a step failed."""
+    from datalake_assets import liveness
+    from datalake_assets.automation.runs import end_lost
     from datalake_assets.definitions import build_definitions
 
-    _bury_killed_runs(records)
+    for ended in end_lost(records, Clock().now()):
+        tell(err, ended)
     definitions = build_definitions(settings, display=TerminalDisplay(err))
-    process = {_HOST: socket.gethostname(), _PROCESS: str(os.getpid())}
-    which: dict[str, Any] = {"tags": process}
+    run_id = str(uuid.uuid4())
+    which: dict[str, Any] = {"run_id": run_id, "tags": {**liveness.tag(run_id), **_UNBOUNDED}}
     if first and last and first != last:
         # The tags by which Dagster's own range runs name their partitions.
         which["tags"] |= {
@@ -124,31 +128,6 @@ def _run(
     for event in result.filter_events(lambda event: event.is_step_failure):
         tell(err, f"{event.step_key}: {_reason(event, first, last)}")
     return result
-
-
-def _bury_killed_runs(records: dg.DagsterInstance) -> None:
-    """Mark runs of this command failed whose process was killed.
-
-    Nobody else can: Dagster watches only the processes that it launched, and a run that seems
-    to go on for ever takes a place in its queue.
-    """
-    import dagster as dg
-
-    seeming = dg.RunsFilter(
-        statuses=[
-            dg.DagsterRunStatus.NOT_STARTED,
-            dg.DagsterRunStatus.STARTING,
-            dg.DagsterRunStatus.STARTED,
-        ],
-        tags={_HOST: socket.gethostname()},
-    )
-    for run in records.get_runs(seeming):
-        try:
-            os.kill(int(run.tags[_PROCESS]), 0)
-        except ProcessLookupError:
-            records.report_run_failed(run, "The process of this run is gone: it was killed.")
-        except PermissionError:
-            pass  # it lives, under another user
 
 
 def _error(event: dg.DagsterEvent) -> SerializableErrorInfo | None:

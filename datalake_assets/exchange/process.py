@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -46,6 +47,7 @@ class ExchangeOptions:
         trading_requests_per_minute: The trading API's; 0: none.
         latency: Seconds that each answer takes longer.
         faults: As JSON (`read_faults` says how); empty: none.
+        closures: Days on which it stayed closed after all, separated by commas; empty: none.
     """
 
     seed: int = 7
@@ -56,6 +58,7 @@ class ExchangeOptions:
     trading_requests_per_minute: int = 0
     latency: float = 0.0
     faults: str = ""
+    closures: str = ""
 
     @property
     def market_id(self) -> str:
@@ -87,6 +90,7 @@ class ExchangeOptions:
             trading_requests_per_minute=self.trading_requests_per_minute,
             latency=self.latency,
             faults=read_faults(self.faults) if self.faults else None,
+            closures=[date.fromisoformat(day) for day in self.closures.split(",") if day],
         )
 
     def arguments(self) -> list[str]:

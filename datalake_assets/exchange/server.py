@@ -18,7 +18,7 @@ import struct
 import time
 import uuid
 from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
@@ -178,6 +178,8 @@ class Exchange:
         latency: Seconds that each answer takes longer.
         faults: Which requests get a fault; may be replaced at any time.
         keys: The pair of key and secret that is accepted; `None`: any that is not empty.
+        closures: Sessions of the market on which it stayed closed after all: no bar, and not in the
+            calendar.
         clock: What time it is; aware.
         monotonic: Seconds that never go back, for the limit and the log.
 
@@ -194,6 +196,7 @@ class Exchange:
         latency: float = 0.0,
         faults: Faults | None = None,
         keys: tuple[str, str] | None = None,
+        closures: Collection[date] = (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -209,6 +212,8 @@ class Exchange:
         self.faults = faults
         self.requests: list[Request] = []
         self._keys = keys
+        self._closures = frozenset(closures)
+        self._closed = [at for at, day in enumerate(market.sessions) if day in self._closures]
         self._clock = clock
         self._monotonic = monotonic
         self._stamps = Stamps.of(market.sessions)
@@ -385,12 +390,18 @@ class Exchange:
     def _grain(self, timeframe: str, now: datetime) -> Grain:
         sessions = self.market.visible(now)
         if timeframe.startswith("1D"):
-            return Grain(self._stamps, sessions, self.market.bars)
+            return Grain(self._stamps, sessions, self._daily)
 
         def years(symbols: Sequence[str], first: int, stop: int) -> Bars:
             return self._years.bars(symbols, first, stop, sessions)
 
         return Grain(self._years.stamps, self._years.visible(sessions), years)
+
+    def _daily(self, symbols: Sequence[str], first: int, stop: int) -> Bars:
+        bars = self.market.bars(symbols, first, stop)
+        if not self._closed:
+            return bars
+        return bars.take(np.flatnonzero(~np.isin(bars.session, self._closed)))
 
     def _bounds(self, query: Mapping[str, str], now: datetime) -> tuple[int, int]:
         """Start and end in nanoseconds, both inclusive."""
@@ -545,7 +556,7 @@ class Exchange:
                 "settlement_date": settlement.isoformat(),
             }
             for day, settlement in zip(days, settled, strict=True)
-            if start <= (settlement if by_settlement else day) <= end
+            if start <= (settlement if by_settlement else day) <= end and day not in self._closures
             for early in [market_calendar.is_early_close(day)]
         ]
 
@@ -553,7 +564,8 @@ class Exchange:
         now = self._clock()
         zone = ZoneInfo("America/New_York")
         today = now.astimezone(zone).date()
-        near = market_calendar.sessions(today, today + timedelta(days=14))
+        ahead = market_calendar.sessions(today, today + timedelta(days=14))
+        near = [day for day in ahead if day not in self._closures]
         opens = [market_calendar.session_open(day) for day in near]
         closes = [market_calendar.session_close(day) for day in near]
         following_close = next(at for at in closes if at > now)

@@ -287,7 +287,8 @@ class SyntheticMarket:
 
 @cache
 def _sessions() -> tuple[date, ...]:
-    return tuple(market_calendar.sessions(FIRST, market_calendar.LAST))
+    # Whatever was declared: the bars of a session depend on its place among these.
+    return tuple(market_calendar.undeclared_sessions(FIRST, market_calendar.LAST))
 
 
 def _spell(key: int, count: int) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -24,12 +24,13 @@ import pyarrow.parquet as pq
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import combine
+from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import Snapshots
 from datalake_assets.lake import session_file, universe_file
 from datalake_assets.lake.coverage import Coverage, coverage
-from datalake_assets.lake.reader import NotInLakeError, Reader, as_day
+from datalake_assets.lake.reader import NotInLakeError, Reader, as_day, known_days
 from datalake_assets.lake.restatements import Restatements, changes, undone
 from datalake_assets.lake.session_file import Session, Summary
 from datalake_assets.settings import Settings
@@ -99,10 +100,11 @@ class Lake:
 
     Args:
         store: Where its objects are.
+        clock: Time: what claims to be of a day to come is not believed.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, clock: Clock | None = None) -> None:
+        self.store, self._clock = store, clock or Clock()
         self._restatements = Restatements(store)
 
     def __repr__(self) -> str:
@@ -333,7 +335,7 @@ class Lake:
         Raises:
             BrokenFileError: The object is damaged.
         """
-        days = layout.dated(layout.UNIVERSE, self.store.list(layout.UNIVERSE))
+        days = self.universe_days()
         return (days[-1], self.universe_of(days[-1])) if days else None
 
     def universe_of(self, taken: date) -> pa.Table:
@@ -351,8 +353,11 @@ class Lake:
         return Snapshots(self.universe_days(), self.universe_of)
 
     def universe_days(self) -> list[date]:
-        """The days of which there is a snapshot, ascending."""
-        return layout.dated(layout.UNIVERSE, self.store.list(layout.UNIVERSE))
+        """The days of which there is a snapshot, ascending.
+
+        One of a day to come is left out with a warning: it would be the newest until then.
+        """
+        return self._so_far(layout.UNIVERSE, layout.universe_key)
 
     def write_survey(self, taken: date, found: Survey) -> None:
         """Keep the survey of a day."""
@@ -369,7 +374,7 @@ class Lake:
 
     def survey(self) -> Survey | None:
         """The newest survey; None when there is none, or it is damaged: it is only a hint."""
-        days = layout.dated(layout.SURVEYS, self.store.list(layout.SURVEYS))
+        days = self._so_far(layout.SURVEYS, layout.survey_key)
         if not days:
             return None
         data = self.store.get(layout.survey_key(days[-1]))
@@ -384,6 +389,16 @@ class Lake:
             )
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return None
+
+    def _so_far(self, folder: str, key: Callable[[date], str]) -> list[date]:
+        days = layout.dated(folder, self.store.list(folder))
+        known = known_days(days, self._clock.now())
+        for day in days[len(known) :]:
+            _log.warning(
+                "%s is of a day that is still to come, and is not used: remove it",
+                self.store.url(key(day)),
+            )
+        return known
 
     def _published(self, day: date) -> tuple[Session | None, str | None]:
         """The published session, and the version of its object."""
@@ -448,7 +463,7 @@ class Lake:
 
     @cached_property
     def _reader(self) -> Reader:
-        return Reader(self.store)
+        return Reader(self.store, clock=self._clock)
 
     def bars(
         self,

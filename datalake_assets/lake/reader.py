@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -426,7 +427,8 @@ class Reader:
         for year in self._looked_at(*_EVER):
             if year.manifest:
                 known.update(self._manifest(year.year).symbols)
-        if days := layout.dated(layout.UNIVERSE, self._store.list(layout.UNIVERSE)):
+        listed_on = layout.dated(layout.UNIVERSE, self._store.list(layout.UNIVERSE))
+        if days := known_days(listed_on, self._clock.now()):
             key = layout.universe_key(days[-1])
             listed = universe_file.decode(self._store.get(key), self._store.url(key))
             known.update(listed["symbol"].to_pylist())
@@ -467,6 +469,11 @@ def as_day(day: date | str) -> date:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{day!r} is no day: give a date, or text like 2024-07-03") from error
     return found
+
+
+def known_days(days: Sequence[date], now: datetime) -> list[date]:
+    """Those of these ascending days that are not still to come in New York."""
+    return list(days[: bisect_right(days, market_calendar.today(now))])
 
 
 def _span(start: date | str | None, end: date | str | None) -> tuple[date, date]:

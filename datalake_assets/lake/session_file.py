@@ -50,6 +50,7 @@ class Provenance:
         collection: Numbers of the collection (`report.Statistics.to_dict`).
         known_since: Instant (UTC) at which the session was first published, when that was an
             earlier collection; None when it was this one.
+        interrupted: Whether somebody stopped the collection before its end.
     """
 
     collected_at: datetime
@@ -59,6 +60,7 @@ class Provenance:
     version: str
     collection: Mapping[str, Any] = field(default_factory=dict)
     known_since: datetime | None = None
+    interrupted: bool = False
 
     def to_json(self) -> str:
         """As text."""

@@ -234,6 +234,19 @@ class AlpacaSource:
         rows.sort(key=lambda asset: (asset["symbol"], asset["status"], asset["asset_id"] or ""))
         return with_odd(pa.Table.from_pylist(rows, schema=UNIVERSE), odd)
 
+    def calendar(self, first: date, last: date) -> frozenset[date]:
+        """The sessions from `first` to `last` by the source's own calendar.
+
+        Raises:
+            TransientError, PermanentError, RefusedError: As `classify` says.
+        """
+        span = {"start": first.isoformat(), "end": last.isoformat()}
+        body = self._ask(self._trading, "/calendar", span)
+        try:
+            return frozenset(day.date for day in _calendar.decode(body))
+        except msgspec.DecodeError as error:
+            raise TransientError(f"the calendar can't be read: {error}") from error
+
     def _end(self, last: date) -> datetime:
         """The end of a range, within what the source serves by now.
 
@@ -364,6 +377,13 @@ def _text(value: Any) -> str | None:
     """A text of the list, or a number as text; None for anything else."""
     known = isinstance(value, str | int) and not isinstance(value, bool)
     return line(str(value)) if known else None
+
+
+class _Day(msgspec.Struct):
+    date: date
+
+
+_calendar = msgspec.json.Decoder(list[_Day])
 
 
 def _over(transport: Transport, client: type[Any]) -> type[Any]:

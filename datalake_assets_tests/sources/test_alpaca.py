@@ -413,6 +413,24 @@ def test_an_unknown_exchange_and_missing_fields_do_not_cost_the_list() -> None:
     assert rows[nameless["id"]]["name"] is None
 
 
+def test_the_calendar_has_the_sessions_of_a_range(exchange: ExchangeServer) -> None:
+    with source(exchange.url) as asking:
+        found = asking.calendar(date(2025, 1, 8), date(2025, 1, 13))
+    assert sorted(found) == [date(2025, 1, 8), date(2025, 1, 10), date(2025, 1, 13)]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'[{"date":null}]', b'[{"day":"2025-01-08"}]'])
+def test_a_calendar_that_can_not_be_read_is_asked_for_again(
+    recording: type[Recording], body: bytes
+) -> None:
+    recording.answers.append(Answer(200, {}, body))
+    with source(None) as asking, pytest.raises(TransientError, match="the calendar can't be read"):
+        asking.calendar(DAY, DAY)
+    (asked,) = recording.asked
+    assert asked[0].endswith("/v2/calendar")
+    assert asked[1] == {"start": str(DAY), "end": str(DAY)}
+
+
 def test_a_ticker_with_two_assets_keeps_both_in_a_fixed_order(recording: type[Recording]) -> None:
     row = {"exchange": "NYSE", "tradable": True, "name": "n"}
     rows = [
