@@ -31,7 +31,13 @@ from datalake_assets.assets.stock_universe import (
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
 from datalake_assets.collection.progress import Display, Displays, Snapshot
-from datalake_assets.collection.universe import symbols_for
+from datalake_assets.collection.universe import (
+    inactive,
+    least_asked,
+    symbols_for,
+    told_unlisted,
+    unlisted,
+)
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
@@ -199,13 +205,24 @@ def _collect(
         taken, universe = _universe(context, alpaca, lake, collector, source, days[-1])
         origin = Origin(source.identity, asof=taken, run_id=context.run.run_id)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, universe, taken)
+        if unknown := unlisted(chosen or (), universe):
+            context.log.warning("%s", told_unlisted(unknown, taken))
         known = None
         if collector.survey and not collector.repair:
             since = _first_session(context).year
             known = take_survey(alpaca, lake, how, wanted, since, taken)
             if known:
                 context.log.info("the years of %d symbols are known", len(known.years))
-        publication = Publication(wanted, lake, how, survey=known, repair=collector.repair)
+        publication = Publication(
+            wanted,
+            lake,
+            how,
+            survey=known,
+            repair=collector.repair,
+            inactive=inactive(universe),
+            # Chosen symbols are meant one by one; of a list, those listed since are not.
+            least=None if chosen else least_asked(universe),
+        )
         context.log.info(_announce(publication, collector))
         yield from publication.run(alpaca.bars(taken), origin, display=shown)
 

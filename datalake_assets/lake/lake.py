@@ -492,7 +492,8 @@ def completed(session: Session, earlier: Session) -> Session:
     told = earlier.ledger
     if told.session != session.ledger.session:
         return session  # somebody put another session in its place, which this one mends
-    told = told.restricted_to(frozenset((*told.present, *told.no_print)))
+    answered = frozenset((*told.present, *told.no_print))
+    told = told.restricted_to(answered.intersection(session.ledger.missing))
     bars, ledger = repaired(session, earlier.bars, told)
     return replace(session, bars=bars, ledger=ledger)
 
@@ -500,7 +501,8 @@ def completed(session: Session, earlier: Session) -> Session:
 def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Table, Ledger]:
     """The bars and the ledger of a session after a repair brought some of what it missed."""
     # What another repair brought in the meantime stands.
-    missing = standing.ledger.missing
-    bars = bars.filter(pc.is_in(bars["symbol"], pa.array(missing, pa.string())))
+    told = standing.ledger
+    ledger = ledger.restricted_to(ledger.symbols - (told.symbols - frozenset(told.missing)))
+    bars = bars.filter(pc.is_in(bars["symbol"], pa.array(ledger.present, pa.string())))
     merged, _ = combine([standing.bars, bars])
-    return merged, standing.ledger.repaired_by(ledger.restricted_to(frozenset(missing)))
+    return merged, told.repaired_by(ledger)

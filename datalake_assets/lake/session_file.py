@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import SCHEMA
-from datalake_assets.collection.report import Ledger
+from datalake_assets.collection.report import Ledger, Reason, reasons
 from datalake_assets.storage.store import BrokenFileError
 
 _LEDGER = b"datalake.ledger"
@@ -181,6 +181,7 @@ class Summary:
     counts: Mapping[str, int]
     audit: Sequence[Mapping[str, Any]]
     provenance: Provenance
+    reasons: Sequence[Reason] = ()
 
 
 def footer_size(end: bytes) -> int:
@@ -214,6 +215,7 @@ def summarize(footer: bytes, where: str) -> Summary:
             counts,
             json.loads(told[_AUDIT]),
             Provenance.from_json(told[_PROVENANCE]),
+            reasons(ledger["failed"]),
         )
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
         raise BrokenFileError(f"{where} is no whole session file ({error!r})") from error

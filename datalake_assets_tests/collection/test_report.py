@@ -141,8 +141,13 @@ def test_a_repair_of_another_session_is_refused() -> None:
 def test_a_repair_of_a_symbol_that_was_not_missing_is_refused_and_named(state: State) -> None:
     with pytest.raises(ValueError, match=r"not missing: \['A'\]"):
         ledger({"A": state, "B": State.FAILED}).repaired_by(Ledger(MONDAY, present=("A", "B")))
-    with pytest.raises(ValueError, match=r"not missing: \['STRANGER'\]"):
-        ledger({"A": state}).repaired_by(Ledger(MONDAY, no_print=("STRANGER",)))
+
+
+def test_a_repair_may_bring_symbols_that_were_never_asked_for() -> None:
+    found = ledger({"A": State.PRESENT}).repaired_by(
+        Ledger(MONDAY, present=("B",), no_print=("C",), failed={"D": "gone"})
+    )
+    assert (found.present, found.no_print, found.failed) == (("A", "B"), ("C",), {"D": "gone"})
 
 
 @pytest.mark.parametrize(
