@@ -68,7 +68,7 @@ def build_collector(settings: Settings) -> CollectorResource:
         symbols=settings.symbols or "",
         min_coverage=limits.coverage,
         min_row_ratio=limits.row_ratio,
-        silent_symbols_allowed=limits.silent_symbols_allowed,
+        silent_allowed=limits.silent_allowed,
         # The name, not the value, which may hold a password.
         rate_limit="" if settings.rate_limit is None else dg.EnvVar("DATALAKE_RATE_LIMIT"),
     )

@@ -515,7 +515,7 @@ def test_a_repair_of_a_whole_session_leaves_what_another_collection_left_since()
     repair = Publication({MONDAY: SYMBOLS}, lake, how(clock), repair=True)
     clock.advance(60)
     failing = without(source, frozenset(SYMBOLS[:1]), PermanentError("gone"))
-    strict = Thresholds(success_rate=1.0, unanswered_symbols_allowed=0)
+    strict = Thresholds(success_rate=1.0, unanswered_allowed=0)
     collect(lake, failing, {MONDAY: SYMBOLS}, clock=clock, thresholds=strict)
 
     list(repair.run(source, Origin("test", MONDAY, "run"), clock=clock))

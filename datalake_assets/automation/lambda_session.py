@@ -111,8 +111,8 @@ def _event(session: str, collector: CollectorResource) -> dict[str, Any]:
             "coverage": collector.min_coverage,
             "invalid_bars": collector.max_invalid_bars,
             "row_ratio": collector.min_row_ratio,
-            "unanswered_symbols_allowed": collector.unanswered_symbols_allowed,
-            "silent_symbols_allowed": collector.silent_symbols_allowed,
+            "unanswered_allowed": collector.unanswered_allowed,
+            "silent_allowed": collector.silent_allowed,
             "invalid_bars_allowed": collector.invalid_bars_allowed,
         },
     }

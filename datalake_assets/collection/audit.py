@@ -45,7 +45,7 @@ THIN_FEEDS = frozenset({"iex", "otc", "boats"})
 thin names IEX covers 83 % of the minutes that the consolidated tape has 99.7 % of."""
 
 _SHARES = ("success_rate", "coverage", "invalid_bars", "row_ratio")
-_COUNTS = ("unanswered_symbols_allowed", "silent_symbols_allowed", "invalid_bars_allowed")
+_COUNTS = ("unanswered_allowed", "silent_allowed", "invalid_bars_allowed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ class Thresholds:
         invalid_bars: Largest share of bars with impossible prices that is only warned of.
             Alpaca really serves such bars now and then (AAAA, 2021-04-01: open above high).
         row_ratio: Least number of bars, relative to the median of the sessions before.
-        unanswered_symbols_allowed: Symbols that may be failed or pending, whatever their share,
+        unanswered_allowed: Symbols that may be failed or pending, whatever their share,
             while at least one was answered.
-        silent_symbols_allowed: Expected symbols that may have no bar, whatever their share, while
+        silent_allowed: Expected symbols that may have no bar, whatever their share, while
             at least one has a bar; and bars that may be missing to the number that is usual.
         invalid_bars_allowed: Bars with impossible prices that are only warned of, whatever their
             share.
@@ -76,8 +76,8 @@ class Thresholds:
     coverage: float = 0.95
     invalid_bars: float = 0.001
     row_ratio: float = 0.8
-    unanswered_symbols_allowed: int = 1
-    silent_symbols_allowed: int = 2
+    unanswered_allowed: int = 1
+    silent_allowed: int = 2
     invalid_bars_allowed: int = 1
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class Thresholds:
         On a thin feed a symbol that printed in one of five sessions often does not in the next.
         """
         if feed in THIN_FEEDS:
-            return cls(coverage=0.7, row_ratio=0.7, silent_symbols_allowed=5)
+            return cls(coverage=0.7, row_ratio=0.7, silent_allowed=5)
         return cls()
 
 
@@ -207,7 +207,7 @@ def _success_rate(ledger: Ledger, limits: Thresholds) -> Finding:
         "success_rate",
         _verdict(
             ledger.success_rate >= limits.success_rate,
-            answered > 0 and len(ledger.missing) <= limits.unanswered_symbols_allowed,
+            answered > 0 and len(ledger.missing) <= limits.unanswered_allowed,
         ),
         ledger.success_rate,
         limits.success_rate,
@@ -241,7 +241,7 @@ def _coverage(
         # Without a single bar nobody can tell a quiet day from a source that has nothing.
         _verdict(
             share >= limits.coverage,
-            len(silent) <= limits.silent_symbols_allowed and silent != expected,
+            len(silent) <= limits.silent_allowed and silent != expected,
         ),
         share,
         limits.coverage,
@@ -338,7 +338,7 @@ def _row_count(ledger: Ledger, before: Sequence[frozenset[str]], limits: Thresho
         "row_count",
         _verdict(
             ratio >= limits.row_ratio,
-            usual - len(ledger.present) <= limits.silent_symbols_allowed,
+            usual - len(ledger.present) <= limits.silent_allowed,
         ),
         ratio,
         limits.row_ratio,

@@ -40,11 +40,6 @@ FORMAT = 1
 
 _YEARS = pa.list_(pa.int16())
 
-_FOOTER_GUESS = 64 * 1024
-"""Bytes from the end of a session file that mostly hold its footer, ledger included: one that names
-6,000 symbols without a bar has about 50 KB. A longer one takes a second request."""
-
-
 _log = logging.getLogger(__name__)
 
 
@@ -395,19 +390,9 @@ class Lake:
     def _summary(self, key: str) -> Summary | BrokenFileError | FileNotFoundError:
         where = self.store.url(key)
         try:
-            return session_file.summarize(self._footer(key), where)
+            return session_file.summarize(session_file.footer_of(self.store, key), where)
         except (BrokenFileError, FileNotFoundError) as error:
             return error
-
-    def _footer(self, key: str) -> bytes:
-        """The end of a session's object, from its footer on."""
-        size = _FOOTER_GUESS
-        while True:
-            end = self.store.tail(key, size)
-            needed = session_file.footer_size(end)
-            if needed <= size or len(end) < size:
-                return end
-            size = needed
 
     # Reading, as analysts do: see `reader`
 
@@ -452,6 +437,15 @@ class Lake:
     ) -> pa.Table:
         """Bars of these symbols (None: all) from `start` to `end`; `Reader.bars` tells all."""
         return self._reader.bars(symbols, start, end)
+
+    def missing(
+        self,
+        symbols: str | Iterable[str],
+        start: date | str | None = None,
+        end: date | str | None = None,
+    ) -> pa.Table:
+        """What is not known of these symbols from `start` to `end`; `Reader.missing` tells all."""
+        return self._reader.missing(symbols, start, end)
 
     def session(self, day: date | str) -> Session:
         """A published session, or NotInLakeError that says why there is none."""

@@ -80,9 +80,7 @@ def test_a_threshold_that_is_no_share_is_refused_by_name(name: str, wrong: float
         Thresholds(**{name: wrong})
 
 
-@pytest.mark.parametrize(
-    "name", ["unanswered_symbols_allowed", "silent_symbols_allowed", "invalid_bars_allowed"]
-)
+@pytest.mark.parametrize("name", ["unanswered_allowed", "silent_allowed", "invalid_bars_allowed"])
 def test_a_number_below_nothing_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         Thresholds(**{name: -1})
@@ -96,9 +94,7 @@ def test_the_thresholds_are_those_of_the_contract() -> None:
 
 @pytest.mark.parametrize("feed", ["iex", "otc", "boats"])
 def test_a_thin_feed_may_be_silent_more_often(feed: str) -> None:
-    assert Thresholds.of_feed(feed) == Thresholds(
-        coverage=0.7, row_ratio=0.7, silent_symbols_allowed=5
-    )
+    assert Thresholds.of_feed(feed) == Thresholds(coverage=0.7, row_ratio=0.7, silent_allowed=5)
 
 
 # success_rate
@@ -231,7 +227,7 @@ def test_a_coverage_exactly_at_any_threshold_passes_and_one_symbol_less_does_not
     def verdict(covered: int, percent: int) -> Verdict:
         ledger = session(covered, no_print=100 - covered)
         before = [frozenset(HUNDRED)]
-        limits = {"coverage": percent / 100, "silent_symbols_allowed": 0}
+        limits = {"coverage": percent / 100, "silent_allowed": 0}
         return judged("coverage", ledger, empty(), before, **limits).verdict
 
     assert [percent for percent in range(101) if verdict(percent, percent) is not PASS] == []
