@@ -188,8 +188,8 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
     if event.step_key == "symbol_year_ticks":
         return "interrupted. What was written stays, and the same command writes the rest"
     return (
-        "interrupted. Sessions that were published stay; to go on with what was collected of the "
-        f"others: {command()} collect --from {first} --to {last} --repair"
+        "interrupted. Sessions that were published stay; to go on with all others and ask for no "
+        f"symbol twice: {command()} collect --from {first} --to {last} --repair"
     )
 
 

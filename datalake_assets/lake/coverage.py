@@ -12,6 +12,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from datalake_assets.collection.report import Reason, joined
 from datalake_assets.collection.universe import least_asked, symbols_for
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage import layout
@@ -57,6 +58,13 @@ class Coverage:
             if held is Held.MISSING:
                 spans.append((days[0], days[-1], len(days)))
         return spans
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why symbols failed, the most frequent error first."""
+        # Of a session that is published and waits, what waits is later.
+        told = {each.session: each.reasons for each in (*self.published, *self.waiting)}
+        return joined(reason for found in told.values() for reason in found)
 
     @property
     def to_repair(self) -> list[date]:

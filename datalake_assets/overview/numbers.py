@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import price_text
-from datalake_assets.collection.report import Reason, joined
+from datalake_assets.collection.report import Reason
 from datalake_assets.collection.universe import unlisted
 from datalake_assets.lake import restatements, session_file
 from datalake_assets.lake.coverage import Coverage, Held, Narrow, coverage, narrow
@@ -357,9 +357,7 @@ class Overview:
     @cached_property
     def reasons(self) -> tuple[Reason, ...]:
         """Why symbols failed in the sessions, the most frequent error first."""
-        # Of a session that is published and waits, what waits is later.
-        told = {s.session: s.reasons for s in (*self.held.published, *self.held.waiting)}
-        return joined(reason for found in told.values() for reason in found)
+        return self.held.reasons
 
     @property
     def due(self) -> int:

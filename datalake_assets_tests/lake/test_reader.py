@@ -43,7 +43,6 @@ from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, StoreError, open_store
 from datalake_assets_tests.collection.tables import bar, table
 from datalake_assets_tests.fakes import FakeClock
-from datalake_assets_tests.workbench import universe
 
 DAYS = [date(2023, 12, 28), date(2023, 12, 29), date(2024, 1, 2), date(2024, 1, 3)]
 """Four sessions in a row, two of each year."""
@@ -833,7 +832,7 @@ def test_what_is_missing_is_told_by_symbol_and_session_with_the_reason(holed: La
 
 def test_each_state_but_an_answer_is_missing(holed: Lake) -> None:
     asked = (["A", "N", "P", "R", "X"], HOLED[3], HOLED[3])
-    holed.write_universe(HOLED[5], universe(["N", "P", "R"]))
+    universe(holed.store, "N", "P", "R")
     assert missing(holed, *asked) == [
         ("P", HOLED[3], "pending", None),
         ("R", HOLED[3], "never asked", None),
@@ -868,9 +867,8 @@ def test_bars_over_missing_sessions_are_warned_of_once_a_call(holed: Lake) -> No
     with pytest.warns(MissingSessionsWarning) as told:
         holed.bars(["A", "X"])
     (warning,) = told
-    assert f"3 of the sessions asked for are not in memory:///: {HOLED[1]} … {HOLED[4]}" in str(
-        warning.message
-    )
+    span = f"{HOLED[1]} … {HOLED[4]}"
+    assert f"3 of the sessions asked for are not in memory://: {span}" in str(warning.message)
     assert Path(warning.filename).name == Path(__file__).name
     with pytest.warns(MissingSessionsWarning, match=f": {HOLED[4]}. Changes"):
         holed.bars("A", HOLED[3], HOLED[5])
