@@ -827,10 +827,17 @@ def _what_changed(row: Mapping[str, Any]) -> str:
     if row["change"] != "restated":
         return f"close {price_text(row['new_close' if row['change'] == 'added' else 'old_close'])}"
     return ", ".join(
-        f"{name} {row[f'old_{name}']} → {row[f'new_{name}']}"
+        f"{name} {_whole(row[f'old_{name}'])} → {_whole(row[f'new_{name}'])}"
         for name in restatements.VALUES
         if row[f"old_{name}"] != row[f"new_{name}"]
     )
+
+
+def _whole(value: object) -> str:
+    """A value with every digit; a price of a thousandth of a cent is no 1e-05."""
+    if isinstance(value, float):
+        return f"{value:.12f}".rstrip("0").ljust(len(f"{value:.0f}") + 2, "0")
+    return str(value)
 
 
 def _counts(states: Iterable[SessionState]) -> dict[SessionState, int]:

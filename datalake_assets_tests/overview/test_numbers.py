@@ -17,6 +17,7 @@ from datalake_assets.cli.status import as_dict
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Reason
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.restatements import SCHEMA as RESTATED
 from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.overview.numbers import (
@@ -705,3 +706,14 @@ def test_a_damaged_list_is_named_and_hides_nothing_else(lake: Lake) -> None:
     found = look(lake)
     assert [damage.step.command for damage in found.damaged] == [None]
     assert found.published == len(DAYS)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.00001, "0.00001"), (16.82, "16.82"), (10.0, "10.0"), (None, "None")]
+)
+def test_a_restated_price_is_told_with_every_digit(value: float | None, text: str) -> None:
+    names = [field.removeprefix("old_") for field in RESTATED.names if field.startswith("old_")]
+    row = {f"{age}_{name}": 1 for age in ("old", "new") for name in names}
+    row |= {"change": "restated", "old_vwap": value, "new_vwap": 2.5}
+    ((_, told),) = changed_values(pa.Table.from_pylist([row]))
+    assert told == f"vwap {text} → 2.5"
