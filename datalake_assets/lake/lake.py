@@ -43,11 +43,6 @@ that its security had on the day of the collection, so renamed companies stood t
 
 _YEARS = pa.list_(pa.int16())
 
-_FOOTER_GUESS = 64 * 1024
-"""Bytes from the end of a session file that mostly hold its footer, ledger included: one that names
-6,000 symbols without a bar has about 50 KB. A longer one takes a second request."""
-
-
 _log = logging.getLogger(__name__)
 
 
@@ -416,19 +411,9 @@ class Lake:
     def _summary(self, key: str) -> Summary | BrokenFileError | FileNotFoundError:
         where = self.store.url(key)
         try:
-            return session_file.summarize(self._footer(key), where)
+            return session_file.summarize(session_file.footer_of(self.store, key), where)
         except (BrokenFileError, FileNotFoundError) as error:
             return error
-
-    def _footer(self, key: str) -> bytes:
-        """The end of a session's object, from its footer on."""
-        size = _FOOTER_GUESS
-        while True:
-            end = self.store.tail(key, size)
-            needed = session_file.footer_size(end)
-            if needed <= size or len(end) < size:
-                return end
-            size = needed
 
     # Reading, as analysts do: see `reader`
 
@@ -474,6 +459,15 @@ class Lake:
         """Bars of these symbols (None: all) from `start` to `end`; `Reader.bars` tells all."""
         return self._reader.bars(symbols, start, end)
 
+    def missing(
+        self,
+        symbols: str | Iterable[str],
+        start: date | str | None = None,
+        end: date | str | None = None,
+    ) -> pa.Table:
+        """What is not known of these symbols from `start` to `end`; `Reader.missing` tells all."""
+        return self._reader.missing(symbols, start, end)
+
     def session(self, day: date | str) -> Session:
         """A published session, or NotInLakeError that says why there is none."""
         return self._reader.session(day)
@@ -513,7 +507,8 @@ def completed(session: Session, earlier: Session) -> Session:
     told = earlier.ledger
     if told.session != session.ledger.session:
         return session  # somebody put another session in its place, which this one mends
-    told = told.restricted_to(frozenset((*told.present, *told.no_print)))
+    answered = frozenset((*told.present, *told.no_print))
+    told = told.restricted_to(answered.intersection(session.ledger.missing))
     bars, ledger = repaired(session, earlier.bars, told)
     return replace(session, bars=bars, ledger=ledger)
 
@@ -521,7 +516,8 @@ def completed(session: Session, earlier: Session) -> Session:
 def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Table, Ledger]:
     """The bars and the ledger of a session after a repair brought some of what it missed."""
     # What another repair brought in the meantime stands.
-    missing = standing.ledger.missing
-    bars = bars.filter(pc.is_in(bars["symbol"], pa.array(missing, pa.string())))
+    told = standing.ledger
+    ledger = ledger.restricted_to(ledger.symbols - (told.symbols - frozenset(told.missing)))
+    bars = bars.filter(pc.is_in(bars["symbol"], pa.array(ledger.present, pa.string())))
     merged, _ = combine([standing.bars, bars])
-    return merged, standing.ledger.repaired_by(ledger.restricted_to(frozenset(missing)))
+    return merged, told.repaired_by(ledger)
