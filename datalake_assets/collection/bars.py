@@ -24,9 +24,9 @@ SCHEMA = pa.schema(
         pa.field("high", pa.float64(), nullable=False),
         pa.field("low", pa.float64(), nullable=False),
         pa.field("close", pa.float64(), nullable=False),
-        pa.field("vwap", pa.float64(), nullable=False),
+        pa.field("vwap", pa.float64()),
         pa.field("volume", pa.int64(), nullable=False),
-        pa.field("trade_count", pa.int64(), nullable=False),
+        pa.field("trade_count", pa.int64()),
     ]
 )
 """Raw prices in US dollars, volume in shares. `timestamp` is the bar's start as the source gives

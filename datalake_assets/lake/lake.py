@@ -35,14 +35,10 @@ from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout; a lake of another one is not written to."""
 
 _YEARS = pa.list_(pa.int16())
-
-_FOOTER_GUESS = 64 * 1024
-"""Bytes from the end of a session file that mostly hold its footer, ledger included: one that names
-6,000 symbols without a bar has about 50 KB. A longer one takes a second request."""
 
 
 _log = logging.getLogger(__name__)
@@ -395,19 +391,9 @@ class Lake:
     def _summary(self, key: str) -> Summary | BrokenFileError | FileNotFoundError:
         where = self.store.url(key)
         try:
-            return session_file.summarize(self._footer(key), where)
+            return session_file.summarize(session_file.read_footer(self.store, key), where)
         except (BrokenFileError, FileNotFoundError) as error:
             return error
-
-    def _footer(self, key: str) -> bytes:
-        """The end of a session's object, from its footer on."""
-        size = _FOOTER_GUESS
-        while True:
-            end = self.store.tail(key, size)
-            needed = session_file.footer_size(end)
-            if needed <= size or len(end) < size:
-                return end
-            size = needed
 
     # Reading, as analysts do: see `reader`
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
-from datalake_assets.lake import restatements, session_file
+from datalake_assets.lake import currency, restatements, session_file
 from datalake_assets.lake.coverage import Coverage, Held, coverage
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.lake import Lake
@@ -648,7 +648,7 @@ def _years(
                 rows=sum(each.rows for each in published),
                 answered=answered / requested if requested else None,
                 failed=sum(each.failed + each.pending for each in published),
-                behind=len({day for day, _ in now[year].items() ^ manifest.sessions.items()}),
+                behind=len(currency.behind(lake.store, manifest, now[year])),
                 whole=manifest.whole or not now[year],
             )
         )
