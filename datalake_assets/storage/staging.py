@@ -50,10 +50,14 @@ class Staging:
     """
 
     def __init__(self, root: Path) -> None:
-        self._folder = root / STAGING
+        self._root, self._folder = root, root / STAGING
         self._claiming = threading.Lock()
         self._mark: str | None = None
         self._numbers = itertools.count()
+
+    def __reduce__(self) -> tuple[type[Staging], tuple[Path]]:
+        # Another process is another writer.
+        return type(self), (self._root,)
 
     def put(self, backend: LocalStore, key: str, data: bytes) -> str | None:
         """Write a file, or replace it; its ETag.

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
 from datalake_assets.lake import session_file
 from datalake_assets.lake.session_file import Provenance, Session
@@ -32,6 +33,15 @@ def flipped(data: bytes, place: int, bit: int) -> bytes:
 def metadata(data: bytes) -> dict[bytes, bytes]:
     """The texts that a session file carries."""
     return dict(pq.read_metadata(pa.BufferReader(data)).metadata)
+
+
+def rewritten(data: bytes, bars: pa.Table) -> bytes:
+    """The file as another program leaves it that changes rows and keeps what it says of itself."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, SCHEMA, compression="zstd", store_schema=False) as writer:
+        writer.write_table(bars.cast(SCHEMA))
+        writer.add_key_value_metadata(metadata(data))
+    return bytes(sink.getvalue())
 
 
 def footer_size(data: bytes) -> int:

@@ -166,9 +166,9 @@ def test_a_session_collected_again_with_the_same_bars_uploads_nothing() -> None:
     store.put(
         layout.session_key(DAYS[0]), session_bytes(DAYS[0], rows_of(DAYS[0], TINY[DAYS[0]]), 9)
     )
-    assert SymbolYears(store).behind(YEAR) == [DAYS[0]]
+    assert SymbolYears(store).behind(YEAR) == []
     watched = WatchedStore(store)
-    assert publish(watched).uploaded == []
+    assert list(publish(watched).uploaded) == []
     assert watched.written == [("replace", layout.manifest_key(YEAR))]
     assert store.versions(layout.SYMBOL_YEARS) == objects
     assert_published(store, TINY)
@@ -253,7 +253,7 @@ def test_a_copied_lake_has_other_versions_and_is_published_all_the_same(tmp_path
     store, copy = published(), open_store(str(tmp_path / "copy"))
     for key in store.list():
         copy.put(key, store.get(key))
-    assert publish(copy).uploaded == []  # the bars are the same
+    assert list(publish(copy).uploaded) == []  # the bars are the same
     assert_published(copy, TINY)
     write(copy, CHANGED)
     done = publish(copy)
