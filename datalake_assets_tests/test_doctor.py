@@ -28,7 +28,7 @@ from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake import session_file
-from datalake_assets.lake.examination import Examination, examine, spans
+from datalake_assets.lake.examination import Defect, Examination, Subject, examine, spans
 from datalake_assets.lake.lake import FORMAT, Lake
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
@@ -38,6 +38,7 @@ from datalake_assets.storage.store import Store, open_store
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
 from datalake_assets_tests.exchange.calling import keys_to
 from datalake_assets_tests.lake.files import collected, flipped, metadata, rewritten, session_bytes
+from datalake_assets_tests.rights import as_nobody
 from datalake_assets_tests.test_cli import invoke
 
 DAYS = [date(2023, 12, 28), date(2023, 12, 29), date(2024, 1, 2), date(2024, 1, 3)]
@@ -571,6 +572,55 @@ def test_a_damaged_restatement_is_named_with_its_way_out() -> None:
     (defect,) = examined(store)["restatements"].defects
     assert store.url(key) in defect.what
     assert "restore it from a backup" in defect.what
+
+
+def test_files_that_may_not_be_read_are_named_with_their_rights_and_hide_nothing(
+    folder_of_nobody: Path,
+) -> None:
+    store = open_store(str(folder_of_nobody / "lake"))
+    Lake(store).claim("alpaca/sip")
+    for day in WEEK:
+        store.put(layout.session_key(day), session_bytes(day, every(names(4), [day])))
+    SymbolYears(store).publish(2024)
+    universe = layout.universe_key(MONDAY)
+    store.put(universe, b"")
+    secret = [layout.session_key(WEEK[1]), universe, layout.MARKER]
+    examined(store)  # whatever it imports late
+    for key in secret:
+        Path(store.url(key)).chmod(0)
+    store.put(layout.session_key(WEEK[3]), b"damaged")
+    lake = Lake(store)
+    with as_nobody():
+        found = examined(store)
+        held = lake.coverage()
+        assert list(lake.printed(WEEK)) == [WEEK[0], *WEEK[2:3], *WEEK[4:]]
+    assert held.damaged == tuple(store.url(layout.session_key(WEEK[n])) for n in (1, 3))
+    told = {d.where: d.repair for one in found.values() for d in one.defects}
+    for key in secret:
+        assert told.pop(store.url(key)) == f"chmod u+r {store.url(key)}"
+    assert told == {
+        store.url(layout.session_key(WEEK[3])): f"datalake collect --session {WEEK[3]}",
+        store.url(layout.manifest_key(2024)): "datalake publish --year 2024",
+    }
+
+
+def test_a_package_that_keeps_objects_of_its_own_contributes_its_findings() -> None:
+    store = open_store("memory://")
+    lake = Lake(store)
+    lake.claim("alpaca/sip")
+    store.put("data/actions/2024.parquet", b"")
+    (stray,) = examined(store)["objects that nobody knows"].defects
+    assert stray.where == store.url("data/actions/2024.parquet")
+    wrong = Defect("data/actions/2024.parquet", "it is empty", "datalake actions")
+    actions = Subject(
+        "corporate actions",
+        lambda progress: (1, [wrong]),
+        lambda key: key.startswith("data/actions/"),
+    )
+    found = {one.subject: one for one in examine(lake, besides=[actions])}
+    assert found["corporate actions"].defects == [wrong]
+    assert found["objects that nobody knows"].defects == []
+    assert "corporate actions" not in {one.subject for one in examine(lake, [2024])}
 
 
 def test_spans_have_no_holes() -> None:
