@@ -29,16 +29,18 @@ from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake import session_file
-from datalake_assets.lake.examination import Examination, examine, spans
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.examination import Defect, Examination, Subject, examine, spans
+from datalake_assets.lake.lake import FORMAT, Lake
 from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.storage import layout
+from datalake_assets.storage.staging import STAGING
 from datalake_assets.storage.store import Store, open_store
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
 from datalake_assets_tests.exchange.calling import keys_to
-from datalake_assets_tests.lake.files import collected, flipped, metadata, session_bytes
+from datalake_assets_tests.lake.files import collected, flipped, metadata, rewritten, session_bytes
+from datalake_assets_tests.rights import as_nobody
 from datalake_assets_tests.test_cli import invoke
 
 DAYS = [date(2023, 12, 28), date(2023, 12, 29), date(2024, 1, 2), date(2024, 1, 3)]
@@ -124,7 +126,7 @@ def test_all_is_well_with_a_whole_lake(lake: Lake) -> None:
         f"symbol-years against their sessions: {symbol_years(lake)} looked at",
         "restatements: 0 looked at",
         "snapshots of the universe: 1 looked at",
-        "objects that nobody knows: 4 looked at",
+        f"objects that nobody knows: {len(lake.store.list('data'))} looked at",
         "Dagster's records: 6 looked at",
     ]
     assert lake.store.versions() == before
@@ -185,6 +187,83 @@ def put(lake: Lake, key: str, data: bytes) -> None:
 def damage_a_session(lake: Lake) -> None:
     key = layout.session_key(DAYS[1])
     put(lake, key, flipped(lake.store.get(key), 100, 3))
+
+
+def cut_a_session(lake: Lake) -> None:
+    key = layout.session_key(DAYS[1])
+    put(lake, key, lake.store.get(key)[:-200])
+
+
+def empty_a_session(lake: Lake) -> None:
+    put(lake, layout.session_key(DAYS[1]), b"")
+
+
+def drop_a_row_and_keep_the_rest(lake: Lake) -> None:
+    """Of a symbol that has no bar: the rows are still those that the ledger could have."""
+    key = layout.session_key(DAYS[1])
+    put(lake, key, rewritten(lake.store.get(key), lake.read(DAYS[1]).bars.slice(1)))
+
+
+def change_a_price_and_keep_the_rest(lake: Lake) -> None:
+    key = layout.session_key(DAYS[1])
+    rows = lake.read(DAYS[1]).bars.to_pylist()
+    rows[2]["close"] += 0.01
+    put(lake, key, rewritten(lake.store.get(key), table(rows)))
+
+
+def change_a_session_that_waits(lake: Lake) -> None:
+    data = lake.store.get(layout.session_key(DAYS[3]))
+    bars = lake.read(DAYS[3]).bars
+    put(lake, layout.incomplete_key(DAYS[3]), rewritten(data, bars.slice(1)))
+
+
+def swap_two_symbol_years(lake: Lake) -> None:
+    one, other = (key for key in lake.store.list(layout.SYMBOL_YEARS)[:4] if "/2024/" in key)
+    data = lake.store.get(one)
+    put(lake, one, lake.store.get(other))
+    put(lake, other, data)
+
+
+def leave_what_a_killed_writer_staged(lake: Lake) -> None:
+    folder = Path(lake.store.uri)
+    (folder / STAGING).mkdir(exist_ok=True)
+    (folder / STAGING / "0123456789ab.7").write_bytes(b"half an obj")
+
+
+def leave_what_others_stage_beside_the_data(lake: Lake) -> None:
+    key = lake.store.list(layout.SYMBOL_YEARS)[0]
+    Path(lake.store.url(f"{key}")).with_name("ticks.parquet#1").write_bytes(lake.store.get(key))
+
+
+def put_the_marker_of_another_source_there(lake: Lake) -> None:
+    put(lake, layout.MARKER, json.dumps({"format": FORMAT, "source": "elsewhere/iex"}).encode())
+
+
+def put_a_folder_in_the_marker_s_place(lake: Lake) -> None:
+    lake.store.delete(layout.MARKER)
+    (Path(lake.store.uri) / layout.MARKER).mkdir()
+
+
+def put_a_folder_in_a_session_s_place(lake: Lake) -> None:
+    key = layout.session_key(DAYS[2])
+    lake.store.delete(key)
+    Path(lake.store.url(key)).mkdir()
+    (Path(lake.store.url(key)) / "part-0.parquet").write_bytes(b"")
+
+
+FOREIGN = (
+    "2023-12-28 (1).parquet",
+    "2023-12-28.parquet~",
+    "Aufzählung.parquet",
+    ".DS_Store",
+    "a b'c",
+)
+
+
+def leave_foreign_files(lake: Lake) -> None:
+    for folder in (f"{layout.SESSIONS}/year=2023", layout.UNIVERSE):
+        for name in FOREIGN:
+            (Path(lake.store.uri) / folder / name).write_bytes(b"")
 
 
 def leave_a_damaged_incomplete_session(lake: Lake) -> None:
@@ -278,11 +357,42 @@ def lose_a_session(lake: Lake) -> None:
 
 
 PUBLISH = "datalake publish --year 2024"
+COLLECT = ([f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],)
+BOTH = {"published sessions": 1, "symbol-years against their sessions": 1}
 DAMAGES: dict[Callable[[Lake], None], tuple[dict[str, int], list[str]]] = {
     damage_a_session: (
         {"published sessions": 1, "symbol-years against their sessions": 1},
         [f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],
     ),
+    cut_a_session: (BOTH, *COLLECT),
+    empty_a_session: (BOTH, *COLLECT),
+    drop_a_row_and_keep_the_rest: (BOTH, *COLLECT),
+    change_a_price_and_keep_the_rest: (BOTH, *COLLECT),
+    change_a_session_that_waits: (
+        {"incomplete sessions": 1},
+        [f"datalake collect --session {DAYS[3]}"],
+    ),
+    swap_two_symbol_years: ({"symbol-years against their sessions": 2}, [PUBLISH]),
+    leave_what_a_killed_writer_staged: (
+        {"objects that nobody knows": 1},
+        [f"rm -f {{lake}}/{STAGING}/0123456789ab.7"],
+    ),
+    leave_what_others_stage_beside_the_data: ({"objects that nobody knows": 1}, []),
+    put_the_marker_of_another_source_there: ({"the lake's marker": 1}, []),
+    put_a_folder_in_the_marker_s_place: ({"the lake's marker": 1}, []),
+    put_a_folder_in_a_session_s_place: (
+        {
+            "symbol-years against their sessions": 1,
+            "objects that nobody knows": 1,
+            "Dagster's records": 1,
+        },
+        [
+            PUBLISH,
+            f"rm -r {{lake}}/{layout.session_key(DAYS[2])}",
+            f"datalake collect --session {DAYS[2]}",
+        ],
+    ),
+    leave_foreign_files: ({"objects that nobody knows": 2 * len(FOREIGN)}, []),
     leave_a_damaged_incomplete_session: (
         {"incomplete sessions": 1},
         [f"datalake collect --session {DAYS[3]}"],
@@ -320,13 +430,11 @@ DAMAGES: dict[Callable[[Lake], None], tuple[dict[str, int], list[str]]] = {
     put_things_into_the_future: (
         {
             "published sessions": 1,
-            "symbol-years against their sessions": 1,
             "restatements": 1,
             "snapshots of the universe": 2,
         },
         [
             f"datalake collect --session {DAYS[3]}",
-            PUBLISH,
             f"rm {{lake}}/{layout.restatement_key(DAYS[3], datetime.combine(FUTURE, time(), UTC))}",
             f"rm {{lake}}/{layout.universe_key(FUTURE)}",
             f"rm {{lake}}/{layout.survey_key(FUTURE)}",
@@ -336,8 +444,8 @@ DAMAGES: dict[Callable[[Lake], None], tuple[dict[str, int], list[str]]] = {
         {"objects that nobody knows": 3},
         [
             f"rm {{lake}}/{layout.SYMBOL_YEARS}/ZZ/2024/ticks.parquet",
-            f"rm {{lake}}/{layout.SESSIONS}/year=2022/{DAYS[0]}.parquet",
             f"rm {{lake}}/{layout.INCOMPLETE}/notes.txt",
+            f"rm {{lake}}/{layout.SESSIONS}/year=2022/{DAYS[0]}.parquet",
         ],
     ),
     change_a_session_without_publishing: (
@@ -396,7 +504,7 @@ def test_a_program_of_another_layout_is_what_a_lake_of_it_needs(lake: Lake) -> N
     put(lake, layout.MARKER, b'{"format": 99, "source": "alpaca/sip"}')
     result = doctor()
     assert result.exit_code == 1
-    assert "the layout is 99, this program's is 1: use the version of that" in result.stdout
+    assert "the layout is 99, this program's is 2: use the version of that" in result.stdout
 
 
 def test_a_store_that_can_t_be_reached_is_no_defect_of_the_lake(
@@ -494,6 +602,55 @@ def test_a_damaged_restatement_is_named_with_its_way_out() -> None:
     (defect,) = examined(store)["restatements"].defects
     assert store.url(key) in defect.what
     assert "restore it from a backup" in defect.what
+
+
+def test_files_that_may_not_be_read_are_named_with_their_rights_and_hide_nothing(
+    folder_of_nobody: Path,
+) -> None:
+    store = open_store(str(folder_of_nobody / "lake"))
+    Lake(store).claim("alpaca/sip")
+    for day in WEEK:
+        store.put(layout.session_key(day), session_bytes(day, every(names(4), [day])))
+    SymbolYears(store).publish(2024)
+    universe = layout.universe_key(MONDAY)
+    store.put(universe, b"")
+    secret = [layout.session_key(WEEK[1]), universe, layout.MARKER]
+    examined(store)  # whatever it imports late
+    for key in secret:
+        Path(store.url(key)).chmod(0)
+    store.put(layout.session_key(WEEK[3]), b"damaged")
+    lake = Lake(store)
+    with as_nobody():
+        found = examined(store)
+        held = lake.coverage()
+        assert list(lake.printed(WEEK)) == [WEEK[0], *WEEK[2:3], *WEEK[4:]]
+    assert held.damaged == tuple(store.url(layout.session_key(WEEK[n])) for n in (1, 3))
+    told = {d.where: d.repair for one in found.values() for d in one.defects}
+    for key in secret:
+        assert told.pop(store.url(key)) == f"chmod u+r {store.url(key)}"
+    assert told == {
+        store.url(layout.session_key(WEEK[3])): f"datalake collect --session {WEEK[3]}",
+        store.url(layout.manifest_key(2024)): "datalake publish --year 2024",
+    }
+
+
+def test_a_package_that_keeps_objects_of_its_own_contributes_its_findings() -> None:
+    store = open_store("memory://")
+    lake = Lake(store)
+    lake.claim("alpaca/sip")
+    store.put("data/actions/2024.parquet", b"")
+    (stray,) = examined(store)["objects that nobody knows"].defects
+    assert stray.where == store.url("data/actions/2024.parquet")
+    wrong = Defect("data/actions/2024.parquet", "it is empty", "datalake actions")
+    actions = Subject(
+        "corporate actions",
+        lambda progress: (1, [wrong]),
+        lambda key: key.startswith("data/actions/"),
+    )
+    found = {one.subject: one for one in examine(lake, besides=[actions])}
+    assert found["corporate actions"].defects == [wrong]
+    assert found["objects that nobody knows"].defects == []
+    assert "corporate actions" not in {one.subject for one in examine(lake, [2024])}
 
 
 def test_spans_have_no_holes() -> None:

@@ -331,6 +331,9 @@ def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
         size=written.size if written else None,
     )
     metadata["collected_with_sessions"] = outcome.sessions
+    if written and written.unchanged:
+        # The file was left alone: that it was looked at again stands here and nowhere else.
+        metadata["unchanged"] = True
     if written and written.changes is not None:
         for kind in ("added", "removed", "restated"):
             metadata[f"bars_{kind}"] = written.changed(kind)

@@ -52,9 +52,10 @@ def upload(
         else:
             _show(report)
             if report.passed and any(item.key == layout.MARKER for item in items):
-                # Its manifests name the versions that the folder's objects have.
+                # Its manifests name the versions that the folder's objects have: until they name
+                # these, a reader looks into the footers of the sessions.
                 again = f"DATALAKE_URI={store.uri} {command()} publish"
-                tell(out, f"This is a lake; for the fast reads and the proof: {again}")
+                tell(out, f"This is a lake, current as it is; to prove it there: {again}")
     raise typer.Exit(0 if report.passed else 1)
 
 

@@ -3,18 +3,24 @@
 Belongs here: what is looked at, what is wrong with it, and the command that repairs it. Does not
 belong here: repairing, showing it (`cli`), and what Dagster knows of the lake (`cli.doctor`).
 
-A session is held against its own ledger, its name and the calendar; the symbol-years against the
-sessions. Nothing is written.
+A session is held against its own digest, its ledger, its name and the calendar; the symbol-years
+against the sessions. Nothing is written.
+
+Each kind of objects is a `Subject`. A package that keeps objects of its own in the lake makes one
+more, and hands it to `examine`: what is no subject's object is foreign.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import partial
+from pathlib import Path
 
 import pyarrow.compute as pc
 
@@ -27,7 +33,7 @@ from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Session, Summary
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.storage import layout
-from datalake_assets.storage.store import BrokenFileError, Store
+from datalake_assets.storage.store import BrokenFileError, Store, UnreadableError
 
 _READERS = 16
 
@@ -70,11 +76,29 @@ class Examination:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A kind of objects that a lake keeps, and how they are looked at.
+
+    Args:
+        name: As a person calls them.
+        look: Looks at all of them; tells how many there are, and what is wrong with them.
+        owns: Is this the key of one of them?
+        by_year: Whether it is also looked at when only some years are.
+    """
+
+    name: str
+    look: Callable[[Progress], tuple[int, list[Defect]]]
+    owns: Callable[[str], bool]
+    by_year: bool = False
+
+
 def examine(
     lake: Lake,
     years: Collection[int] | None = None,
     progress: Progress | None = None,
     clock: Clock | None = None,
+    besides: Sequence[Subject] = (),
 ) -> Iterator[Examination]:
     """Look at a lake; each kind of objects when it is done.
 
@@ -83,16 +107,22 @@ def examine(
         years: Look at their sessions and symbol-years only; None for everything.
         progress: Called now and then.
         clock: Time.
+        besides: Kinds of objects that other packages keep in the lake.
 
     Raises:
         StoreError: The store can't be read.
     """
     timed = clock or Clock()
-    examiner = _Examiner(lake, years, progress or (lambda subject, done, count: None), timed.now())
-    for look in examiner.looks:
-        began = timed.seconds()
-        subject, count, defects = look()
-        yield Examination(subject, count, defects, timed.seconds() - began)
+    examiner = _Examiner(lake, years, timed.now())
+    subjects = [*examiner.subjects, *besides]
+    foreign = Subject(
+        "objects that nobody knows", partial(examiner.foreign, subjects), lambda key: False
+    )
+    for subject in [*subjects, foreign]:
+        if years is None or subject.by_year:
+            began = timed.seconds()
+            count, defects = subject.look(progress or (lambda subject, done, count: None))
+            yield Examination(subject.name, count, defects, timed.seconds() - began)
 
 
 def spans(days: Iterable[date], among: Sequence[date]) -> list[tuple[date, date]]:
@@ -112,59 +142,95 @@ def spans(days: Iterable[date], among: Sequence[date]) -> list[tuple[date, date]
     return found
 
 
-def removal(store: Store, key: str) -> str:
-    """The command that removes an object."""
-    place = store.url(key)
-    return shlex.join(["aws", "s3", "rm", place] if place.startswith("s3:") else ["rm", place])
+def removal(store: Store, name: str) -> str:
+    """The command that removes an object, or what stands in the place of one."""
+    place = store.place(name)
+    if place.startswith("s3:"):
+        return shlex.join(["aws", "s3", "rm", place])
+    folder = not place.startswith("memory:") and Path(place).is_dir()
+    return shlex.join(["rm", "-r", place] if folder else ["rm", place])
 
 
-_Found = tuple[str, int, list[Defect]]
+_Found = tuple[int, list[Defect]]
+
+_PUBLISHED, _WAITING = "published sessions", "incomplete sessions"
+_YEARS = "symbol-years against their sessions"
 
 
 class _Examiner:
     """Looks at one lake."""
 
-    def __init__(
-        self, lake: Lake, years: Collection[int] | None, progress: Progress, now: datetime
-    ) -> None:
-        self._now = now
-        self._lake, self._store, self._years, self._progress = lake, lake.store, years, progress
+    def __init__(self, lake: Lake, years: Collection[int] | None, now: datetime) -> None:
+        self._lake, self._store, self._years, self._now = lake, lake.store, years, now
         # Years whose publication is still to come: nobody knows yet what is a stray of theirs.
         self._unsettled: set[int] = set()
-        self.looks: list[Callable[[], _Found]] = [
-            self._marker,
-            self._published,
-            self._incomplete,
-            self._symbol_years,
+        self._source: str | None = None
+        self.subjects = [
+            Subject("the lake's marker", self._marker, layout.MARKER.__eq__, by_year=True),
+            Subject(
+                _PUBLISHED,
+                partial(self._sessions, _PUBLISHED, lake.sessions, layout.session_key),
+                partial(_dated, layout.SESSIONS),
+                by_year=True,
+            ),
+            Subject(
+                _WAITING,
+                partial(self._sessions, _WAITING, lake.incomplete, layout.incomplete_key),
+                partial(_dated, layout.INCOMPLETE),
+                by_year=True,
+            ),
+            Subject(
+                _YEARS,
+                self._symbol_years,
+                lambda key: bool(layout.symbol_year(key) or layout.manifest_year(key)),
+                by_year=True,
+            ),
+            Subject("restatements", self._restatements, lambda key: bool(layout.restatement(key))),
+            Subject(
+                "snapshots of the universe",
+                self._universe,
+                lambda key: _dated(layout.UNIVERSE, key) or _dated(layout.SURVEYS, key),
+            ),
         ]
-        if years is None:
-            self.looks += [self._restatements, self._universe, self._strays]
 
-    def _marker(self) -> _Found:
-        subject = "the lake's marker"
+    def _marker(self, progress: Progress) -> _Found:
+        days = self._lake.sessions()
+        sources = Counter(
+            told.provenance.source
+            for told in self._lake.summaries(map(layout.session_key, days))
+            if isinstance(told, Summary)
+        )
+        # What most of the sessions say: that a few may have been copied in is what they show.
+        self._source = most = next((source for source, _ in sources.most_common(1)), None)
         try:
             source = self._lake.source()
         except WrongLakeError as error:
-            return subject, 1, [self._unmarked(str(error))]
+            return 1, [self._unmarked(str(error), most)]
+        except UnreadableError as error:
+            return 1, [Defect(self._store.url(layout.MARKER), str(error), error.repair)]
         if source is None:
-            if not self._store.list(layout.SESSIONS):
-                return subject, 0, []
-            return subject, 1, [self._unmarked("it is not there, although sessions are")]
+            if not days:
+                return 0, []
+            return 1, [self._unmarked("it is not there, although sessions are", most)]
         found = json.loads(self._store.get(layout.MARKER)).get("format")
         if found != FORMAT:
             what = f"the layout is {found!r}, this program's is {FORMAT}: use the version of that"
-            return subject, 1, [Defect(self._store.url(layout.MARKER), what, "")]
-        return subject, 1, []
+            return 1, [Defect(self._store.url(layout.MARKER), what, "")]
+        # Of one session alone nobody can tell which of the two is wrong, and it can be had again.
+        if most is not None and source not in sources and len(days) > 1:
+            what = f"it says {source!r}, and all sessions come from {most!r} or others"
+            return 1, [self._unmarked(what, most)]
+        self._source = source
+        return 1, []
 
-    def _unmarked(self, what: str) -> Defect:
-        """A marker to be made again, from what the newest session says of its source."""
+    def _unmarked(self, what: str, source: str | None) -> Defect:
+        """A marker to be made again, of the source that the sessions name."""
         repair = ""
-        for day in reversed(self._lake.sessions()):
-            (newest,) = self._lake.summaries([layout.session_key(day)])
-            if isinstance(newest, Summary):
-                marker = json.dumps({"format": FORMAT, "source": newest.provenance.source})
-                repair = f"echo {shlex.quote(marker)} {self._into(layout.MARKER)}"
-                break
+        if source is not None:
+            marker = json.dumps({"format": FORMAT, "source": source})
+            repair = f"echo {shlex.quote(marker)} {self._into(layout.MARKER)}"
+            if layout.MARKER in self._store.foreign():
+                repair = f"{removal(self._store, layout.MARKER)} && {repair}"
         return Defect(self._store.url(layout.MARKER), what, repair)
 
     def _into(self, key: str) -> str:
@@ -172,61 +238,57 @@ class _Examiner:
         to = shlex.quote(place)
         return f"| aws s3 cp - {to}" if place.startswith("s3:") else f"> {to}"
 
-    def _published(self) -> _Found:
-        return self._sessions("published sessions", self._lake.sessions(), layout.session_key)
-
-    def _incomplete(self) -> _Found:
-        return self._sessions("incomplete sessions", self._lake.incomplete(), layout.incomplete_key)
-
-    def _sessions(self, subject: str, days: list[date], key: Callable[[date], str]) -> _Found:
-        days = [day for day in days if self._years is None or day.year in self._years]
-        source = self._source()
+    def _sessions(
+        self,
+        subject: str,
+        listed: Callable[[], list[date]],
+        key: Callable[[date], str],
+        progress: Progress,
+    ) -> _Found:
+        days = [day for day in listed() if self._years is None or day.year in self._years]
         defects = []
 
-        def look(day: date) -> str:
-            return self._session(day, key(day), source)
+        def look(day: date) -> Defect | None:
+            return self._session(day, key(day))
 
         with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
-            for done, what in enumerate(threads.map(look, days)):
-                if what:
-                    where = self._store.url(key(days[done]))
-                    repair = f"datalake collect --session {days[done]}"
-                    if not _has_closed(days[done], self._now):
-                        repair = removal(self._store, key(days[done]))
-                    defects.append(Defect(where, what, repair))
-                self._progress(subject, done + 1, len(days))
-        return subject, len(days), defects
+            for done, found in enumerate(threads.map(look, days)):
+                if found:
+                    defects.append(found)
+                progress(subject, done + 1, len(days))
+        return len(days), defects
 
-    def _source(self) -> str | None:
-        try:
-            return self._lake.source()
-        except WrongLakeError:
-            return None
-
-    def _session(self, day: date, key: str, source: str | None) -> str:
+    def _session(self, day: date, key: str) -> Defect | None:
         """What is wrong with a session's file; nothing, mostly."""
+        where = self._store.url(key)
+        repair = f"datalake collect --session {day}"
+        if not _is_session(day) or not _has_closed(day, self._now):
+            repair = removal(self._store, key)
         try:
-            data = self._store.get(key)
+            session = session_file.decode(self._store.get(key), where)
         except FileNotFoundError:
-            return ""  # an incomplete one that was repaired meanwhile
-        try:
-            session = session_file.decode(data, self._store.url(key))
+            return None  # an incomplete one that was repaired meanwhile
+        except UnreadableError as error:
+            return Defect(where, str(error), error.repair)
         except BrokenFileError as error:
-            return f"it is damaged ({error.__cause__!r})"
-        return _contradiction(day, session, source, self._now)
+            why = (
+                f"it is damaged ({error.__cause__!r})" if error.__cause__ else _short(error, where)
+            )
+            return Defect(where, why, repair)
+        what = _contradiction(day, session, self._source, self._now)
+        return Defect(where, what, repair) if what else None
 
-    def _symbol_years(self) -> _Found:
-        subject = "symbol-years against their sessions"
+    def _symbol_years(self, progress: Progress) -> _Found:
         symbol_years = SymbolYears(self._store)
         years = {day.year for day in self._lake.sessions()} | set(symbol_years.years())
         chosen = sorted(years if self._years is None else years & set(self._years))
         defects, count = [], 0
         for done, year in enumerate(chosen):
-            self._progress(subject, done, len(chosen))
+            progress(_YEARS, done, len(chosen))
             number, found = self._year(symbol_years, year)
             count += number
             defects += found
-        return subject, count, defects
+        return count, defects
 
     def _year(self, symbol_years: SymbolYears, year: int) -> tuple[int, list[Defect]]:
         """How many symbol-years a year has, and what is wrong with them."""
@@ -235,6 +297,9 @@ class _Examiner:
         where = self._store.url(key)
         try:
             manifest = symbol_years.manifest(year)
+        except UnreadableError as error:
+            self._unsettled.add(year)
+            return 0, [Defect(where, str(error), error.repair)]
         except BrokenFileError as error:
             self._unsettled.add(year)
             what = f"the year's manifest is damaged ({error.__cause__ or error!r})"
@@ -257,23 +322,24 @@ class _Examiner:
             for symbol, what in proof.differing.items()
         ]
 
-    def _restatements(self) -> _Found:
-        keys = self._store.list(layout.RESTATEMENTS)
+    def _restatements(self, progress: Progress) -> _Found:
         log = Restatements(self._store)
-        defects = []
-        for folder in sorted({key.rpartition("/")[0] for key in keys}):
+        days, defects = log.sessions(), []
+        for day in days:
             try:
-                log.of(date.fromisoformat(folder.rpartition("/")[2]))
+                log.of(day)
+            except UnreadableError as error:
+                where = self._store.url(layout.restatements_of(day))
+                defects.append(Defect(where, str(error), error.repair))
             except BrokenFileError as error:
-                defects.append(Defect(self._store.url(folder), str(error), ""))
-            except ValueError:
-                continue  # a folder of another shape, which nobody reads
+                defects.append(Defect(self._store.url(layout.restatements_of(day)), str(error), ""))
         # The name of each is the instant of its change.
         latest = layout.restatement_key(date.min, self._now + _AHEAD).rpartition("/")[2]
+        keys = filter(layout.restatement, self._store.list(layout.RESTATEMENTS))
         ahead = [key for key in keys if key.rpartition("/")[2] > latest]
-        return "restatements", len(keys), defects + self._to_come(ahead)
+        return len(days), defects + self._to_come(ahead)
 
-    def _universe(self) -> _Found:
+    def _universe(self, progress: Progress) -> _Found:
         days = layout.dated(layout.UNIVERSE, self._store.list(layout.UNIVERSE))
         known = known_days(days, self._now)
         surveys = layout.dated(layout.SURVEYS, self._store.list(layout.SURVEYS))
@@ -281,43 +347,76 @@ class _Examiner:
         ahead += map(layout.survey_key, surveys[len(known_days(surveys, self._now)) :])
         defects = self._to_come(ahead)
         for day in known:
+            key = layout.universe_key(day)
+            where = self._store.url(key)
             try:
                 self._lake.universe_of(day)
+            except UnreadableError as error:
+                defects.append(Defect(where, str(error), error.repair))
             except BrokenFileError as error:
-                key = layout.universe_key(day)
                 what = (
                     f"it can't be read ({error.__cause__!r}); without it the next collection takes "
                     "another"
                 )
-                defects.append(Defect(self._store.url(key), what, removal(self._store, key)))
-        return "snapshots of the universe", len(days), defects
+                defects.append(Defect(where, what, removal(self._store, key)))
+        return len(days), defects
 
     def _to_come(self, keys: Iterable[str]) -> list[Defect]:
         what = "its time is still to come, so what it says can't be true"
         return [Defect(self._store.url(key), what, removal(self._store, key)) for key in keys]
 
-    def _strays(self) -> _Found:
-        """Objects among those that readers find by a pattern, and that are none of the lake's."""
-        strays, count = SymbolYears(self._store).strays(self._unsettled), 0
-        for folder, key, days in (
-            (layout.SESSIONS, layout.session_key, self._lake.sessions()),
-            (layout.INCOMPLETE, layout.incomplete_key, self._lake.incomplete()),
-        ):
-            keys = self._store.list(folder)
-            count += len(keys)
-            strays += sorted(frozenset(keys).difference(map(key, days)))
-        return (
-            "objects that nobody knows",
-            count,
-            [
-                Defect(
-                    self._store.url(key),
-                    "it is no object of the lake, and who reads by a pattern sees it",
-                    removal(self._store, key),
-                )
-                for key in strays
-            ],
-        )
+    def foreign(self, subjects: Sequence[Subject], progress: Progress) -> _Found:
+        """What lies where readers find data by a pattern, and is no object of any subject.
+
+        And what killed writers left in the staging folder, of which readers see nothing.
+        """
+        keys = self._store.list(_DATA)
+        names = self._store.foreign(_DATA)
+        strays = {key for key in keys if not any(subject.owns(key) for subject in subjects)}
+        strays.update(SymbolYears(self._store).strays(self._unsettled))
+        # What is in a folder that is named like a file goes with it.
+        strays = {key for key in strays if not key.startswith(tuple(f"{name}/" for name in names))}
+        defects = [
+            Defect(
+                self._store.url(key),
+                "it is no object of the lake, and who reads by a pattern sees it",
+                removal(self._store, key),
+            )
+            for key in sorted(strays)
+        ]
+        defects += [
+            Defect(
+                self._store.place(name),
+                "it is a folder, and a file belongs there"
+                if (repair := removal(self._store, name)).startswith("rm -r ")
+                else "it is no object of the lake, whose names have only A-Z, a-z, 0-9 and ._=-",
+                repair,
+            )
+            for name in names
+        ]
+        defects += [
+            Defect(
+                place,
+                "a writer that was killed left it; no reader sees it, and the next writer removes "
+                "it",
+                shlex.join(["rm", "-f", place]),
+            )
+            for place in self._store.leftovers()
+        ]
+        return len(keys), defects
+
+
+_DATA = "data"
+"""The folder of all that readers look for by a pattern."""
+
+
+def _dated(prefix: str, key: str) -> bool:
+    return bool(layout.dated(prefix, [key]))
+
+
+def _short(error: BrokenFileError, where: str) -> str:
+    """The error without the place, which is told before it, and without the cure, told after."""
+    return str(error).removeprefix(f"{where} ").rpartition(": ")[0]
 
 
 def _contradiction(day: date, session: Session, source: str | None, now: datetime) -> str:

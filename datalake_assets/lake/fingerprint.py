@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import SCHEMA
 
@@ -25,6 +26,8 @@ Words = npt.NDArray[np.uint64]
 _COLUMNS = tuple(name for name in SCHEMA.names if name != "symbol")
 _LANES = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03))
 _MASK = (1 << 64) - 1
+_NULL = np.uint64(0x7FF4_6E75_6C6C_2E2E)
+"""The word of a missing value: as a float a NaN with a payload, as a whole number 9.2e18."""
 
 FINGERPRINT = pa.binary(16)
 """How a fingerprint is stored, beside the number of rows."""
@@ -52,6 +55,22 @@ class Fingerprint:
         """The sums as 16 bytes."""
         return b"".join(part.to_bytes(8, "big") for part in self.sums)
 
+    def to_text(self) -> str:
+        """Rows and digest as text, for metadata."""
+        return f"{self.rows}:{self.digest.hex()}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read back what `to_text` gave.
+
+        Raises:
+            ValueError: It is no such text.
+        """
+        rows, _, digest = text.partition(":")
+        if len(digest) != 2 * FINGERPRINT.byte_width:
+            raise ValueError(f"{text!r} is no fingerprint")
+        return cls.of_digest(int(rows), bytes.fromhex(digest))
+
     @classmethod
     def of_digest(cls, rows: int, digest: bytes) -> Self:
         """Read back what `digest` gave."""
@@ -60,8 +79,7 @@ class Fingerprint:
 
 def fingerprint(bars: pa.Table) -> Fingerprint:
     """The fingerprint of all rows."""
-    low, high = (int(lane.sum(dtype=np.uint64)) for lane in _hashes(bars))
-    return Fingerprint(bars.num_rows, (low, high))
+    return RowHashes.of(bars).sum()
 
 
 def fingerprints(bars: pa.Table, starts: npt.NDArray[np.int64]) -> list[Fingerprint]:
@@ -71,17 +89,40 @@ def fingerprints(bars: pa.Table, starts: npt.NDArray[np.int64]) -> list[Fingerpr
         bars: The rows, at least one.
         starts: Where each run begins, ascending, the first at 0.
     """
-    low, high = (np.add.reduceat(lane, starts).tolist() for lane in _hashes(bars))
-    counts = np.diff(np.append(starts, bars.num_rows)).tolist()
-    return [Fingerprint(*told) for told in zip(counts, zip(low, high, strict=True), strict=True)]
+    return RowHashes.of(bars).sums(starts)
 
 
-def _hashes(bars: pa.Table) -> tuple[Words, Words]:
-    """Two hashes of each row, each of 64 bits."""
-    state = _symbols(bars["symbol"])
-    for name in _COLUMNS:
-        state = _mixed(state * _LANES[0] ^ _bits(bars[name]))
-    return _mixed(state ^ _LANES[0]), _mixed(state ^ _LANES[1])
+@dataclass(frozen=True, slots=True)
+class RowHashes:
+    """Two hashes of each row of a table, each of 64 bits: hashed once, added up in several ways."""
+
+    low: Words
+    high: Words
+
+    @classmethod
+    def of(cls, bars: pa.Table) -> Self:
+        """Of these rows, in their order."""
+        state = _symbols(bars["symbol"])
+        for name in _COLUMNS:
+            state = _mixed(state * _LANES[0] ^ _bits(bars[name]))
+        return cls(_mixed(state ^ _LANES[0]), _mixed(state ^ _LANES[1]))
+
+    def ordered(self, order: npt.NDArray[np.int64]) -> RowHashes:
+        """Those of the rows in another order."""
+        return RowHashes(self.low[order], self.high[order])
+
+    def sum(self) -> Fingerprint:
+        """The fingerprint of all rows."""
+        low, high = (int(lane.sum(dtype=np.uint64)) for lane in (self.low, self.high))
+        return Fingerprint(len(self.low), (low, high))
+
+    def sums(self, starts: npt.NDArray[np.int64]) -> list[Fingerprint]:
+        """The fingerprint of each run of rows; `starts` as for `fingerprints`."""
+        low, high = (np.add.reduceat(lane, starts).tolist() for lane in (self.low, self.high))
+        counts = np.diff(np.append(starts, len(self.low))).tolist()
+        return [
+            Fingerprint(*told) for told in zip(counts, zip(low, high, strict=True), strict=True)
+        ]
 
 
 def _symbols(symbols: pa.ChunkedArray) -> Words:
@@ -95,12 +136,19 @@ def _symbols(symbols: pa.ChunkedArray) -> Words:
 
 
 def _bits(column: pa.ChunkedArray) -> Words:
-    """The column's values as they are, bit by bit: -0.0 is not 0.0, and a NaN is itself."""
+    """The column's values as they are, bit by bit: -0.0 is not 0.0, a NaN is itself, a null none.
+
+    Where a value is missing, what lies below it in memory says nothing: all nulls have one word.
+    """
     if pa.types.is_date32(column.type):
         column = column.cast(pa.int32())
     if not pa.types.is_floating(column.type):
         column = column.cast(pa.int64())
-    bits: Words = column.to_numpy().view(np.uint64)
+    if not column.null_count:
+        bits: Words = column.to_numpy().view(np.uint64)
+        return bits
+    bits = pc.fill_null(column, pa.scalar(0, column.type)).to_numpy().view(np.uint64).copy()
+    bits[pc.is_null(column).to_numpy()] = _NULL
     return bits
 
 

@@ -60,12 +60,15 @@ class Written:
         changes: The bars that the session published before did not have, has no longer, or had
             with other values (`restatements.SCHEMA`). None when there was none.
         ledger: Of the session as it was published.
+        unchanged: The session that was published before has the same bars and the same ledger,
+            and was left as it is, provenance included.
     """
 
     key: str
     size: int
     changes: pa.Table | None = field(default=None, compare=False, repr=False)
     ledger: Ledger | None = field(default=None, compare=False, repr=False)
+    unchanged: bool = False
 
     def changed(self, kind: str) -> int | None:
         """How many bars were `added`, `removed` or `restated`; None when there were none before."""
@@ -160,6 +163,10 @@ class Lake:
         A symbol that could not be had this time (failed or pending) keeps what is published of
         it: for want of an answer no bar is taken back.
 
+        Bars and ledger that are published already are not written once more: a table format that
+        registered the object, and the symbol-years made from it, go on as they are. When the
+        session was looked at again is told by Dagster's record of it, not by the file.
+
         Killed before the incomplete one is removed, the lake holds the new session and an older
         incomplete one, which `standing` tells apart by their age.
 
@@ -176,11 +183,15 @@ class Lake:
         key = layout.session_key(day)
         collected = session
         while True:
-            before, version = self._published(day)
+            before, version, size = self._published(day)
             changed = None
             if before:
                 # Anew each time: what was kept of one that is replaced by now is out of date.
                 session = completed(collected, before)
+                if _same(before, session):
+                    self.store.delete(layout.incomplete_key(day))
+                    nothing = changes(before.bars, before.bars, _at(before), _at(session))
+                    return Written(key, size, nothing, session.ledger, unchanged=True)
                 told, was = session.provenance, before.provenance
                 since = was.known_since or was.collected_at
                 session = replace(session, provenance=replace(told, known_since=since))
@@ -372,9 +383,8 @@ class Lake:
         days = self._so_far(layout.SURVEYS, layout.survey_key)
         if not days:
             return None
-        data = self.store.get(layout.survey_key(days[-1]))
         try:
-            table = pq.read_table(io.BytesIO(data))
+            table = pq.read_table(io.BytesIO(self.store.get(layout.survey_key(days[-1]))))
             span = table.schema.metadata
             symbols, years = table["symbol"].to_pylist(), table["years"].to_pylist()
             return Survey(
@@ -382,7 +392,7 @@ class Lake:
                 int(span[b"last"]),
                 dict(zip(symbols, map(frozenset, years), strict=True)),
             )
-        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        except (BrokenFileError, OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return None
 
     def _so_far(self, folder: str, key: Callable[[date], str]) -> list[date]:
@@ -395,23 +405,23 @@ class Lake:
             )
         return known
 
-    def _published(self, day: date) -> tuple[Session | None, str | None]:
-        """The published session, and the version of its object."""
+    def _published(self, day: date) -> tuple[Session | None, str | None, int]:
+        """The published session, and the version and the length of its object."""
         key = layout.session_key(day)
         try:
             data, version = self.store.get_versioned(key)
         except FileNotFoundError:
-            return None, None
+            return None, None, 0
         try:
-            return session_file.decode(data, self.store.url(key)), version
+            return session_file.decode(data, self.store.url(key)), version, len(data)
         except BrokenFileError:
             # A damaged session is what a new one mends; it has no bars to compare with.
-            return None, version
+            return None, version, len(data)
 
     def _summary(self, key: str) -> Summary | BrokenFileError | FileNotFoundError:
         where = self.store.url(key)
         try:
-            return session_file.summarize(session_file.footer_of(self.store, key), where)
+            return session_file.summarize(session_file.read_footer(self.store, key), where)
         except (BrokenFileError, FileNotFoundError) as error:
             return error
 
@@ -500,6 +510,19 @@ class Lake:
     def refresh(self) -> None:
         """Look again at the next question what was published since the first one."""
         self._reader.refresh()
+
+
+def _same(before: Session, session: Session) -> bool:
+    """Would the later session say nothing but when it was looked at?"""
+    return (
+        before.ledger == session.ledger
+        and before.bars.equals(session.bars)
+        and before.provenance.source == session.provenance.source
+    )
+
+
+def _at(session: Session) -> datetime:
+    return session.provenance.collected_at
 
 
 def completed(session: Session, earlier: Session) -> Session:

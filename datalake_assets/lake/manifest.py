@@ -57,6 +57,8 @@ class Manifest:
         symbols: Each symbol's object; None while it is being written or removed.
         run_id: Who wrote it: the Dagster run, or another caller's own mark.
         published_at: When, UTC; None while a publication is under way.
+        digests: What the rows of each of these sessions hash to. It is the same wherever the lake
+            lies, unlike the versions, which are there because a listing tells them.
     """
 
     year: int
@@ -64,6 +66,7 @@ class Manifest:
     symbols: Mapping[str, Entry | None] = field(default_factory=dict)
     run_id: str = ""
     published_at: datetime | None = None
+    digests: Mapping[date, Fingerprint] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -89,6 +92,9 @@ class Manifest:
         told = {
             "year": self.year,
             "sessions": {day.isoformat(): self.sessions[day] for day in sorted(self.sessions)},
+            "digests": {
+                day.isoformat(): self.digests[day].to_text() for day in sorted(self.digests)
+            },
             "run_id": self.run_id,
             "published_at": self.published_at and self.published_at.isoformat(),
         }
@@ -161,6 +167,10 @@ def _told(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
     return {
         "year": int(told["year"]),
         "sessions": {date.fromisoformat(day): version for day, version in told["sessions"].items()},
+        "digests": {
+            date.fromisoformat(day): Fingerprint.from_text(text)
+            for day, text in told["digests"].items()
+        },
         "run_id": told["run_id"],
         "published_at": at and datetime.fromisoformat(at),
     }

@@ -5,8 +5,9 @@ belong here: writing, and opening a lake (`lake`).
 
 The sessions are the truth, the symbol-years a projection that can lag: a session came after the
 year's last publication, or a publication is under way or was killed. So a symbol-year stands only
-for those sessions that its manifest names in the version that lies in the lake now; the others are
-read from their own files. Whatever the symbol-years are like, the answer is what the sessions hold.
+for those sessions that its manifest names in the version that lies in the lake now, or that hold
+the same rows by their digest (`currency`); the others are read from their own files. Whatever the
+symbol-years are like, the answer is what the sessions hold.
 
 Objects are written whole and read whole. What is published while a reader reads shows as it was
 before or as it is after, session by session and symbol by symbol, never torn.
@@ -35,7 +36,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.bars import empty, price_text
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.report import Ledger, reasons
-from datalake_assets.lake import session_file, symbol_year_file, universe_file
+from datalake_assets.lake import currency, session_file, symbol_year_file, universe_file
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.session_file import Session
 from datalake_assets.storage import layout
@@ -52,9 +53,9 @@ the same."""
 _WORKERS = 32
 """Reads under way at once. They wait for the network, not for the processor."""
 
-_FOOTER_GUESS = 32 * 1024
-"""Bytes from the end of a manifest that hold its footer: 252 sessions with their versions are
-about 15 KB."""
+_FOOTER_GUESS = 40 * 1024
+"""Bytes from the end of a manifest that hold its footer: 252 sessions with their versions and
+digests are about 28 KB."""
 
 _REASONS = 3
 """Errors of the source that are told of a session that waits."""
@@ -107,10 +108,16 @@ class _Year:
     manifest: Manifest | None
 
     @cached_property
-    def current(self) -> frozenset[date]:
-        """The sessions that the symbol-years hold as they lie in the lake now."""
+    def same(self) -> frozenset[date]:
+        """The sessions whose objects are those that the symbol-years were made from."""
         made_from = self.manifest.sessions if self.manifest else {}
         return frozenset(day for day, v in self.sessions.items() if made_from.get(day) == v)
+
+    @cached_property
+    def doubtful(self) -> frozenset[date]:
+        """Those of which the symbol-years hold another version, maybe with the same rows."""
+        known = self.manifest.digests if self.manifest else {}
+        return frozenset(day for day in self.sessions if day in known) - self.same
 
     def unknown(self, names: Iterable[str]) -> bool:
         """Is the object of one of the symbols being written or removed, so that nobody knows it?"""
@@ -325,7 +332,7 @@ class Reader:
         unread: list[date] = []
         found: set[str] = set()
         for held in years:
-            current = held.current
+            current = self._current(held, held.sessions)
             # Only of what was added since the publication can a manifest's symbols be completed;
             # where something was restated or is being written, it may name one too many.
             if held.manifest and held.manifest.whole and current >= held.manifest.sessions.keys():
@@ -387,7 +394,7 @@ class Reader:
 
     def _unbarred(self, day: date) -> Ledger:
         key = layout.session_key(day)
-        footer = session_file.footer_of(self._store, key)
+        footer = session_file.read_footer(self._store, key)
         return session_file.unbarred(footer, self._store.url(key))
 
     def _look_beyond(self, day: date) -> None:
@@ -439,9 +446,16 @@ class Reader:
 
     # What to read
 
+    def _current(self, year: _Year, days: Iterable[date]) -> frozenset[date]:
+        """Those of these sessions that the symbol-years hold as they lie in the lake now."""
+        current = year.same.intersection(days)
+        if year.manifest and (doubtful := year.doubtful.intersection(days)):
+            current |= currency.unchanged(self._store, year.manifest, year.sessions, doubtful)
+        return current
+
     def _part(self, year: _Year, names: frozenset[str] | None, first: date, last: date) -> _Part:
         days = [day for day in year.sessions if first <= day <= last]
-        current = year.current.intersection(days)
+        current = self._current(year, days)
         if names is None or len(names) >= SESSION_COST * len(current) or year.unknown(names):
             return _Part(year.year, (), frozenset(), days)
         behind = [day for day in days if day not in current]

@@ -102,7 +102,11 @@ class Restatements:
 
     def of(self, session: date) -> pa.Table:
         """Every change of a session's bars, in `SCHEMA`, oldest first."""
-        return self._read(self._store.list(layout.restatements_of(session)))
+        return self._read(self._keys(layout.restatements_of(session)))
+
+    def sessions(self) -> list[date]:
+        """The sessions of which something changed, ascending."""
+        return sorted(set(filter(None, map(layout.restatement, self._keys(layout.RESTATEMENTS)))))
 
     def newest(self, count: int) -> pa.Table:
         """At least the newest changes of all sessions, in `SCHEMA`, newest first.
@@ -111,13 +115,17 @@ class Restatements:
             count: How many rows at most.
         """
         # The name of a file is the instant of its change.
-        keys = sorted(self._store.list(layout.RESTATEMENTS), key=lambda key: key.rpartition("/")[2])
+        keys = sorted(self._keys(layout.RESTATEMENTS), key=lambda key: key.rpartition("/")[2])
         found: list[pa.Table] = []
         while keys and sum(table.num_rows for table in found) < count:
             found.append(self._read([keys.pop()]))
         table = pa.concat_tables([SCHEMA.empty_table(), *found])
         by_age = [("changed_at", "descending"), ("session", "descending"), ("symbol", "ascending")]
         return table.sort_by(by_age).slice(0, count)
+
+    def _keys(self, folder: str) -> list[str]:
+        """The log's files below a folder; what else somebody put there is none of them."""
+        return [key for key in self._store.list(folder) if layout.restatement(key)]
 
     def _read(self, keys: Iterable[str]) -> pa.Table:
         tables = [SCHEMA.empty_table()]

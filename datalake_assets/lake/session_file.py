@@ -4,11 +4,16 @@ Belongs here: the bytes of one file. Does not belong here: where it lies (`layou
 written (`lake`).
 
 Bars and ledger are one object, so they can't come apart, and a file tells by itself what is in
-it, what is not, and why. The three texts are in the file's key-value metadata, as JSON:
+it, what is not, and why. Four texts are in the file's key-value metadata, as JSON:
 
     datalake.ledger      the state of every symbol that has no row, with reasons
     datalake.audit       every rule, its value and its verdict, of what the collection brought
     datalake.provenance  when, by which run and from which source it was collected
+    datalake.digest      what the rows and the other three texts hash to
+
+The digest proves what was written: when another program rewrites the file, a dropped row, another
+price or an edited text is told. It also tells from their footers alone whether two files hold the
+same rows, wherever they lie.
 
 Bars and ledger depend on the source's answers alone, and the audit on the sessions before as well:
 the same answers in the same lake make the same bytes, but for the provenance. A symbol without an
@@ -17,6 +22,7 @@ answer keeps the earlier one that is published: the audit counts it as failed, t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,14 +35,15 @@ import pyarrow.parquet as pq
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger, Reason, reasons
+from datalake_assets.lake.fingerprint import Fingerprint, fingerprint
 from datalake_assets.storage.store import BrokenFileError, Store
 
 _LEDGER = b"datalake.ledger"
 _AUDIT = b"datalake.audit"
 _PROVENANCE = b"datalake.provenance"
+_DIGEST = b"datalake.digest"
 
-
-_FOOTER_GUESS = 64 * 1024
+FOOTER_GUESS = 64 * 1024
 """Bytes from the end of a session file that mostly hold its footer, ledger included: one that names
 6,000 symbols without a bar has about 50 KB. A longer one takes a second request."""
 
@@ -120,6 +127,7 @@ def encode(session: Session, findings: Sequence[Finding]) -> bytes:
         _AUDIT: json.dumps(audit, separators=(",", ":")),
         _PROVENANCE: session.provenance.to_json(),
     }
+    metadata[_DIGEST] = _digest(fingerprint(bars), metadata)
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(
         buffer,
@@ -142,42 +150,97 @@ def encode(session: Session, findings: Sequence[Finding]) -> bytes:
 
 
 def decode(data: bytes, where: str) -> Session:
-    """The session in a file.
+    """The session in a file, proved by its digest.
 
     Args:
         data: The file.
         where: Its place, for the message.
 
     Raises:
+        BrokenFileError: The bytes are no whole session file, or not what was written.
+    """
+    try:
+        bars, told = _read(data)
+        ledger = Ledger.from_json(told[_LEDGER], tuple(bars["symbol"].to_pylist()))
+        session = Session(bars, ledger, Provenance.from_json(told[_PROVENANCE]))
+        digest = _digest_of(told)
+    except _BROKEN as error:
+        raise _broken(where, error) from error
+    if told[_DIGEST].decode() != _digest(fingerprint(bars), told):
+        raise altered(where, digest, fingerprint(bars))
+    return session
+
+
+def decode_bars(data: bytes, where: str) -> pa.Table:
+    """The bars in a file, without what it says of them and unproved: a fifth of the time.
+
+    Raises:
         BrokenFileError: The bytes are no whole session file.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        bars = file.read().replace_schema_metadata(None).cast(SCHEMA)
-        told = file.metadata.metadata or {}
-        ledger = Ledger.from_json(told[_LEDGER], tuple(bars["symbol"].to_pylist()))
-        return Session(bars, ledger, Provenance.from_json(told[_PROVENANCE]))
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        return _read(data)[0]
+    except _BROKEN as error:
         raise _broken(where, error) from error
+
+
+def decode_with_digest(data: bytes, where: str) -> tuple[pa.Table, Fingerprint]:
+    """The bars in a file, and what they must hash to: for who hashes many sessions at once.
+
+    Raises:
+        BrokenFileError: The bytes are no whole session file.
+    """
+    try:
+        bars, told = _read(data)
+        return bars, _digest_of(told)
+    except _BROKEN as error:
+        raise _broken(where, error) from error
+
+
+def altered(where: str, told: Fingerprint, found: Fingerprint) -> BrokenFileError:
+    """What is wrong with a file whose rows or texts are not what its digest tells.
+
+    Args:
+        where: Its place.
+        told: What its digest says of the rows.
+        found: What they are.
+    """
+    what = (
+        f"it holds {found}, and was written with {told}"
+        if found != told
+        else "its ledger, audit or provenance is not the one that it was written with"
+    )
+    return BrokenFileError(
+        f"{where} was changed by another program ({what}): collect the session again"
+    )
+
+
+_BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
+
+
+def _read(data: bytes) -> tuple[pa.Table, Mapping[bytes, bytes]]:
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    return file.read().replace_schema_metadata(None).cast(SCHEMA), file.metadata.metadata or {}
+
+
+def _digest(rows: Fingerprint, texts: Mapping[bytes, str | bytes]) -> str:
+    """What the digest's text is for these rows and texts."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for name in (_LEDGER, _AUDIT, _PROVENANCE):
+        text = texts[name]
+        hashed.update(text.encode() if isinstance(text, str) else text)
+        hashed.update(b"\0")
+    told = {"rows": rows.to_text(), "texts": hashed.hexdigest()}
+    return json.dumps(told, separators=(",", ":"))
+
+
+def _digest_of(texts: Mapping[bytes, bytes]) -> Fingerprint:
+    return Fingerprint.from_text(json.loads(texts[_DIGEST])["rows"])
 
 
 def _broken(where: str, error: Exception) -> BrokenFileError:
     return BrokenFileError(
         f"{where} is no whole session file ({error!r}): collect the session again"
     )
-
-
-def decode_bars(data: bytes, where: str) -> pa.Table:
-    """The bars in a file, without what it says of them: a fifth of the time.
-
-    Raises:
-        BrokenFileError: The bytes are no whole session file.
-    """
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        return file.read().replace_schema_metadata(None).cast(SCHEMA)
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise _broken(where, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +272,35 @@ def unbarred(footer: bytes, where: str) -> Ledger:
         raise _broken(where, error) from error
 
 
-def footer_of(store: Store, key: str) -> bytes:
-    """The end of a session's object, from its footer on, in one request mostly."""
-    size = _FOOTER_GUESS
+def read_footer(store: Store, key: str) -> bytes:
+    """The end of a session's object, from its footer on.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    size = FOOTER_GUESS
     while True:
         end = store.tail(key, size)
         needed = footer_size(end)
         if needed <= size or len(end) < size:
             return end
         size = needed
+
+
+def digest(footer: bytes, where: str) -> Fingerprint:
+    """What a session file says that its rows hash to.
+
+    Args:
+        footer: The end of the file, at least its footer.
+        where: Its place, for the message.
+
+    Raises:
+        BrokenFileError: These are not the last bytes of a session file, or too few of them.
+    """
+    try:
+        return _digest_of(pq.read_metadata(pa.BufferReader(footer)).metadata or {})
+    except _BROKEN as error:
+        raise _broken(where, error) from error
 
 
 def footer_size(end: bytes) -> int:

@@ -25,17 +25,23 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.lake import session_file, symbol_year_file
-from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
+from datalake_assets.lake import currency, session_file, symbol_year_file
+from datalake_assets.lake.fingerprint import (
+    Fingerprint,
+    RowHashes,
+    fingerprint,
+    fingerprints,
+)
 from datalake_assets.lake.manifest import Entry, Manifest
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
@@ -130,8 +136,7 @@ class SymbolYears:
 
     def behind(self, year: int) -> list[date]:
         """The sessions of a year that its symbol-years don't show as they are now, ascending."""
-        now, shown = self._sessions(year), self.manifest(year).sessions
-        return sorted({day for day, _ in now.items() ^ shown.items()})
+        return currency.behind(self._store, self.manifest(year), self._sessions(year))
 
     def publish(
         self,
@@ -164,8 +169,7 @@ class SymbolYears:
         """
         began = self._clock.seconds()
         suspected = frozenset(suspects)
-        published = self.manifest(year)
-        if published.whole and not suspected and published.sessions == self._sessions(year):
+        if not suspected and (published := self._unchanged(year, run_id)):
             return Published(published, seconds=self._clock.seconds() - began)
         before, version, year_now, changing = self._begin(year, run_id, suspected)
         objects = _Objects(self._sender, before, version)
@@ -195,7 +199,9 @@ class SymbolYears:
                 symbols = {symbol: entry for symbol, entry in symbols.items() if entry}
             ended = self._clock.now() if report.passed else None
             if changing or not before.whole or before.sessions != year_now.sessions:
-                manifest = Manifest(year, year_now.sessions, symbols, run_id, ended)
+                manifest = Manifest(
+                    year, year_now.sessions, symbols, run_id, ended, year_now.digests
+                )
                 self._write(manifest, version)
         except ChangedError as error:
             self._doubt(year, run_id, changing)
@@ -264,6 +270,24 @@ class SymbolYears:
                 found.append(key)
         return found
 
+    def _unchanged(self, year: int, run_id: str) -> Manifest | None:
+        """What is published of a year, when that is what its sessions hold."""
+        published, version = self._manifest(year)
+        sessions = self._sessions(year)
+        if not published.whole:
+            return None
+        if published.sessions == sessions:
+            return published
+        if currency.behind(self._store, published, sessions):
+            return None
+        # The lake was copied, or a session was written again as it was: remembering the versions
+        # is all there is to do.
+        told = replace(published, sessions=sessions, run_id=run_id, published_at=self._clock.now())
+        with suppress(ChangedError):
+            self._write(told, version)
+            return told
+        return None
+
     def _begin(
         self, year: int, run_id: str, suspects: frozenset[str]
     ) -> tuple[Manifest, str | None, _Year, list[str]]:
@@ -287,7 +311,8 @@ class SymbolYears:
                 return before, version, now, changing
             intent = {**before.symbols, **dict.fromkeys(changing)}
             try:
-                version = self._write(Manifest(year, now.sessions, intent, run_id), version)
+                intended = Manifest(year, now.sessions, intent, run_id, digests=now.digests)
+                version = self._write(intended, version)
             except ChangedError as changed:
                 # Another publication began or ended since the manifest was read, and the
                 # sessions may be others by now as well.
@@ -329,7 +354,8 @@ class SymbolYears:
                 return []
             with suppress(ChangedError):
                 unknown = {**now.symbols, **dict.fromkeys(spoilt)}
-                self._write(Manifest(year, now.sessions, unknown, run_id), version)
+                doubted = replace(now, symbols=unknown, run_id=run_id, published_at=None)
+                self._write(doubted, version)
                 return spoilt
 
     def _manifest(self, year: int) -> tuple[Manifest, str | None]:
@@ -358,16 +384,25 @@ class SymbolYears:
     def _read(self, year: int) -> _Year:
         days = list(self._sessions(year))
         with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
-            read = list(threads.map(self._read_session, days))
-        return _Year(
-            {day: version for day, (version, _) in zip(days, read, strict=True)},
-            pa.concat_tables([empty(), *(bars for _, bars in read)]),
-        )
+            found = _Year(dict(zip(days, threads.map(self._read_session, days), strict=True)))
+        # Before a row of them is spread over the symbol-years, or proves them.
+        if altered := [day for day, digest in found.digests.items() if digest != found.told[day]]:
+            places = {day: self._store.url(layout.session_key(day)) for day in altered}
+            what = [
+                session_file.altered(where, found.told[day], found.digests[day])
+                for day, where in places.items()
+            ]
+            raise BrokenFileError("; ".join(map(str, what)))
+        return found
 
-    def _read_session(self, day: date) -> tuple[str, pa.Table]:
+    def _read_session(self, day: date) -> _Session:
         key = layout.session_key(day)
+        where = self._store.url(key)
         data, version = self._store.get_versioned(key)
-        return version, session_file.decode_bars(data, self._store.url(key))
+        bars, digest = session_file.decode_with_digest(data, where)
+        if strange := [other for other in pc.unique(bars["session"]).to_pylist() if other != day]:
+            raise BrokenFileError(f"{where} holds rows of {strange[0]}: collect the session again")
+        return _Session(version, bars, digest)
 
     def _read_symbol(self, symbol: str, year: int) -> pa.Table | str:
         """A symbol-year's bars, or why there are none."""
@@ -380,16 +415,38 @@ class SymbolYears:
             return str(error)
 
 
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """A session as it was read: its object's version, its bars, what they must hash to."""
+
+    version: str
+    bars: pa.Table
+    digest: Fingerprint
+
+
 class _Year:
     """A year's bars as its sessions have them now, by symbol.
 
     Args:
+        read: The sessions, ascending.
+
+    Attributes:
         sessions: The version of each session's object.
-        bars: Their bars, session after session.
+        told: What each session's file says that its rows hash to.
+        digests: What they do hash to.
+        fingerprints: What the rows of each symbol hash to.
     """
 
-    def __init__(self, sessions: Mapping[date, str], bars: pa.Table) -> None:
-        self.sessions = sessions
+    def __init__(self, read: Mapping[date, _Session]) -> None:
+        self.sessions = {day: session.version for day, session in read.items()}
+        self.told = {day: session.digest for day, session in read.items()}
+        bars = pa.concat_tables([empty(), *(session.bars for session in read.values())])
+        hashes = RowHashes.of(bars)
+        self.digests = dict.fromkeys(read, Fingerprint())
+        lengths = {day: rows for day, session in read.items() if (rows := session.bars.num_rows)}
+        if lengths:  # numpy would give an empty run its neighbour's hash
+            begins = np.cumsum([0, *lengths.values()], dtype=np.int64)[:-1]
+            self.digests |= zip(lengths, hashes.sums(begins), strict=True)
         symbols = bars["symbol"].combine_chunks().dictionary_encode()
         names = np.array(symbols.dictionary.to_pylist(), dtype=object)
         ranks = np.argsort(np.argsort(names)).astype(np.int32)
@@ -405,7 +462,7 @@ class _Year:
                 strict=True,
             )
         )
-        found = fingerprints(self._bars, starts) if len(order) else []
+        found = hashes.ordered(order).sums(starts) if len(order) else []
         self.fingerprints = dict(zip(self._spans, found, strict=True))
 
     def differs(self, symbol: str, published: Entry | None) -> bool:

@@ -29,7 +29,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.report import Reason
 from datalake_assets.collection.universe import unlisted
-from datalake_assets.lake import restatements, session_file
+from datalake_assets.lake import currency, restatements, session_file
 from datalake_assets.lake.coverage import Coverage, Held, Narrow, coverage, narrow
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.lake import Lake
@@ -710,7 +710,7 @@ def _years(
                 rows=sum(each.rows for each in published),
                 answered=answered / requested if requested else None,
                 failed=sum(each.failed + each.pending for each in published),
-                behind=len({day for day, _ in now[year].items() ^ manifest.sessions.items()}),
+                behind=len(currency.behind(lake.store, manifest, now[year])),
                 whole=manifest.whole or not now[year],
             )
         )

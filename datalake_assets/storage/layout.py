@@ -23,6 +23,9 @@ REPORT = "reports/latest.html"
 
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
 _MANIFEST = re.compile(rf"{MANIFESTS}/(\d{{4}})\.parquet")
+_RESTATEMENT = re.compile(
+    rf"{RESTATEMENTS}/year=(\d{{4}})/((\d{{4}})-\d{{2}}-\d{{2}})/\d{{8}}T\d{{6}}\.\d{{6}}Z\.parquet"
+)
 _DATED = re.compile(r"(?:year=(\d{4})/)?((\d{4})-\d{2}-\d{2})\.parquet")
 _BY_YEAR = (SESSIONS, INCOMPLETE)
 
@@ -50,6 +53,15 @@ def restatements_of(session: date) -> str:
 def restatement_key(session: date, changed_at: datetime) -> str:
     """Where it lies what the collection of an instant (UTC) changed of a session."""
     return f"{restatements_of(session)}/{changed_at:%Y%m%dT%H%M%S.%fZ}.parquet"
+
+
+def restatement(key: str) -> date | None:
+    """The session of such a key; None for keys of another shape."""
+    match = _RESTATEMENT.fullmatch(key)
+    if match and match[1] == match[3]:
+        with suppress(ValueError):  # digits that are no day
+            return date.fromisoformat(match[2])
+    return None
 
 
 def symbol_year_key(symbol: str, year: int) -> str:

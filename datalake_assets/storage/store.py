@@ -5,10 +5,11 @@ which keys exist and what is in them (the rest of `lake`).
 
 What `obstore` guarantees, and what it doesn't:
 
-- A folder: an object is staged beside its place as `name#1`, then renamed (`put`) or hard-linked
-  (`create`) to it. A killed process leaves the old object or the new one, and maybe a staged file,
-  which is never listed and swept later. Nothing is fsynced: after a power cut an object that was
-  written in the last seconds may be short, which its reader (Parquet's footer) notices.
+- A folder: an object is written in `.staging` and then renamed (`put`) or hard-linked (`create`)
+  to its place (`staging`); obstore alone would stage it beside its place, where programs that read
+  a folder take it for data. A killed process leaves the old object or the new one, and maybe a
+  file in `.staging`. Nothing is fsynced: after a power cut an object that was written in the last
+  seconds may be short, which its reader (Parquet's footer) notices.
 - S3: one signed PUT, visible when it is complete; `create` sends `If-None-Match: *`, `replace`
   sends `If-Match`. The signature covers the body's SHA-256, but not every server compares the two
   (SeaweedFS 4.48 does not): `x-amz-checksum-sha256`, which is sent too, makes it refuse a body
@@ -24,11 +25,14 @@ store of its own. It is told so instead (`require_unforked`).
 """
 
 import builtins
+import errno
 import fcntl
 import functools
 import os
 import random
 import re
+import shlex
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +47,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from datalake_assets.settings import lake_location
+from datalake_assets.storage.staging import STAGING, Staging
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -55,12 +60,8 @@ Answer = TypeVar("Answer")
 LOCK = ".lock"
 """The file, in a local folder, that those who replace an object hold meanwhile; never listed."""
 
-# A staged file is older than this only if its writer is dead.
-STAGED_FOR_AT_MOST = timedelta(hours=1)
-
 _KEY = re.compile(r"(?!\.\.?(/|$))[A-Za-z0-9._=-]+(/(?!\.\.?(/|$))[A-Za-z0-9._=-]+)*")
-STAGED = re.compile(r".+#[0-9]+")
-"""The name of a file that a writer staged in a local folder; never listed."""
+_NAMED_LIKE_A_FILE = re.compile(r".+\.(parquet|json|html)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,20 @@ class BrokenFileError(RuntimeError):
     """An object was read, and its bytes are not the file that should lie there."""
 
 
+class UnreadableError(StoreError, BrokenFileError):
+    """An object is in a local folder, and this process has no right to read it.
+
+    The other objects are none the worse, so whoever goes on past a broken file goes on past this.
+
+    Attributes:
+        repair: The command that gives the right.
+    """
+
+    def __init__(self, message: str, *, repair: str) -> None:
+        super().__init__(message)
+        self.repair = repair
+
+
 def _sent_again(
     method: Callable[Concatenate["Store", Given], Answer],
 ) -> Callable[Concatenate["Store", Given], Answer]:
@@ -180,7 +195,7 @@ class Store:
         self._base = base
         self._backend = backend
         self._root = root  # of a local folder, which the first write makes
-        self._swept: set[str] = set()
+        self._staging = Staging(root) if root else None
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
@@ -259,8 +274,10 @@ class Store:
     def put(self, key: str, data: bytes) -> None:
         """Writes the object, or replaces it: readers see the old bytes or the new, never a mix."""
         with self._attempt("write", key, making=True) as backend:
-            obstore.put(backend, key, data, use_multipart=False)
-        self._sweep_beside(key)
+            if self._staging and isinstance(backend, LocalStore):
+                self._staging.put(backend, key, data)
+            else:
+                obstore.put(backend, key, data, use_multipart=False)
 
     @_sent_again
     def create(self, key: str, data: bytes) -> bool:
@@ -270,6 +287,8 @@ class Store:
         again, so one's own object may be what was found: who must know compares the bytes.
         """
         with self._attempt("create", key, making=True) as backend:
+            if self._staging and isinstance(backend, LocalStore):
+                return self._staging.create(backend, key, data)
             try:
                 obstore.put(backend, key, data, mode="create", use_multipart=False)
             except AlreadyExistsError as error:
@@ -277,7 +296,6 @@ class Store:
                 if _CONFLICT.search(str(error)):
                     raise
                 return False
-        self._sweep_beside(key)
         return True
 
     @_sent_again
@@ -328,9 +346,9 @@ class Store:
                 raise ChangedError(_changed(self.url(key)))
             # Two states of a file can't have one version: a new file, so another inode, and a
             # timestamp in microseconds.
-            written = obstore.put(backend, key, data, use_multipart=False)
-        self._sweep_beside(key)
-        return _version(written["e_tag"], key)
+            assert self._staging
+            assert isinstance(backend, LocalStore)
+            return _version(self._staging.put(backend, key, data), key)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -367,26 +385,46 @@ class Store:
         """Where a person finds the object: a path, or `s3://…`."""
         return self._base + checked_key(key)
 
-    def sweep(self, prefix: str = "") -> int:
-        """Removes what killed writers left staged below the folder `prefix`; how many files.
+    def foreign(self, prefix: str = "") -> builtins.list[str]:
+        """Names below the folder `prefix` that stand in the way and are no objects, sorted.
 
-        `put` and `create` do this for the folder they write to. Only a local folder can hold such
-        files.
+        Files whose names are no keys; in a folder also links that lead nowhere, pipes, and folders
+        that are named like a file. What is in such a folder is not named besides.
         """
         folder = prefix.removesuffix("/")
+        if self._root is None:
+            return [found["path"] for found in self._everything(prefix) if not _is_key(found)]
         if folder:
             checked_key(folder)
-        if self._root is None:
-            return 0
-        return sum(_sweep_folder(path) for path, _, _ in os.walk(self._root / folder))
+        if not self._root.is_dir():
+            return []
+        with self._attempt("list", folder or None):
+            return sorted(_strangers(self._root / folder, f"{folder}/" if folder else ""))
+
+    def leftovers(self) -> builtins.list[str]:
+        """Where files lie that killed writers staged, sorted; only a local folder can hold such.
+
+        The next writer of the lake removes them.
+        """
+        if self._root is None or self._staging is None or not self._root.is_dir():
+            return []
+        with self._attempt("list", STAGING):
+            return [str(path) for path in self._staging.abandoned()]
+
+    def place(self, name: str) -> str:
+        """Where a person finds what has this name, which may be no key: as `foreign` gave it."""
+        return self._base + name
+
+    def _listed(self, prefix: str) -> "builtins.list[ObjectMeta]":
+        return [entry for entry in self._everything(prefix) if _is_key(entry)]
 
     @_sent_again
-    def _listed(self, prefix: str) -> "builtins.list[ObjectMeta]":
+    def _everything(self, prefix: str) -> "builtins.list[ObjectMeta]":
         folder = prefix.removesuffix("/")
         try:
             with self._attempt("list", folder or None) as backend:
                 pages = obstore.list(backend, folder or None, chunk_size=1000)
-                found = [entry for page in pages for entry in page if entry["path"] != LOCK]
+                found = [entry for page in pages for entry in page]
         except FileNotFoundError:
             return []
         return sorted(found, key=lambda entry: entry["path"])
@@ -427,17 +465,22 @@ class Store:
             )
         except (BaseError, OSError) as error:
             what = _what_came_back(error)
+            if self._root is not None and key is not None and verb.startswith("read"):
+                self._demand_the_right_to_read(key, what, error)
             raise StoreError(
                 _message(verb, place, what), transient=_TRANSIENT.search(what) is not None
             ) from _without_body(error)
 
-    def _sweep_beside(self, key: str) -> None:
-        """Once for each folder that this store writes to."""
-        if self._root is not None:
-            folder = key.rpartition("/")[0]
-            if folder not in self._swept:
-                self._swept.add(folder)
-                _sweep_folder(self._base + folder)
+    def _demand_the_right_to_read(self, key: str, what: str, cause: Exception) -> None:
+        """Tell apart one file that may not be read from a store that can't be."""
+        place = self.url(key)
+        # isfile() says no where a folder above may not be looked into.
+        if re.search(r"os error (1|13)\)", what) and os.path.isfile(place):  # noqa: PTH113
+            raise UnreadableError(
+                f"can't read {place}: {os.strerror(errno.EACCES)}; give this user the right to "
+                "read it",
+                repair=f"chmod u+r {shlex.quote(place)}",
+            ) from _without_body(cause)
 
 
 def open_store(uri: str, *, retry: bool = True, patience: Patience = PATIENCE) -> Store:
@@ -579,18 +622,34 @@ def checked_key(key: str) -> str:
     return key
 
 
-def _sweep_folder(folder: str) -> int:
-    """Removes the staged files of dead writers directly in `folder`."""
-    before = time.time() - STAGED_FOR_AT_MOST.total_seconds()
-    swept = 0
-    # What can't be removed is only litter: no reader sees it, and no write failed because of it.
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if STAGED.fullmatch(entry.name) and entry.stat().st_mtime < before:
-                with suppress(OSError):
-                    Path(entry.path).unlink()
-                    swept += 1
-    return swept
+def _is_key(entry: "ObjectMeta") -> bool:
+    """Is it an object of the lake, and nothing that the store keeps for itself?"""
+    path = entry["path"]
+    return _KEY.fullmatch(path) is not None and not _own(path)
+
+
+def _own(name: str) -> bool:
+    return name in (LOCK, STAGING) or name.startswith(f"{STAGING}/")
+
+
+def _strangers(folder: Path, below: str) -> Iterator[str]:
+    """What is no object in a folder whose names begin with `below`, and in its folders."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        name = below + entry.name
+        if _own(name):
+            continue
+        try:
+            mode = entry.stat().st_mode
+        except OSError:  # a link to nothing, or to itself
+            mode = 0
+        if stat.S_ISDIR(mode) and not _NAMED_LIKE_A_FILE.fullmatch(entry.name):
+            yield from _strangers(Path(entry.path), f"{name}/")
+        elif not stat.S_ISREG(mode) or not _KEY.fullmatch(name):
+            yield name
 
 
 _CHECK_KEYS = (
@@ -627,7 +686,15 @@ _ADVICE = (
     (r"BadDigest", "the object was changed on its way: run it again"),
     (r"SlowDown|^429 |^5[0-9][0-9] ", "the server is overloaded or down: run it again later"),
     (r"HTTP error|Invalid endpoint", "check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION"),
+    (
+        r"^can't (read|look up|list) .*os error (1|13)\)",
+        "give this user the right to read it (chmod u+r; of a folder u+rx)",
+    ),
     (r"os error (1|13|30)\)", "give this user the right to write there"),
+    (
+        r"os error 18\)",
+        "the lake's folder and a folder in it are on two file systems: put all of it on one",
+    ),
     (r"os error (28|122)\)", "free some space"),
     (r"os error 27\)", "raise this process's limit of a file's size (ulimit -f)"),
     (r"os error (2|17|20|21)\)", "something else stands there: move it, or choose another folder"),
@@ -651,10 +718,12 @@ def _version(e_tag: str | None, key: str) -> str:
 
 
 def _message(verb: str, place: str, what: str) -> str:
+    told = f"can't {verb} {place}: {what}"
     for pattern, advice in _ADVICE:
-        if re.search(pattern, what):
-            return f"can't {verb} {place}: {what}; {advice}"
-    return f"can't {verb} {place}: {what}"
+        # What was attempted decides only where a pattern names it: a place may hold any text.
+        if re.search(pattern, told if pattern.startswith("^can't") else what):
+            return f"{told}; {advice}"
+    return told
 
 
 def _what_came_back(error: Exception) -> str:
@@ -663,6 +732,8 @@ def _what_came_back(error: Exception) -> str:
     Never the response as a whole: to a wrong signature or token S3 answers with the request's
     headers, session token included.
     """
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{os.strerror(error.errno)} (os error {error.errno})"
     text = str(error).partition("\n\nDebug source")[0]
     if status := re.search(r"status code: ([0-9]{3}[^:\n]*)", text):
         code = re.search(r"<Code>([^<]*)</Code>", text)

@@ -21,7 +21,8 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import PermanentError, StoppedError, TransientError
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
-from datalake_assets.storage.store import LOCK, STAGED, ChangedError, StoreError, checked_key
+from datalake_assets.storage.staging import STAGING
+from datalake_assets.storage.store import LOCK, ChangedError, StoreError, checked_key
 
 WORKERS = 20
 """Threads, unless told otherwise. They wait for answers nearly all of their time, so the farther
@@ -369,7 +370,7 @@ class _Running:
 def files(folder: Path) -> list[Item]:
     """The files of a folder and its folders, ascending by key: their paths below it.
 
-    What a store keeps there for itself (its lock, files staged by killed writers) is left out.
+    What a store keeps there for itself (its lock, files that are being written) is left out.
 
     Raises:
         OSError: The folder, or one in it, is not there or can't be read.
@@ -386,12 +387,12 @@ def _files(root: Path, folder: str, below: str) -> Iterator[Item]:
     with os.scandir(folder) as entries:
         for entry in entries:
             key = below + entry.name
+            if key in (LOCK, STAGING):
+                continue
             if entry.is_symlink():
                 _demand_a_link_within(Path(entry.path), root)
             if entry.is_dir(follow_symlinks=False):
                 yield from _files(root, entry.path, f"{key}/")
-            elif STAGED.fullmatch(entry.name) or key == LOCK:
-                continue
             elif _is_file(entry):
                 yield Item(checked_key(key), partial(_read, entry.path))
             else:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +102,36 @@ def test_any_changed_bit_of_a_number_changes_the_fingerprint(
 ) -> None:
     one, other = (with_bits(name, bits) for bits in (word, word ^ 1 << bit))
     assert fingerprint(one).digest != fingerprint(other).digest
+
+
+@pytest.mark.parametrize("name", ["vwap", "trade_count"])
+@given(word=bits)
+def test_a_missing_value_is_another_one_than_any_number_and_the_same_wherever_it_stands(
+    name: str, word: int
+) -> None:
+    given_ = with_bits(name, word)
+    none = given_.set_column(
+        SCHEMA.get_field_index(name),
+        SCHEMA.field(name),
+        pc.if_else(pa.array([True, False]), given_[name], None),
+    )
+    assert none[name].null_count == 1
+    assert fingerprint(none).digest != fingerprint(given_).digest
+    assert fingerprint(none) == fingerprint(table(none.to_pylist()))  # whatever lay below it
+    parts = [none.slice(0, 1), none.slice(1)]
+    assert sum(map(fingerprint, parts), Fingerprint()) == fingerprint(none)
+
+
+@given(st.integers(0, 2**40), st.binary(min_size=16, max_size=16))
+def test_a_fingerprint_goes_into_metadata_and_comes_back(rows: int, digest: bytes) -> None:
+    given_ = Fingerprint.of_digest(rows, digest)
+    assert Fingerprint.from_text(given_.to_text()) == given_
+
+
+@pytest.mark.parametrize("text", ["", "3", "3:", "3:00", "x:" + "0" * 32, "3:" + "g" * 32])
+def test_what_is_no_fingerprint_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"fingerprint|literal|hexadecimal"):
+        Fingerprint.from_text(text)
 
 
 def with_bits(name: str, word: int) -> pa.Table:

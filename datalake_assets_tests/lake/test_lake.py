@@ -330,7 +330,7 @@ def test_a_repair_is_not_kept_over_what_somebody_else_wrote(
 
 
 def test_of_two_whole_sessions_the_later_stands_and_tells_what_it_changed(lake: Lake) -> None:
-    publish(lake, session())
+    publish(lake, session(symbols=SYMBOLS[1:]))
     other = session(symbols=SYMBOLS[3:], minutes=1)
     interlude = Interlude(1, False, lambda: publish(lake, other))
     watched = Lake(WatchedStore(lake.store, **interlude.moments))
@@ -345,10 +345,58 @@ def test_what_is_kept_of_a_symbol_that_failed_is_what_is_published_at_the_end(la
     interlude = Interlude(1, False, lambda: publish(lake, session(minutes=1, bars=corrected)))
     watched = Lake(WatchedStore(lake.store, **interlude.moments))
     lost = {SYMBOLS[0]: "HTTP 503"}
-    written = publish(watched, session(symbols=SYMBOLS[1:], minutes=2, failed=lost))
+    later = table(row | {"volume": 8} for row in every(SYMBOLS[1:], [MONDAY]).to_pylist())
+    written = publish(watched, session(symbols=SYMBOLS[1:], minutes=2, bars=later, failed=lost))
     assert interlude.happened
     assert lake.read(MONDAY).bars["volume"].to_pylist().count(7) == 1
     assert changes(written) == (0, 0, len(SYMBOLS) - 1)
+
+
+@pytest.mark.parametrize("lost", [0, 3])
+def test_a_second_look_that_finds_the_same_leaves_the_object_as_it_is(
+    lake: Lake, lost: int
+) -> None:
+    first = publish(lake, session(no_print=("ZA",)))
+    keep(lake, session(minutes=1, symbols=SYMBOLS[:5], pending=SYMBOLS[5:]))
+    published = lake.store.versions(layout.SESSIONS)
+    failed = dict.fromkeys(SYMBOLS[:lost], "HTTP 503")
+    again = publish(
+        lake, session(minutes=9, symbols=SYMBOLS[lost:], no_print=("ZA",), failed=failed)
+    )
+    assert (first.unchanged, again.unchanged) == (False, True)
+    assert (again.key, again.size, changes(again)) == (first.key, first.size, (0, 0, 0))
+    assert again.ledger == lake.read(MONDAY).ledger
+    assert lake.store.versions() == published  # what waited is done with
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        session(minutes=9),  # ZA is in no ledger any more
+        session(minutes=9, no_print=("ZB",)),
+        session(minutes=9, no_print=("ZA",), symbols=SYMBOLS[:-1]),
+        session(
+            minutes=9,
+            no_print=("ZA",),
+            bars=table(row | {"volume": 7} for row in every(SYMBOLS, [MONDAY]).to_pylist()),
+        ),
+    ],
+    ids=["a symbol less", "another symbol", "a bar less", "other volumes"],
+)
+def test_a_second_look_that_finds_anything_else_is_written(lake: Lake, later: Session) -> None:
+    publish(lake, session(no_print=("ZA",)))
+    before = lake.store.versions(layout.SESSIONS)
+    assert not publish(lake, later).unchanged
+    assert lake.store.versions(layout.SESSIONS) != before
+    assert lake.read(MONDAY).ledger == later.ledger
+
+
+def test_the_same_bars_of_another_source_are_written(lake: Lake) -> None:
+    foreign = session()
+    foreign = replace(foreign, provenance=replace(foreign.provenance, source="elsewhere"))
+    publish(lake, foreign)
+    assert not publish(lake, session(minutes=1)).unchanged
+    assert lake.read(MONDAY).provenance.source == "alpaca/sip"
 
 
 # What printed before

@@ -199,6 +199,20 @@ def test_a_few_symbols_over_many_sessions_are_read_from_their_symbol_years(store
     assert counting.kinds() == (0, 2)
 
 
+def test_of_a_copied_lake_one_symbol_is_read_from_its_symbol_years(
+    store: Store, tmp_path: Path
+) -> None:
+    copy = open_store(str(tmp_path / "the copy"))
+    for key in store.list():
+        copy.put(key, store.get(key))
+    counting = CountingStore(copy)
+    reader = Reader(counting)
+    assert reader.bars("AAPL").equals(Reader(store).bars("AAPL"))
+    assert counting.kinds() == (0, 2)
+    assert reader.symbols() == Reader(store).symbols()
+    assert counting.kinds() == (0, 2)
+
+
 def test_many_symbols_of_one_session_are_read_from_the_session(store: Store) -> None:
     counting = CountingStore(store)
     Reader(counting).bars(SYMBOLS, DAYS[0], DAYS[0])

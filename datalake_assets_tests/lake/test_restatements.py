@@ -163,6 +163,18 @@ def test_the_newest_changes_of_all_sessions_come_first(lake: Lake) -> None:
     assert Restatements(lake.store).newest(100).num_rows == 6
 
 
+def test_what_others_put_beside_the_log_is_none_of_it(lake: Lake) -> None:
+    collect(lake, 0, bar("A", close=1.0))
+    collect(lake, 24, bar("A", close=2.0))
+    (key,) = lake.store.list(layout.RESTATEMENTS)
+    folder = key.rpartition("/")[0]
+    for name in (".DS_Store", "notes.txt", "20240701.parquet", "copy/x.parquet"):
+        lake.store.put(f"{folder}/{name}", b"\0")
+    assert known(lake, 1) == {"A": 1.0}
+    log = Restatements(lake.store)
+    assert (log.newest(9).num_rows, log.of(MONDAY).num_rows, log.sessions()) == (1, 1, [MONDAY])
+
+
 def test_a_damaged_entry_is_named(lake: Lake) -> None:
     collect(lake, 0, bar("A", close=1.0))
     collect(lake, 24, bar("A", close=2.0))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import fastparquet
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -21,10 +22,12 @@ from hypothesis import strategies as st
 from datalake_assets.collection.audit import Finding, Verdict, audit
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger, State
+from datalake_assets.lake.fingerprint import fingerprint
 from datalake_assets.lake.session_file import (
     Provenance,
     Session,
     decode,
+    digest,
     encode,
     summarize,
 )
@@ -36,6 +39,7 @@ from datalake_assets_tests.lake.files import (
     flipped,
     footer_size,
     metadata,
+    rewritten,
 )
 
 COLLECTED = Provenance(
@@ -217,6 +221,71 @@ def test_another_collection_of_the_same_answers_differs_in_its_provenance_only()
     other = encode(replace(WHOLE, provenance=later), FINDINGS)
     assert other != DATA
     assert alike_but_for(DATA, other, PROVENANCE)
+
+
+def altered_files() -> dict[str, bytes]:
+    """What other programs may make of the file, each whole and readable."""
+    rows = WHOLE.bars.to_pylist()
+    price = [row | {"close": row["close"] + 0.01} if n == 7 else row for n, row in enumerate(rows)]
+    none = [row | {"vwap": None} if n == 7 else row for n, row in enumerate(rows)]
+
+    def told(name: bytes, old: bytes, new: bytes) -> bytes:
+        texts = metadata(DATA)
+        assert old in texts[name]
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, SCHEMA, store_schema=False) as writer:
+            writer.write_table(WHOLE.bars)
+            writer.add_key_value_metadata(texts | {name: texts[name].replace(old, new)})
+        return bytes(sink.getvalue())
+
+    return {
+        "a row less": rewritten(DATA, WHOLE.bars.slice(1)),
+        "a row twice": rewritten(DATA, pa.concat_tables([WHOLE.bars, WHOLE.bars.slice(0, 1)])),
+        "another price": rewritten(DATA, table(price)),
+        "a price less": rewritten(DATA, table(none)),
+        "another state": told(b"datalake.ledger", b"ZA", b"ZX"),
+        "another verdict": told(b"datalake.audit", b"pass", b"fail"),
+        "another source": told(PROVENANCE, b"alpaca/sip", b"alpaca/iex"),
+        "no digest": told(b"datalake.digest", b"rows", b"sums"),
+    }
+
+
+@pytest.mark.parametrize("what", altered_files())
+def test_a_file_that_another_program_changed_does_not_pass_for_what_was_written(what: str) -> None:
+    data = altered_files()[what]
+    with pytest.raises(BrokenFileError, match="collect the session again"):
+        decode(data, "here")
+
+
+def test_a_file_that_another_program_wrote_with_the_same_rows_is_the_same_session() -> None:
+    again = decode(rewritten(DATA, WHOLE.bars), "here")
+    assert again.bars.equals(WHOLE.bars)
+    assert (again.ledger, again.provenance) == (WHOLE.ledger, WHOLE.provenance)
+    assert digest(DATA, "here") == fingerprint(WHOLE.bars)
+
+
+def test_the_error_tells_how_many_rows_there_are_and_were() -> None:
+    with pytest.raises(
+        BrokenFileError, match="it holds 1,199 rows, .* was written with 1,200 rows"
+    ):
+        decode(rewritten(DATA, WHOLE.bars.slice(1)), "here")
+
+
+def test_a_missing_value_is_kept_as_one_by_the_file_and_by_every_reader(tmp_path: Path) -> None:
+    rows = [bar("A"), bar("B", vwap=None, trade_count=None), bar("C", vwap=0.0, trade_count=0)]
+    bars = table(rows)
+    ledger = Ledger(MONDAY, present=("A", "B", "C"))
+    data = encode(Session(bars, ledger, COLLECTED), [])
+    assert decode(data, "here").bars.equals(bars)
+    path = tmp_path / "session.parquet"
+    path.write_bytes(data)
+    assert pl.read_parquet(path)["trade_count"].to_list()[1:] == [None, 0]
+    assert pd.read_parquet(path)["vwap"].isna().tolist() == [False, True, False]
+    with path.open("rb") as file:
+        found = fastparquet.ParquetFile(file).to_pandas()
+    assert found["vwap"].isna().tolist() == found["trade_count"].isna().tolist()
+    assert found["trade_count"].isna().tolist() == [False, True, False]
+    assert found["volume"].tolist() == bars["volume"].to_pylist()
 
 
 def test_another_price_or_another_state_is_another_file() -> None:

@@ -4,6 +4,7 @@ from contextlib import suppress
 from datetime import date
 
 import duckdb
+import fastparquet
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,6 +86,36 @@ def test_duckdb_sees_the_same_rows(tmp_path_factory: pytest.TempPathFactory) -> 
         connection.execute("SET TimeZone = 'UTC'")
         rows = connection.execute(f"SELECT * FROM '{path}'").to_arrow_table()
     assert rows.cast(SCHEMA).equals(BARS)
+
+
+@given(years())
+@settings(max_examples=40)
+def test_fastparquet_sees_the_same_numbers(
+    tmp_path_factory: pytest.TempPathFactory, bars: pa.Table
+) -> None:
+    """It reads some encodings of whole numbers wrong and says nothing."""
+    if not bars.num_rows:
+        return
+    path = tmp_path_factory.mktemp("fastparquet") / "ticks.parquet"
+    path.write_bytes(encode(bars))
+    with path.open("rb") as file:
+        found = fastparquet.ParquetFile(file).to_pandas()
+    assert list(found.columns) == SCHEMA.names
+    for name in ("symbol", "open", "high", "low", "close", "vwap", "volume", "trade_count"):
+        assert found[name].tolist() == bars[name].to_pylist(), name
+    assert found["session"].dt.date.tolist() == bars["session"].to_pylist()
+    stamps = (
+        found["timestamp"].dt.tz_localize("UTC")
+        if found["timestamp"].dt.tz is None
+        else (found["timestamp"])
+    )
+    assert stamps.tolist() == bars["timestamp"].to_pylist()
+
+
+def test_only_encodings_are_used_that_every_reader_knows() -> None:
+    group = pq.read_metadata(pa.BufferReader(DATA)).row_group(0)
+    used = {name for n in range(group.num_columns) for name in group.column(n).encodings}
+    assert used <= {"PLAIN", "RLE", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
 
 
 def test_readers_find_in_the_footer_which_sessions_there_are() -> None:

@@ -31,7 +31,7 @@ from datalake_assets.storage.store import BrokenFileError, Store, StoreError, op
 from datalake_assets.storage.upload import Snapshot
 from datalake_assets_tests.collection.tables import bar, table
 from datalake_assets_tests.fakes import FakeClock
-from datalake_assets_tests.lake.files import flipped, session_bytes
+from datalake_assets_tests.lake.files import flipped, rewritten, session_bytes
 from datalake_assets_tests.storage.stores import Interlude, WatchedStore
 
 YEAR = 2024
@@ -166,9 +166,9 @@ def test_a_session_collected_again_with_the_same_bars_uploads_nothing() -> None:
     store.put(
         layout.session_key(DAYS[0]), session_bytes(DAYS[0], rows_of(DAYS[0], TINY[DAYS[0]]), 9)
     )
-    assert SymbolYears(store).behind(YEAR) == [DAYS[0]]
+    assert SymbolYears(store).behind(YEAR) == []
     watched = WatchedStore(store)
-    assert publish(watched).uploaded == []
+    assert list(publish(watched).uploaded) == []
     assert watched.written == [("replace", layout.manifest_key(YEAR))]
     assert store.versions(layout.SYMBOL_YEARS) == objects
     assert_published(store, TINY)
@@ -253,12 +253,73 @@ def test_a_copied_lake_has_other_versions_and_is_published_all_the_same(tmp_path
     store, copy = published(), open_store(str(tmp_path / "copy"))
     for key in store.list():
         copy.put(key, store.get(key))
-    assert publish(copy).uploaded == []  # the bars are the same
+    assert list(publish(copy).uploaded) == []  # the bars are the same
     assert_published(copy, TINY)
     write(copy, CHANGED)
     done = publish(copy)
     assert (done.uploaded, done.removed) == (["B", "D"], ["C"])
     assert_published(copy, CHANGED)
+
+
+def copied(store: Store, copy: Store) -> Store:
+    """Every object, as a copy or a restored backup has it: with another version."""
+    for key in store.list():
+        copy.put(key, store.get(key))
+    return copy
+
+
+def test_a_copied_lake_is_current_at_once(tmp_path: Path) -> None:
+    store = copied(published(), open_store(str(tmp_path / "copy")))
+    assert SymbolYears(store).behind(YEAR) == []
+    assert SymbolYears(store).prove(YEAR).holds
+    put = session_bytes(DAYS[1], rows_of(DAYS[1], CHANGED[DAYS[1]] | {"B": 7}), 3)
+    store.put(layout.session_key(DAYS[1]), put)
+    assert SymbolYears(store).behind(YEAR) == [DAYS[1]]
+
+
+def test_publishing_a_copied_lake_reads_footers_and_remembers_the_new_versions(
+    tmp_path: Path,
+) -> None:
+    store = copied(published(), open_store(str(tmp_path / "copy")))
+    watched = WatchedStore(store)
+    publish(watched)
+    assert watched.written == [("replace", layout.manifest_key(YEAR))]
+    manifest = SymbolYears(store).manifest(YEAR)
+    versions = store.versions(layout.SESSIONS)
+    assert manifest.whole
+    assert manifest.sessions == {day: versions[layout.session_key(day)] for day in sorted(TINY)}
+    assert_published(store, TINY)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["published first", "never published"])
+def test_rows_that_are_not_what_was_written_are_never_spread(whole: bool) -> None:
+    store = open_store("memory://")
+    write(store, TINY)
+    if not whole:
+        publish(store)
+    before = store.versions(layout.SYMBOL_YEARS)
+    for day in DAYS[:2]:
+        key = layout.session_key(day)
+        store.put(key, rewritten(store.get(key), rows_of(day, TINY[day]).slice(1)))
+    if not whole:  # the footers say nothing new, and the symbol-years have the right rows
+        assert SymbolYears(store).behind(YEAR) == []
+        with pytest.raises(BrokenFileError):
+            SymbolYears(store).prove(YEAR)
+        store.put(layout.session_key(DAYS[2]), session_bytes(DAYS[2], rows_of(DAYS[2], {"A": 4})))
+    with pytest.raises(BrokenFileError) as caught:
+        publish(store)
+    for day in DAYS[:2]:
+        assert f"{day}.parquet was changed by another program" in str(caught.value)
+    assert "collect the session again" in str(caught.value)
+    assert store.versions(layout.SYMBOL_YEARS) == before
+
+
+def test_a_session_of_another_day_is_never_spread() -> None:
+    store = published()
+    store.put(layout.session_key(DAYS[3]), store.get(layout.session_key(DAYS[0])))
+    with pytest.raises(BrokenFileError, match=f"{DAYS[3]}.parquet holds rows of {DAYS[0]}"):
+        publish(store)
+    assert SymbolYears(store).manifest(YEAR).whole
 
 
 def test_progress_is_told_to_the_end() -> None:

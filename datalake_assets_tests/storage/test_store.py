@@ -14,19 +14,24 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore
 
+from datalake_assets.storage.staging import STAGING, Staging
 from datalake_assets.storage.store import (
     LOCK,
-    STAGED_FOR_AT_MOST,
     ChangedError,
     Store,
     StoreError,
+    UnreadableError,
     open_store,
 )
 from datalake_assets_tests.conftest import BUCKET, S3Server
+from datalake_assets_tests.rights import as_nobody
 
 BACKENDS = ["folder", "memory", pytest.param("s3", marks=pytest.mark.s3)]
 
@@ -316,7 +321,7 @@ def test_a_key_that_is_none_is_refused_by_every_method(store: Store, key: str) -
         methods += [
             lambda: store.list(key),
             lambda: store.versions(key),
-            lambda: store.sweep(key),
+            lambda: store.foreign(key),
         ]
     for method in methods:
         with pytest.raises(ValueError, match="is no key"):
@@ -342,7 +347,7 @@ def test_opening_and_reading_make_nothing_on_disk(tmp_path: Path) -> None:
     assert store.list("") == []
     assert not store.exists("k")
     store.delete("k")
-    assert store.sweep() == 0
+    assert store.foreign() == store.leftovers() == []
     assert list(tmp_path.iterdir()) == []
     store.put("k", b"1")
     assert (tmp_path / "a" / "lake" / "k").read_bytes() == b"1"
@@ -421,18 +426,6 @@ def test_a_writer_killed_at_any_moment_leaves_whole_objects_and_no_visible_litte
     assert store.list("") != []
 
 
-def stage(root: Path, name: str, seconds_ago: float) -> Path:
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"half an obj")
-    then = time.time() - seconds_ago
-    os.utime(path, (then, then))
-    return path
-
-
-HOUR = STAGED_FOR_AT_MOST.total_seconds()
-
-
 APPENDER = """
 import sys
 from datalake_assets.storage.store import open_store
@@ -494,15 +487,31 @@ def test_the_lock_of_a_folder_is_no_object_and_is_freed_by_a_killed_holder(tmp_p
     assert store.get("other") == b"1"
 
 
-def test_what_a_killed_writer_left_is_no_object_and_in_nobodys_way(tmp_path: Path) -> None:
-    stage(tmp_path, "data/k#1", seconds_ago=0)
-    store = open_store(str(tmp_path))
-    assert store.list("") == []
-    assert not store.exists("data/k")
-    assert store.create("data/k", b"1") is True
-    store.put("data/k", b"2")
-    assert store.get("data/k") == b"2"
-    assert store.list("") == ["data/k"]
+STAGER = """
+import sys, time
+from pathlib import Path
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore
+from datalake_assets.storage.staging import STAGING, Staging
+staging = Staging(Path(sys.argv[1]))
+mark = staging._claimed()
+Path(sys.argv[1], STAGING, f"{mark}.0").write_bytes(b"half an obj")
+print("staged", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def staging_writer(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has staged a file and not yet put it in its place."""
+    command = [sys.executable, "-c", STAGER, str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"staged\n"
+        try:
+            yield writer
+        finally:
+            writer.kill()
 
 
 def replace_nothing(store: Store, key: str, data: bytes) -> str:
@@ -510,29 +519,145 @@ def replace_nothing(store: Store, key: str, data: bytes) -> str:
 
 
 @pytest.mark.parametrize("write", [Store.put, Store.create, replace_nothing])
-def test_a_write_sweeps_its_folder_of_what_has_been_staged_for_over_an_hour(
+def test_a_writer_sweeps_what_dead_writers_staged_and_harms_no_living_one(
     tmp_path: Path, write: Callable[[Store, str, bytes], object]
 ) -> None:
-    old = stage(tmp_path, "data/other#1", seconds_ago=HOUR + 60)
-    young = stage(tmp_path, "data/other#2", seconds_ago=HOUR - 60)  # may be somebody's, at work
-    elsewhere = stage(tmp_path, "elsewhere/k#1", seconds_ago=HOUR + 60)
-    finished = stage(tmp_path, "data/finished", seconds_ago=HOUR + 60)
-    write(open_store(str(tmp_path)), "data/k", b"1")
-    assert not old.exists()
-    assert young.exists()
-    assert elsewhere.exists()
-    assert finished.exists()
+    with staging_writer(tmp_path) as living, staging_writer(tmp_path) as dead:
+        dead.kill()
+        dead.wait()
+        store = open_store(str(tmp_path))
+        (left,) = store.leftovers()
+        assert Path(left).parent == tmp_path / STAGING
+        assert store.list() == list(store.versions()) == store.foreign() == []
+        write(store, "data/k", b"1")
+        assert store.leftovers() == []
+        living.kill()
+        living.wait()
+        assert len(store.leftovers()) == 1
+    assert store.list() == ["data/k"]
+    del store
+    open_store(str(tmp_path)).put("k", b"2")
+    assert list((tmp_path / STAGING).iterdir()) == []
 
 
-def test_a_sweep_goes_through_the_whole_lake_or_one_folder(tmp_path: Path) -> None:
+class TakenForDead(Staging):
+    """Of a writer whose staged file others remove so often."""
+
+    times = 0
+
+    def _move(self, backend: LocalStore, staged: str, key: str, *, overwrite: bool) -> None:
+        if self.times:
+            self.times -= 1
+            for path in self._folder.iterdir():
+                path.unlink()
+        super()._move(backend, staged, key, overwrite=overwrite)
+
+
+def test_a_writer_that_was_taken_for_dead_writes_again(tmp_path: Path) -> None:
+    staging, backend = TakenForDead(tmp_path), LocalStore(tmp_path)
+    staging.times = 4
+    staging.put(backend, "a/k", b"1")
+    assert (tmp_path / "a/k").read_bytes() == b"1"
+    staging.times = 4
+    assert staging.create(backend, "a/new", b"2") is True
+    assert staging.create(backend, "a/new", b"3") is False
+    staging.times = 5
+    with pytest.raises((BaseError, FileNotFoundError), match="No such file"):
+        staging.put(backend, "a/k", b"4")
+    assert (tmp_path / "a/k").read_bytes() == b"1"
+    assert (tmp_path / "a/new").read_bytes() == b"2"
+
+
+def test_writers_at_work_sweep_nothing_of_each_other(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for round_ in range(50):
+            open_store(str(tmp_path)).put(f"{number}/{round_}", f"{round_}".encode())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
     store = open_store(str(tmp_path))
+    assert len(store.list()) == 8 * 50
+    assert all(store.get(key).decode() == key.partition("/")[2] for key in store.list())
+    assert list((tmp_path / STAGING).iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    (tmp_path / "k").mkdir()
+    with pytest.raises(StoreError, match="Is a directory .*something else stands there"):
+        store.put("k", b"1")
+    assert store.create("k", b"1") is False
+    assert {path.suffix for path in (tmp_path / STAGING).iterdir()} == {".writer"}
+
+
+def test_the_version_of_a_file_is_the_one_that_a_listing_tells(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    written = store.replace("a/k", b"1", None)
+    assert store.versions() == {"a/k": written}
+
+
+STRANGE = ["a (1).parquet", "a~", "é.parquet", "a b", "a#1"]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_names_that_are_no_keys_are_not_listed_and_can_be_asked_for(
+    uri: str, store: Store, tmp_path: Path, name: str
+) -> None:
+    store.put("data/k", b"1")
+    if store.uri.startswith("/"):
+        (tmp_path / "lake" / "data" / name).write_bytes(b"")
+    else:
+        assert store._backend is not None
+        obstore.put(store._backend, f"data/{name}", b"")
+    assert store.list() == list(store.versions()) == list(store.modified()) == ["data/k"]
+    assert store.foreign() == store.foreign("data") == [f"data/{name}"]
+    assert store.place(f"data/{name}").endswith(f"/data/{name}")
+
+
+def test_what_is_no_file_in_a_folder_is_foreign(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("data/k.parquet", b"1")
+    (tmp_path / "data/a.parquet").mkdir()
+    (tmp_path / "data/a.parquet/part-0.parquet").write_bytes(b"")
+    (tmp_path / "data/link.parquet").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "data/loop").symlink_to(tmp_path / "data/loop")
+    os.mkfifo(tmp_path / "data/pipe")
+    found = ["data/a.parquet", "data/link.parquet", "data/loop", "data/pipe"]
+    assert store.foreign("data/") == found
+    assert store.foreign("other") == []
+
+
+def test_a_file_that_may_not_be_read_is_told_with_the_right_to_read(
+    folder_of_nobody: Path,
+) -> None:
+    root = folder_of_nobody / "lake"
+    store = open_store(str(root))
     store.put("a/k", b"1")
-    for name in ("a/k#1", "b/c/k#12", "k#1"):
-        stage(tmp_path, name, seconds_ago=HOUR + 60)
-    assert store.sweep("b") == 1
-    assert store.sweep() == 2
-    assert store.sweep() == 0
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["k"]
+    store.put("a/other", b"2")
+    (root / "a/k").chmod(0)
+    place = root / "a/k"
+    with as_nobody():
+        for read in (store.get, store.get_versioned, lambda key: store.tail(key, 4)):
+            with pytest.raises(UnreadableError) as caught:
+                read("a/k")
+            told = f"can't read {place}: Permission denied; give this user the right to read it"
+            assert str(caught.value) == told
+            assert caught.value.repair == f"chmod u+r {place}"
+            assert not caught.value.transient
+        assert store.get("a/other") == b"2"
+        assert store.list() == ["a/k", "a/other"]
+
+
+def test_a_folder_that_may_not_be_read_is_no_matter_of_one_file(folder_of_nobody: Path) -> None:
+    root = folder_of_nobody / "lake"
+    store = open_store(str(root))
+    store.put("a/k", b"1")
+    (root / "a").chmod(0)
+    with as_nobody():
+        for look in (store.list, store.foreign, lambda: store.get("a/k")):
+            with pytest.raises(StoreError, match=r"give this user the right to read it") as caught:
+                look()
+            assert not isinstance(caught.value, UnreadableError)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 from datalake_assets.cli.upload import UploadDisplay
 from datalake_assets.cli.upload import upload as upload_command
 from datalake_assets.collection.retry import RetryPolicy
+from datalake_assets.storage.staging import STAGING
 from datalake_assets.storage.store import LOCK, ChangedError, StoreError, open_store
 from datalake_assets.storage.upload import HOPELESS, Item, Snapshot, files, upload
 from datalake_assets_tests.fakes import FakeClock
@@ -430,7 +431,7 @@ def test_a_local_lake_is_uploaded_without_what_its_store_keeps_for_itself(tmp_pa
     store = open_store(str(tmp_path))
     store.replace("data/k", b"1", None)
     store.put("_lake.json", b"{}")
-    write(tmp_path, "data/k#1", "data/.lock")
+    write(tmp_path, f"{STAGING}/1-1", "data/.lock")
     assert (tmp_path / LOCK).exists()
     assert [item.key for item in files(tmp_path)] == ["_lake.json", "data/.lock", "data/k"]
 
