@@ -278,18 +278,20 @@ class ActionLog:
         Args:
             symbol: Only of actions that were ever about this ticker, or bring it; None: all.
         """
-        found = list(self._objects())[::-1]
-        tables = [one.events for one in found]
-        if symbol is not None:
+        if symbol is None:
+            tables = [one.events for one in self._objects()]
+        else:
             ids: set[str] = set()
-            for table in tables:
+            for one in self._objects(columns=["id", "symbol", "new_symbol"]):
                 named = pc.or_kleene(
-                    pc.equal(table["symbol"], symbol), pc.equal(table["new_symbol"], symbol)
+                    pc.equal(one.events["symbol"], symbol),
+                    pc.equal(one.events["new_symbol"], symbol),
                 )
-                ids.update(table.filter(named)["id"].to_pylist())
+                ids.update(one.events.filter(named)["id"].to_pylist())
             wanted = pa.array(sorted(ids), pa.string())
-            tables = [table.filter(pc.is_in(table["id"], wanted)) for table in tables]
-        return pa.concat_tables([EVENTS.empty_table(), *tables])
+            found = self._objects() if ids else ()
+            tables = [one.events.filter(pc.is_in(one.events["id"], wanted)) for one in found]
+        return pa.concat_tables([EVENTS.empty_table(), *reversed(tables)])
 
     def sweeps(self) -> Iterator[Sweep]:
         """The sweeps, newest first; objects are read as far as they are asked for."""
@@ -334,14 +336,25 @@ class ActionLog:
         numbers = self._numbers()
         return self._read(numbers[-1]) if numbers else None
 
-    def _objects(self, newest: _Object | None = None) -> Iterator[_Object]:
-        """All objects, newest first; up to this one, which is taken as it is."""
-        numbers = self._numbers()
+    def _objects(
+        self, newest: _Object | None = None, columns: list[str] | None = None
+    ) -> Iterator[_Object]:
+        """All objects, newest first.
+
+        Args:
+            newest: Begin with this one, taken as it is.
+            columns: Read of the events only these.
+        """
+        numbers = self._numbers()[::-1]
         if newest is not None:
             yield newest
             numbers = [number for number in numbers if number < newest.number]
-        with ThreadPoolExecutor(self._store.readers(16)) as threads:
-            yield from threads.map(self._read, reversed(numbers))
+        # A few at a time: all of them decoded at once can be a gigabyte.
+        at_once = self._store.readers(16)
+        with ThreadPoolExecutor(at_once) as threads:
+            for begin in range(0, len(numbers), at_once):
+                some = numbers[begin : begin + at_once]
+                yield from threads.map(lambda number: self._read(number, columns), some)
 
     def _numbers(self) -> list[int]:
         found = map(layout.action_log_number, self._store.list(layout.ACTION_LOG))
@@ -354,7 +367,7 @@ class ActionLog:
             )
         return numbers
 
-    def _read(self, number: int) -> _Object:
+    def _read(self, number: int, columns: list[str] | None = None) -> _Object:
         key = layout.action_log_key(number)
         data, version = self._store.get_versioned(key)
         try:
@@ -363,7 +376,8 @@ class ActionLog:
             sweeps = tuple(map(Sweep.read, told))
             if not sweeps:
                 raise ValueError("it names no sweep")
-            return _Object(number, sweeps, file.read().cast(EVENTS), version)
+            schema = pa.schema([EVENTS.field(name) for name in columns or EVENTS.names])
+            return _Object(number, sweeps, file.read(columns).cast(schema), version)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
             raise BrokenFileError(
                 f"{self._store.url(key)} is no whole object of the log of corporate actions "
