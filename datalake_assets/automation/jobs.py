@@ -6,6 +6,7 @@ import dagster as dg
 from dagster import AssetSelection
 
 from datalake_assets import market_calendar
+from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
@@ -37,6 +38,12 @@ symbol_year_ticks_job = dg.define_asset_job(
     description="Publish years per symbol: one partition, or a range of them.",
 )
 
+corporate_actions_job = dg.define_asset_job(
+    "corporate_actions_job",
+    selection=AssetSelection.assets(CORPORATE_ACTIONS),
+    description="Ask what corporate actions there are, and log what changed.",
+)
+
 lake_report_job = dg.define_asset_job(
     "lake_report_job",
     selection=AssetSelection.assets(LAKE_REPORT),
@@ -54,13 +61,14 @@ JOBS = (
     daily_ticks_job.name,
     repair_job.name,
     symbol_year_ticks_job.name,
+    corporate_actions_job.name,
     lake_report_job.name,
     freshness_job.name,
     LAMBDA_SESSION_JOB,
 )
 """The names of all jobs."""
 
-ASSETS = (STOCK_UNIVERSE, DAILY_TICKS, SYMBOL_YEAR_TICKS, LAKE_REPORT)
+ASSETS = (STOCK_UNIVERSE, DAILY_TICKS, SYMBOL_YEAR_TICKS, CORPORATE_ACTIONS, LAKE_REPORT)
 """The assets of all jobs."""
 
 

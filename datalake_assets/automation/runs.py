@@ -17,6 +17,7 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from datalake_assets import liveness, market_calendar
 from datalake_assets.automation.due import Attempt
 from datalake_assets.automation.jobs import ASSETS, JOBS
+from datalake_assets.collection.clock import Clock
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
@@ -37,6 +38,14 @@ _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_
 def collected(instance: dg.DagsterInstance, asset: dg.AssetKey) -> frozenset[str]:
     """The partitions of an asset that are materialized."""
     return frozenset(instance.get_materialized_partitions(asset))
+
+
+def begin_tick(context: dg.SensorEvaluationContext, clock: Clock) -> datetime:
+    """The time of a sensor's tick, after the runs that were lost are out of the way."""
+    now = clock.now()
+    for ended in end_lost(context.instance, now):
+        context.log.warning(ended)
+    return now
 
 
 def end_lost(instance: dg.DagsterInstance, now: datetime) -> list[str]:

@@ -83,7 +83,7 @@ def _new_sessions(settings: Settings) -> dg.SensorDefinition:
     def new_sessions(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
-        now = _begin(context, clock)
+        now = runs.begin_tick(context, clock)
         wanted = _after(settings, due.newest(now, settings.catch_up_sessions, delay))
         published = runs.collected(context.instance, DAILY_TICKS)
         missing = {str(day): "its bars can be had" for day in wanted if str(day) not in published}
@@ -114,7 +114,7 @@ def _second_look(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         if not later:
             return dg.SkipReason("DATALAKE_SECOND_LOOK_SESSIONS is 0: nothing is collected again")
-        now = _begin(context, clock)
+        now = runs.begin_tick(context, clock)
         newest = due.newest(now, settings.catch_up_sessions + later, delay)
         again = {day: due.looked_at_again_at(day, later, delay) for day in newest}
         ripe = [day for day in _after(settings, newest) if again[day] <= now]
@@ -152,7 +152,7 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         if not budget:
             return dg.SkipReason("DATALAKE_REPAIR_REQUESTS_PER_DAY is 0: nothing is repaired")
-        now = _begin(context, clock)
+        now = runs.begin_tick(context, clock)
         holes = Holes.remembered(context.cursor)
         unseen = holes.look(Lake(open_store(lake.uri)))
         published = runs.collected(context.instance, DAILY_TICKS)
@@ -195,7 +195,7 @@ def _years_follow() -> dg.SensorDefinition:
         clock: dg.ResourceParam[Clock],
         lake: LakeResource,
     ) -> dg.SensorResult | dg.SkipReason:
-        now = _begin(context, clock)
+        now = runs.begin_tick(context, clock)
         years = Years.remembered(context.cursor)
         changed = years.look(open_store(lake.uri), now)
         graph = _graph(context)
@@ -235,7 +235,7 @@ def _report_follows() -> dg.SensorDefinition:
     def report_follows(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
-        now = _begin(context, clock)
+        now = runs.begin_tick(context, clock)
         newest = runs.newest_news(
             context.instance, (DAILY_TICKS, SYMBOL_YEAR_TICKS), (*COLLECTING, YEARS_JOB), now
         )
@@ -268,14 +268,6 @@ def _report_follows() -> dg.SensorDefinition:
         return _answer(context, requests, [verdict.why for verdict in verdicts])
 
     return report_follows
-
-
-def _begin(context: dg.SensorEvaluationContext, clock: Clock) -> datetime:
-    """The time of this tick, after the runs that were lost are out of the way."""
-    now = clock.now()
-    for ended in runs.end_lost(context.instance, now):
-        context.log.warning(ended)
-    return now
 
 
 def _after(settings: Settings, days: list[date]) -> list[date]:

@@ -518,6 +518,8 @@ def _same(before: Session, session: Session) -> bool:
         before.ledger == session.ledger
         and before.bars.equals(session.bars)
         and before.provenance.source == session.provenance.source
+        # One that says it was collected later than this one just now says what can't be.
+        and _at(before) <= _at(session)
     )
 
 
