@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datalake_assets import market_calendar
+from datalake_assets.actions.log import ActionLog
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import combine
 from datalake_assets.collection.clock import Clock
@@ -355,8 +356,14 @@ class Lake:
         return universe_file.decode(self.store.get(key), self.store.url(key))
 
     def snapshots(self) -> Snapshots:
-        """All snapshots of the universe, each read when it is asked for."""
-        return Snapshots(self.universe_days(), self.universe_of)
+        """All snapshots of the universe, and the names in corporate actions, read when needed."""
+        return Snapshots(self.universe_days(), self.universe_of, self._named_in_actions)
+
+    def _named_in_actions(self) -> set[str]:
+        """Every ticker that a corporate action names: those before a rename are on no list."""
+        actions = ActionLog(self.store).standing()
+        names = {*actions["symbol"].to_pylist(), *actions["new_symbol"].to_pylist()}
+        return {name for name in names if name}
 
     def universe_days(self) -> list[date]:
         """The days of which there is a snapshot, ascending.
