@@ -26,6 +26,7 @@ from datalake_assets.exchange.events import NEVER, REFERENCE, Histories
 from datalake_assets.exchange.market import DOLLAR, Bars, Ints, asset
 from datalake_assets.exchange.prices import Prices
 from datalake_assets.exchange.synthetic_actions import SyntheticActions
+from datalake_assets.exchange.truth import Truth
 
 FIRST = date(2011, 1, 3)
 

@@ -135,7 +135,7 @@ class Truth:
             kind, day = Kind(mine.kind[at]), int(mine.session[at])
             after = int(np.searchsorted(sessions, day))
             if kind == self.ending(security):
-                return shares * self._payout(mine, at, day) / closes[0]
+                return float(shares * self._payout(mine, at, day) / closes[0])
             if after == len(sessions):
                 continue  # it counts at the next bar, and there is none by then
             if kind in (Kind.FORWARD_SPLIT, Kind.REVERSE_SPLIT):
