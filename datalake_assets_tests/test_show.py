@@ -28,12 +28,12 @@ DAYS = market_calendar.sessions(date(2023, 1, 3), date(2024, 1, 5))
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """254 sessions of AET; on the last of them it did not trade."""
+    """254 sessions of AUE; on the last of them it did not trade."""
     made = Lake(open_store(str(tmp_path_factory.mktemp("show"))))
     made.claim("alpaca/sip")
     for day in DAYS[:-1]:
-        write(made.store, day, ["AET", "BRK.B"])
-    write(made.store, DAYS[-1], ["BRK.B"], no_print=("AET",))
+        write(made.store, day, ["AUE", "BRK.B"])
+    write(made.store, DAYS[-1], ["BRK.B"], no_print=("AUE",))
     return made
 
 
@@ -50,15 +50,15 @@ def rows(told: Result) -> list[str]:
 
 def test_the_newest_twenty_bars_of_a_year_are_shown(lake: Lake) -> None:
     told = run(lake, "aef")
-    newest = bar("AET", DAYS[-2])
+    newest = bar("AUE", DAYS[-2])
 
     assert told.exit_code == 0
     first, count = DAYS[-SESSIONS], SESSIONS - 1
-    assert told.stdout.startswith(f"AET  {first} to {DAYS[-2]}, {count} sessions: ")
+    assert told.stdout.startswith(f"AUE  {first} to {DAYS[-2]}, {count} sessions: ")
     assert [line[:10] for line in rows(told)] == [str(day) for day in DAYS[-21:-1]]
     for name in ("open", "high", "low", "close", "vwap"):
         assert f"{newest[name]:,.2f}" in rows(told)[-1]
-    change = newest["close"] / bar("AET", DAYS[-3])["close"] - 1
+    change = newest["close"] / bar("AUE", DAYS[-3])["close"] - 1
     assert f" {change:+.2%} " in rows(told)[-1]
     assert f" {newest['volume']:,} " in rows(told)[-1]
 
@@ -72,13 +72,13 @@ def test_every_bar_of_a_range_is_shown_and_the_first_has_no_change(lake: Lake) -
 
 
 def test_a_last_day_alone_shows_the_year_before_it(lake: Lake) -> None:
-    told = run(lake, "AET", "--to", str(DAYS[-3]))
+    told = run(lake, "AUE", "--to", str(DAYS[-3]))
 
     assert f"{DAYS[0]} to {DAYS[-3]}, {SESSIONS} sessions" in told.stdout
 
 
 def test_a_pipe_gets_no_colours_and_no_chart_unless_it_is_asked_for(lake: Lake) -> None:
-    plain, drawn = run(lake, "AET"), run(lake, "AET", "--chart")
+    plain, drawn = run(lake, "AUE"), run(lake, "AUE", "--chart")
 
     assert "\x1b" not in plain.stdout + drawn.stdout
     assert not re.search("[│┃█]", plain.stdout)
@@ -87,9 +87,9 @@ def test_a_pipe_gets_no_colours_and_no_chart_unless_it_is_asked_for(lake: Lake) 
 
 
 def test_csv_and_json_are_all_bars_of_the_range_as_they_are(lake: Lake) -> None:
-    expected = [bar("AET", day) for day in DAYS[-SESSIONS:-1]]
-    as_csv = list(csv.DictReader(io.StringIO(run(lake, "AET", "--csv").stdout)))
-    as_json = json.loads(run(lake, "AET", "--json").stdout)
+    expected = [bar("AUE", day) for day in DAYS[-SESSIONS:-1]]
+    as_csv = list(csv.DictReader(io.StringIO(run(lake, "AUE", "--csv").stdout)))
+    as_json = json.loads(run(lake, "AUE", "--json").stdout)
 
     assert [list(row) for row in (as_csv[0], as_json[0])] == [SCHEMA.names] * 2
     for row, from_csv, from_json in zip(expected, as_csv, as_json, strict=True):
@@ -99,17 +99,17 @@ def test_csv_and_json_are_all_bars_of_the_range_as_they_are(lake: Lake) -> None:
 
 
 def test_a_symbol_without_a_bar_in_the_range_is_explained(lake: Lake) -> None:
-    words = ("AET", "--from", str(DAYS[-1]))
+    words = ("AUE", "--from", str(DAYS[-1]))
     told = run(lake, *words)
 
     assert told.exit_code == 0
     assert told.stdout == (
-        f"AET has no bar from {DAYS[-1]} to now: AET did not trade on {DAYS[-1]}: the source "
+        f"AUE has no bar from {DAYS[-1]} to now: AUE did not trade on {DAYS[-1]}: the source "
         "answered and had no bar\n"
     )
     raw = run(lake, *words, "--csv")
     assert raw.stdout == ",".join(SCHEMA.names) + "\n"
-    assert "AET has no bar" in raw.stderr
+    assert "AUE has no bar" in raw.stderr
     assert json.loads(run(lake, *words, "--json").stdout) == []
 
 
@@ -125,20 +125,20 @@ def test_a_symbol_without_a_bar_in_the_range_is_explained(lake: Lake) -> None:
 def test_a_range_of_which_the_lake_holds_nothing_is_explained(
     lake: Lake, words: tuple[str, ...], why: str
 ) -> None:
-    told = run(lake, "AET", *words)
+    told = run(lake, "AUE", *words)
 
     assert told.exit_code == 0
-    assert told.stdout.startswith("AET has no bar from ")
+    assert told.stdout.startswith("AUE has no bar from ")
     assert f": {why}" in told.stdout
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("AETF",), "error: this lake knows no symbol AETF: .*Close to it: AET"),
-        (("AET", "--from", "yesterday"), "error: 'yesterday' is no day"),
-        (("AET", "--from", "2024-01-03", "--to", "2024-01-02"), "is before the start"),
-        (("AET", "--csv", "--json"), "give --csv or --json"),
+        (("AUEF",), "error: this lake knows no symbol AUEF: .*Close to it: AUE"),
+        (("AUE", "--from", "yesterday"), "error: 'yesterday' is no day"),
+        (("AUE", "--from", "2024-01-03", "--to", "2024-01-02"), "is before the start"),
+        (("AUE", "--csv", "--json"), "give --csv or --json"),
     ],
 )
 def test_wrong_input_is_told_and_ends_with_2(lake: Lake, words: tuple[str, ...], told: str) -> None:
@@ -150,7 +150,7 @@ def test_wrong_input_is_told_and_ends_with_2(lake: Lake, words: tuple[str, ...],
 
 
 def test_a_lake_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
-    result = run(tmp_path / "none", "AET")
+    result = run(tmp_path / "none", "AUE")
 
     assert result.exit_code == 2
     assert "no session is published in" in result.stderr
