@@ -49,7 +49,7 @@ def rows(told: Result) -> list[str]:
 
 
 def test_the_newest_twenty_bars_of_a_year_are_shown(lake: Lake) -> None:
-    told = run(lake, "aef")
+    told = run(lake, "aue")
     newest = bar("AUE", DAYS[-2])
 
     assert told.exit_code == 0
