@@ -181,7 +181,7 @@ def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, fl
     """The bars of these pages, and the CPU seconds from asking for them to Parquet."""
     client = StockHistoricalDataClient("any", "any", url_override=url)
     source = AlpacaSource(Account("any", "any", data_url=url, trading_url=url))
-    fetch = source.bars(END)
+    fetch = source.bars()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.parquet"
 
@@ -247,7 +247,7 @@ def _listed(url: str) -> tuple[str, ...]:
     rows = source.assets().select(["symbol", "status"]).to_pylist()
     names = [row["symbol"] for row in rows if row["status"] == "active"]
     first = market_calendar.previous_sessions(END, max(count for _, count in SHAPES))[0]
-    fetch = source.bars(END)
+    fetch = source.bars()
     printed = [
         fetch(tuple(names[start : start + 500]), first, first, None).bars["symbol"].to_pylist()
         for start in range(0, len(names), 500)
@@ -259,7 +259,7 @@ def _listed(url: str) -> tuple[str, ...]:
 def _body(url: str, asked: Asked) -> bytes:
     """The answer's bytes, decompressed."""
     keys = {"APCA-API-KEY-ID": "any", "APCA-API-SECRET-KEY": "any"}
-    answer = Transport(1).get(f"{url}/v2/stocks/bars", asked.fields, keys)
+    answer = Transport(1).get(f"{url}/v2/stocks/bars", asked.fields, keys, 1 << 25)
     assert answer.status == 200, answer.body
     return answer.body
 

@@ -152,7 +152,7 @@ def _ask(url: str, share: str, per_minute: int, seconds: float) -> None:
         while not stop.is_set():
             Collection(
                 plan([name for name in symbols if name.isalpha()], [SESSION], Packing(symbols=1)),
-                source.bars(SESSION),
+                source.bars(),
                 limiter=limiter,
                 workers=THREADS,
                 stop=stop,

@@ -38,7 +38,7 @@ def main() -> None:
         symbols = sorted(
             row["symbol"] for row in source.assets().to_pylist() if row["status"] == "active"
         )[: given.symbols]
-        fetch = source.bars(SESSION)
+        fetch = source.bars()
         fetch(("AAPL",), SESSION, SESSION, None)  # imports and connects, as the sketch does below
 
         def collect() -> int:

@@ -77,8 +77,8 @@ def _bare(symbols: int, folder: Path) -> int:
             if row["status"] == "active"
         )
         publication = Publication({SESSION: names}, lake, How(RateLimiter(UNLIMITED)))
-        origin = Origin("benchmark", asof=SESSION, run_id="benchmark")
-        (outcome,) = publication.run(source.bars(SESSION), origin)
+        origin = Origin("benchmark", listed=SESSION, run_id="benchmark")
+        (outcome,) = publication.run(source.bars(), origin)
         assert outcome.published, outcome.findings
         return len(outcome.ledger.present)
 

@@ -6,12 +6,14 @@ session, which decides whether it gets there (`collection.audit`, shown by `asse
 https://docs.dagster.io/guides/test/asset-checks
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
+from datalake_assets.assets.session_metadata import SHOWN
 from datalake_assets.assets.stock_universe import stock_universe
-from datalake_assets.collection.universe import active, lost
+from datalake_assets.collection.universe import active, lost, odd
 from datalake_assets.lake.lake import Lake
 from datalake_assets.resources import CollectorResource, LakeResource
 from datalake_assets.storage.store import open_store
@@ -26,19 +28,34 @@ from datalake_assets.storage.store import open_store
 def universe_is_whole(collector: CollectorResource, lake: LakeResource) -> dg.AssetCheckResult:
     """Hold the newest snapshot against the one before; failing it keeps the session from it."""
     held = Lake(open_store(lake.uri))
-    *before, now = [active(held.universe_of(day)) for day in held.universe_days()[-2:]] or [0]
-    return judge(now, before[0] if before else None, collector.max_universe_loss)
+    snapshots = [held.universe_of(day) for day in held.universe_days()[-2:]]
+    *before, now = [active(snapshot) for snapshot in snapshots] or [0]
+    untaken = odd(snapshots[-1]) if snapshots else []
+    return judge(now, before[0] if before else None, collector.max_universe_loss, untaken)
 
 
-def judge(now: int, before: int | None, most: float) -> dg.AssetCheckResult:
-    """Judge the number of active symbols against the one of the snapshot before, if any."""
+def judge(
+    now: int, before: int | None, most: float, untaken: Sequence[str] = ()
+) -> dg.AssetCheckResult:
+    """Judge the number of active symbols against the one of the snapshot before, if any.
+
+    Args:
+        now: Active symbols of the newest snapshot.
+        before: Those of the snapshot before it, if there is one.
+        most: Share of them that may be gone.
+        untaken: Items of the source's list that are no assets. They are named; that too many are
+            missing shows in the numbers.
+    """
     share = lost(now, before)
     metadata: dict[str, Any] = {"active": now, "lost": share, "threshold": most}
+    if untaken:
+        metadata |= {"untaken": len(untaken), "first_untaken": list(untaken[:SHOWN])}
     if before is not None:
         metadata["active_before"] = before
     return dg.AssetCheckResult(
         passed=share <= most,
         metadata=metadata,
         description=f"{now:,} active symbols"
-        + ("" if before is None else f", {before:,} in the snapshot before"),
+        + ("" if before is None else f", {before:,} in the snapshot before")
+        + (f"; {len(untaken):,} items of the list could not be taken" if untaken else ""),
     )

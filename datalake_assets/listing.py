@@ -1,33 +1,37 @@
 """The listing: what is asked of the source before any bar, so that the right bars are asked for.
 
-Belongs here: taking the list of assets, and the survey of the years in which they traded. Does not
-belong here: which of the listed symbols a session asks for (`collection.universe`).
+Belongs here: taking the list of assets, the survey of the years in which they traded, and the
+source's calendar, which is asked when a session brought no bar. Does not belong here: which of the
+listed symbols a session asks for (`collection.universe`).
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import date
-from zoneinfo import ZoneInfo
+from functools import cache
 
 import pyarrow as pa
 
+from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
-from datalake_assets.collection.errors import PermanentError
+from datalake_assets.collection.errors import CollectionError, PermanentError
 from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
-from datalake_assets.collection.universe import active, lost
+from datalake_assets.collection.universe import active, lost, with_former
 from datalake_assets.lake.lake import Lake, Written
 from datalake_assets.publication import How
 from datalake_assets.sources.alpaca import AlpacaSource
 
+_log = logging.getLogger(__name__)
+
 MAX_LOSS = 0.1
 """Share of the active symbols that may be gone since the snapshot before."""
-
-_NEW_YORK = ZoneInfo("America/New_York")
 
 
 def take_snapshot(
@@ -40,6 +44,8 @@ def take_snapshot(
     clock: Clock | None = None,
 ) -> tuple[date, pa.Table, Written]:
     """Fetch the list of assets and keep it as the snapshot of today (in New York).
+
+    Names that stood on the snapshot before and are not on the list stay, as former ones.
 
     Args:
         alpaca: Whom to ask.
@@ -64,8 +70,42 @@ def take_snapshot(
             f"{share:.1%} are gone, more than {max_loss:.1%}, so the list was "
             "not taken. If it is right, raise the collector's max_universe_loss for one run"
         )
-    taken = clock.now().astimezone(_NEW_YORK).date()
+    taken = market_calendar.today(clock.now())
+    snapshot = with_former(snapshot, found[1] if found else None)
     return taken, snapshot, lake.write_universe(taken, snapshot)
+
+
+def calendar_of(
+    alpaca: AlpacaSource,
+    limiter: Callable[[], AbstractContextManager[RateLimiter]],
+    policy: RetryPolicy,
+) -> Callable[[date], bool | None]:
+    """How to ask whether the source had a session on a day, by its own calendar.
+
+    The function that is returned asks once for each year, and gives None when the source can't
+    say: a session without a bar is strange, and must not become an error of another kind.
+
+    Args:
+        alpaca: Whom to ask.
+        limiter: Opens the limiter of the trading API.
+        policy: How often and how long to try again.
+    """
+
+    @cache
+    def year(number: int) -> frozenset[date] | None:
+        first, last = date(number, 1, 1), date(number, 12, 31)
+        try:
+            with limiter() as gate:
+                return Caller(gate, policy).call(lambda: alpaca.calendar(first, last))
+        except CollectionError as error:
+            _log.warning("the source's calendar could not be asked: %s", error)
+            return None
+
+    def held(day: date) -> bool | None:
+        days = year(day.year)
+        return None if days is None else day in days
+
+    return held
 
 
 def take_survey(
@@ -74,7 +114,7 @@ def take_survey(
     how: How,
     wanted: Mapping[date, Sequence[str]],
     since: int,
-    asof: date,
+    taken: date,
 ) -> Survey | None:
     """In which years the symbols traded: the survey that the lake has, or a new one, if any.
 
@@ -87,7 +127,7 @@ def take_survey(
         how: How to collect.
         wanted: The symbols of each session.
         since: The first year.
-        asof: The day whose symbols are meant.
+        taken: The day of the list of assets.
 
     Raises:
         RefusedError: The source refuses every request.
@@ -109,8 +149,8 @@ def take_survey(
     found = survey(
         symbols,
         since,
-        asof.year,
-        alpaca.years(asof),
+        taken.year,
+        alpaca.years(),
         Caller(how.limiter, how.retry, stop=stop),
         symbols_per_request=how.packing.symbols,
         workers=how.workers,
@@ -118,5 +158,5 @@ def take_survey(
     )
     if not found.years:
         return None
-    lake.write_survey(asof, found)
+    lake.write_survey(taken, found)
     return found

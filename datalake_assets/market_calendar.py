@@ -4,14 +4,22 @@ Here: questions about days and the exchange's clock. Not here: partitions (`part
 the closures come to be known (`_xnys`, generated from `exchange_calendars`, whose import alone
 costs more than all of this program's definitions).
 
+The exchange closes on days that nobody foresaw: for the mourning of 9 January 2025 ten days before.
+Such a day is declared in the variable `DATALAKE_CLOSURES`, which each question reads, so that every
+process and every caller has the same calendar. Loading this module reads nothing.
+
 A session is a naive `date`, an instant is a `datetime` in UTC, and the exchange's clock is
 America/New_York. Every answer outside `FIRST` … `LAST` is refused: the closures are not known
 there, and a calendar that guesses would create partitions for holidays.
 """
 
+import os
+import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from zoneinfo import ZoneInfo
 
 from datalake_assets import _xnys
@@ -19,11 +27,16 @@ from datalake_assets import _xnys
 FIRST: date = _xnys.FIRST
 LAST: date = _xnys.LAST
 
+DECLARED = "DATALAKE_CLOSURES"
+"""The variable that declares closures and early closes; `parse_declared` says how."""
+
 OPEN = time(9, 30)
 CLOSE = time(16, 0)
 EARLY_CLOSE = time(13, 0)
 
 _FRIDAY = 4
+_ENTRY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:T([0-9]{2}:[0-9]{2}))?")
+_LEGAL = "must hold days like 2025-01-09 (closed) or 2025-01-09T13:00 (closed then, New York)"
 
 
 class OutsideCalendar(ValueError):  # noqa: N818 - it reads as what it says
@@ -37,6 +50,46 @@ class OutsideCalendar(ValueError):  # noqa: N818 - it reads as what it says
         )
 
 
+def parse_declared(text: str) -> dict[date, time | None]:
+    """Closures and early closes that the generated calendar does not know.
+
+    Args:
+        text: Days separated by commas: `2025-01-09` was closed, `2025-01-09T13:00` closed then
+            (New York). Empty: none.
+
+    Returns:
+        Each day, and when it closes; None when it does not open.
+
+    Raises:
+        ValueError: It can't be read; says what is legal.
+    """
+    found: dict[date, time | None] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        if not (parts := _ENTRY.fullmatch(entry)):
+            raise ValueError(f"{_LEGAL}, and {entry!r} is none of these")
+        try:
+            day = date.fromisoformat(parts[1])
+            closes = time.fromisoformat(parts[2]) if parts[2] else None
+        except ValueError as error:
+            raise ValueError(f"{_LEGAL}, and {entry!r} is none of these: {error}") from error
+        if not FIRST <= day <= LAST:
+            raise ValueError(f"must hold days from {FIRST} to {LAST}, and {entry!r} is not")
+        if day.weekday() > _FRIDAY:
+            raise ValueError(f"must hold weekdays, and {day} is a {day:%A}")
+        if closes and not OPEN < closes < CLOSE:
+            raise ValueError(f"must hold times between {OPEN:%H:%M} and {CLOSE:%H:%M}: {entry!r}")
+        if day in found:
+            raise ValueError(f"must hold each day once, and {day} is in it twice")
+        found[day] = closes
+    return found
+
+
+def declaration(day: date) -> str:
+    """What to set so that a day counts as a closure, besides what is declared already."""
+    declared = os.environ.get(DECLARED, "").strip()
+    return f"{DECLARED}={declared},{day}" if declared else f"{DECLARED}={day}"
+
+
 def is_session(day: date) -> bool:
     """Whether XNYS traded on `day`.
 
@@ -44,18 +97,18 @@ def is_session(day: date) -> bool:
         OutsideCalendar: `day` is before `FIRST` or after `LAST`.
     """
     _require_known(day)
-    return day.weekday() <= _FRIDAY and day not in _closures()
+    return day.weekday() <= _FRIDAY and day not in _calendar().closures
 
 
 def is_early_close(day: date) -> bool:
-    """Whether the session `day` closes at 13:00 New York instead of 16:00.
+    """Whether the session `day` closes before 16:00 New York; mostly that is at 13:00.
 
     Raises:
         ValueError: `day` is no session.
         OutsideCalendar: `day` is before `FIRST` or after `LAST`.
     """
     _require_session(day)
-    return day in _early_closes()
+    return day in _calendar().early
 
 
 def sessions(start: date, end: date) -> list[date]:
@@ -66,7 +119,19 @@ def sessions(start: date, end: date) -> list[date]:
     """
     _require_known(start)
     _require_known(end)
-    known = _sessions()
+    known = _calendar().sessions
+    return list(known[bisect_left(known, start) : bisect_right(known, end)])
+
+
+def undeclared_sessions(start: date, end: date) -> list[date]:
+    """The sessions from `start` to `end` of the generated calendar, whatever was declared.
+
+    Raises:
+        OutsideCalendar: one of the two is before `FIRST` or after `LAST`.
+    """
+    _require_known(start)
+    _require_known(end)
+    known = _made("").sessions
     return list(known[bisect_left(known, start) : bisect_right(known, end)])
 
 
@@ -80,7 +145,7 @@ def previous_sessions(day: date, count: int) -> list[date]:
     if count < 0:
         raise ValueError(f"count={count}: a number of sessions is zero or more")
     _require_known(day)
-    known = _sessions()
+    known = _calendar().sessions
     stop = bisect_left(known, day)
     return list(known[max(0, stop - count) : stop])
 
@@ -93,7 +158,7 @@ def closures(start: date, end: date) -> list[date]:
     """
     _require_known(start)
     _require_known(end)
-    return sorted(day for day in _closures() if start <= day <= end)
+    return sorted(day for day in _calendar().closures if start <= day <= end)
 
 
 def session_open(day: date) -> datetime:
@@ -108,25 +173,28 @@ def session_open(day: date) -> datetime:
 
 
 def session_close(day: date) -> datetime:
-    """The instant in UTC at which the session `day` closes (16:00 New York, 13:00 on a half day).
-
-    Raises:
-        ValueError: `day` is no session.
-        OutsideCalendar: `day` is before `FIRST` or after `LAST`.
-    """
-    return _instant(day, EARLY_CLOSE if is_early_close(day) else CLOSE)
-
-
-def session_stamp(day: date) -> datetime:
-    """New York's midnight of the session `day`, in UTC: the `t` that Alpaca gives its daily bar.
-
-    04:00 in summer and 05:00 in winter, so never computable from the date with a fixed offset.
+    """The instant in UTC at which the session `day` closes (16:00 New York, or earlier).
 
     Raises:
         ValueError: `day` is no session.
         OutsideCalendar: `day` is before `FIRST` or after `LAST`.
     """
     _require_session(day)
+    return _instant(day, _calendar().early.get(day, CLOSE))
+
+
+def session_stamp(day: date) -> datetime:
+    """New York's midnight of the session `day`, in UTC: the `t` that Alpaca gives its daily bar.
+
+    04:00 in summer and 05:00 in winter, so never computable from the date with a fixed offset. A
+    day that was declared closed has one, too: its bars may have been published before.
+
+    Raises:
+        ValueError: `day` is no session.
+        OutsideCalendar: `day` is before `FIRST` or after `LAST`.
+    """
+    if day not in _made("").days:
+        _require_session(day)
     return _instant(day, time.min)
 
 
@@ -137,17 +205,26 @@ def latest_closed_session(now: datetime) -> date:
         ValueError: `now` has no time zone.
         OutsideCalendar: `now` is before the first known close, or after `LAST` in New York.
     """
-    if now.tzinfo is None:
-        raise ValueError(f"now={now.isoformat()} has no time zone; pass datetime.now(UTC)")
-    today = now.astimezone(_new_york()).date()
-    _require_known(today)
-    known = _sessions()
-    index = bisect_right(known, today) - 1
+    day = today(now)
+    _require_known(day)
+    known = _calendar().sessions
+    index = bisect_right(known, day) - 1
     if index >= 0 and session_close(known[index]) > now:
         index -= 1
     if index < 0:
-        raise OutsideCalendar(today)
+        raise OutsideCalendar(day)
     return known[index]
+
+
+def today(now: datetime) -> date:
+    """The day that it is in New York at an instant.
+
+    Raises:
+        ValueError: `now` has no time zone.
+    """
+    if now.tzinfo is None:
+        raise ValueError(f"now={now.isoformat()} has no time zone; pass datetime.now(UTC)")
+    return now.astimezone(_new_york()).date()
 
 
 def _require_known(day: date) -> None:
@@ -174,20 +251,31 @@ def _new_york() -> ZoneInfo:
     return ZoneInfo("America/New_York")
 
 
-@cache
-def _closures() -> frozenset[date]:
-    return _days(_xnys.CLOSURES)
+@dataclass(frozen=True, slots=True)
+class _Calendar:
+    closures: frozenset[date]
+    early: Mapping[date, time]
+    sessions: tuple[date, ...]
+    days: frozenset[date]
 
 
-@cache
-def _early_closes() -> frozenset[date]:
-    return _days(_xnys.EARLY_CLOSES)
+def _calendar() -> _Calendar:
+    return _made(os.environ.get(DECLARED, ""))
 
 
-@cache
-def _sessions() -> tuple[date, ...]:
+@lru_cache(maxsize=8)
+def _made(declared: str) -> _Calendar:
+    """The calendar with what is declared."""
+    try:
+        days = parse_declared(declared)
+    except ValueError as error:
+        raise ValueError(f"{DECLARED}={declared!r} {error}") from error
+    closures = _days(_xnys.CLOSURES) | {day for day, closes in days.items() if closes is None}
+    early = dict.fromkeys(_days(_xnys.EARLY_CLOSES), EARLY_CLOSE)
+    early |= {day: closes for day, closes in days.items() if closes}
     span = (FIRST + timedelta(days=offset) for offset in range((LAST - FIRST).days + 1))
-    return tuple(day for day in span if is_session(day))
+    sessions = tuple(day for day in span if day.weekday() <= _FRIDAY and day not in closures)
+    return _Calendar(closures, early, sessions, frozenset(sessions))
 
 
 def _days(table: dict[int, str]) -> frozenset[date]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -16,7 +16,14 @@ from datetime import date
 import pyarrow as pa
 
 from datalake_assets import __version__, market_calendar
-from datalake_assets.collection.audit import LOOKBACK, Finding, Thresholds, audit, passed
+from datalake_assets.collection.audit import (
+    LOOKBACK,
+    Finding,
+    Thresholds,
+    Verdict,
+    audit,
+    passed,
+)
 from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Collection, Fetch
@@ -63,12 +70,12 @@ class Origin:
 
     Args:
         source: As the lake's marker names it.
-        asof: The day whose symbols are meant.
+        listed: The day of the list of assets that the symbols were taken from.
         run_id: The Dagster run, or another caller's own mark.
     """
 
     source: str
-    asof: date
+    listed: date
     run_id: str
 
 
@@ -84,6 +91,7 @@ class Outcome:
             nothing was answered.
         asked: Symbols asked for by this collection: fewer than the ledger's after a repair.
         statistics: What the collection took, shared by `sessions` sessions.
+        closed: Whether there was no session by the source's own calendar: a closure to declare.
     """
 
     ledger: Ledger
@@ -93,6 +101,7 @@ class Outcome:
     asked: int
     statistics: Statistics
     sessions: int
+    closed: bool = False
 
 
 class Publication:
@@ -103,9 +112,13 @@ class Publication:
         lake: Where they go; already claimed for the source.
         how: How to collect.
         survey: What is known of the years in which symbols traded, to pack by.
-        repair: Start from what the lake holds and ask for its failed and pending symbols only;
-            of one that lacks nothing and did not pass, for all of its symbols. A session that it
-            does not hold, or holds damaged, is collected whole.
+        repair: Start from what the lake holds and ask for its failed and pending symbols, and for
+            those that are wanted and were never asked for; of one that lacks nothing and did not
+            pass, for all of its symbols. A session that it does not hold, or holds damaged, is
+            collected whole.
+        inactive: The symbols that the source lists as inactive, which need not print.
+        least: A repair asks for symbols that were never asked for only in sessions that know
+            fewer symbols than this. None: in all of them.
     """
 
     def __init__(
@@ -116,8 +129,10 @@ class Publication:
         *,
         survey: Survey | None = None,
         repair: bool = False,
+        inactive: Set[str] = frozenset(),
+        least: int | None = None,
     ) -> None:
-        self._lake, self._how = lake, how
+        self._lake, self._how, self._inactive = lake, how, inactive
         self._asked = {day: tuple(symbols) for day, symbols in wanted.items()}
         self._standing: set[date] = set()
         self._whole: set[date] = set()
@@ -129,11 +144,17 @@ class Publication:
             if not found:
                 continue
             ledger = found.session.ledger
-            missing = ledger.missing
-            if not missing and not found.published and not passed(self._audit(found.session)):
-                # It was answered whole and did not pass: all of it is asked for again. All of its
-                # own symbols: with fewer, those that are wanted now, the others would be lost.
-                self._asked[day] = tuple(sorted(ledger.symbols))
+            narrow = least is None or len(ledger.symbols) < least
+            new = frozenset(wanted[day]) - ledger.symbols if narrow else frozenset()
+            missing = tuple(sorted(new.union(ledger.missing)))
+            if (
+                not ledger.missing
+                and not found.published
+                and not passed(self._audit(found.session))
+            ):
+                # It was answered whole and did not pass: all of it is asked for again, its own
+                # symbols too: with fewer, those that are wanted now, the others would be lost.
+                self._asked[day] = tuple(sorted(ledger.symbols | new))
                 continue
             # Only what is missing is remembered; the bars are read again when it is there.
             self._asked[day] = missing
@@ -166,6 +187,7 @@ class Publication:
         stop: threading.Event | None = None,
         clock: Clock | None = None,
         seconds: float | None = None,
+        calendar: Callable[[date], bool | None] = lambda day: None,
     ) -> Iterator[Outcome]:
         """Collect window after window; audit and write the sessions of each, ascending.
 
@@ -179,6 +201,8 @@ class Publication:
             stop: Set to end it.
             clock: What to wait by.
             seconds: Time from now after which no further request is sent; None: as `how` says.
+            calendar: Whether the source had a session on a day, by its own calendar; None when it
+                can't say. Asked when a session brings no bar at all.
 
         Raises:
             RefusedError: The source refuses every request of this kind.
@@ -210,29 +234,38 @@ class Publication:
                 nothing = empty()
                 while days:
                     bars, ledger = found.pop(days[0], (nothing, Ledger(days[0])))
-                    outcome = self._write(bars, ledger, origin, statistics, together)
+                    outcome = self._write(bars, ledger, origin, statistics, together, calendar)
                     days.popleft()
                     yield outcome
                     under_way.advance()
         except BaseException as error:
             for days, interrupted in under_way.stop():
                 try:
-                    self._salvage(days, interrupted, origin)
+                    # Ctrl-C, Terminate and a signal are no `Exception`.
+                    self._salvage(days, interrupted, origin, not isinstance(error, Exception))
                 except StoreError as lost:
                     error.add_note(f"what was answered besides could not be kept: {lost}")
             raise
 
     def _write(
-        self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics, together: int
+        self,
+        bars: pa.Table,
+        ledger: Ledger,
+        origin: Origin,
+        statistics: Statistics,
+        together: int,
+        calendar: Callable[[date], bool | None],
     ) -> Outcome:
         """Audit a session, and publish it or keep it as incomplete."""
         day = ledger.session
         while True:
             session, over = self._session(bars, ledger, origin, statistics)
-            findings = self._audit(session)
+            findings, closed = _held_against(calendar, session.ledger, self._audit(session))
             good = passed(findings)
             written = None
             try:
+                if closed:
+                    break  # there is nothing to keep, and nothing that a repair could ask for
                 if good and day not in self._whole:
                     written = self._lake.publish(session, findings, over)
                 elif good and over and over.published:
@@ -255,13 +288,18 @@ class Publication:
             asked=len(self._asked[day]),
             statistics=statistics,
             sessions=together,
+            closed=closed,
         )
 
-    def _salvage(self, days: deque[date], collection: Collection, origin: Origin) -> None:
+    def _salvage(
+        self, days: deque[date], collection: Collection, origin: Origin, by_hand: bool
+    ) -> None:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
                 session, over = self._session(bars, ledger, origin, collection.statistics)
+                told = replace(session.provenance, interrupted=by_hand)
+                session = replace(session, provenance=told)
                 # Another repair's may stand there now; then this one's answers are asked again.
                 with suppress(ChangedError):
                     self._lake.keep_incomplete(session, [], over)
@@ -291,7 +329,7 @@ class Publication:
         provenance = Provenance(
             collected_at=statistics.ended,
             source=origin.source,
-            asof=origin.asof,
+            listed=origin.listed,
             run_id=origin.run_id,
             version=__version__,
             collection=statistics.to_dict(),
@@ -307,7 +345,20 @@ class Publication:
         # Only these are looked at again: those of 15 years would take more than a gigabyte.
         self._printed = {day: self._printed[day] for day in before}
         printed = [symbols for symbols in self._printed.values() if symbols is not None]
-        return audit(session.bars, session.ledger, printed, self._how.thresholds)
+        if not printed and not session.ledger.present:
+            printed = self._printed_last(session.ledger.session)
+        thresholds = self._how.thresholds
+        return audit(session.bars, session.ledger, printed, thresholds, self._inactive)
+
+    def _printed_last(self, day: date) -> list[frozenset[str]]:
+        """The symbols that printed in the newest published session before this one, if any.
+
+        When none of the sessions just before is published, a session without a bar has nothing to
+        be held against: a source that went silent would be believed as soon as it had been so for
+        a week.
+        """
+        earlier = [each for each in self._lake.sessions() if each < day]
+        return list(self._lake.printed(earlier[-1:]).values())
 
 
 class _UnderWay:
@@ -377,6 +428,32 @@ class _UnderWay:
         seconds = self._clock.seconds() - self._began
         now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds)
         self._display.show(now, final=final)
+
+
+def _held_against(
+    calendar: Callable[[date], bool | None], ledger: Ledger, findings: list[Finding]
+) -> tuple[list[Finding], bool]:
+    """The findings, with what the source's calendar says of a session that brought no bar at all.
+
+    Returns:
+        And whether there was no session by that calendar.
+    """
+    if ledger.present or not ledger.no_print or (held := calendar(ledger.session)) is None:
+        return findings, False
+    verdict, more = None, "the source's calendar has a session on this day"
+    if not held:
+        verdict = Verdict.FAIL
+        more = (
+            f"no symbol has a bar, and the source's calendar has no session on {ledger.session}: "
+            f"the exchange was closed. Declare it: {market_calendar.declaration(ledger.session)}"
+        )
+    told = [
+        replace(one, verdict=verdict or one.verdict, detail=f"{one.detail}; {more}")
+        if one.rule == "coverage"
+        else one
+        for one in findings
+    ]
+    return told, not held
 
 
 def _tells_something(ledger: Ledger) -> bool:

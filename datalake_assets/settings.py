@@ -1,6 +1,7 @@
 """The environment variables that steer the program: name, meaning, unit, default, legal values.
 
-Each is declared once, in `SETTINGS`, and read once, by `Settings.load`. Here: syntax, and rules
+Each is declared once, in `SETTINGS`, and read once, by `Settings.load`; only the calendar reads
+`DATALAKE_CLOSURES` itself, since whoever asks it must get the same answer. Here: syntax, and rules
 between settings. Not here: whether a bucket, host or key works (the store and the source say so),
 AWS's own variables (its standard chain reads them), and the knobs of one run (fields of the
 collector's resource, whose defaults these are).
@@ -188,6 +189,11 @@ def lake_location(uri: str) -> tuple[Literal["path", "s3", "memory"], str]:
             raise ValueError(f"{legal}: no other scheme")
 
 
+def _closures(text: str) -> str:
+    market_calendar.parse_declared(text)
+    return text
+
+
 def _lake_uri(text: str) -> str:
     lake_location(text)
     return text
@@ -289,6 +295,15 @@ SETTINGS: tuple[Setting, ...] = (
         "date",
         "the first partition (or the first session after it)",
         _date,
+    ),
+    Setting(
+        market_calendar.DECLARED,
+        "closures",
+        None,
+        "",
+        "closures that this release does not know, separated by commas: 2025-01-09 was closed, "
+        "2025-01-09T13:00 closed then (New York)",
+        _closures,
     ),
     Setting(
         "DATALAKE_SYMBOLS",
@@ -409,6 +424,7 @@ class Settings:
     history_start: date
     lake_uri: str
     start_date: date
+    closures: str | None
     symbols: str | None
     max_workers: int
     sessions_per_run: int

@@ -127,8 +127,8 @@ class ScriptedSource:
         if isinstance(fault, Exception):
             raise fault
         if refused := sorted(self._malformed.intersection(symbols)):
-            name = refused[0] if self._named else None
-            raise RejectedSymbolError(f"invalid symbol: {name or 'one of them'}", name)
+            name = refused[:1] if self._named else []
+            raise RejectedSymbolError(f"invalid symbol: {' '.join(name) or 'one of them'}", *name)
         page = self._page(request)
         return fault(page, request) if fault else page
 

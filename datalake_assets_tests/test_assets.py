@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,80 @@ def test_the_threshold_can_be_turned(bench: Workbench, threshold: float, passes:
     result = bench.run(MONDAY, min_success_rate=threshold)
 
     assert result.success is passes
+
+
+def test_a_run_tells_why_symbols_failed_of_sessions_that_pass_and_of_those_that_do_not(
+    bench: Workbench,
+) -> None:
+    bench.market.failing = {("AAA", MONDAY), ("AAB", MONDAY), ("AAC", TUESDAY)}
+
+    result = bench.run(MONDAY, TUESDAY, unanswered_allowed=1)
+
+    rows = [
+        {"error": "HTTP 500 for AAA", "count": 2, "symbols": "AAA, AAB"},
+        {"error": "HTTP 500 for AAC", "count": 1, "symbols": "AAC"},
+        {"error": "HTTP 500 for AAA", "count": 3, "symbols": "AAA, AAB, AAC"},
+    ]
+    assert "2 failed (AAA, AAB): HTTP 500 for AAA" in failure(result)
+    told = [
+        materializations(result)["2024-07-02"]["failure_reasons"],
+        checks(result)["success_rate"].metadata["failure_reasons"],
+    ]
+    assert [dict(row.data) for table in told for row in table.records] == rows[1:]
+    (event,) = result.get_step_failure_events()
+    user = event.step_failure_data.user_failure_data
+    assert user is not None
+    assert [dict(row.data) for row in user.metadata["failure_reasons"].records] == rows[:1]
+
+
+def test_chosen_symbols_that_are_not_on_the_list_are_warned_of(bench: Workbench) -> None:
+    result = bench.run(MONDAY, symbols="AAA,AAB,XYZZY")
+
+    assert result.success
+    assert f"not on the source's list of {TODAY}: XYZZY." in logged(bench, result)
+
+
+def test_a_repair_asks_for_chosen_symbols_that_were_never_asked_for(bench: Workbench) -> None:
+    bench.run(MONDAY, TUESDAY, symbols="AAA,AAB")
+    bench.market.asked()
+
+    result = bench.run(MONDAY, TUESDAY, symbols="AAA,AAB,AAC,AAD", repair=True)
+
+    assert result.success
+    assert bench.market.asked() == set(product(("AAC", "AAD"), (MONDAY, TUESDAY)))
+    assert bench.lake.read(MONDAY).ledger.present == ("AAA", "AAB", "AAC", "AAD")
+
+
+def test_a_repair_leaves_names_that_were_listed_since_alone(bench: Workbench) -> None:
+    bench.run(MONDAY)
+    bench.market.asked()
+    bench.market.listed = universe(names(22))
+    bench.lake.write_universe(TODAY, bench.market.listed)
+
+    assert bench.run(MONDAY, repair=True).success
+    assert bench.market.asked() == set()
+
+
+def test_a_repair_with_the_whole_list_asks_for_what_a_few_chosen_symbols_left(
+    bench: Workbench,
+) -> None:
+    bench.run(MONDAY, symbols="AAA,AAB")
+    bench.market.asked()
+
+    assert bench.run(MONDAY, repair=True).success
+    assert bench.market.asked() == set(product(names(20)[2:], [MONDAY]))
+
+
+def test_a_symbol_that_the_source_lists_as_inactive_is_not_expected(bench: Workbench) -> None:
+    ten = (*names(9), "ZZZ")
+    bench.market = Market(names(9), inactive=("ZZZ",))
+    assert bench.run(MONDAY, symbols=",".join(ten)).success
+    bench.market = Market(names(9), inactive=("ZZZ",), silent=("ZZZ",))
+
+    result = bench.run(TUESDAY, symbols=",".join(ten), silent_allowed=0)
+
+    assert result.success
+    assert number(checks(result)["coverage"], "value") == 1.0
 
 
 def test_a_failed_run_names_the_session_the_rule_the_place_and_the_repair(bench: Workbench) -> None:
@@ -616,6 +691,22 @@ def test_an_interrupted_run_keeps_what_it_has_for_a_repair_and_is_no_success(
     assert bench.lake.read(MONDAY).bars.num_rows == 20
 
 
+def test_a_session_without_a_bar_is_held_against_the_calendar_once_a_year(
+    bench: Workbench,
+) -> None:
+    bench.market = Market(names(5), silent=names(5))
+    bench.market.closed = frozenset({TUESDAY})
+
+    result = bench.run(MONDAY, WEDNESDAY)
+
+    assert not result.success
+    assert bench.market.calendars_asked == 1
+    assert bench.lake.sessions() == [MONDAY, WEDNESDAY]
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    assert f"DATALAKE_CLOSURES={TUESDAY}" in str(failure.step_failure_data.error)
+    assert "Nothing is to be collected" in str(failure.step_failure_data.error)
+
+
 def test_an_interrupted_range_keeps_the_sessions_that_were_published_before(
     bench: Workbench,
 ) -> None:
@@ -734,13 +825,13 @@ class Surveyed(Market):
         ScriptedSource.__init__(self, table(bar(name, day) for day in LONG for name in symbols))
         self.listed = universe(symbols, inactive)
         self._alive = frozenset(symbols)
-        self.questions: list[tuple[tuple[str, ...], int, int, date]] = []
+        self.questions: list[tuple[tuple[str, ...], int, int]] = []
 
-    def years(self, asof: date) -> AskYears:
+    def years(self) -> AskYears:
         def ask(
             symbols: tuple[str, ...], first: int, last: int, page_token: str | None
         ) -> tuple[dict[str, Sequence[int]], str | None]:
-            self.questions.append((symbols, first, last, asof))
+            self.questions.append((symbols, first, last))
             alive = self._alive.intersection(symbols)
             return dict.fromkeys(alive, range(first, last + 1)), None
 
@@ -758,7 +849,7 @@ def long(bench: Workbench) -> Workbench:
     return bench
 
 
-def questions(bench: Workbench) -> list[tuple[tuple[str, ...], int, int, date]]:
+def questions(bench: Workbench) -> list[tuple[tuple[str, ...], int, int]]:
     assert isinstance(bench.market, Surveyed)
     return bench.market.questions
 
@@ -767,7 +858,7 @@ def test_before_a_long_range_one_survey_is_taken_kept_and_packed_by(long: Workbe
     result = long.run(LONG[0], LONG[-1], **ROOMY)
 
     assert result.success
-    assert questions(long) == [(names(620), 2011, TODAY.year, TODAY)]
+    assert questions(long) == [(names(620), 2011, TODAY.year)]
     assert len(LONG) == WINDOW + 3
     assert len(long.market.requests) == 2, "one for each window: what is silent rides along"
     kept = long.lake.survey()
@@ -809,11 +900,11 @@ def test_a_repair_asks_no_survey(long: Workbench) -> None:
 
 
 def surveyed(
-    lake: Lake, market: Market, days: Sequence[date], symbols: tuple[str, ...], asof: date
+    lake: Lake, market: Market, days: Sequence[date], symbols: tuple[str, ...], taken: date
 ) -> Survey | None:
     how = How(RateLimiter(1e9))
     wanted = dict.fromkeys(days, symbols)
-    return take_survey(market, lake, how, wanted, 2011, asof)  # type: ignore[arg-type]
+    return take_survey(market, lake, how, wanted, 2011, taken)  # type: ignore[arg-type]
 
 
 def test_a_survey_is_taken_anew_when_a_later_year_is_asked_for() -> None:
@@ -825,7 +916,7 @@ def test_a_survey_is_taken_anew_when_a_later_year_is_asked_for() -> None:
 
     second = surveyed(lake, market, later, names(3), date(2025, 4, 1))
 
-    assert [asked[1:3] for asked in market.questions] == [(2011, 2024), (2011, 2025)]
+    assert [asked[1:] for asked in market.questions] == [(2011, 2024), (2011, 2025)]
     assert second is not None
     assert second.last == 2025
     assert lake.survey() == second
@@ -845,7 +936,7 @@ def test_a_source_that_refuses_to_be_surveyed_ends_the_run_and_nothing_is_kept()
     lake, market = Lake(open_store("memory://")), Surveyed(names(3))
 
     class Refusing(Surveyed):
-        def years(self, asof: date) -> AskYears:
+        def years(self) -> AskYears:
             def ask(*_: object) -> tuple[dict[str, Sequence[int]], str | None]:
                 raise RefusedError("HTTP 401")
 
@@ -871,7 +962,7 @@ def test_a_survey_of_which_every_question_failed_is_taken_again() -> None:
     lake, market = Lake(open_store("memory://")), Surveyed(names(3))
 
     class Failing(Surveyed):
-        def years(self, asof: date) -> AskYears:
+        def years(self) -> AskYears:
             def ask(*_: object) -> tuple[dict[str, Sequence[int]], str | None]:
                 raise PermanentError("HTTP 500")
 

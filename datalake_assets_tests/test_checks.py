@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from datalake_assets.checks import judge, universe_is_whole
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.collection.universe import with_odd
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.lake import Lake
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
@@ -151,6 +152,23 @@ def test_only_active_symbols_count(tmp_path: Path) -> None:
     found = check(tmp_path, [snapshot(10), snapshot(8, 1_000)])
 
     assert not found.passed
+
+
+def test_what_could_not_be_taken_of_the_list_is_named(tmp_path: Path) -> None:
+    untaken = [f"no. {number}: {{'symbol': None}}" for number in range(60)]
+    found = check(tmp_path, [snapshot(10), with_odd(snapshot(10), untaken)])
+
+    assert found.passed
+    assert found.metadata["untaken"].value == 60
+    assert found.metadata["first_untaken"].value == untaken[:50]
+    assert "60 items of the list could not be taken" in (found.description or "")
+
+
+def test_a_list_of_which_all_was_taken_names_nothing(tmp_path: Path) -> None:
+    found = check(tmp_path, [with_odd(snapshot(10), ["no. 1: 7"]), snapshot(10)])
+
+    assert "untaken" not in found.metadata
+    assert "could not be taken" not in (found.description or "")
 
 
 def test_a_list_without_one_active_symbol_fails(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.clock import Clock
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake import session_file
 from datalake_assets.lake.examination import Examination, examine, spans
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.storage import layout
@@ -230,6 +232,21 @@ def invent_a_session(lake: Lake) -> None:
     put(lake, layout.session_key(day), session_bytes(day, rows))
 
 
+def put_things_into_the_future(lake: Lake) -> None:
+    (taken,) = lake.universe_days()
+    put(lake, layout.universe_key(FUTURE), lake.store.get(layout.universe_key(taken)))
+    put(lake, layout.survey_key(FUTURE), b"")
+    session = lake.read(DAYS[3])
+    at = datetime.combine(FUTURE, time(), UTC)
+    said = replace(session, provenance=replace(session.provenance, collected_at=at))
+    put(lake, layout.session_key(DAYS[3]), session_file.encode(said, []))
+    Restatements(lake.store).keep(changes(session.bars, session.bars.slice(1), DAWN, at))
+
+
+FUTURE = date(2035, 12, 28)
+DAWN = datetime(2024, 1, 4, tzinfo=UTC)
+
+
 def leave_strays(lake: Lake) -> None:
     for key in (
         f"{layout.SYMBOL_YEARS}/ZZ/2024/ticks.parquet",
@@ -298,6 +315,21 @@ DAMAGES: dict[Callable[[Lake], None], tuple[dict[str, int], list[str]]] = {
         [
             f"rm {{lake}}/{layout.session_key(date(2023, 12, 30))}",
             "datalake publish --year 2023",
+        ],
+    ),
+    put_things_into_the_future: (
+        {
+            "published sessions": 1,
+            "symbol-years against their sessions": 1,
+            "restatements": 1,
+            "snapshots of the universe": 2,
+        },
+        [
+            f"datalake collect --session {DAYS[3]}",
+            PUBLISH,
+            f"rm {{lake}}/{layout.restatement_key(DAYS[3], datetime.combine(FUTURE, time(), UTC))}",
+            f"rm {{lake}}/{layout.universe_key(FUTURE)}",
+            f"rm {{lake}}/{layout.survey_key(FUTURE)}",
         ],
     ),
     leave_strays: (
@@ -471,3 +503,21 @@ def test_spans_have_no_holes() -> None:
         (WEEK[0], WEEK[1]),
         (WEEK[4], WEEK[5]),
     ]
+
+
+@pytest.mark.parametrize(("before", "wrong"), [(1, 1), (0, 0)])
+def test_a_session_that_has_not_closed_can_not_be_published(
+    tmp_path: Path, before: int, wrong: int
+) -> None:
+    lake, day = Lake(open_store(str(tmp_path))), WEEK[-1]
+    put(lake, layout.session_key(day), session_bytes(day, every(names(4), [day])))
+    closed = market_calendar.session_close(day)
+
+    class Then(Clock):
+        def now(self) -> datetime:
+            return closed - timedelta(seconds=before)
+
+    found = {one.subject: one for one in examine(lake, clock=Then())}["published sessions"]
+    told = [(one.what, one.repair) for one in found.defects if "still to come" in one.what]
+    place = f"rm {lake.store.url(layout.session_key(day))}"
+    assert told == [(f"the session of {day} is still to come", place)] * wrong

@@ -7,6 +7,7 @@ from a server that it only knows by its address, and that killing it harms no la
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,19 +15,23 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from datalake_assets import market_calendar
+from datalake_assets.automation.runs import end_lost
 from datalake_assets.collection.plan import WINDOW
 from datalake_assets.lake.lake import Lake
+from datalake_assets.resources import LakeResource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
+from datalake_assets_tests.automation.world import World
 from datalake_assets_tests.exchange.calling import keys_to
 
 ROOT = Path(__file__).parents[1]
@@ -255,3 +260,76 @@ def test_a_collection_killed_at_random_moments_leaves_the_lake_whole_each_time(
     assert found.sessions() == SPAN
     assert found.incomplete() == []
     assert bars(found, SPAN) == expected
+
+
+@pytest.mark.parametrize("container", [False, True], ids=["same host name", "another host name"])
+def test_a_killed_collection_is_in_nobodys_way(
+    slow_server: Server, symbols: str, tmp_path: Path, container: bool
+) -> None:
+    """Neither the sensor nor the next command waits for it, nor do they need its host's name."""
+    environ = slow_server.environment(DATALAKE_SYMBOLS=symbols)
+    renamed = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere; exec "$0" "$@"']
+    if container and subprocess.run([*renamed, "true"], check=False).returncode:
+        pytest.skip("a host can't be given another name here")
+    span = command("collect", "--from", f"{SPAN[0]}", "--to", f"{SPAN[-1]}")
+    home = tmp_path / ".datalake/dagster"
+    home.mkdir(parents=True)
+    # Made before, as two processes can't make its tables at the same time.
+    _started(home)
+    process = subprocess.Popen([*renamed * container, *span], cwd=tmp_path, env=environ)
+    try:
+        deadline = time.monotonic() + 60
+        while not _started(home):
+            assert process.poll() is None, "it ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with dg.DagsterInstance.from_config(str(home)) as records:
+            assert end_lost(records, datetime.now(UTC)) == [], "it lives"
+    finally:
+        process.kill()
+        process.wait()
+    with dg.DagsterInstance.from_config(str(home)) as records:
+        world = World(
+            tmp_path,
+            market_calendar.session_close(SPAN[0]) + timedelta(hours=8),
+            {"DATALAKE_START_DATE": f"{SPAN[0]}"},
+        )
+        world.instance = records
+        assert [one.partition_key for one in world.tick("new_sessions")] == [f"{SPAN[0]}"]
+        (run,) = records.get_runs()
+        assert run.status is dg.DagsterRunStatus.FAILURE
+        events = [entry.dagster_event for entry in records.all_logs(run.run_id)]
+        assert any("was killed" in str(event and event.message) for event in events)
+
+
+def test_what_was_stopped_by_ctrl_c_is_left_alone_by_the_sensor_that_repairs(
+    slow_server: Server, symbols: str, tmp_path: Path
+) -> None:
+    environ = slow_server.environment(DATALAKE_SYMBOLS=symbols)
+    span = command("collect", "--from", f"{SPAN[0]}", "--to", f"{SPAN[-1]}")
+    asked = len(slow_server.log())
+    process = subprocess.Popen(span, cwd=tmp_path, env=environ, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(slow_server.log()) < asked + 4 and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+    lake = lake_at(tmp_path / ".datalake/lake")
+    assert (waiting := lake.incomplete()), "it was stopped too late to leave anything"
+    now = datetime.now(UTC)
+    world = World(tmp_path, now, {"DATALAKE_START_DATE": f"{SPAN[0]}"})
+    world.lake = LakeResource(uri=lake.store.uri)
+
+    assert world.tick("repair") == []
+    assert f"{waiting[0]}: its collection was stopped by hand" in world.skipped
+    world.clock.time = now + timedelta(hours=25)
+    assert f"{waiting[0]}" in {one.partition_key for one in world.tick("repair")}
+
+
+def _started(home: Path) -> bool:
+    with dg.DagsterInstance.from_config(str(home)) as records:
+        return any(run.status is dg.DagsterRunStatus.STARTED for run in records.get_runs())

@@ -298,3 +298,79 @@ def test_the_calendar_answers_without_loading_a_heavy_library() -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
     )
     assert answer.stdout.strip() == "[]"
+
+
+# What is declared
+
+LATE = date(2027, 3, 10)  # a Wednesday of which nothing is known
+
+
+def test_a_declared_closure_is_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(calendar.sessions(FIRST, LAST))
+    monkeypatch.setenv("DATALAKE_CLOSURES", f" {LATE}, 2027-03-11T12:30 ")
+
+    assert not calendar.is_session(LATE)
+    assert LATE in calendar.closures(LATE, LATE)
+    assert calendar.sessions(LATE - DAY, LATE + DAY) == [LATE - DAY, LATE + DAY]
+    assert calendar.previous_sessions(LATE + DAY, 1) == [LATE - DAY]
+    assert len(calendar.sessions(FIRST, LAST)) == before - 1
+    evening = datetime(2027, 3, 10, 23, tzinfo=UTC)
+    assert calendar.latest_closed_session(evening) == LATE - DAY
+    with pytest.raises(ValueError, match="the exchange was closed"):
+        calendar.session_close(LATE)
+    monkeypatch.delenv("DATALAKE_CLOSURES")
+    assert calendar.is_session(LATE)
+
+
+def test_a_declared_early_close_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert calendar.session_close(LATE) == utc(2027, 3, 10, 21)
+    monkeypatch.setenv("DATALAKE_CLOSURES", f"{LATE}T12:30")
+    assert calendar.is_session(LATE)
+    assert calendar.is_early_close(LATE)
+    assert calendar.session_close(LATE) == utc(2027, 3, 10, 17, 30)
+    assert calendar.session_open(LATE) == utc(2027, 3, 10, 14, 30)
+
+
+def test_bars_published_before_their_day_was_declared_closed_keep_their_stamp(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stamp = calendar.session_stamp(LATE)
+    monkeypatch.setenv("DATALAKE_CLOSURES", str(LATE))
+    assert calendar.session_stamp(LATE) == stamp
+    assert LATE in calendar.undeclared_sessions(LATE, LATE)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("tomorrow", "'tomorrow' is none of these"),
+        ("2027-02-30", "'2027-02-30' is none of these"),
+        ("2027-03-10T25:00", "'2027-03-10T25:00' is none of these"),
+        ("20270310", "'20270310' is none of these"),
+        ("2027-03-13", "is a Saturday"),
+        ("1999-12-31", "must hold days from 2000-01-01"),
+        ("2036-01-02", "must hold days from 2000-01-01"),
+        ("2027-03-10,2027-03-10T13:00", "is in it twice"),
+        ("2027-03-10T09:30", "times between 09:30 and 16:00"),
+        ("2027-03-10T16:00", "times between 09:30 and 16:00"),
+    ],
+)
+def test_what_can_not_be_declared_is_said_with_what_can(
+    text: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        calendar.parse_declared(text)
+    monkeypatch.setenv("DATALAKE_CLOSURES", text)
+    with pytest.raises(ValueError, match=f"DATALAKE_CLOSURES='{text}'"):
+        calendar.is_session(LATE)
+
+
+@pytest.mark.parametrize("text", ["2027-03-10T09:31", "2027-03-10T15:59", "", ",2027-03-10,,"])
+def test_what_can_be_declared(text: str) -> None:
+    assert len(calendar.parse_declared(text)) == bool(text)
+
+
+def test_what_to_set_names_what_is_declared_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert calendar.declaration(LATE) == "DATALAKE_CLOSURES=2027-03-10"
+    monkeypatch.setenv("DATALAKE_CLOSURES", "2026-07-06")
+    assert calendar.declaration(LATE) == "DATALAKE_CLOSURES=2026-07-06,2027-03-10"

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pyarrow as pa
 
+from datalake_assets import market_calendar
 from datalake_assets.collection.collect import Page
 from datalake_assets.collection.errors import PermanentError
 from datalake_assets.collection.progress import Display
@@ -85,7 +86,8 @@ class Market(ScriptedSource):
         )
         self.listed = universe(symbols, inactive)
         self.failing: set[tuple[str, date]] = set()
-        self.assets_taken = 0
+        self.assets_taken = self.calendars_asked = 0
+        self.closed: frozenset[date] = frozenset()
         self.slow: set[str] = set()
         self.release = threading.Event()
 
@@ -100,12 +102,16 @@ class Market(ScriptedSource):
             self.release.wait(60)
         return page
 
-    def bars(self, asof: date) -> "Market":
+    def bars(self) -> "Market":
         return self
 
     def assets(self) -> pa.Table:
         self.assets_taken += 1
         return self.listed
+
+    def calendar(self, first: date, last: date) -> frozenset[date]:
+        self.calendars_asked += 1
+        return frozenset(market_calendar.sessions(first, last)) - self.closed
 
     def asked(self) -> set[tuple[str, date]]:
         """What was asked for so far, and forget it."""
@@ -153,8 +159,10 @@ class Workbench:
         return Lake(open_store(str(self.folder)))
 
     def definitions(self, display: Display | None = None, **collector: Any) -> dg.Definitions:
-        # One symbol and session each request, so that each can fail alone.
+        # One symbol and session each request, so that each can fail alone; one that does is one
+        # too many for these twenty.
         usual = {"requests_per_minute": 10_000_000, "bars_per_request": 1, "attempts": 1}
+        usual |= {"unanswered_allowed": 0}
         return build_definitions(
             Settings.load({}),
             collector=CollectorResource(**(usual | collector)),

@@ -11,7 +11,7 @@ happens to the rest.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Self
@@ -19,8 +19,8 @@ from typing import Any, Self
 import dagster as dg
 import pyarrow as pa
 
-from datalake_assets import __version__
-from datalake_assets.assets.session_metadata import SHOWN, session_metadata
+from datalake_assets import __version__, liveness
+from datalake_assets.assets.session_metadata import SHOWN, reasons_table, session_metadata
 from datalake_assets.assets.stock_universe import (
     GROUP,
     OWNERS,
@@ -31,11 +31,19 @@ from datalake_assets.assets.stock_universe import (
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
 from datalake_assets.collection.progress import Display, Displays, Snapshot
-from datalake_assets.collection.universe import symbols_for
+from datalake_assets.collection.report import Reason, joined, reasons
+from datalake_assets.collection.retry import RetryPolicy
+from datalake_assets.collection.universe import (
+    inactive,
+    least_asked,
+    symbols_for,
+    told_unlisted,
+    unlisted,
+)
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
-from datalake_assets.listing import take_survey
+from datalake_assets.listing import calendar_of, take_survey
 from datalake_assets.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
@@ -68,6 +76,9 @@ FRESH_FOR = timedelta(days=5)
 """Nothing at all was collected for longer than any weekend and holiday lasts. Dagster measures from
 the newest materialization of any session, so this is coarse; the check `newest_session_is_there`
 is what knows sessions."""
+
+_REASONS = 5
+"""Errors of the source that the failure of a run tells; its metadata has more."""
 
 LOG_EVERY = 10.0
 """Seconds between two lines of progress in the run's log: each costs Dagster about 8 ms."""
@@ -135,6 +146,7 @@ def _daily_ticks(
         lake: LakeResource,
         display: dg.ResourceParam[Display],
     ) -> Iterator[dg.AssetCheckResult]:
+        liveness.mark(context)
         held = lake.open(source.identity)
         told: list[_Told] = []
         requests: dict[datetime, int] = {}  # sessions that were collected together share them
@@ -172,11 +184,20 @@ class _Told:
     published: bool
     findings: list[Finding]
     failures: list[tuple[str, str]]
+    reasons: tuple[Reason, ...]
+    closed: bool
 
     @classmethod
     def of(cls, outcome: Outcome) -> Self:
-        failures = list(outcome.ledger.failed.items())[:SHOWN]
-        return cls(outcome.ledger.session, outcome.published, outcome.findings, failures)
+        failed = outcome.ledger.failed
+        return cls(
+            outcome.ledger.session,
+            outcome.published,
+            outcome.findings,
+            list(failed.items())[:SHOWN],
+            reasons(failed)[:SHOWN],
+            outcome.closed,
+        )
 
 
 def _collect(
@@ -196,18 +217,32 @@ def _collect(
     shown = Displays(LogDisplay(context.log), display)
     context.log.info("from %s into %s", source.identity, lake.store.uri)
     with source.open(collector) as alpaca, collector.how(source.account) as how:
-        taken, universe = _universe(context, alpaca, lake, collector, source, days[-1])
-        origin = Origin(source.identity, asof=taken, run_id=context.run.run_id)
-        wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, universe, taken)
+        taken = _universe(context, alpaca, lake, collector, source, days[-1])
+        universe = lake.universe_of(taken)
+        origin = Origin(source.identity, listed=taken, run_id=context.run.run_id)
+        wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
+        if unknown := unlisted(chosen or (), universe):
+            context.log.warning("%s", told_unlisted(unknown, taken))
         known = None
         if collector.survey and not collector.repair:
             since = _first_session(context).year
             known = take_survey(alpaca, lake, how, wanted, since, taken)
             if known:
                 context.log.info("the years of %d symbols are known", len(known.years))
-        publication = Publication(wanted, lake, how, survey=known, repair=collector.repair)
+        publication = Publication(
+            wanted,
+            lake,
+            how,
+            survey=known,
+            repair=collector.repair,
+            inactive=inactive(universe),
+            # Chosen symbols are meant one by one; of a list, those listed since are not.
+            least=None if chosen else least_asked(universe),
+        )
         context.log.info(_announce(publication, collector))
-        yield from publication.run(alpaca.bars(taken), origin, display=shown)
+        policy = RetryPolicy(attempts=collector.attempts, seconds=collector.retry_seconds)
+        calendar = calendar_of(alpaca, lambda: collector.trading_limiter(source.account), policy)
+        yield from publication.run(alpaca.bars(), origin, display=shown, calendar=calendar)
 
 
 def _first_session(context: dg.AssetExecutionContext) -> date:
@@ -260,15 +295,15 @@ def _universe(
     collector: CollectorResource,
     source: SourceResource,
     newest: date,
-) -> tuple[date, pa.Table]:
-    """The newest snapshot; a new one when there is none or it is older than the session."""
-    if (found := lake.universe()) and found[0] >= newest:
-        return found
+) -> date:
+    """The day of the newest snapshot; of a new one when it would be older than the session."""
+    if (days := lake.universe_days()) and days[-1] >= newest:
+        return days[-1]
     context.log.info("no snapshot of the universe is as new as the session: taking one")
     taken, snapshot, written = take_universe(alpaca, lake, collector, source)
     metadata = snapshot_metadata(taken, snapshot, written, lake)
     context.log_event(dg.AssetMaterialization(stock_universe.key, metadata=metadata))
-    return taken, snapshot
+    return taken
 
 
 def _announce(publication: Publication, collector: CollectorResource) -> str:
@@ -364,6 +399,9 @@ def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
         metadata["offenders"] = dg.MetadataValue.table(
             [dg.TableRecord({"session": day, "offender": name}) for day, name in offenders[:SHOWN]]
         )
+    # Told also when enough was answered: why the others were not is what helps.
+    if rule == "success_rate" and (why := _why(told)):
+        metadata["failure_reasons"] = reasons_table(why)
     return dg.AssetCheckResult(
         asset_key=KEY,
         check_name=rule,
@@ -372,6 +410,10 @@ def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
         description=_verdict(found, broken),
         metadata=metadata,
     )
+
+
+def _why(told: Iterable[_Told]) -> tuple[Reason, ...]:
+    return joined(reason for session in told for reason in session.reasons)
 
 
 def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, Finding]]) -> str:
@@ -399,7 +441,11 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         f"What was collected waits in {lake.store.url(layout.INCOMPLETE)}. To ask for what is "
         f"missing: datalake collect {span} --repair"
     )
-    text = "\n".join([head, *lines, advice])
+    if all(session.closed for session in failed):
+        advice = "Nothing is to be collected of a day on which the exchange was closed"
+    why = _why(failed)
+    told = [f"  {reason}" for reason in why[:_REASONS]]
+    text = "\n".join([head, *lines, *told, advice])
     failures = [
         dg.TableRecord({"session": str(session.session), "symbol": symbol, "error": error})
         for session in failed
@@ -410,5 +456,6 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
     }
     if failures:
         metadata["first_failures"] = dg.MetadataValue.table(failures[:SHOWN])
+        metadata["failure_reasons"] = reasons_table(why)
     # The collector has retried what can pass; a second run would only ask all of it again.
     return dg.Failure(text, metadata=metadata, allow_retries=False)

@@ -12,9 +12,9 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datalake_assets import __version__
+from datalake_assets import __version__, liveness
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable
+from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable, odd
 from datalake_assets.lake.lake import Lake, Written
 from datalake_assets.listing import take_snapshot
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -43,9 +43,13 @@ KEY = dg.AssetKey("stock_universe")
     },
 )
 def stock_universe(
-    collector: CollectorResource, source: SourceResource, lake: LakeResource
+    context: dg.AssetExecutionContext,
+    collector: CollectorResource,
+    source: SourceResource,
+    lake: LakeResource,
 ) -> dg.MaterializeResult[None]:
     """Take today's snapshot."""
+    liveness.mark(context)
     target = lake.open(source.identity)
     with source.open(collector) as alpaca:
         taken, snapshot, written = take_universe(alpaca, target, collector, source)
@@ -80,5 +84,6 @@ def snapshot_metadata(
         "inactive": status["inactive"],
         "symbols": len(names),
         "no_tickers": sum(not askable(name) for name in names),
+        "untaken": len(odd(snapshot)),
         "file_size_bytes": written.size,
     }

@@ -15,7 +15,7 @@ from typing import Any
 
 import dagster as dg
 
-from datalake_assets import __version__
+from datalake_assets import __version__, liveness
 from datalake_assets.assets.daily_ticks import BARS_METADATA, LOG_EVERY
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
@@ -95,6 +95,7 @@ def _symbol_year_ticks(
     def symbol_year_ticks(
         context: dg.AssetExecutionContext, source: SourceResource, lake: LakeResource
     ) -> Iterator[dg.AssetCheckResult]:
+        liveness.mark(context)
         symbol_years = lake.open_symbol_years(source.identity)
         proofs: list[Proof] = []
         failures: dict[str, str] = {}

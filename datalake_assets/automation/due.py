@@ -134,7 +134,9 @@ def decide(
             tried = f"given up after {len(ended)} attempts; see its last run"
             return None, f"{tried}, then type `{by_hand} {partition}`"
         failed = f"attempt {len(ended)} failed"
-        if now < (again := max(ended) + patience.pause(len(ended))):
+        # An end that lies in the future was written by a clock that was wrong.
+        last = max((at for at in ended if at <= now), default=datetime.min.replace(tzinfo=UTC))
+        if now < (again := last + patience.pause(len(ended))):
             return None, f"{failed}, the next is at {again:%Y-%m-%d %H:%M} UTC"
         return number, f"{failed}, this is the next{' and last' * (number == patience.attempts)}"
 

@@ -11,6 +11,7 @@ from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.automation.due import PARTITION_APPEARS
+from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
 from datalake_assets.settings import Settings
 
 NEWEST_SESSION = dg.AssetCheckKey(DAILY_TICKS, "newest_session_is_there")
@@ -47,6 +48,20 @@ freshness_job = dg.define_asset_job(
     selection=AssetSelection.checks(NEWEST_SESSION),
     description="Look whether the newest session is in the lake, and collect nothing.",
 )
+
+
+JOBS = (
+    daily_ticks_job.name,
+    repair_job.name,
+    symbol_year_ticks_job.name,
+    lake_report_job.name,
+    freshness_job.name,
+    LAMBDA_SESSION_JOB,
+)
+"""The names of all jobs."""
+
+ASSETS = (STOCK_UNIVERSE, DAILY_TICKS, SYMBOL_YEAR_TICKS, LAKE_REPORT)
+"""The assets of all jobs."""
 
 
 def build_daily_schedule(settings: Settings) -> dg.ScheduleDefinition:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from datalake_assets import liveness
 from datalake_assets.assets.daily_ticks import KEY, POOL, REQUESTS_TAG
 from datalake_assets.assets.session_metadata import failures_table, session_metadata
 from datalake_assets.collection.audit import Finding, Verdict
@@ -49,6 +50,7 @@ def build_lambda_session_job(
 
     @dg.op(pool=POOL, description=f"Have the Lambda function {function} collect the session.")
     def lambda_session(context: dg.OpExecutionContext, collector: CollectorResource) -> None:
+        liveness.mark(context)
         client = _client()
         event = _event(context.partition_key, collector)
         number, requests, pending = 0, 0, None
@@ -111,6 +113,9 @@ def _event(session: str, collector: CollectorResource) -> dict[str, Any]:
             "coverage": collector.min_coverage,
             "invalid_bars": collector.max_invalid_bars,
             "row_ratio": collector.min_row_ratio,
+            "unanswered_allowed": collector.unanswered_allowed,
+            "silent_allowed": collector.silent_allowed,
+            "invalid_bars_allowed": collector.invalid_bars_allowed,
         },
     }
     return event | ({"symbols": list(chosen)} if (chosen := collector.chosen_symbols) else {})

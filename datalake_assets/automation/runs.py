@@ -1,7 +1,8 @@
 """Runs: what Dagster is doing, and did, about sessions and years.
 
-Belongs here: asking Dagster's instance, a few quick questions whatever the history. Does not
-belong here: what follows from the answers (`due`, `sensors`).
+Belongs here: asking Dagster's instance, a few quick questions whatever the history, and ending in
+its records the runs that were lost. Does not belong here: what follows from the answers (`due`,
+`sensors`), and when a run is lost (`liveness`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
-from datalake_assets import market_calendar
+from datalake_assets import liveness, market_calendar
 from datalake_assets.automation.due import Attempt
+from datalake_assets.automation.jobs import ASSETS, JOBS
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
@@ -35,6 +37,42 @@ _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_
 def collected(instance: dg.DagsterInstance, asset: dg.AssetKey) -> frozenset[str]:
     """The partitions of an asset that are materialized."""
     return frozenset(instance.get_materialized_partitions(asset))
+
+
+def end_lost(instance: dg.DagsterInstance, now: datetime) -> list[str]:
+    """End in the records each run of this program that is lost, and say which and why.
+
+    Nobody waits for it then, and its place in the queue is free. Should one that was silent work
+    after all, nothing breaks: sessions are written whole, and never over what is newer.
+
+    Args:
+        instance: Dagster's records.
+        now: The time, UTC.
+    """
+    told = []
+    going_on = dg.RunsFilter(statuses=list(liveness.GOING_ON))
+    for record in instance.get_run_records(going_on):
+        run = record.dagster_run
+        if not _is_ours(run) or not (why := liveness.lost(instance, record, now)):
+            continue
+        # It may have come to its end since it was listed.
+        again = instance.get_run_by_id(run.run_id)
+        if again is None or again.status != run.status:
+            continue
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, why)
+        else:
+            instance.report_run_failed(run, why)
+        told.append(f"run {run.run_id[:8]} was ended in the records: {why}")
+    return told
+
+
+def _is_ours(run: dg.DagsterRun) -> bool:
+    return (
+        run.job_name in JOBS
+        or liveness.TAG in run.tags
+        or not frozenset(ASSETS).isdisjoint(run.asset_selection or ())
+    )
 
 
 def under_way(
@@ -98,33 +136,48 @@ def attempts(
 
 
 def materialized_at(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, partitions: Iterable[str]
+    instance: dg.DagsterInstance, asset: dg.AssetKey, partitions: Iterable[str], now: datetime
 ) -> dict[str, datetime]:
-    """When each of these partitions was last materialized, UTC."""
+    """When each of these partitions was last materialized, UTC; of the future nothing is known."""
     found = {}
     for key in partitions:
-        records = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key]), limit=1
-        ).records
+        so_far = dg.AssetRecordsFilter(
+            asset_key=asset, asset_partitions=[key], before_timestamp=_after(now)
+        )
+        records = instance.fetch_materializations(so_far, limit=1).records
         if records:
             found[key] = datetime.fromtimestamp(records[0].timestamp, UTC)
     return found
 
 
-def last_materialized(instance: dg.DagsterInstance, asset: dg.AssetKey) -> datetime | None:
-    """When an asset, any partition of it, was last materialized, UTC."""
-    event = instance.get_latest_materialization_event(asset)
-    return datetime.fromtimestamp(event.timestamp, UTC) if event else None
+def last_materialized(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, now: datetime
+) -> datetime | None:
+    """When an asset, any partition of it, was last materialized, UTC, by now."""
+    so_far = dg.AssetRecordsFilter(asset_key=asset, before_timestamp=_after(now))
+    records = instance.fetch_materializations(so_far, limit=1).records
+    return datetime.fromtimestamp(records[0].timestamp, UTC) if records else None
 
 
 def newest_news(
-    instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey], jobs: Iterable[str]
+    instance: dg.DagsterInstance,
+    assets: Iterable[dg.AssetKey],
+    jobs: Iterable[str],
+    now: datetime,
 ) -> datetime | None:
-    """When one of these assets was last materialized, or a run of one of these jobs failed, UTC."""
-    found = [last_materialized(instance, asset) for asset in assets]
+    """When one of these assets was last materialized, or a run of one of these jobs failed, UTC.
+
+    What a clock that was wrong dated later than now is left out: it would be the newest until then.
+    """
+    found = [last_materialized(instance, asset, now) for asset in assets]
     for job in jobs:
         failed = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE])
-        for record in instance.get_run_records(failed, limit=1):
-            if record.end_time:
+        for record in instance.get_run_records(failed, limit=_LATEST):
+            if record.end_time and record.end_time < _after(now):
                 found.append(datetime.fromtimestamp(record.end_time, UTC))
     return max(filter(None, found), default=None)
+
+
+def _after(now: datetime) -> float:
+    """Just after an instant, as Dagster's records count: its bounds exclude."""
+    return now.timestamp() + 1e-3

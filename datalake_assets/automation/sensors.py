@@ -1,7 +1,8 @@
 """Sensors: every day by itself.
 
 Belongs here: which runs to ask for, and why not. Does not belong here: the rules about time
-(`due`), holes and their budget (`repairs`), and asking Dagster what it did (`runs`).
+(`due`), holes and their budget (`repairs`), years that are behind (`years`), and asking Dagster
+what it did (`runs`).
 
 Each sensor looks, asks for a few runs or says why there is nothing to ask for, and remembers
 nothing that can be looked up. What is true is in the lake and in Dagster's records.
@@ -29,13 +30,12 @@ from datalake_assets.automation.jobs import (
 )
 from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
 from datalake_assets.automation.repairs import Holes, Repair
+from datalake_assets.automation.years import Years
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
-from datalake_assets.storage import layout
-from datalake_assets.storage.store import Store, open_store
+from datalake_assets.storage.store import open_store
 
 NEW, SECOND_LOOK, REPAIR, YEAR, REPORT = "new session", "second look", "repair", "year", "report"
 """What the runs are for: the values of the tag `runs.FOR`."""
@@ -51,7 +51,6 @@ GRANTED_TAG, DAY_TAG = "datalake/max_requests", "datalake/day"
 PATIENCE = due.Patience()
 
 _REPORT = LAKE_REPORT.to_user_string()
-_PUBLICATION = timedelta(hours=1)  # longer than any takes
 _REASONS = 8  # that one tick tells
 
 
@@ -84,7 +83,7 @@ def _new_sessions(settings: Settings) -> dg.SensorDefinition:
     def new_sessions(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
-        now = clock.now()
+        now = _begin(context, clock)
         wanted = _after(settings, due.newest(now, settings.catch_up_sessions, delay))
         published = runs.collected(context.instance, DAILY_TICKS)
         missing = {str(day): "its bars can be had" for day in wanted if str(day) not in published}
@@ -115,11 +114,11 @@ def _second_look(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         if not later:
             return dg.SkipReason("DATALAKE_SECOND_LOOK_SESSIONS is 0: nothing is collected again")
-        now = clock.now()
+        now = _begin(context, clock)
         newest = due.newest(now, settings.catch_up_sessions + later, delay)
         again = {day: due.looked_at_again_at(day, later, delay) for day in newest}
         ripe = [day for day in _after(settings, newest) if again[day] <= now]
-        at = runs.materialized_at(context.instance, DAILY_TICKS, map(str, ripe))
+        at = runs.materialized_at(context.instance, DAILY_TICKS, map(str, ripe), now)
         # What was never published is not to be looked at again, but to be collected.
         wanted = {
             str(day): "it is due for its second look"
@@ -153,7 +152,7 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         if not budget:
             return dg.SkipReason("DATALAKE_REPAIR_REQUESTS_PER_DAY is 0: nothing is repaired")
-        now = clock.now()
+        now = _begin(context, clock)
         holes = Holes.remembered(context.cursor)
         unseen = holes.look(Lake(open_store(lake.uri)))
         published = runs.collected(context.instance, DAILY_TICKS)
@@ -196,13 +195,15 @@ def _years_follow() -> dg.SensorDefinition:
         clock: dg.ResourceParam[Clock],
         lake: LakeResource,
     ) -> dg.SensorResult | dg.SkipReason:
-        changed = _changed_years(open_store(lake.uri))
+        now = _begin(context, clock)
+        years = Years.remembered(context.cursor)
+        changed = years.look(open_store(lake.uri), now)
         graph = _graph(context)
         collecting = {day[:4] for day in _under_way(context)}
         publishing = runs.under_way(context.instance, SYMBOL_YEAR_TICKS, (YEARS_JOB,), graph)
         attempts = {year: runs.attempts(context.instance, YEAR, year) for year in changed}
         verdicts = due.decide(
-            clock.now(),
+            now,
             dict.fromkeys(changed, "its sessions changed"),
             busy=publishing | dict.fromkeys(collecting, "its sessions are being collected"),
             # Those before the change published what the sessions were then.
@@ -216,7 +217,8 @@ def _years_follow() -> dg.SensorDefinition:
         told = [verdict.why for verdict in verdicts] or [
             "every year shows its sessions as they are"
         ]
-        return _answer(context, _requests_of(YEAR, verdicts, since=changed), told)
+        requests = _requests_of(YEAR, verdicts, since=changed)
+        return _answer(context, requests, told, years.cursor())
 
     return years_follow
 
@@ -233,10 +235,11 @@ def _report_follows() -> dg.SensorDefinition:
     def report_follows(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
+        now = _begin(context, clock)
         newest = runs.newest_news(
-            context.instance, (DAILY_TICKS, SYMBOL_YEAR_TICKS), (*COLLECTING, YEARS_JOB)
+            context.instance, (DAILY_TICKS, SYMBOL_YEAR_TICKS), (*COLLECTING, YEARS_JOB), now
         )
-        written = runs.last_materialized(context.instance, LAKE_REPORT)
+        written = runs.last_materialized(context.instance, LAKE_REPORT, now)
         if newest is None or (written and newest <= written):
             return dg.SkipReason("nothing happened since the report was written")
         busy = {
@@ -247,7 +250,7 @@ def _report_follows() -> dg.SensorDefinition:
             return dg.SkipReason(f"{len(busy):,} partitions are still being worked on")
         made = runs.attempts(context.instance, REPORT)
         verdicts = due.decide(
-            clock.now(),
+            now,
             {_REPORT: "something happened since it was written"},
             busy={},
             attempts={_REPORT: [one for one in made if not one.ended or one.ended >= newest]},
@@ -265,6 +268,14 @@ def _report_follows() -> dg.SensorDefinition:
         return _answer(context, requests, [verdict.why for verdict in verdicts])
 
     return report_follows
+
+
+def _begin(context: dg.SensorEvaluationContext, clock: Clock) -> datetime:
+    """The time of this tick, after the runs that were lost are out of the way."""
+    now = clock.now()
+    for ended in runs.end_lost(context.instance, now):
+        context.log.warning(ended)
+    return now
 
 
 def _after(settings: Settings, days: list[date]) -> list[date]:
@@ -353,20 +364,3 @@ def _requests(run: dg.DagsterRun) -> int:
     tags: Mapping[str, str] = run.tags
     granted = int(tags.get(GRANTED_TAG, 0))
     return int(tags.get(REQUESTS_TAG, granted)) if run.is_finished else granted
-
-
-def _changed_years(store: Store) -> dict[str, datetime]:
-    """The years whose symbol-years are behind, and when their newest session was written."""
-    newest: dict[int, datetime] = {}
-    for key, at in store.modified(layout.SESSIONS).items():
-        for day in layout.dated(layout.SESSIONS, [key]):
-            newest[day.year] = max(at, newest.get(day.year, at))
-    published = store.modified(layout.MANIFESTS)
-    found = {}
-    for year, at in sorted(newest.items()):
-        manifest_at = published.get(layout.manifest_key(year))
-        # A session may have been written while the year was being published.
-        recent = manifest_at is None or at >= manifest_at - _PUBLICATION
-        if recent and SymbolYears(store).behind(year):
-            found[str(year)] = at
-    return found

@@ -12,6 +12,7 @@ from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import open_lake, partitions
 from datalake_assets.cli.runs import materialize, write_report
 from datalake_assets.cli.terminal import command, out, plain_errors, sparkline, tell
+from datalake_assets.collection.bars import price_text
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -41,7 +42,8 @@ def _first_look(lake: Lake, newest: date) -> None:
     days = [day for day in lake.sessions() if day <= newest][-DEMO_SESSIONS:]
     tables = {day: lake.read(day).bars for day in days}
     bars = tables[newest]
-    turnover = pc.multiply(bars["vwap"], pc.cast(bars["volume"], "float64"))
+    # Without an average nothing was traded, or the source does not tell what for.
+    turnover = pc.multiply(pc.fill_null(bars["vwap"], 0.0), pc.cast(bars["volume"], "float64"))
     top = bars.append_column("turnover", turnover).sort_by([("turnover", "descending")])
     closes = {
         day: dict(zip(table["symbol"].to_pylist(), table["close"].to_pylist(), strict=True))
@@ -64,10 +66,10 @@ def _first_look(lake: Lake, newest: date) -> None:
     for row in top.slice(0, 10).to_pylist():
         history = [closes[day].get(row["symbol"]) for day in days]
         before = history[-2] if len(history) > 1 else None
-        change = "" if before is None else f"{row['close'] / before - 1:+.2%}"
+        change = f"{row['close'] / before - 1:+.2%}" if before else ""
         table.add_row(
             row["symbol"],
-            f"{row['close']:,.2f}",
+            price_text(row["close"]),
             f"[{'red' if change.startswith('-') else 'green'}]{change}[/]" if change else "",
             f"{row['volume']:,}",
             f"${row['turnover'] / 1e6:,.0f} M",

@@ -32,6 +32,9 @@ def exchange(
     errata: Annotated[
         str, typer.Option(help='Wrong actions, as JSON: {"rate": 0.01, "seed": 1} has 1 % wrong.')
     ] = "",
+    closures: Annotated[
+        str, typer.Option(help="Days on which it stayed closed after all: 2025-01-09,…")
+    ] = "",
 ) -> None:
     """Run the embedded exchange: Alpaca's wire protocol over a synthetic or recorded market."""
     with plain_errors():
@@ -45,6 +48,7 @@ def exchange(
             latency=latency,
             faults=faults,
             errata=errata,
+            closures=closures,
         )
 
         def announce(url: str) -> None:

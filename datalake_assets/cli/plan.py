@@ -60,14 +60,12 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     if missing:
         days = sorted(frozenset(days).difference(published))
     with source.open(collector) as alpaca, collector.how(source.account) as how:
-        found = lake.universe()
-        if found is None:
+        if not (listed := lake.universe_days()):
             tell(err, "No universe in the lake yet: taking its first snapshot …")
-            found = take_universe(alpaca, lake, collector, source)[:2]
-        taken, snapshot = found
+            listed = [take_universe(alpaca, lake, collector, source)[0]]
         chosen = collector.chosen_symbols
-        wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, snapshot, taken)
-        known = take_survey(alpaca, lake, how, wanted, settings.first_session.year, taken)
+        wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
+        known = take_survey(alpaca, lake, how, wanted, settings.first_session.year, listed[-1])
         planned = Publication(wanted, lake, how, survey=known).plan
     # A survey leaves out those that did not trade; to do so twice would tell too few bars.
     density = 1.0 if known else _density(lake, published)

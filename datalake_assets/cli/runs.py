@@ -6,7 +6,7 @@ Belongs here: launching a run, and showing what it did. Does not belong here: wh
 from __future__ import annotations
 
 import os
-import socket
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from datalake_assets.cli.arguments import claimed_lake
+from datalake_assets.cli.arguments import claimed_lake, open_lake
 from datalake_assets.cli.terminal import TerminalDisplay, command, err, out, tell
+from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.report import Reason, joined
+from datalake_assets.collection.universe import told_unlisted, unlisted
+from datalake_assets.lake.coverage import narrow
+from datalake_assets.lake.examination import spans
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
@@ -27,11 +32,14 @@ if TYPE_CHECKING:
     import dagster as dg
     from dagster_shared.error import SerializableErrorInfo
 
-_HOST, _PROCESS = "datalake/host", "datalake/process"
-"""Tags of the runs that this command executes itself: where, and in which process."""
+_UNBOUNDED = {"dagster/max_runtime_seconds": "0"}
+"""A run in a terminal may take as long as it takes: somebody sees it, and can stop it."""
+
+_REASONS = 5
+"""Errors of the source that are told; `status --json` and the run's metadata have all."""
 
 
-def materialize(settings: Settings, start: date, end: date, **knobs: bool) -> bool:
+def materialize(settings: Settings, start: date, end: date, **knobs: float) -> bool:
     """Collect these sessions in this process, and publish the years that they change.
 
     Args:
@@ -54,6 +62,8 @@ def materialize(settings: Settings, start: date, end: date, **knobs: bool) -> bo
         )
         _show_sessions(result)
         _show_checks(result)
+        _show_reasons(result)
+        _show_universe(settings, start, end)
         if _interrupted(result):
             return False
         # Also when a session did not pass: the others did, and readers may have them.
@@ -102,12 +112,15 @@ def _run(
     config: Mapping[str, Any],
 ) -> dg.ExecuteInProcessResult:
     """Run a job in this process, over a range of partitions if any; tell why a step failed."""
+    from datalake_assets import liveness
+    from datalake_assets.automation.runs import end_lost
     from datalake_assets.definitions import build_definitions
 
-    _bury_killed_runs(records)
+    for ended in end_lost(records, Clock().now()):
+        tell(err, ended)
     definitions = build_definitions(settings, display=TerminalDisplay(err))
-    process = {_HOST: socket.gethostname(), _PROCESS: str(os.getpid())}
-    which: dict[str, Any] = {"tags": process}
+    run_id = str(uuid.uuid4())
+    which: dict[str, Any] = {"run_id": run_id, "tags": {**liveness.tag(run_id), **_UNBOUNDED}}
     if first and last and first != last:
         # The tags by which Dagster's own range runs name their partitions.
         which["tags"] |= {
@@ -124,31 +137,6 @@ def _run(
     for event in result.filter_events(lambda event: event.is_step_failure):
         tell(err, f"{event.step_key}: {_reason(event, first, last)}")
     return result
-
-
-def _bury_killed_runs(records: dg.DagsterInstance) -> None:
-    """Mark runs of this command failed whose process was killed.
-
-    Nobody else can: Dagster watches only the processes that it launched, and a run that seems
-    to go on for ever takes a place in its queue.
-    """
-    import dagster as dg
-
-    seeming = dg.RunsFilter(
-        statuses=[
-            dg.DagsterRunStatus.NOT_STARTED,
-            dg.DagsterRunStatus.STARTING,
-            dg.DagsterRunStatus.STARTED,
-        ],
-        tags={_HOST: socket.gethostname()},
-    )
-    for run in records.get_runs(seeming):
-        try:
-            os.kill(int(run.tags[_PROCESS]), 0)
-        except ProcessLookupError:
-            records.report_run_failed(run, "The process of this run is gone: it was killed.")
-        except PermissionError:
-            pass  # it lives, under another user
 
 
 def _error(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
@@ -179,8 +167,8 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
     if event.step_key == "symbol_year_ticks":
         return "interrupted. What was written stays, and the same command writes the rest"
     return (
-        "interrupted. Sessions that were published stay; to go on with what was collected of the "
-        f"others: {command()} collect --from {first} --to {last} --repair"
+        "interrupted. Sessions that were published stay; to go on with all others and ask for no "
+        f"symbol twice: {command()} collect --from {first} --to {last} --repair"
     )
 
 
@@ -223,6 +211,33 @@ def _show_sessions(result: dg.ExecuteInProcessResult) -> None:
         )
     if sessions.row_count:
         out.print(sessions)
+
+
+def _show_reasons(result: dg.ExecuteInProcessResult) -> None:
+    """Why symbols of published sessions failed; of the others the run's failure tells it."""
+    told = []
+    for event in result.get_asset_materialization_events():
+        table = event.materialization.metadata.get("failure_reasons")
+        for row in getattr(table, "records", ()):
+            error, count, symbols = (row.data[name] for name in ("error", "count", "symbols"))
+            told.append(Reason(error, count, tuple(symbols.split(", "))))
+    for reason in joined(told)[:_REASONS]:
+        tell(out, str(reason))
+
+
+def _show_universe(settings: Settings, start: date, end: date) -> None:
+    """What of the chosen symbols, or of the list, these sessions don't know."""
+    lake, chosen = open_lake(settings), settings.read_symbols()
+    if chosen and (listed := lake.universe()) and (names := unlisted(chosen, listed[1])):
+        tell(out, told_unlisted(names, listed[0]))
+    held = lake.coverage(start, end)
+    few = narrow(lake, held.published, chosen)
+    for first, last in spans(few, list(held.sessions)):
+        which = f"--session {first}" if first == last else f"--from {first} --to {last}"
+        tell(
+            out,
+            f"{_days(first, last)}: {few[last]}  →  {command()} collect {which} --repair",
+        )
 
 
 def _show_years(result: dg.ExecuteInProcessResult) -> None:

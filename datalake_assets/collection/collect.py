@@ -12,9 +12,9 @@ import random
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,10 +22,12 @@ import pyarrow.compute as pc
 from datalake_assets.collection import bars as bars_table
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import (
-    OddBarError,
+    BadRequestError,
+    CollectionError,
     PermanentError,
     RejectedSymbolError,
     StoppedError,
+    TransientError,
     UnreadableError,
 )
 from datalake_assets.collection.plan import Chunk, Plan
@@ -40,12 +42,33 @@ _EMPTY_PAGES = 3
 _WALKS = 3
 """Times that a chunk is walked from its first page when its tokens lead nowhere."""
 
+_SEARCH = 100
+"""Requests that may be sent in search of the symbols for which a request is refused. Each symbol
+takes 18 among 500 (9 times both halves), so five are found; and one takes 63 if the answers with it
+come damaged and are asked for six times each. What is not found by then fails; a repair goes on."""
+
+_HOPELESS = 12
+"""Requests of a search after which it ends if none was answered: refused down to a single one of
+500 symbols, or damaged for both halves, six times each. It is the source then that is unwell."""
+
+_SURELY = 10.0
+"""Bars to expect of a request so that null for all of them is no ordinary answer. One symbol that
+traded all year has a day without a trade now and then; ten of them at once have not."""
+
 _TURN = 0.1
 """Seconds between two looks at a collection that runs."""
 
 _GRACE = 1.0
 """Seconds that threads get to end after a stop. One that waits for a silent server can't be
 woken; it is a daemon thread, and what it still brings is ignored."""
+
+
+class OddItem(NamedTuple):
+    """Something in an answer that can't be used: whose it is, of which session, and why not."""
+
+    symbol: str
+    session: date | None
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +79,30 @@ class Page:
         bars: Rows in the schema of `bars.SCHEMA`, in the order in which they came.
         next_token: How to ask for the page after it; None at the end.
         size: Size of the decoded answer in bytes.
+        odd: What else it holds and can't be used.
+        nulls: Symbols beside which it says null.
+        null: Does it say null instead of any bar?
+        rounded: Bars whose volume had a fraction of a share.
     """
 
     bars: pa.Table
     next_token: str | None
     size: int = 0
+    odd: tuple[OddItem, ...] = ()
+    nulls: frozenset[str] = frozenset()
+    null: bool = False
+    rounded: int = 0
+
+    def confirmed_by(self, again: Page) -> Page:
+        """The second answer to the same question, and what only the first one had."""
+        return replace(
+            again,
+            bars=pa.concat_tables([self.bars, again.bars]),
+            odd=self.odd + again.odd,
+            null=self.null and again.null,
+            rounded=max(self.rounded, again.rounded),
+            next_token=again.next_token or self.next_token,
+        )
 
 
 class Fetch(Protocol):
@@ -79,11 +121,54 @@ class Fetch(Protocol):
 
 @dataclass(slots=True)
 class _Outcome:
-    """What became of one chunk."""
+    """What became of one chunk: symbols `failed` in all of its sessions, `odd` in single ones."""
 
     bars: list[pa.Table] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
+    odd: dict[date, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+
+
+@dataclass(slots=True)
+class _Search:
+    """The search for the symbols of a chunk for which its request is refused.
+
+    `blocks` are what is still to be asked for, with the reason why it is asked for again; `sent`
+    counts the requests since the first refusal, `asked` the blocks. `found`: did one bring an
+    answer, or a name that the source rejects?
+    """
+
+    blocks: deque[tuple[tuple[str, ...], CollectionError | None]]
+    sent: int = 0
+    asked: int = 0
+    found: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Is what is left given up?"""
+        return self.sent >= _SEARCH or (self.sent >= _HOPELESS and not self.found)
+
+    def next(self) -> tuple[tuple[str, ...], CollectionError | None]:
+        """After both halves down to a small block, until one is answered; then the largest first.
+
+        So a source that refuses everything is soon told from one that refuses many symbols, and a
+        search that is cut off has left as few symbols as possible.
+        """
+        self.asked += 1
+        return self.blocks.popleft() if self.found or self.asked <= 3 else self.blocks.pop()
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """The pages of one request.
+
+    Bars of what was asked for, odd items, symbols that were not asked for, volumes rounded.
+    """
+
+    bars: pa.Table
+    odd: list[OddItem]
+    strangers: frozenset[str]
+    rounded: int
 
 
 class Collection:
@@ -146,7 +231,8 @@ class Collection:
         self._final: Statistics | None = None
         self._working = 0
         self._idle = threading.Event()
-        self._bars = self._bytes = self._strays = self._answered = self._failed = 0
+        self._bars = self._bytes = self._strays = self._odd = self._rounded = 0
+        self._answered = self._failed = 0
         self._began = self._clock.seconds()
         self._started = self._ended = self._clock.now()
         self._seconds = 0.0
@@ -219,9 +305,12 @@ class Collection:
             part for outcome in outcomes.values() for part in outcome.bars
         )
         found = dict(bars_table.by_session(table))
-        clashes: dict[date, dict[str, str]] = defaultdict(dict)
+        odd: dict[date, dict[str, str]] = defaultdict(dict)
+        for outcome in outcomes.values():
+            for day, items in outcome.odd.items():
+                odd[day] |= items
         for symbol, day in contradictions:
-            clashes[day][symbol] = "the source gave two different bars for this session"
+            odd[day][symbol] = "the source gave two different bars for this session"
         nothing = bars_table.empty()
         chunks: dict[date, list[Chunk]] = defaultdict(list)
         for chunk in self._plan.chunks:
@@ -229,7 +318,11 @@ class Collection:
                 chunks[day].append(chunk)
         for day in self._plan.sessions:
             bars = found.get(day, nothing)
-            yield bars, _ledger(day, bars, chunks[day], outcomes, clashes[day])
+            if odd[day]:
+                # A bar beside one that can't be used contradicts it, as two different ones do.
+                unsure = pc.is_in(bars["symbol"], pa.array(odd[day], pa.string()))
+                bars = bars.filter(pc.invert(unsure))
+            yield bars, _ledger(day, bars, chunks[day], outcomes, odd[day])
 
     @property
     def statistics(self) -> Statistics:
@@ -250,6 +343,8 @@ class Collection:
             bars=self._bars,
             bytes_received=self._bytes,
             stray_bars=self._strays,
+            odd_bars=self._odd,
+            rounded_volumes=self._rounded,
         )
 
     def snapshot(self) -> Snapshot:
@@ -272,7 +367,7 @@ class Collection:
         """One thread: chunk after chunk, until none is left or it is told to stop."""
         try:
             while not self._stop.is_set() and (chunk := self._next_chunk()):
-                self._record(chunk, self._collect(chunk.symbols, chunk))
+                self._record(chunk, self._collect(chunk))
         except StoppedError:
             pass  # its chunk stays pending
         except BaseException as error:  # noqa: BLE001 - `run` raises it again
@@ -298,64 +393,94 @@ class Collection:
             self._rejected |= outcome.rejected
             days = len(chunk.sessions)
             self._bars += sum(table.num_rows for table in outcome.bars)
-            self._failed += len(outcome.failed) * days
+            odd = sum(len(items) for items in outcome.odd.values())
+            self._failed += len(outcome.failed) * days + odd
             lost = len(outcome.failed) + len(outcome.rejected)
-            self._answered += (len(chunk.symbols) - lost) * days
+            self._answered += (len(chunk.symbols) - lost) * days - odd
 
-    def _collect(self, symbols: tuple[str, ...], chunk: Chunk) -> _Outcome:
-        """Ask for these symbols of the chunk, leaving out what the source calls no symbol."""
-        outcome = _Outcome(rejected={s: self._rejected[s] for s in symbols if s in self._rejected})
-        symbols = tuple(symbol for symbol in symbols if symbol not in outcome.rejected)
-        while symbols:
+    def _collect(self, chunk: Chunk) -> _Outcome:
+        """Ask for the symbols of the chunk, and find those for which a request is refused.
+
+        Where the source names the symbols that it refuses, or an answer holds others than were
+        asked for, only the rest is asked for again. Where it names none, both halves are, then
+        theirs, as long as `_Search` says.
+
+        Raises:
+            StoppedError: Stopped before the first answer. Stopped later, the outcome has what was
+                answered until then, and the rest fails for the reason that it was asked again.
+        """
+        rejected = {s: self._rejected[s] for s in chunk.symbols if s in self._rejected}
+        outcome = _Outcome(rejected=rejected)
+        asked = tuple(symbol for symbol in chunk.symbols if symbol not in rejected)
+        search = _Search(deque([(asked, None)] if asked else []))
+        while search.blocks:
+            symbols, reason = search.next()
+            if reason is not None and search.over:
+                outcome.failed |= dict.fromkeys(symbols, str(reason))
+                continue
             try:
-                outcome.bars.append(self._walk(symbols, chunk))
+                walk = self._walk(symbols, chunk, search)
+            except StoppedError:
+                if reason is None:
+                    raise
+                for block, why in ((symbols, reason), *search.blocks):
+                    outcome.failed |= dict.fromkeys(block, str(why))
                 break
             except RejectedSymbolError as error:
-                if error.symbol in symbols:
-                    outcome.rejected[error.symbol] = str(error)
-                    symbols = tuple(symbol for symbol in symbols if symbol != error.symbol)
-                elif len(symbols) == 1:
-                    outcome.rejected[symbols[0]] = str(error)
-                    break
-                else:
-                    # It names none of ours: halve until the one that it means stands alone.
-                    middle = len(symbols) // 2
-                    for half in (symbols[:middle], symbols[middle:]):
-                        part = self._collect(half, chunk)
-                        outcome.bars += part.bars
-                        outcome.failed |= part.failed
-                        outcome.rejected |= part.rejected
-                    break
+                named = error.of(symbols) or frozenset(symbols if len(symbols) == 1 else ())
+                if named:
+                    search.found = True
+                    outcome.rejected |= dict.fromkeys(named, str(error))
+                    if left := tuple(symbol for symbol in symbols if symbol not in named):
+                        search.blocks.appendleft((left, reason))
+                    continue
+                why, left = error, symbols
             except PermanentError as error:
-                outcome.failed |= self._without_odd_bars(symbols, chunk, error, outcome.bars)
-                break
+                why, left = error, symbols
+            else:
+                search.found = True
+                if not (left := self._keep(walk, symbols, chunk, outcome)):
+                    continue
+                why = BadRequestError(
+                    f"asked for {_described(symbols, chunk)}, the source answered with bars of "
+                    f"{min(walk.strangers)}, which was not asked for, and none of this symbol"
+                )
+            if reason is None:
+                search.sent = 0  # what comes from here on is the search
+            if len(symbols) == 1 or not _may_be_of_one_symbol(why):
+                outcome.failed |= dict.fromkeys(left, str(why))
+            elif len(left) < len(symbols):
+                search.blocks.append((left, why))
+            else:
+                middle = len(left) // 2
+                search.blocks += [(left[:middle], why), (left[middle:], why)]
         return outcome
 
-    def _without_odd_bars(
-        self, symbols: tuple[str, ...], chunk: Chunk, error: PermanentError, bars: list[pa.Table]
-    ) -> dict[str, str]:
-        """After an error, ask for those symbols of which there is an answer without it.
-
-        Halves as long as one half is well: so one symbol is found, and a source that is unwell
-        itself is not asked a thousand times. Stopped meanwhile, it keeps the answers it has.
+    def _keep(
+        self, walk: _Walk, symbols: tuple[str, ...], chunk: Chunk, outcome: _Outcome
+    ) -> tuple[str, ...]:
+        """Take what an answer holds into the outcome.
 
         Returns:
-            Those of which there is none, with the last error.
+            The symbols of which it tells nothing: with bars of others in it, that it has none of
+            theirs may be a mistake too.
         """
-        failed = {symbols: error}
-        while len(symbols) > 1 and len(failed) == 1 and _about_a_bar(error):
-            middle = len(symbols) // 2
-            failed = {}
-            for half in (symbols[:middle], symbols[middle:]):
-                try:
-                    bars.append(self._walk(half, chunk))
-                except (PermanentError, StoppedError) as again:
-                    if isinstance(again, PermanentError):
-                        error = again  # else it is that of the request with both halves
-                    failed[half], symbols = error, half
-        return {symbol: str(why) for half, why in failed.items() for symbol in half}
+        outcome.bars.append(walk.bars)
+        keys = _keys(walk.bars) if walk.odd or walk.strangers else set()
+        for symbol, session, why in walk.odd:
+            # Of which session it is may be unknown: then it may be any without a bar.
+            days = [day for day in chunk.sessions if (symbol, day) not in keys]
+            for day in (session,) if session in chunk.sessions else days:
+                outcome.odd[day].setdefault(symbol, why)
+        with self._lock:
+            self._odd += len(walk.odd)
+            self._rounded += walk.rounded
+        if not walk.strangers:
+            return ()
+        told = {symbol for symbol, _ in keys} | {item.symbol for item in walk.odd}
+        return tuple(symbol for symbol in symbols if symbol not in told)
 
-    def _walk(self, symbols: tuple[str, ...], chunk: Chunk) -> pa.Table:
+    def _walk(self, symbols: tuple[str, ...], chunk: Chunk, search: _Search) -> _Walk:
         """Follow the pages of one request to their end.
 
         Nothing is concluded before the last page: a symbol can straddle pages.
@@ -364,15 +489,18 @@ class Collection:
         seen: set[tuple[str, date]] = set()
         for _ in range(_WALKS):
             pages, seen = [], set()
+            odd: list[OddItem] = []
+            strangers: set[str] = set()
             tokens: set[str] = set()
             token: str | None = None
-            idle = 0
+            idle = rounded = 0
             while idle < _EMPTY_PAGES:
-                page = self._ask(symbols, chunk, token)
-                pages.append(self._asked_for(page.bars, symbols, chunk))
+                page = self._ask(symbols, chunk, token, search, bool(seen))
+                pages.append(self._asked_for(page, symbols, chunk, odd, strangers))
+                rounded += page.rounded
                 token = page.next_token
                 if token is None:
-                    return pa.concat_tables(pages)
+                    return _Walk(pa.concat_tables(pages), odd, frozenset(strangers), rounded)
                 before = len(seen)
                 seen |= _keys(pages[-1])
                 idle = idle + 1 if len(seen) == before else 0
@@ -384,34 +512,90 @@ class Collection:
             f"{len(seen):,} bars the source still gave a token"
         )
 
-    def _asked_for(self, table: pa.Table, symbols: tuple[str, ...], chunk: Chunk) -> pa.Table:
-        """The rows of the chunk's sessions; days in between that are no session are left out.
+    def _asked_for(
+        self,
+        page: Page,
+        symbols: tuple[str, ...],
+        chunk: Chunk,
+        odd: list[OddItem],
+        strangers: set[str],
+    ) -> pa.Table:
+        """The rows of the chunk's symbols and sessions; the others are counted and left out.
 
-        Raises:
-            PermanentError: There are bars of a symbol that was not asked for.
+        Odd items of these symbols are added to `odd`, symbols that were not asked for to
+        `strangers`. A name in another case is told as odd: it may be theirs (`aapl`), or another
+        security (`BACpA`).
         """
-        if strangers := frozenset(pc.unique(table["symbol"]).to_pylist()).difference(symbols):
-            raise PermanentError(
-                f"asked for {_described(symbols, chunk)}, the source answered with bars of "
-                f"{min(strangers)}: this is no answer to the question"
-            )
-        wanted = pc.is_in(table["session"], pa.array(chunk.sessions, pa.date32()))
-        kept = table.filter(wanted)
-        if strays := table.num_rows - kept.num_rows:
-            with self._lock:
-                self._strays += strays
+        asked = frozenset(symbols)
+        other = frozenset(pc.unique(page.bars["symbol"]).to_pylist()) - asked
+        odd += [item for item in page.odd if item.symbol in asked]
+        other |= {item.symbol for item in page.odd} - asked
+        kept = page.bars.filter(
+            pc.is_in(page.bars["session"], pa.array(chunk.sessions, pa.date32()))
+        )
+        if other:
+            spelt = {symbol.upper(): symbol for symbol in symbols}
+            for name in sorted(other):
+                if (symbol := spelt.get(name.upper())) is None:
+                    strangers.add(name)
+                else:
+                    odd.append(OddItem(symbol, None, f"the source answered under the name {name}"))
+            kept = kept.filter(pc.is_in(kept["symbol"], pa.array(symbols, pa.string())))
+        with self._lock:
+            self._strays += page.bars.num_rows - kept.num_rows
         return kept
 
-    def _ask(self, symbols: tuple[str, ...], chunk: Chunk, token: str | None) -> Page:
+    def _ask(
+        self,
+        symbols: tuple[str, ...],
+        chunk: Chunk,
+        token: str | None,
+        search: _Search,
+        seen: bool,
+    ) -> Page:
+        """One page. Null in it is asked for a second time before it is taken for no bars.
+
+        Null instead of all bars where many were expected is no answer: it is asked for again as
+        often as any other failure that can pass.
+        """
         first, last = chunk.sessions[0], chunk.sessions[-1]
-        page = self._caller.call(lambda: self._fetch(symbols, first, last, token))
-        with self._lock:
-            self._bytes += page.size
+
+        def fetch() -> Page:
+            search.sent += 1
+            page = self._fetch(symbols, first, last, token)
+            with self._lock:
+                self._bytes += page.size
+            return page
+
+        def fetch_bars() -> Page:
+            if (page := fetch()).null:
+                raise TransientError(
+                    f"null instead of the bars of {_described(symbols, chunk)}, of which "
+                    f"about {expected:,.0f} were expected"
+                )
+            return page
+
+        page = self._caller.call(fetch)
+        if page.null or page.nulls:
+            page = page.confirmed_by(self._caller.call(fetch))
+        expected = 0.0 if seen else self._expected(symbols, chunk)
+        if page.null and expected >= _SURELY:
+            page = self._caller.call(fetch_bars)
         return page
 
+    def _expected(self, symbols: tuple[str, ...], chunk: Chunk) -> float:
+        """Bars to expect of these symbols: as the plan says, or as others had until now."""
+        if chunk.expected is not None:
+            return chunk.expected * len(symbols) / len(chunk.symbols)
+        with self._lock:
+            share = min(1.0, self._bars / self._answered) if self._answered else 0.0
+        return share * len(symbols) * len(chunk.sessions)
 
-def _about_a_bar(error: PermanentError) -> bool:
-    return isinstance(error, OddBarError) or isinstance(error.__cause__, UnreadableError)
+
+def _may_be_of_one_symbol(error: CollectionError) -> bool:
+    return isinstance(error, BadRequestError | RejectedSymbolError) or isinstance(
+        error.__cause__, UnreadableError
+    )
 
 
 def _keys(table: pa.Table) -> set[tuple[str, date]]:
@@ -431,11 +615,11 @@ def _ledger(
     bars: pa.Table,
     chunks: list[Chunk],
     outcomes: dict[Chunk, _Outcome],
-    clashes: dict[str, str],
+    odd: dict[str, str],
 ) -> Ledger:
     """The state of every symbol of the session, from the outcomes of the chunks that hold it."""
     present = frozenset(bars["symbol"].to_pylist())
-    failed, rejected = dict(clashes), dict[str, str]()
+    failed, rejected = dict(odd), dict[str, str]()
     pending: list[str] = []
     no_print: list[str] = []
     for chunk in chunks:

@@ -6,6 +6,8 @@ to stop. Does not belong here: errors of the store or of the settings.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class CollectionError(Exception):
     """Anything that stops a request, a chunk or a collection."""
@@ -29,9 +31,9 @@ class ThrottledError(TransientError):
 
 
 class UnreadableError(TransientError):
-    """An answer that can't be read: damaged on its way, or one of its bars is none.
+    """An answer that can't be read as a whole: damaged, or no page of bars.
 
-    Sent again it may be whole; if it never is, without the symbol of that bar it is.
+    Sent again it may be whole; if it never is, one of its symbols may be the cause.
     """
 
 
@@ -39,21 +41,29 @@ class PermanentError(CollectionError):
     """A request that will fail the same way each time: its symbols fail, the others go on."""
 
 
-class OddBarError(PermanentError):
-    """A bar that can be read and is not what was asked for; the other symbols' may be."""
+class BadRequestError(PermanentError):
+    """The source refuses the request as it stands and names no symbol: one may be the cause."""
 
 
 class RejectedSymbolError(PermanentError):
-    """The source refused a whole request because one of its names is no symbol.
+    """The source refused a whole request because names in it are no symbols.
 
     Args:
         message: What the source answered.
-        symbol: The name that it gave, or None when it named none.
+        symbols: The names that it gave, none when it named none.
     """
 
-    def __init__(self, message: str, symbol: str | None) -> None:
+    def __init__(self, message: str, *symbols: str) -> None:
         super().__init__(message)
-        self.symbol = symbol
+        self.symbols = symbols
+
+    def of(self, asked: Iterable[str]) -> frozenset[str]:
+        """Those of the asked names that are meant; if none is, those it names in another case."""
+        asked = frozenset(asked)
+        named = {name.upper() for name in self.symbols}
+        return asked.intersection(self.symbols) or frozenset(
+            symbol for symbol in asked if symbol.upper() in named
+        )
 
 
 class RefusedError(CollectionError):

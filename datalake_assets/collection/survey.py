@@ -31,8 +31,12 @@ class AskYears(Protocol):
 
     def __call__(
         self, symbols: tuple[str, ...], first: int, last: int, page_token: str | None
-    ) -> tuple[Mapping[str, Sequence[int]], str | None]:
-        """The years in which each symbol traded, and the token of the next page."""
+    ) -> tuple[Mapping[str, Sequence[int] | None] | None, str | None]:
+        """The years in which each symbol traded, and the token of the next page.
+
+        None instead of a symbol's years: they can't be read. None instead of all: the source said
+        null.
+        """
         ...
 
 
@@ -99,7 +103,8 @@ def survey(
 ) -> Survey:
     """Ask in which years these symbols traded.
 
-    Symbols whose question fails are left out of the survey: it only helps to pack.
+    Symbols whose question fails, or whose answer can't be read, are left out of the survey: it
+    only helps to pack.
 
     Args:
         symbols: The symbols.
@@ -126,9 +131,9 @@ def survey(
             try:
                 return _years(part, first, last, ask, caller)
             except RejectedSymbolError as error:
-                if error.symbol not in part:
+                if not (named := error.of(part)):
                     return {}
-                part = tuple(symbol for symbol in part if symbol != error.symbol)
+                part = tuple(symbol for symbol in part if symbol not in named)
             except PermanentError:
                 return {}
         return {}
@@ -149,13 +154,20 @@ def _years(
     symbols: tuple[str, ...], first: int, last: int, ask: AskYears, caller: Caller
 ) -> dict[str, frozenset[int]]:
     found: dict[str, set[int]] = {symbol: set() for symbol in symbols}
+    unread: set[str] = set()
     token: str | None = None
     for _ in range(_PAGES):
         after = token
         page, token = caller.call(lambda: ask(symbols, first, last, after))  # noqa: B023
-        for symbol, years in page.items():
-            if symbol in found:
+        if page is None:  # said twice, it means that nobody traded: a wrong survey costs pages only
+            page, token = caller.call(lambda: ask(symbols, first, last, after))  # noqa: B023
+        for symbol, years in (page or {}).items():
+            if years is None:
+                unread.add(symbol)
+            elif symbol in found:
                 found[symbol].update(years)
         if token is None:
-            return {symbol: frozenset(years) for symbol, years in found.items()}
+            return {
+                symbol: frozenset(years) for symbol, years in found.items() if symbol not in unread
+            }
     raise PermanentError(f"the years of {len(symbols)} symbols never end")

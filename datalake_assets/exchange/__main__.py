@@ -53,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds a request")
     parser.add_argument("--faults", default="", help='JSON, such as {"rate": 0.3, "seed": 1}')
     parser.add_argument("--errata", default="", help='JSON, such as {"rate": 0.01, "seed": 1}')
+    parser.add_argument("--closures", default="", help="days without a session: 2025-01-09,…")
     parser.add_argument("--until-eof", action="store_true", help="end with standard input")
     return parser.parse_args()
 

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -50,6 +51,7 @@ class ExchangeOptions:
         latency: Seconds that each answer takes longer.
         faults: As JSON (`read_faults` says how); empty: none.
         errata: Mistakes about actions and bars, as JSON (`read_errata` says how); empty: none.
+        closures: Days on which it stayed closed after all, separated by commas; empty: none.
     """
 
     seed: int = 7
@@ -63,6 +65,7 @@ class ExchangeOptions:
     latency: float = 0.0
     faults: str = ""
     errata: str = ""
+    closures: str = ""
 
     @property
     def market_id(self) -> str:
@@ -103,6 +106,7 @@ class ExchangeOptions:
             latency=self.latency,
             faults=read_faults(self.faults) if self.faults else None,
             errata=read_errata(self.errata) if self.errata else None,
+            closures=[date.fromisoformat(day) for day in self.closures.split(",") if day],
         )
 
     def arguments(self) -> list[str]:

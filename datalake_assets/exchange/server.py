@@ -33,12 +33,13 @@ from datalake_assets.exchange.actions import KINDS, Asked, Register
 from datalake_assets.exchange.adjusting import Adjusting, read_adjustment
 from datalake_assets.exchange.errata import Errata
 from datalake_assets.exchange.events import Kind
-from datalake_assets.exchange.faults import PAGE_KINDS, Arrival, Fault, Faults
+from datalake_assets.exchange.faults import ODD_KINDS, PAGE_KINDS, Arrival, Fault, Faults
 from datalake_assets.exchange.market import Bars, Market, is_ticker
 from datalake_assets.exchange.wire import (
     Position,
     Stamps,
     nanoseconds,
+    odd_page,
     page_json,
     pages_json,
     parse_instant,
@@ -181,6 +182,8 @@ class Exchange:
         faults: Which requests get a fault; may be replaced at any time.
         errata: What it gets wrong about actions and bars.
         keys: The pair of key and secret that is accepted; `None`: any that is not empty.
+        closures: Sessions of the market on which it stayed closed after all: no bar, and not in the
+            calendar.
         clock: What time it is; aware.
         monotonic: Seconds that never go back, for the limit and the log.
 
@@ -198,6 +201,7 @@ class Exchange:
         faults: Faults | None = None,
         errata: Errata | None = None,
         keys: tuple[str, str] | None = None,
+        closures: Collection[date] = (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -214,6 +218,8 @@ class Exchange:
         self.requests: list[Request] = []
         self._errata = errata
         self._keys = keys
+        self._closures = frozenset(closures)
+        self._closed = [at for at, day in enumerate(market.sessions) if day in self._closures]
         self._clock = clock
         self._monotonic = monotonic
         self._stamps = Stamps.of(market.sessions)
@@ -333,6 +339,9 @@ class Exchange:
             if single is None
             else page_json(single, bars, asked.grain.stamps, token, currency=asked.currency)
         )
+        if fault is not None and kind in ODD_KINDS and single is None:
+            odd = odd_page(fault.kind, body, fault.symbol)
+            return Reply(200, odd or body), odd is not None
         return Reply(200, body), changed is not None
 
     def _bars_query(self, query: Mapping[str, str], single: str | None) -> BarsQuery:
@@ -399,6 +408,8 @@ class Exchange:
 
         def raw(symbols: Sequence[str], first: int, stop: int) -> Bars:
             bars = self.market.bars(symbols, first, stop, asof)
+            if self._closed:
+                bars = bars.take(np.flatnonzero(~np.isin(bars.session, self._closed)))
             return bars if self._blemishes is None else self._blemishes.on(bars, held, now)
 
         daily = raw
@@ -553,7 +564,7 @@ class Exchange:
                 "settlement_date": settlement.isoformat(),
             }
             for day, settlement in zip(days, settled, strict=True)
-            if start <= (settlement if by_settlement else day) <= end
+            if start <= (settlement if by_settlement else day) <= end and day not in self._closures
             for early in [market_calendar.is_early_close(day)]
         ]
 
@@ -561,7 +572,8 @@ class Exchange:
         now = self._clock()
         zone = ZoneInfo("America/New_York")
         today = now.astimezone(zone).date()
-        near = market_calendar.sessions(today, today + timedelta(days=14))
+        ahead = market_calendar.sessions(today, today + timedelta(days=14))
+        near = [day for day in ahead if day not in self._closures]
         opens = [market_calendar.session_open(day) for day in near]
         closes = [market_calendar.session_close(day) for day in near]
         following_close = next(at for at in closes if at > now)
@@ -672,6 +684,8 @@ def _failure(fault: Fault) -> Reply:
     reply = (
         _error(429, "too many requests.", spaced=True)
         if fault.status == 429
+        else _error(fault.status, fault.message)
+        if fault.message is not None
         else Reply(fault.status, _nginx(fault.status), _HTML)
     )
     if fault.retry_after is not None:

@@ -283,7 +283,8 @@ _COLUMNS = tuple(name for name in Bars.__slots__ if name not in ("symbols", "sym
 
 @cache
 def _sessions() -> tuple[date, ...]:
-    return tuple(market_calendar.sessions(FIRST, market_calendar.LAST))
+    # Whatever was declared: the bars of a session depend on its place among these.
+    return tuple(market_calendar.undeclared_sessions(FIRST, market_calendar.LAST))
 
 
 _FIRST_NAMES = (

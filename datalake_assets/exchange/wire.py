@@ -128,6 +128,50 @@ def page_json(
     return b'{"bars":[' + _bars(bars, stamps, named=False) + b"]" + ending
 
 
+def odd_page(kind: str, body: bytes, symbol: str | None) -> bytes | None:
+    """A page of `/v2/stocks/bars` with one odd item, as `faults.ODD_KINDS` has them.
+
+    Args:
+        kind: What is odd.
+        body: The page as it should be.
+        symbol: Whose item it is; None: the first symbol's.
+
+    Returns:
+        The page; None when it can't have such an item, as it lacks the symbol's bars.
+    """
+    told = msgspec.json.decode(body)
+    bars = told["bars"]
+    if (name := symbol or min(bars, default="")) not in bars:
+        return None
+    first, *rest = bars[name]
+    changed = {
+        "odd_time": {"t": first["t"][:11] + "14:30:00Z"},
+        "unreadable_time": {"t": ""},
+        "odd_volume": {"v": -1},
+        "fractional_volume": {"v": first["v"] + 0.5},
+        "no_statistics": {"n": None, "vw": None},
+    }
+    listed = list(bars.items())
+    place = listed.index((name, bars[name]))
+    if kind in changed:
+        listed[place] = (name, [first | changed[kind], *rest])
+    elif kind == "null_symbol":
+        listed[place] = (name, None)
+    elif kind == "other_case":
+        listed[place] = (name.lower(), bars[name])
+    elif kind == "stranger":
+        listed.append(("ZZZZZZ", bars[name]))
+    elif kind == "symbol_twice":
+        listed[place : place + 1] = [(name, [first]), (name, rest)]
+    elif told["next_page_token"] is None:
+        told["next_page_token"] = ""
+    else:
+        return None
+    pairs = (msgspec.json.encode(key) + b":" + msgspec.json.encode(value) for key, value in listed)
+    del told["bars"]
+    return b'{"bars":{' + b",".join(pairs) + b"}," + msgspec.json.encode(told)[1:]
+
+
 def _ending(token: str | None, currency: str | None) -> bytes:
     tail = {"currency": currency, "next_page_token": token}
     if currency is None:

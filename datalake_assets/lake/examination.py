@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timedelta
 
 import pyarrow.compute as pc
 
@@ -22,6 +22,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake import session_file
 from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError
+from datalake_assets.lake.reader import known_days
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Session, Summary
 from datalake_assets.lake.symbol_years import SymbolYears
@@ -29,6 +30,9 @@ from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store
 
 _READERS = 16
+
+_AHEAD = timedelta(hours=1)
+"""How far another machine's clock may be ahead of this one's."""
 
 Progress = Callable[[str, int, int], object]
 """Told what is being looked at, how many were, and how many there are."""
@@ -83,8 +87,8 @@ def examine(
     Raises:
         StoreError: The store can't be read.
     """
-    examiner = _Examiner(lake, years, progress or (lambda subject, done, count: None))
     timed = clock or Clock()
+    examiner = _Examiner(lake, years, progress or (lambda subject, done, count: None), timed.now())
     for look in examiner.looks:
         began = timed.seconds()
         subject, count, defects = look()
@@ -120,7 +124,10 @@ _Found = tuple[str, int, list[Defect]]
 class _Examiner:
     """Looks at one lake."""
 
-    def __init__(self, lake: Lake, years: Collection[int] | None, progress: Progress) -> None:
+    def __init__(
+        self, lake: Lake, years: Collection[int] | None, progress: Progress, now: datetime
+    ) -> None:
+        self._now = now
         self._lake, self._store, self._years, self._progress = lake, lake.store, years, progress
         # Years whose publication is still to come: nobody knows yet what is a stray of theirs.
         self._unsettled: set[int] = set()
@@ -184,7 +191,7 @@ class _Examiner:
                 if what:
                     where = self._store.url(key(days[done]))
                     repair = f"datalake collect --session {days[done]}"
-                    if not _is_session(days[done]):
+                    if not _has_closed(days[done], self._now):
                         repair = removal(self._store, key(days[done]))
                     defects.append(Defect(where, what, repair))
                 self._progress(subject, done + 1, len(days))
@@ -206,7 +213,7 @@ class _Examiner:
             session = session_file.decode(data, self._store.url(key))
         except BrokenFileError as error:
             return f"it is damaged ({error.__cause__!r})"
-        return _contradiction(day, session, source)
+        return _contradiction(day, session, source, self._now)
 
     def _symbol_years(self) -> _Found:
         subject = "symbol-years against their sessions"
@@ -261,12 +268,19 @@ class _Examiner:
                 defects.append(Defect(self._store.url(folder), str(error), ""))
             except ValueError:
                 continue  # a folder of another shape, which nobody reads
-        return "restatements", len(keys), defects
+        # The name of each is the instant of its change.
+        latest = layout.restatement_key(date.min, self._now + _AHEAD).rpartition("/")[2]
+        ahead = [key for key in keys if key.rpartition("/")[2] > latest]
+        return "restatements", len(keys), defects + self._to_come(ahead)
 
     def _universe(self) -> _Found:
-        days = self._lake.universe_days()
-        defects = []
-        for day in days:
+        days = layout.dated(layout.UNIVERSE, self._store.list(layout.UNIVERSE))
+        known = known_days(days, self._now)
+        surveys = layout.dated(layout.SURVEYS, self._store.list(layout.SURVEYS))
+        ahead = [layout.universe_key(day) for day in days[len(known) :]]
+        ahead += map(layout.survey_key, surveys[len(known_days(surveys, self._now)) :])
+        defects = self._to_come(ahead)
+        for day in known:
             try:
                 self._lake.universe_of(day)
             except BrokenFileError as error:
@@ -277,6 +291,10 @@ class _Examiner:
                 )
                 defects.append(Defect(self._store.url(key), what, removal(self._store, key)))
         return "snapshots of the universe", len(days), defects
+
+    def _to_come(self, keys: Iterable[str]) -> list[Defect]:
+        what = "its time is still to come, so what it says can't be true"
+        return [Defect(self._store.url(key), what, removal(self._store, key)) for key in keys]
 
     def _strays(self) -> _Found:
         """Objects among those that readers find by a pattern, and that are none of the lake's."""
@@ -302,10 +320,14 @@ class _Examiner:
         )
 
 
-def _contradiction(day: date, session: Session, source: str | None) -> str:
+def _contradiction(day: date, session: Session, source: str | None, now: datetime) -> str:
     """What a session's file says that can't be true of this day in a lake of this source."""
     if not _is_session(day):
         return f"{day} is no trading session"
+    if not _has_closed(day, now):
+        return f"the session of {day} is still to come"
+    if (collected := session.provenance.collected_at) > now + _AHEAD:
+        return f"it says that it was collected at {collected:%Y-%m-%d %H:%M} UTC, which is to come"
     bars, ledger = session.bars, session.ledger
     if ledger.session != day:
         return f"its ledger is of {ledger.session}"
@@ -319,6 +341,10 @@ def _contradiction(day: date, session: Session, source: str | None) -> str:
     if source is not None and session.provenance.source != source:
         return f"its bars come from {session.provenance.source!r}, the lake's from {source!r}"
     return ""
+
+
+def _has_closed(day: date, now: datetime) -> bool:
+    return _is_session(day) and market_calendar.session_close(day) <= now
 
 
 def _is_session(day: date) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -24,26 +24,24 @@ import pyarrow.parquet as pq
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import combine
+from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
+from datalake_assets.collection.universe import Snapshots
 from datalake_assets.lake import session_file, universe_file
 from datalake_assets.lake.coverage import Coverage, coverage
-from datalake_assets.lake.reader import NotInLakeError, Reader, as_day
+from datalake_assets.lake.reader import NotInLakeError, Reader, as_day, known_days
 from datalake_assets.lake.restatements import Restatements, changes, undone
 from datalake_assets.lake.session_file import Session, Summary
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
 
-FORMAT = 1
-"""Version of the layout; a lake of another one is not written to."""
+FORMAT = 2
+"""Version of the layout; a lake of another one is not written to. In 1 a bar stood under the ticker
+that its security had on the day of the collection, so renamed companies stood there twice."""
 
 _YEARS = pa.list_(pa.int16())
-
-_FOOTER_GUESS = 64 * 1024
-"""Bytes from the end of a session file that mostly hold its footer, ledger included: one that names
-6,000 symbols without a bar has about 50 KB. A longer one takes a second request."""
-
 
 _log = logging.getLogger(__name__)
 
@@ -97,10 +95,11 @@ class Lake:
 
     Args:
         store: Where its objects are.
+        clock: Time: what claims to be of a day to come is not believed.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, clock: Clock | None = None) -> None:
+        self.store, self._clock = store, clock or Clock()
         self._restatements = Restatements(store)
 
     def __repr__(self) -> str:
@@ -126,8 +125,8 @@ class Lake:
         if found.get("format") != FORMAT:
             raise WrongLakeError(
                 f"the lake at {self.store.uri} has layout {found.get('format')!r}, this program "
-                f"writes {FORMAT}: nothing was written. Use the version that made it, or another "
-                "DATALAKE_URI"
+                f"writes {FORMAT}: nothing was written. Set DATALAKE_URI to an empty place and "
+                "collect into it, or use the version of this program that made the lake"
             )
         if found.get("source") != source:
             raise WrongLakeError(
@@ -331,7 +330,7 @@ class Lake:
         Raises:
             BrokenFileError: The object is damaged.
         """
-        days = layout.dated(layout.UNIVERSE, self.store.list(layout.UNIVERSE))
+        days = self.universe_days()
         return (days[-1], self.universe_of(days[-1])) if days else None
 
     def universe_of(self, taken: date) -> pa.Table:
@@ -344,9 +343,16 @@ class Lake:
         key = layout.universe_key(taken)
         return universe_file.decode(self.store.get(key), self.store.url(key))
 
+    def snapshots(self) -> Snapshots:
+        """All snapshots of the universe, each read when it is asked for."""
+        return Snapshots(self.universe_days(), self.universe_of)
+
     def universe_days(self) -> list[date]:
-        """The days of which there is a snapshot, ascending."""
-        return layout.dated(layout.UNIVERSE, self.store.list(layout.UNIVERSE))
+        """The days of which there is a snapshot, ascending.
+
+        One of a day to come is left out with a warning: it would be the newest until then.
+        """
+        return self._so_far(layout.UNIVERSE, layout.universe_key)
 
     def write_survey(self, taken: date, found: Survey) -> None:
         """Keep the survey of a day."""
@@ -363,7 +369,7 @@ class Lake:
 
     def survey(self) -> Survey | None:
         """The newest survey; None when there is none, or it is damaged: it is only a hint."""
-        days = layout.dated(layout.SURVEYS, self.store.list(layout.SURVEYS))
+        days = self._so_far(layout.SURVEYS, layout.survey_key)
         if not days:
             return None
         data = self.store.get(layout.survey_key(days[-1]))
@@ -378,6 +384,16 @@ class Lake:
             )
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return None
+
+    def _so_far(self, folder: str, key: Callable[[date], str]) -> list[date]:
+        days = layout.dated(folder, self.store.list(folder))
+        known = known_days(days, self._clock.now())
+        for day in days[len(known) :]:
+            _log.warning(
+                "%s is of a day that is still to come, and is not used: remove it",
+                self.store.url(key(day)),
+            )
+        return known
 
     def _published(self, day: date) -> tuple[Session | None, str | None]:
         """The published session, and the version of its object."""
@@ -395,19 +411,9 @@ class Lake:
     def _summary(self, key: str) -> Summary | BrokenFileError | FileNotFoundError:
         where = self.store.url(key)
         try:
-            return session_file.summarize(self._footer(key), where)
+            return session_file.summarize(session_file.footer_of(self.store, key), where)
         except (BrokenFileError, FileNotFoundError) as error:
             return error
-
-    def _footer(self, key: str) -> bytes:
-        """The end of a session's object, from its footer on."""
-        size = _FOOTER_GUESS
-        while True:
-            end = self.store.tail(key, size)
-            needed = session_file.footer_size(end)
-            if needed <= size or len(end) < size:
-                return end
-            size = needed
 
     # Reading, as analysts do: see `reader`
 
@@ -442,7 +448,7 @@ class Lake:
 
     @cached_property
     def _reader(self) -> Reader:
-        return Reader(self.store)
+        return Reader(self.store, clock=self._clock)
 
     def bars(
         self,
@@ -452,6 +458,15 @@ class Lake:
     ) -> pa.Table:
         """Bars of these symbols (None: all) from `start` to `end`; `Reader.bars` tells all."""
         return self._reader.bars(symbols, start, end)
+
+    def missing(
+        self,
+        symbols: str | Iterable[str],
+        start: date | str | None = None,
+        end: date | str | None = None,
+    ) -> pa.Table:
+        """What is not known of these symbols from `start` to `end`; `Reader.missing` tells all."""
+        return self._reader.missing(symbols, start, end)
 
     def session(self, day: date | str) -> Session:
         """A published session, or NotInLakeError that says why there is none."""
@@ -492,7 +507,8 @@ def completed(session: Session, earlier: Session) -> Session:
     told = earlier.ledger
     if told.session != session.ledger.session:
         return session  # somebody put another session in its place, which this one mends
-    told = told.restricted_to(frozenset((*told.present, *told.no_print)))
+    answered = frozenset((*told.present, *told.no_print))
+    told = told.restricted_to(answered.intersection(session.ledger.missing))
     bars, ledger = repaired(session, earlier.bars, told)
     return replace(session, bars=bars, ledger=ledger)
 
@@ -500,7 +516,8 @@ def completed(session: Session, earlier: Session) -> Session:
 def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Table, Ledger]:
     """The bars and the ledger of a session after a repair brought some of what it missed."""
     # What another repair brought in the meantime stands.
-    missing = standing.ledger.missing
-    bars = bars.filter(pc.is_in(bars["symbol"], pa.array(missing, pa.string())))
+    told = standing.ledger
+    ledger = ledger.restricted_to(ledger.symbols - (told.symbols - frozenset(told.missing)))
+    bars = bars.filter(pc.is_in(bars["symbol"], pa.array(ledger.present, pa.string())))
     merged, _ = combine([standing.bars, bars])
-    return merged, standing.ledger.repaired_by(ledger.restricted_to(frozenset(missing)))
+    return merged, told.repaired_by(ledger)

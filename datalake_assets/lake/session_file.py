@@ -28,12 +28,17 @@ import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import SCHEMA
-from datalake_assets.collection.report import Ledger
-from datalake_assets.storage.store import BrokenFileError
+from datalake_assets.collection.report import Ledger, Reason, reasons
+from datalake_assets.storage.store import BrokenFileError, Store
 
 _LEDGER = b"datalake.ledger"
 _AUDIT = b"datalake.audit"
 _PROVENANCE = b"datalake.provenance"
+
+
+_FOOTER_GUESS = 64 * 1024
+"""Bytes from the end of a session file that mostly hold its footer, ledger included: one that names
+6,000 symbols without a bar has about 50 KB. A longer one takes a second request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +48,30 @@ class Provenance:
     Args:
         collected_at: Instant (UTC) at which the collection ended.
         source: Host and feed, or the embedded exchange's market.
-        asof: The day whose symbols are meant.
+        listed: The day of the list of assets that the symbols were taken from. A symbol means
+            the bars that traded under it, on whatever day it was asked for.
         run_id: The Dagster run, or another caller's own mark.
         version: Version of this program.
         collection: Numbers of the collection (`report.Statistics.to_dict`).
         known_since: Instant (UTC) at which the session was first published, when that was an
             earlier collection; None when it was this one.
+        interrupted: Whether somebody stopped the collection before its end.
     """
 
     collected_at: datetime
     source: str
-    asof: date
+    listed: date
     run_id: str
     version: str
     collection: Mapping[str, Any] = field(default_factory=dict)
     known_since: datetime | None = None
+    interrupted: bool = False
 
     def to_json(self) -> str:
         """As text."""
         told = asdict(self) | {
             "collected_at": self.collected_at.isoformat(),
-            "asof": self.asof.isoformat(),
+            "listed": self.listed.isoformat(),
             "known_since": self.known_since and self.known_since.isoformat(),
         }
         return json.dumps(told, separators=(",", ":"))
@@ -73,7 +81,7 @@ class Provenance:
         """Read back what `to_json` wrote."""
         told = json.loads(text)
         told["collected_at"] = datetime.fromisoformat(told["collected_at"])
-        told["asof"] = date.fromisoformat(told["asof"])
+        told["listed"] = date.fromisoformat(told["listed"])
         if told.get("known_since"):
             told["known_since"] = datetime.fromisoformat(told["known_since"])
         return cls(**told)
@@ -181,6 +189,35 @@ class Summary:
     counts: Mapping[str, int]
     audit: Sequence[Mapping[str, Any]]
     provenance: Provenance
+    reasons: Sequence[Reason] = ()
+
+
+def unbarred(footer: bytes, where: str) -> Ledger:
+    """The ledger without its present symbols, which are rows: from the footer alone.
+
+    Args:
+        footer: The end of the file, at least its footer.
+        where: Its place, for the message.
+
+    Raises:
+        BrokenFileError: These are not the last bytes of a session file, or too few of them.
+    """
+    try:
+        told = pq.read_metadata(pa.BufferReader(footer)).metadata or {}
+        return Ledger.from_json(told[_LEDGER], ())
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise _broken(where, error) from error
+
+
+def footer_of(store: Store, key: str) -> bytes:
+    """The end of a session's object, from its footer on, in one request mostly."""
+    size = _FOOTER_GUESS
+    while True:
+        end = store.tail(key, size)
+        needed = footer_size(end)
+        if needed <= size or len(end) < size:
+            return end
+        size = needed
 
 
 def footer_size(end: bytes) -> int:
@@ -214,6 +251,7 @@ def summarize(footer: bytes, where: str) -> Summary:
             counts,
             json.loads(told[_AUDIT]),
             Provenance.from_json(told[_PROVENANCE]),
+            reasons(ledger["failed"]),
         )
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
         raise BrokenFileError(f"{where} is no whole session file ({error!r})") from error

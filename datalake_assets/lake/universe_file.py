@@ -14,16 +14,15 @@ from datalake_assets.storage.store import BrokenFileError
 
 
 def encode(snapshot: pa.Table) -> bytes:
-    """The snapshot, in `SCHEMA`, as a Parquet file."""
+    """The snapshot, in `SCHEMA` and with its metadata, as a Parquet file."""
     buffer = pa.BufferOutputStream()
     # zstd as Parquet uses it has no checksum: a flipped bit would be another name.
-    pq.write_table(
-        snapshot.cast(SCHEMA),
-        buffer,
-        compression="zstd",
-        store_schema=False,
-        write_page_checksum=True,
-    )
+    with pq.ParquetWriter(
+        buffer, SCHEMA, compression="zstd", store_schema=False, write_page_checksum=True
+    ) as writer:
+        writer.write_table(snapshot.replace_schema_metadata(None).cast(SCHEMA))
+        # What could not be taken of the source's list.
+        writer.add_key_value_metadata(snapshot.schema.metadata or {})
     return bytes(buffer.getvalue())
 
 
@@ -39,7 +38,7 @@ def decode(data: bytes, where: str) -> pa.Table:
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        return file.read().cast(SCHEMA)
+        return file.read().cast(SCHEMA.with_metadata(file.metadata.metadata))
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise BrokenFileError(
             f"{where} is no whole snapshot of the universe ({error!r}): remove it, and the next "

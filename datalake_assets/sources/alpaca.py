@@ -30,6 +30,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Fetch, Page
 from datalake_assets.collection.errors import (
+    BadRequestError,
     PermanentError,
     RefusedError,
     RejectedSymbolError,
@@ -38,7 +39,9 @@ from datalake_assets.collection.errors import (
 )
 from datalake_assets.collection.survey import AskYears
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.collection.universe import with_odd
 from datalake_assets.sources.pages import decode, decode_years
+from datalake_assets.sources.text import line
 from datalake_assets.sources.transport import Answer, Timeouts, Transport
 
 if TYPE_CHECKING:
@@ -48,13 +51,32 @@ if TYPE_CHECKING:
 PAGE_LIMIT = 10_000
 """Bars on a page at most, by Alpaca's specification."""
 
+AS_TRADED = "-"
+"""Alpaca's `asof` that maps no ticker to today's holder of it.
+
+With any day in its place a company that was renamed is served under its new ticker and, asked for
+beside it, under its old one once more; the bars of a ticker's first owner can't be had; and a
+session differs from what it was before the rename. As traded, each security stands in a session
+once, and a session stays the same whenever it is collected."""
+
 DELAY = timedelta(minutes=16)
 """Without a real-time subscription Alpaca refuses a range that ends in the last 15 minutes; one
 more for clocks that differ."""
 
+MESSAGE_MOST = 200
+"""Characters of an error's text that are kept: a page about maintenance has many."""
+
+MOST, MOST_ASSETS = 32 << 20, 256 << 20
+"""Bytes of an answer that are taken in, as received and as unpacked. A full page of bars has 1 MiB,
+and no other page has more. The list of assets comes whole and grows with the market: 35,000 of 500
+bytes are 17 MiB."""
+
 _HOSTS = {"": "alpaca", "data.alpaca.markets": "alpaca"}
-_INVALID_SYMBOL = re.compile(r"invalid symbol: *(\S*)")
-_PASSING = frozenset({408, 425, 500, 502, 503, 504})
+_INVALID_SYMBOLS = re.compile(r"invalid symbols?: *(.*)", re.IGNORECASE)
+_LASTING = frozenset({501, 505, 511})
+"""Statuses of 500 and more that asking again does not change: not implemented, another version of
+HTTP, a network that wants a login. All others can pass, also those that no standard has (507, 509,
+520 to 530, 598): gateways make up their own for an origin that is down or slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +139,10 @@ class AlpacaSource:
         self._decoding.shutdown(wait=False, cancel_futures=True)
         self._transport.close()
 
-    def bars(self, asof: date) -> Fetch:
+    def bars(self) -> Fetch:
         """How one page of raw daily bars is fetched: the `Fetch` that `collection` asks for.
 
-        Args:
-            asof: The day whose symbols are meant. Alpaca serves a renamed company's earlier
-                bars under the name that it has on this day, so it is pinned, not left to
-                "today", which changes under a long collection.
+        A symbol means the bars that traded under it (`AS_TRADED`).
         """
 
         def fetch(
@@ -133,27 +152,26 @@ class AlpacaSource:
             from alpaca.data.timeframe import TimeFrame
 
             start = datetime.combine(first, time(), UTC)
-            body = self._bars(TimeFrame.Day, symbols, start, self._end(last), asof, page_token)
+            body = self._bars(TimeFrame.Day, symbols, start, self._end(last), page_token)
             return self._decoding.submit(decode, body).result()
 
         return fetch
 
-    def years(self, asof: date) -> AskYears:
+    def years(self) -> AskYears:
         """How one page of bars of whole years is fetched: what `collection.survey` asks for.
 
-        Args:
-            asof: The day whose symbols are meant.
+        A symbol means the bars that traded under it, as for `bars`.
         """
 
         def ask(
             symbols: tuple[str, ...], first: int, last: int, page_token: str | None
-        ) -> tuple[Mapping[str, Sequence[int]], str | None]:
+        ) -> tuple[Mapping[str, Sequence[int] | None] | None, str | None]:
             from alpaca.data.timeframe import TimeFrame, TimeFrameUnit
 
             start = datetime(first, 1, 1, tzinfo=UTC)
             end = min(datetime(last, 12, 31, 23, 59, 59, tzinfo=UTC), self._clock.now() - DELAY)
             year = TimeFrame(12, TimeFrameUnit.Month)
-            return decode_years(self._bars(year, symbols, start, end, asof, page_token))
+            return decode_years(self._bars(year, symbols, start, end, page_token))
 
         return ask
 
@@ -163,7 +181,6 @@ class AlpacaSource:
         symbols: tuple[str, ...],
         start: datetime,
         end: datetime,
-        asof: date,
         page_token: str | None,
     ) -> bytes:
         from alpaca.data.enums import Adjustment, DataFeed
@@ -177,7 +194,7 @@ class AlpacaSource:
             limit=PAGE_LIMIT,
             adjustment=Adjustment.RAW,
             feed=DataFeed(self._account.feed),
-            asof=asof.isoformat(),
+            asof=AS_TRADED,
         )
         params = request.to_request_fields()
         if page_token is not None:
@@ -188,7 +205,9 @@ class AlpacaSource:
         """Every US equity on the source's list, active and inactive, by symbol.
 
         Read from the bare answer: alpaca-py's model refuses the whole list when one asset has
-        an exchange that it does not know, or lacks a field.
+        an exchange that it does not know, or lacks a field. What an asset lacks is null here; one
+        without a symbol or a status can't be taken, and the table's metadata names it
+        (`universe.odd`).
 
         Raises:
             TransientError, PermanentError, RefusedError: As `classify` says.
@@ -199,19 +218,34 @@ class AlpacaSource:
         request = GetAssetsRequest(asset_class=AssetClass.US_EQUITY)
         body = self._ask(self._trading, "/assets", request.to_request_fields())
         try:
-            rows = _assets.decode(body)
+            listed = msgspec.json.decode(body)
         except msgspec.DecodeError as error:
             raise TransientError(f"the list of assets can't be read: {error}") from error
-        rows.sort(key=lambda asset: (asset.symbol, asset.status, asset.id))
-        columns = {
-            "symbol": [asset.symbol for asset in rows],
-            "status": [asset.status for asset in rows],
-            "exchange": [asset.exchange for asset in rows],
-            "name": [asset.name for asset in rows],
-            "tradable": [asset.tradable for asset in rows],
-            "asset_id": [asset.id for asset in rows],
-        }
-        return pa.Table.from_pydict(columns, schema=UNIVERSE)
+        if not isinstance(listed, list):
+            raise TransientError("the list of assets can't be read: it is no list")
+        rows, odd = [], []
+        for place, asset in enumerate(listed):
+            try:
+                rows.append(_asset(asset))
+            except (KeyError, TypeError, AttributeError):
+                odd.append(f"no. {place + 1}: {line(str(asset), 100)}")
+        if odd and not rows:
+            raise TransientError(f"the list of assets can't be read: none is an asset ({odd[0]})")
+        rows.sort(key=lambda asset: (asset["symbol"], asset["status"], asset["asset_id"] or ""))
+        return with_odd(pa.Table.from_pylist(rows, schema=UNIVERSE), odd)
+
+    def calendar(self, first: date, last: date) -> frozenset[date]:
+        """The sessions from `first` to `last` by the source's own calendar.
+
+        Raises:
+            TransientError, PermanentError, RefusedError: As `classify` says.
+        """
+        span = {"start": first.isoformat(), "end": last.isoformat()}
+        body = self._ask(self._trading, "/calendar", span)
+        try:
+            return frozenset(day.date for day in _calendar.decode(body))
+        except msgspec.DecodeError as error:
+            raise TransientError(f"the calendar can't be read: {error}") from error
 
     def _end(self, last: date) -> datetime:
         """The end of a range, within what the source serves by now.
@@ -265,15 +299,15 @@ def classify(answer: Answer, request: str, now: datetime) -> Exception:
         now: The current instant; a Retry-After can be a date.
 
     Returns:
-        ThrottledError for 429; TransientError for what can pass; RejectedSymbolError for a name
-        that is no symbol; RefusedError when keys, plan or time range rule out every request;
-        PermanentError for the rest.
+        ThrottledError for 429; TransientError for what can pass; RejectedSymbolError for names
+        that are no symbols; RefusedError when keys, plan, time range or a proxy rule out every
+        request; BadRequestError for another refusal; PermanentError for the rest.
     """
     said = _message(answer)
     told = f"{request}: HTTP {answer.status}: {said}"
     if answer.status == 429:
         return ThrottledError(told, _retry_after(answer.headers, now))
-    if answer.status in _PASSING:
+    if answer.status in (408, 425) or (answer.status >= 500 and answer.status not in _LASTING):
         return TransientError(told, _retry_after(answer.headers, now))
     if answer.status == 401:
         return RefusedError(
@@ -285,18 +319,25 @@ def classify(answer: Answer, request: str, now: datetime) -> Exception:
             f"{told}. The account may not ask this: check ALPACA_FEED against its plan, and this "
             "machine's clock (bars of the last 15 minutes need a real-time subscription)"
         )
-    if answer.status == 400 and (found := _INVALID_SYMBOL.search(said)):
-        return RejectedSymbolError(said, found[1] or None)
+    if answer.status == 407:
+        return RefusedError(
+            f"{told}. The proxy that the environment names wants a login: "
+            "HTTPS_PROXY=http://user:password@host:port"
+        )
+    if answer.status in (400, 422) and (found := _INVALID_SYMBOLS.search(said)):
+        return RejectedSymbolError(said, *re.findall(r"[^\s,;\[\]\"']+", found[1]))
+    if 400 <= answer.status < 500:
+        return BadRequestError(told)
     return PermanentError(told)
 
 
 def _message(answer: Answer) -> str:
     """What the body says: Alpaca's `message`, or the text of a page without its tags."""
     try:
-        return str(msgspec.json.decode(answer.body)["message"])
+        text = str(msgspec.json.decode(answer.body)["message"])
     except (msgspec.DecodeError, KeyError, TypeError):
-        text = re.sub(r"<[^>]*>", " ", answer.body.decode("utf-8", "replace"))
-        return " ".join(text.split())[:200] or "no message"
+        text = re.sub(r"<[^>]*>", " ", answer.body[: 1 << 16].decode("utf-8", "replace"))
+    return line(text, MESSAGE_MOST) or "no message"
 
 
 def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
@@ -313,16 +354,36 @@ def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     return None
 
 
-class _Asset(msgspec.Struct):
-    id: str
-    symbol: str
-    status: str
-    exchange: str
-    tradable: bool
-    name: str | None = None
+def _asset(told: Any) -> dict[str, Any]:
+    """An asset of the list as a row of the universe.
+
+    Raises:
+        KeyError, TypeError, AttributeError: It has no symbol or no status.
+    """
+    row = {name: line(told[name].strip()) for name in ("symbol", "status")}
+    if not all(row.values()):
+        raise KeyError("symbol")
+    tradable = told.get("tradable")
+    return {
+        **row,
+        "exchange": _text(told.get("exchange")),
+        "name": _text(told.get("name")),
+        "tradable": tradable if isinstance(tradable, bool) else None,
+        "asset_id": _text(told.get("id")),
+    }
 
 
-_assets = msgspec.json.Decoder(list[_Asset])
+def _text(value: Any) -> str | None:
+    """A text of the list, or a number as text; None for anything else."""
+    known = isinstance(value, str | int) and not isinstance(value, bool)
+    return line(str(value)) if known else None
+
+
+class _Day(msgspec.Struct):
+    date: date
+
+
+_calendar = msgspec.json.Decoder(list[_Day])
 
 
 def _over(transport: Transport, client: type[Any]) -> type[Any]:
@@ -334,6 +395,7 @@ def _over(transport: Transport, client: type[Any]) -> type[Any]:
             # alpaca-py leaves enums in; their str() is the member's name, not its value.
             given = (opts["params"] or {}).items()
             params = {k: str(v.value) if isinstance(v, Enum) else str(v) for k, v in given}
-            return transport.get(url, params, opts["headers"])
+            most = MOST_ASSETS if url.endswith("/assets") else MOST
+            return transport.get(url, params, opts["headers"], most)
 
     return Client

@@ -1,22 +1,30 @@
 """HTTP GET with bounds: connections, time to connect, time to answer, time in all.
 
-Belongs here: one request, its bytes, and failures of the network. Does not belong here: what the
-status means (`alpaca`), trying again (`collection.retry`).
+Belongs here: one request, its bytes, the way to its host, and failures of the network. Does not
+belong here: what the status means (`alpaca`), trying again (`collection.retry`).
 """
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import ssl
+import threading
 import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 import urllib3
 from isal import isal_zlib
 
-from datalake_assets.collection.errors import TransientError
+from datalake_assets.collection.errors import PermanentError, RefusedError, TransientError
+from datalake_assets.sources.text import line
 
 _GZIP = 31  # window bits: the largest window, with a gzip header
 
@@ -59,7 +67,12 @@ class Answer:
 
 
 class Transport:
-    """A pool of connections, safe to use from as many threads as it has connections.
+    """Pools of connections, safe to use from as many threads as it has connections.
+
+    The environment says how hosts are reached, by the same variables and rules as for alpaca-py's
+    own transport, requests: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, and a file or folder
+    of certificates in REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE. This machine itself is never asked
+    through a proxy: elsewhere its name means another machine.
 
     Args:
         connections: Size of the pool for each host: the number of threads.
@@ -68,14 +81,24 @@ class Transport:
 
     def __init__(self, connections: int, timeouts: Timeouts | None = None) -> None:
         self._timeouts = timeouts or Timeouts()
-        # urllib3's own retries stay off: the collector retries, and two layers multiply.
-        self._pool = urllib3.PoolManager(maxsize=connections, block=True, retries=False)
+        self._connections = connections
+        self._pools: dict[str | None, urllib3.PoolManager] = {}
+        self._proxies: dict[str, str | None] = {}
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.clear()
+        with self._lock:
+            for pool in self._pools.values():
+                pool.clear()
 
-    def get(self, url: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+    def get(
+        self,
+        url: str,
+        params: Mapping[str, str],
+        headers: Mapping[str, str],
+        most: int,
+    ) -> Answer:
         """Send one GET.
 
         Args:
@@ -83,17 +106,21 @@ class Transport:
             params: The query; commas and colons stay as they are, which keeps a URL with 500
                 symbols within what web servers take.
             headers: Sent as they are, never shown.
+            most: Bytes of the answer that are taken in, as it comes and when it is unpacked.
 
         Raises:
             TransientError: There is no whole answer: no connection, a reset, a timeout, a body
                 cut short or damaged.
+            PermanentError: The answer is larger than `most`.
+            RefusedError: The environment names a proxy or certificates that can't be used.
         """
         where = urlsplit(url)
         what = f"GET {where.netloc}{where.path}"
         end = time.monotonic() + self._timeouts.total
         query = f"{url}?{urlencode(params, safe=',:')}" if params else url
+        pool = self._pool(url)
         try:
-            response = self._pool.request(
+            response = pool.request(
                 "GET",
                 query,
                 headers={**headers, "Accept-Encoding": "gzip"},
@@ -103,7 +130,7 @@ class Transport:
                 timeout=urllib3.Timeout(connect=self._timeouts.connect, read=self._timeouts.read),
             )
             try:
-                body = self._read(response, what, end)
+                body = self._read(response, what, end, most)
             except BaseException:
                 response.close()
                 raise
@@ -114,25 +141,134 @@ class Transport:
         received = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status, received, body)
 
-    def _read(self, response: urllib3.BaseHTTPResponse, what: str, end: float) -> bytes:
-        pieces = []
+    def _read(self, response: urllib3.BaseHTTPResponse, what: str, end: float, most: int) -> bytes:
+        pieces, size = [], 0
         # read(n) would block until n bytes are there; only read1 lets us look at the clock.
         while piece := response.read1(1 << 18, decode_content=False):
             pieces.append(piece)
+            size += len(piece)
+            if size > most:
+                raise _too_large(what, most)
             if time.monotonic() > end:
                 raise TransientError(f"{what}: no whole answer in {self._timeouts.total:g} s")
         body = b"".join(pieces)
         promised = response.headers.get("Content-Length")
         if promised is not None and str(len(body)) != promised:
-            raise TransientError(f"{what}: {len(body)} of {promised} bytes, then the end")
-        if response.headers.get("Content-Encoding") == "gzip":
-            body = isal_zlib.decompress(body, _GZIP)
+            raise TransientError(f"{what}: {len(body)} of {line(promised, 40)} bytes, then the end")
+        if response.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip"):
+            body = _unpacked(body, what, most)
         return body
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        """The connections to a host, or to the proxy through which it is reached."""
+        parts = urlsplit(url)
+        host = f"{parts.scheme}://{parts.netloc}"
+        with self._lock:
+            if host not in self._proxies:
+                self._proxies[host] = _proxy(host)
+            proxy = self._proxies[host]
+            if proxy not in self._pools:
+                self._pools[proxy] = self._new_pool(proxy)
+            return self._pools[proxy]
+
+    def _new_pool(self, proxy: str | None) -> urllib3.PoolManager:
+        # urllib3's own retries stay off: the collector retries, and two layers multiply.
+        given: dict[str, Any] = {
+            "maxsize": self._connections,
+            "block": True,
+            "retries": False,
+            **self._certificates,
+        }
+        if proxy is None:
+            return urllib3.PoolManager(**given)
+        # Of its address only this is shown: the rest may be a password.
+        shown = line(f"{urlsplit(proxy).scheme}://{urlsplit(proxy).hostname}", 100)
+        if shown.startswith("socks"):
+            if find_spec("socks") is None:
+                raise RefusedError(
+                    f"the environment names the proxy {shown}, and SOCKS takes a package that is "
+                    "not installed: run pip install PySocks, or name a proxy that speaks HTTP"
+                )
+            from urllib3.contrib.socks import SOCKSProxyManager
+
+            return SOCKSProxyManager(proxy, **given)
+        try:
+            from requests.utils import get_auth_from_url
+
+            user, password = get_auth_from_url(proxy)
+            login = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
+            return urllib3.ProxyManager(proxy, proxy_headers=login, **given)
+        except (ValueError, urllib3.exceptions.HTTPError):
+            raise RefusedError(
+                f"the environment names a proxy that can't be used ({shown}): see HTTP_PROXY, "
+                "HTTPS_PROXY and ALL_PROXY"
+            ) from None
+
+    @cached_property
+    def _certificates(self) -> dict[str, str]:
+        """The certificates that the environment names; without any, those of the system hold."""
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            if named := os.environ.get(name):
+                path = Path(named)
+                if not path.exists():
+                    raise RefusedError(f"{name} names no file and no folder: {line(named)}")
+                if path.is_dir():
+                    return {"ca_cert_dir": named}
+                try:
+                    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(named)
+                except OSError as error:
+                    raise RefusedError(
+                        f"{name} names a file that is no bundle of certificates: {line(named)}"
+                    ) from error
+                return {"ca_certs": named}
+        return {}
+
+
+def _proxy(host: str) -> str | None:
+    """The proxy through which the environment wants a host to be reached, if any."""
+    name = urlsplit(host).hostname or ""
+    try:
+        if ipaddress.ip_address(name).is_loopback:
+            return None
+    except ValueError:
+        if name == "localhost" or name.endswith(".localhost"):
+            return None
+    # Imported here: with alpaca-py it is there anyway, and `dagster dev` need not wait for it.
+    from requests.utils import get_environ_proxies, select_proxy
+
+    found = select_proxy(host, get_environ_proxies(host))
+    return found if not found or "://" in found else f"http://{found}"
+
+
+def _unpacked(body: bytes, what: str, most: int) -> bytes:
+    packed = isal_zlib.decompressobj(_GZIP)
+    found = packed.decompress(body, most + 1)
+    if len(found) > most:
+        raise _too_large(what, most)
+    if not packed.eof:
+        raise TransientError(f"{what}: a gzipped answer that is not whole")
+    return found
+
+
+def _too_large(what: str, most: int) -> PermanentError:
+    return PermanentError(
+        f"{what}: the answer is larger than {most >> 20} MiB, which no answer of this kind is; it "
+        "was not read to its end"
+    )
 
 
 def _reason(error: BaseException) -> str:
     """An error of the network in a line; urllib3's own texts carry objects and addresses."""
     match error:
+        case urllib3.exceptions.SSLError() if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return (
+                f"its certificate is not accepted ({line(str(error), 100)}); behind a proxy that "
+                "opens TLS, name that one's certificates in REQUESTS_CA_BUNDLE"
+            )
+        case urllib3.exceptions.ProxyError():
+            why = error.original_error
+            said = f" ({line(str(why), 100)})" if type(why) is OSError else ""
+            return f"the proxy that the environment names does not let it through{said}"
         # Before the timeout, whose subclass it is.
         case urllib3.exceptions.NewConnectionError():
             return "no connection: is the server up, and the address right?"
@@ -143,4 +279,4 @@ def _reason(error: BaseException) -> str:
         case urllib3.exceptions.ProtocolError() | ConnectionError():
             return f"the connection broke ({type(error.__cause__ or error).__name__})"
         case _:
-            return f"{type(error).__name__}: {error}"
+            return line(f"{type(error).__name__}: {error}", 200)

@@ -17,6 +17,8 @@ MANIFESTS = "data/ticks/manifests"
 RESTATEMENTS = "data/ticks/restatements"
 UNIVERSE = "data/universe"
 SURVEYS = "data/universe/surveys"
+ACTIONS = "data/actions"
+SECURITIES = "data/securities"
 REPORT = "reports/latest.html"
 
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")

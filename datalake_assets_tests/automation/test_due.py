@@ -148,3 +148,16 @@ def test_the_pauses_grow_to_a_bound_and_reach_beyond_a_day() -> None:
     assert [pause / timedelta(minutes=1) for pause in pauses] == [10, 30, 90, 270, 720, 720]
     assert sum(pauses, timedelta()) > timedelta(days=1)
     assert PATIENCE.pause(10_000) == timedelta(hours=12)
+
+
+@pytest.mark.parametrize(("ahead", "asks"), [(0, False), (1, True), (10**8, True)])
+def test_an_attempt_that_ended_in_the_future_is_counted_and_not_waited_for(
+    ahead: int, asks: bool
+) -> None:
+    """A clock was wrong; nobody waits until it would be right."""
+    now = utc("2025-12-05 23:00")
+    made = [Attempt(now + timedelta(seconds=ahead))]
+    (verdict,) = decide(
+        now, {"a": "due"}, busy={}, attempts={"a": made}, patience=PATIENCE, by_hand="type"
+    )
+    assert verdict.attempt == (2 if asks else None)

@@ -1,5 +1,6 @@
 """Repairs: which holes are found, and which of them are asked for within a day's requests."""
 
+import os
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.automation.repairs import AT_ONCE, PATIENCE, Broken, Holes
 from datalake_assets.lake.lake import Lake
-from datalake_assets.storage.store import Store, open_store
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.world import utc
 from datalake_assets_tests.collection.tables import WEEK, every, names
 from datalake_assets_tests.lake.files import collected
@@ -107,7 +109,7 @@ def test_no_more_is_granted_than_is_left_and_the_oldest_that_fits_comes_first(
 
 def test_a_first_look_opens_a_part_of_a_big_lake_and_the_next_ones_the_rest(tmp_path: Path) -> None:
     lake = Lake(open_store(str(tmp_path)))
-    days = market_calendar.sessions(date(2025, 10, 1), date(2025, 10, 14))
+    days = market_calendar.sessions(date(2025, 10, 29), date(2025, 12, 3))
     for day in days:
         whole = collected(day, every(names(5), [day]))
         failed = {"ZZZ": "boom"} if day == days[-1] else {}
@@ -116,7 +118,7 @@ def test_a_first_look_opens_a_part_of_a_big_lake_and_the_next_ones_the_rest(tmp_
     found = Holes()
     left = [found.look(lake, at_most=4) for _ in range(3)]
 
-    assert left == [6, 2, 0]
+    assert left == [22, 3, 0], "a month belongs together"
     assert list(found.broken) == [str(days[-1])]
 
 
@@ -127,25 +129,18 @@ def test_a_session_that_lacks_more_than_before_is_granted_what_it_takes_now(tmp_
     found.look(lake)
     found.broken[str(day)].tries = 1
     # A second look that was stopped.
-    lake.keep_incomplete(collected(day, every(symbols[:9], [day]), pending=symbols[9:]), [])
+    stopped = collected(day, every(symbols[:9], [day]), pending=symbols[9:])
+    later = stopped.provenance.collected_at + timedelta(days=1)
+    told = replace(stopped.provenance, collected_at=later)
+    lake.keep_incomplete(replace(stopped, provenance=told), [])
     found.look(lake)
     assert found.broken == {str(day): Broken(1_191, 1_191, incomplete=True, tries=1)}
     assert granted(found, left=100) == {f"{day:%d}": 6}
 
 
-class _OneSecond(Store):
-    """A store whose clock, like S3's, says the same for all that is written in a second."""
-
-    def __init__(self, store: Store) -> None:
-        vars(self).update(vars(store))
-
-    def modified(self, prefix: str = "") -> dict[str, datetime]:
-        at = datetime(2026, 1, 5, 22, 0, 7, tzinfo=UTC)
-        return dict.fromkeys(super().modified(prefix), at)
-
-
-def test_a_session_written_in_the_second_that_was_looked_at_is_seen_the_next_time() -> None:
-    lake, found = Lake(_OneSecond(open_store("memory://"))), Holes()
+def test_a_session_written_in_a_second_that_was_looked_at_is_seen_the_next_time() -> None:
+    """S3's clock has whole seconds."""
+    lake, found = Lake(open_store("memory://")), Holes()
     for number, day in enumerate(WEEK, 1):
         lake.publish(collected(day, every("A", [day]), failed={"B": "HTTP 500"}), [])
         assert found.look(lake) == 0
@@ -153,3 +148,90 @@ def test_a_session_written_in_the_second_that_was_looked_at_is_seen_the_next_tim
     found.broken[str(WEEK[0])].tries = 2
     found.look(lake)
     assert found.broken[str(WEEK[0])].tries == 2
+
+
+def dated(lake: Lake, day: date, at: datetime) -> None:
+    """Give a session's file a date."""
+    os.utime(lake.store.url(layout.session_key(day)), (at.timestamp(), at.timestamp()))
+
+
+def test_a_file_with_a_date_in_the_future_hides_no_session(tmp_path: Path) -> None:
+    lake, found, (first, second, *_) = Lake(open_store(str(tmp_path))), Holes(), WEEK
+    lake.publish(collected(first, every("A", [first])), [])
+    dated(lake, first, datetime(2099, 1, 1, tzinfo=UTC))
+    found.look(lake)
+    lake.publish(collected(second, every("A", [second]), failed={"B": "HTTP 500"}), [])
+    found.look(lake)
+    assert list(found.broken) == [str(second)]
+
+
+def test_a_session_that_was_restored_with_its_old_date_is_seen(tmp_path: Path) -> None:
+    lake, found, (first, second, *_) = Lake(open_store(str(tmp_path))), Holes(), WEEK
+    lake.publish(collected(first, every("A", [first]), failed={"B": "HTTP 500"}), [])
+    backup = lake.store.get(layout.session_key(first))
+    old = lake.store.modified(layout.SESSIONS)[layout.session_key(first)]
+    for day in (first, second):
+        lake.publish(collected(day, every("AB", [day])), [])
+    found.look(lake)
+    assert not found.broken
+    lake.store.put(layout.session_key(first), backup)
+    dated(lake, first, old)
+    found.look(lake)
+    assert list(found.broken) == [str(first)]
+
+
+def test_a_session_that_is_gone_has_no_holes_any_more(tmp_path: Path) -> None:
+    lake, found, (first, *_) = Lake(open_store(str(tmp_path))), Holes(), WEEK
+    lake.publish(collected(first, every("A", [first]), failed={"B": "HTTP 500"}), [])
+    found.look(lake)
+    lake.store.delete(layout.session_key(first))
+    found.look(lake)
+    assert found == Holes()
+
+
+def test_a_lake_that_did_not_change_is_not_opened_again(tmp_path: Path) -> None:
+    lake, (first, *_) = Lake(open_store(str(tmp_path))), WEEK
+    lake.publish(collected(first, every("A", [first]), failed={"B": "HTTP 500"}), [])
+    found = Holes()
+    found.look(lake)
+    again = Holes.remembered(found.cursor())
+    again.broken[str(first)].missing = 77  # what another opening would mend
+    again.look(lake)
+    assert again.broken[str(first)].missing == 77
+
+
+@pytest.mark.parametrize(
+    ("hours", "alone"), [(-25, False), (-1, False), (0, True), (23.99, True), (24, False)]
+)
+def test_what_somebody_stopped_is_left_alone_for_a_day(hours: float, alone: bool) -> None:
+    """One that was stopped in the future was so by a clock that was wrong."""
+    found = holes(1)
+    found.broken["2025-12-01"].stopped = NOW.isoformat()
+    now = NOW + timedelta(hours=hours)
+    chosen, (told,) = found.choose(now, busy={}, running=0, left=9)
+    assert bool(chosen) != alone
+    if alone:
+        assert told == (
+            "2025-12-01: its collection was stopped by hand, and it is left alone until "
+            "2025-12-10 00:00 UTC; to go on now, type "
+            "`datalake collect --session 2025-12-01 --repair`"
+        )
+
+
+@pytest.mark.parametrize(("ahead", "waits"), [(PATIENCE.longest, True), (timedelta(1), False)])
+def test_a_pause_noted_by_a_clock_that_was_wrong_is_not_kept(ahead: timedelta, waits: bool) -> None:
+    found = holes(1)
+    found.broken["2025-12-01"].not_before = (NOW + ahead).isoformat()
+    assert bool(found.choose(NOW, busy={}, running=0, left=9)[0]) != waits
+
+
+def test_a_repair_that_somebody_made_ends_the_waiting(tmp_path: Path) -> None:
+    lake, found, (day, *_) = Lake(open_store(str(tmp_path))), Holes(), WEEK
+    half = collected(day, every("A", [day]), pending=("B",))
+    stopped = replace(half, provenance=replace(half.provenance, interrupted=True))
+    lake.keep_incomplete(stopped, [])
+    found.look(lake)
+    assert found.broken[str(day)].stopped == half.provenance.collected_at.isoformat()
+    lake.keep_incomplete(half, [])
+    found.look(lake)
+    assert found.broken[str(day)].stopped == ""

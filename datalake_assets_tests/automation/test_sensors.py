@@ -16,6 +16,7 @@ from datalake_assets.automation import sensors
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.liveness import SILENCE
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.world import Asked, World, instants, utc
@@ -154,6 +155,65 @@ def test_what_a_run_is_about_already_is_left_alone(
 
     assert world.tick("new_sessions") == []
     assert world.skipped == f"2025-12-05: run {run.run_id[:8]} is about it"
+
+
+@pytest.mark.parametrize(
+    ("silent", "waited_for"),
+    [
+        (timedelta(minutes=5), True),
+        (SILENCE - timedelta(seconds=1), True),
+        (SILENCE, False),
+        (timedelta(days=1), False),
+    ],
+)
+def test_a_run_that_died_is_not_waited_for(
+    tmp_path: Path, silent: timedelta, waited_for: bool
+) -> None:
+    world = World(tmp_path, utc("2025-12-05 23:00"), {"DATALAKE_START_DATE": "2025-12-05"})
+    run = create_run_for_test(
+        world.instance,
+        job_name="daily_ticks_job",
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"dagster/partition": "2025-12-05"},
+    )
+    world.log(run.run_id, "PIPELINE_START")
+    world.clock.time += silent
+
+    asked = world.tick("new_sessions")
+
+    assert [one.partition_key for one in asked][:1] == ([] if waited_for else ["2025-12-05"])
+    found = world.instance.get_run_by_id(run.run_id)
+    assert found is not None
+    assert found.is_finished is not waited_for
+    if waited_for:
+        assert world.skipped == f"2025-12-05: run {run.run_id[:8]} is about it"
+
+
+def test_a_run_of_the_sensor_that_died_was_an_attempt(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-05 23:00"), {"DATALAKE_START_DATE": "2025-12-05"})
+    (request,) = world.tick("new_sessions")
+    one = world.launch(request, "daily_ticks_job")
+    world.log(one.run_id, "PIPELINE_START")
+    world.clock.time += SILENCE
+
+    (again,) = world.tick("new_sessions")
+    assert again.run_key == "new session 2025-12-05 #2"
+
+
+@pytest.mark.parametrize("sensor", ["second_look", "repair", "years_follow", "report_follows"])
+def test_every_sensor_ends_a_run_that_died(tmp_path: Path, sensor: str) -> None:
+    world = World(tmp_path, utc("2025-12-05 23:00"))
+    run = create_run_for_test(
+        world.instance, job_name="daily_ticks_job", status=dg.DagsterRunStatus.STARTED
+    )
+    world.log(run.run_id, "PIPELINE_START")
+    world.clock.time += timedelta(days=1)
+
+    world.tick(sensor)
+
+    ended = world.instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.FAILURE
 
 
 def test_what_a_backfill_is_about_is_left_alone(tmp_path: Path) -> None:
@@ -366,6 +426,7 @@ def test_a_year_is_published_once_after_its_sessions_and_not_while_they_are_coll
 
     assert world.tick("years_follow") == []
     assert world.skipped == "every year shows its sessions as they are"
+    world.clock.time += timedelta(minutes=1)
     fail(lake, date(2024, 12, 31), 1)  # the same bars, another file
     assert [one.partition_key for one in world.tick("years_follow")] == ["2024"]
 

@@ -102,10 +102,11 @@ class World:
         """Record the end of a run, and what it materialized, at the time of the clock."""
         for partition in materialized:
             event = dg.AssetMaterialization(asset, partition=partition)
-            self._log(run_id, "ASSET_MATERIALIZATION", StepMaterializationData(event))
-        self._log(run_id, "PIPELINE_SUCCESS" if good else "PIPELINE_FAILURE")
+            self.log(run_id, "ASSET_MATERIALIZATION", StepMaterializationData(event))
+        self.log(run_id, "PIPELINE_SUCCESS" if good else "PIPELINE_FAILURE")
 
-    def _log(self, run_id: str, kind: str, data: StepMaterializationData | None = None) -> None:
+    def log(self, run_id: str, kind: str, data: StepMaterializationData | None = None) -> None:
+        """Record an event of a run at the time of the clock."""
         run = self.instance.get_run_by_id(run_id)
         assert run is not None
         self.instance.handle_new_event(

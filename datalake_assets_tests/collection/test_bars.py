@@ -62,6 +62,28 @@ def test_a_bar_that_differs_in_its_timestamp_only_contradicts_too() -> None:
     assert contradictions == [("A", MONDAY)]
 
 
+@unhurried
+@given(st.data(), st.sets(keys, min_size=1, max_size=20))
+def test_the_same_bar_twice_is_one_bar_also_where_statistics_are_missing(
+    data: st.DataObject, held: set[tuple[str, date]]
+) -> None:
+    missing = st.sets(st.sampled_from(["vwap", "trade_count"]))
+    rows = [bar(*key, **dict.fromkeys(data.draw(missing))) for key in sorted(held)]
+    combined, contradictions = bars.combine(pages(data, data.draw(st.permutations(rows * 2))))
+    ordered = sorted(rows, key=lambda row: (row["session"], row["symbol"]))
+    assert combined.to_pylist() == ordered
+    assert contradictions == []
+
+
+@pytest.mark.parametrize("column", ["vwap", "trade_count"])
+def test_a_bar_with_and_without_a_statistic_contradicts_itself(column: str) -> None:
+    combined, contradictions = bars.combine(
+        [table([bar("A")]), table([bar("A", **{column: None})])]
+    )
+    assert combined.num_rows == 0
+    assert contradictions == [("A", MONDAY)]
+
+
 @pytest.mark.parametrize("given_pages", [[], [bars.empty()], [bars.empty(), bars.empty()]])
 def test_no_bars_make_an_empty_table_of_the_same_columns(given_pages: list[pa.Table]) -> None:
     combined, contradictions = bars.combine(given_pages)
@@ -97,7 +119,32 @@ def test_a_table_split_by_session_has_every_row_in_the_part_of_its_session(
     assert found == Counter(held)
 
 
-def test_every_column_is_described_and_none_may_be_missing() -> None:
+def test_every_column_is_described_and_only_statistics_may_be_missing() -> None:
     assert list(bars.COLUMN_DESCRIPTIONS) == bars.SCHEMA.names
-    assert not any(field.nullable for field in bars.SCHEMA)
+    nullable = {field.name for field in bars.SCHEMA if field.nullable}
+    assert nullable == {"vwap", "trade_count"}
     assert set(bars.PRICES) < set(bars.SCHEMA.names)
+
+
+@pytest.mark.parametrize(
+    ("price", "text"),
+    [
+        (0.0, "0.00"),
+        (1234.5, "1,234.50"),
+        (1.0, "1.00"),
+        (0.9999, "0.9999"),
+        (0.5, "0.5000"),
+        (0.0123, "0.0123"),
+        (0.00999, "0.00999"),
+        (0.001, "0.0010"),
+        (0.0001, "0.0001"),
+        (0.00005, "0.00005"),
+        (0.0000123456, "0.0000123"),
+        (0.000001, "0.000001"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (-0.00005, "-0.00005"),
+    ],
+)
+def test_a_price_is_told_with_as_many_digits_as_it_needs(price: float, text: str) -> None:
+    assert bars.price_text(price) == text

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from datalake_assets.collection import bars as bars_table
 from datalake_assets.collection.clock import Clock
-from datalake_assets.collection.collect import Collection, Page
+from datalake_assets.collection.collect import Collection, OddItem, Page
 from datalake_assets.collection.errors import (
-    OddBarError,
+    BadRequestError,
     PermanentError,
     RefusedError,
     RejectedSymbolError,
@@ -134,6 +134,21 @@ def a_new_token_each_time(page: Page, request: Request) -> Page:
     return replace(page, next_token=f"0/{request.number}")
 
 
+def odd_at_first(page: Page, request: Request) -> Page:
+    if not page.bars.num_rows:
+        return page
+    first = page.bars.slice(0, 1).to_pylist()[0]
+    # Of which session it is can be known for every second request only.
+    session = first["session"] if request.number % 2 else None
+    odd = OddItem(first["symbol"], session, "no daily bar")
+    return replace(page, bars=page.bars.slice(1), odd=(odd,))
+
+
+def with_a_stranger(page: Page, request: Request) -> Page:
+    more = table([bar("STRANGER", request.first)])
+    return replace(page, bars=pa.concat_tables([page.bars, more]))
+
+
 HARMLESS = (
     repeats_a_bar,
     repeats_the_page,
@@ -146,10 +161,14 @@ HARMLESS = (
 faults: st.SearchStrategy[Fault | None] = st.one_of(
     st.none(),
     st.none(),
-    st.sampled_from([*HARMLESS, the_same_token_again, a_new_token_each_time]),
+    st.sampled_from(
+        [*HARMLESS, the_same_token_again, a_new_token_each_time, odd_at_first, with_a_stranger]
+    ),
     st.builds(TransientError, st.just("503"), st.none() | st.floats(0, 5)),
     st.builds(ThrottledError, st.just("429"), st.none() | st.floats(0, 5)),
-    st.builds(PermanentError, st.just("422")),
+    st.builds(PermanentError, st.just("302")),
+    st.builds(BadRequestError, st.just("422")),
+    st.builds(UnreadableError, st.just("garbled")),
 )
 
 
@@ -365,16 +384,46 @@ def test_a_request_that_is_given_up_fails_its_symbols_with_the_last_error() -> N
 # What is no answer to the question
 
 
-def test_bars_of_a_symbol_that_was_not_asked_for_fail_the_chunk() -> None:
+def test_bars_of_a_symbol_that_was_not_asked_for_are_left_out_and_counted() -> None:
     def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
-        return Page(every([*asked, "OTHER"] if "A" in asked else asked), None)
+        return Page(every([*asked, "OTHER"]), None)
 
-    done = run(collection(plan(["A", "B", "C"], [MONDAY], Packing(symbols=1)), source))
+    done = run(collection(plan(["A", "B", "C"], [MONDAY]), source))
     (ledger,) = ledgers(done).values()
-    assert list(ledger.failed) == ["A"]
-    assert "OTHER" in ledger.failed["A"]
-    assert ledger.present == ("B", "C")
-    assert ledger.symbols == {"A", "B", "C"}
+    assert ledger.present == ("A", "B", "C")
+    assert (done.statistics.requests, done.statistics.stray_bars) == (1, 1)
+
+
+def answering_another(name: str, instead_of: str, quiet: str) -> Answering:
+    """A source that answers one of the symbols under another name, and for one has no bar."""
+
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        answered = [name if symbol == instead_of else symbol for symbol in asked]
+        return Page(every(symbol for symbol in answered if symbol != quiet), None)
+
+    return source
+
+
+def test_an_answer_with_bars_of_another_symbol_does_not_tell_that_one_has_none() -> None:
+    symbols = names(50)
+    source = answering_another("META", instead_of=symbols[7], quiet=symbols[30])
+    done = run(collection(plan(symbols, [MONDAY]), source))
+    (ledger,) = ledgers(done).values()
+    assert list(ledger.failed) == [symbols[7]]
+    assert "bars of META, which was not asked for" in ledger.failed[symbols[7]]
+    assert ledger.no_print == (symbols[30],)
+    assert len(ledger.present) == 48
+    assert done.statistics.requests == 1 + 1 + 2
+
+
+def test_a_name_in_another_case_is_no_answer_for_the_one_that_was_asked() -> None:
+    """BACpA is another security than BACPA, and prices of another are worse than none."""
+    source = answering_another("s00007", instead_of="S00007", quiet="S00030")
+    done = run(collection(plan(names(50), [MONDAY]), source))
+    (ledger,) = ledgers(done).values()
+    assert ledger.failed == {"S00007": "the source answered under the name s00007"}
+    assert ledger.no_print == ("S00030",)
+    assert done.statistics.requests == 1
 
 
 def test_bars_of_other_days_are_left_out_and_counted() -> None:
@@ -450,18 +499,43 @@ def test_an_unnamed_malformed_name_among_500_is_found_by_halving() -> None:
 def test_a_refusal_that_names_a_stranger_is_traced_by_halving_too() -> None:
     def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
         if "B" in asked:
-            raise RejectedSymbolError("invalid symbol: b", "b")
+            raise RejectedSymbolError("invalid symbol: stranger", "STRANGER")
         return Page(every(asked), None)
 
     (ledger,) = ledgers(run(collection(plan(["A", "B", "C"], [MONDAY]), source))).values()
-    assert ledger.rejected == {"B": "invalid symbol: b"}
+    assert ledger.rejected == {"B": "invalid symbol: stranger"}
     assert ledger.present == ("A", "C")
+
+
+@pytest.mark.parametrize("spelt", [str.upper, str.lower])
+def test_several_names_of_one_refusal_are_left_out_together_in_whatever_case(
+    spelt: Callable[[str], str],
+) -> None:
+    asked_for: list[tuple[str, ...]] = []
+
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        asked_for.append(asked)
+        if refused := [spelt(symbol) for symbol in ("B", "D") if symbol in asked]:
+            raise RejectedSymbolError(f"invalid symbols: {', '.join(refused)}", *refused)
+        return Page(every(asked), None)
+
+    (ledger,) = ledgers(run(collection(plan("ABCDE", [MONDAY]), source))).values()
+    assert list(ledger.rejected) == ["B", "D"]
+    assert ledger.present == ("A", "C", "E")
+    assert asked_for == [tuple("ABCDE"), ("A", "C", "E")]
+
+
+def test_of_two_names_that_differ_in_their_case_the_one_that_is_meant_is_left_out() -> None:
+    error = RejectedSymbolError("invalid symbol: BACpA", "BACpA")
+    assert error.of(["BACPA", "BACpA"]) == {"BACpA"}
+    assert error.of(["BACPA", "C"]) == {"BACPA"}
+    assert error.of(["C"]) == frozenset()
 
 
 def test_a_half_that_fails_costs_the_other_half_nothing() -> None:
     def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
         if {"A", "D"} <= set(asked):
-            raise RejectedSymbolError("invalid symbol", None)
+            raise RejectedSymbolError("invalid symbol")
         if "A" in asked:
             raise PermanentError("422")
         return Page(every(asked), None)
@@ -484,27 +558,34 @@ def spoiled(symbols: Iterable[str], error: Exception) -> tuple[Answering, list[t
     return source, requests
 
 
-@pytest.mark.parametrize("odd", [0, 321, 499])
-@pytest.mark.parametrize(
-    ("error", "attempts"),
-    [(OddBarError("no daily bar"), 1), (UnreadableError("Expected `int`, got `str`"), 3)],
-)
-def test_a_bar_that_is_none_costs_its_symbol_and_not_its_chunk(
-    odd: int, error: Exception, attempts: int
-) -> None:
-    symbols = names(500)
-    source, requests = spoiled({symbols[odd]}, error)
-    (ledger,) = ledgers(
-        run(collection(plan(symbols, [MONDAY]), source, retry=RetryPolicy(attempts=3)))
-    ).values()
+REFUSED = BadRequestError("GET /stocks/bars: HTTP 422: unprocessable")
 
-    assert list(ledger.failed) == [symbols[odd]]
-    assert str(error) in ledger.failed[symbols[odd]]
+
+@pytest.mark.parametrize("guilty", [[0], [321], [499], [1, 6], [100, 300, 301], [0, 99, 250, 499]])
+def test_symbols_for_which_a_request_is_refused_are_found_by_halving(guilty: list[int]) -> None:
+    symbols = names(500)
+    named = [symbols[place] for place in guilty]
+    source, requests = spoiled(named, REFUSED)
+    (ledger,) = ledgers(run(collection(plan(symbols, [MONDAY]), source))).values()
+
+    assert ledger.failed == dict.fromkeys(named, str(REFUSED))
+    assert len(ledger.present) == 500 - len(guilty)
+    assert len(requests) <= 1 + 18 * len(guilty)
+
+
+def test_an_answer_that_stays_damaged_is_traced_to_its_symbol_too() -> None:
+    symbols = names(500)
+    source, requests = spoiled({symbols[321]}, UnreadableError("the answer can't be read"))
+    (ledger,) = ledgers(run(collection(plan(symbols, [MONDAY]), source))).values()
+
+    assert list(ledger.failed) == [symbols[321]]
+    assert "can't be read" in ledger.failed[symbols[321]]
     assert len(ledger.present) == 499
+    attempts = RetryPolicy().attempts
     assert len(requests) <= attempts + 9 * (attempts + 1)
 
 
-@pytest.mark.parametrize("error", [OddBarError("no daily bar"), UnreadableError("garbled")])
+@pytest.mark.parametrize("error", [REFUSED, UnreadableError("garbled")])
 def test_a_source_that_is_unwell_itself_is_not_asked_symbol_by_symbol(error: Exception) -> None:
     symbols = names(500)
     source, requests = spoiled(symbols, error)
@@ -513,24 +594,34 @@ def test_a_source_that_is_unwell_itself_is_not_asked_symbol_by_symbol(error: Exc
     ).values()
 
     assert tuple(ledger.failed) == symbols
-    assert len(requests) <= 3 * 2
+    assert len(requests) == (1 if error is REFUSED else 2) + 12
+
+
+def test_a_search_ends_after_a_hundred_requests_and_keeps_what_it_found() -> None:
+    symbols = names(500)
+    guilty = symbols[::50]
+    source, requests = spoiled(guilty, REFUSED)
+    (ledger,) = ledgers(run(collection(plan(symbols, [MONDAY]), source))).values()
+
+    assert len(requests) == 1 + 100
+    assert set(guilty) <= set(ledger.failed)
+    assert 350 < len(ledger.present) < 490
+    assert not ledger.no_print
 
 
 @pytest.mark.parametrize(("requests", "answered"), [(1, 0), (2, 250), (3, 250), (4, 375)])
-def test_stopped_while_it_looks_for_a_bar_that_is_none_it_keeps_what_was_answered(
-    requests: int, answered: int
-) -> None:
+def test_stopped_in_its_search_it_keeps_what_was_answered(requests: int, answered: int) -> None:
     symbols = names(500)
-    source, _ = spoiled({symbols[-1]}, OddBarError("no daily bar"))
+    source, _ = spoiled({symbols[-1]}, REFUSED)
     budget = Budget(RateLimiter(1e9, clock=FakeClock()), requests)
     (ledger,) = ledgers(run(collection(plan(symbols, [MONDAY]), source, limiter=budget))).values()
 
     assert ledger.present == symbols[:answered]
-    assert ledger.failed == dict.fromkeys(symbols[answered:], "no daily bar")
+    assert ledger.failed == dict.fromkeys(symbols[answered:], str(REFUSED))
 
 
-@pytest.mark.parametrize("error", [PermanentError("HTTP 422"), TransientError("HTTP 503")])
-def test_what_is_not_about_a_bar_is_not_asked_in_halves(error: Exception) -> None:
+@pytest.mark.parametrize("error", [PermanentError("HTTP 302"), TransientError("HTTP 503")])
+def test_what_no_symbol_can_be_the_cause_of_is_not_asked_in_halves(error: Exception) -> None:
     source, requests = spoiled({"B"}, error)
     (ledger,) = ledgers(
         run(collection(plan(["A", "B"], [MONDAY]), source, retry=RetryPolicy(attempts=2)))
@@ -538,6 +629,177 @@ def test_what_is_not_about_a_bar_is_not_asked_in_halves(error: Exception) -> Non
 
     assert tuple(ledger.failed) == ("A", "B")
     assert len(requests) == (2 if isinstance(error, TransientError) else 1)
+
+
+# Odd items
+
+
+def with_odd(*odd: OddItem) -> Answering:
+    """A source whose answers hold these items in the place of bars, where they are asked for."""
+
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        days = [day for day in WEEK if first <= day <= last]
+        instead = {(item.symbol, item.session) for item in odd}
+        rows = [bar(s, d) for d in days for s in asked if (s, d) not in instead]
+        return Page(table(rows), None, odd=tuple(item for item in odd if item.symbol in asked))
+
+    return source
+
+
+def test_odd_bars_at_two_places_cost_their_symbols_and_no_further_request() -> None:
+    symbols = names(8)
+    odd = [OddItem(symbols[place], MONDAY, "no daily bar") for place in (1, 6)]
+    done = run(collection(plan(symbols, [MONDAY]), with_odd(*odd)))
+    (ledger,) = ledgers(done).values()
+    assert ledger.failed == {symbols[1]: "no daily bar", symbols[6]: "no daily bar"}
+    assert len(ledger.present) == 6
+    assert (done.statistics.requests, done.statistics.odd_bars) == (1, 2)
+
+
+def test_an_odd_bar_costs_its_symbol_in_its_session_only() -> None:
+    source = with_odd(OddItem("A", WEEK[1], "no daily bar"))
+    done = ledgers(run(collection(plan(["A", "B"], WEEK[:3]), source)))
+    assert [len(ledger.failed) for ledger in done.values()] == [0, 1, 0]
+    assert done[WEEK[1]].failed == {"A": "no daily bar"}
+    assert done[WEEK[1]].present == ("B",)
+
+
+def test_an_odd_bar_beside_a_good_one_of_its_session_leaves_neither() -> None:
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        return Page(every(asked), None, odd=(OddItem("A", MONDAY, "no daily bar"),))
+
+    done = run(collection(plan(["A", "B"], [MONDAY]), source))
+    (ledger,) = ledgers(done).values()
+    assert (ledger.failed, ledger.present) == ({"A": "no daily bar"}, ("B",))
+    assert collected(done).equals(every(["B"]))
+
+
+@pytest.mark.parametrize("session", [None, date(2024, 7, 4), date(2024, 6, 3)])
+def test_an_odd_bar_of_no_known_session_costs_those_without_a_bar(session: date | None) -> None:
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        rows = [bar("A", WEEK[0]), bar("B", WEEK[0]), bar("B", WEEK[1])]
+        return Page(table(rows), None, odd=(OddItem("A", session, "an unreadable time"),))
+
+    done = ledgers(run(collection(plan(["A", "B"], WEEK[:2]), source)))
+    assert done[WEEK[0]].present == ("A", "B")
+    assert done[WEEK[1]].failed == {"A": "an unreadable time"}
+
+
+def test_an_odd_bar_of_one_page_is_not_forgotten_on_the_next() -> None:
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        if token is None:
+            return Page(every(["B"]), "next", odd=(OddItem("A", MONDAY, "no daily bar"),))
+        return Page(every(["C"]), None)
+
+    (ledger,) = ledgers(run(collection(plan(["A", "B", "C"], [MONDAY]), source))).values()
+    assert (ledger.present, list(ledger.failed)) == (("B", "C"), ["A"])
+
+
+def test_volumes_that_were_rounded_are_counted() -> None:
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        return Page(every(asked), None, rounded=2)
+
+    done = run(collection(plan(names(6), [MONDAY], Packing(symbols=3)), source))
+    assert done.statistics.rounded_volumes == 4
+
+
+# Null
+
+
+def null(times: int, answer: Answering, **said: Any) -> tuple[Answering, list[int]]:
+    """A source that says null so many times before it answers; and its requests."""
+    requests: list[int] = []
+
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        requests.append(len(asked))
+        if len(requests) <= times:
+            return Page(bars_table.empty(), None, **(said or {"null": True}))
+        return answer(asked, first, last, token)
+
+    return source, requests
+
+
+def whole(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+    return Page(every(asked), None)
+
+
+def test_null_beside_a_symbol_said_twice_is_no_bar() -> None:
+    requests = 0
+
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        nonlocal requests
+        requests += 1
+        return Page(every(["B", "C"]), None, nulls=frozenset({"A"}))
+
+    (ledger,) = ledgers(run(collection(plan(["A", "B", "C"], [MONDAY]), source))).values()
+    assert (ledger.present, ledger.no_print, ledger.missing) == (("B", "C"), ("A",), ())
+    assert requests == 2
+
+
+def test_null_beside_a_symbol_said_once_is_passed_over() -> None:
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        once = next(told)
+        return Page(every(set(asked) - {once}), None, nulls=frozenset({once}))
+
+    told = iter(["A", "B"])
+    (ledger,) = ledgers(run(collection(plan(["A", "B", "C"], [MONDAY]), source))).values()
+    assert ledger.present == ("A", "B", "C")
+
+
+@pytest.mark.parametrize("token", [None, "next"])
+def test_null_on_a_later_page_said_twice_is_its_end_or_an_empty_page(token: str | None) -> None:
+    def source(asked: tuple[str, ...], first: date, last: date, page: str | None) -> Page:
+        if page is None:
+            return Page(every(["A"]), "null")
+        if page == "null":
+            return Page(bars_table.empty(), token, null=True)
+        return Page(every(["C"]), None)
+
+    done = run(collection(plan(["A", "B", "C"], [MONDAY]), source))
+    (ledger,) = ledgers(done).values()
+    assert ledger.present == (("A", "C") if token else ("A",))
+    assert not ledger.missing
+    assert done.statistics.requests == (4 if token else 3)
+
+
+def test_null_for_all_where_nobody_is_known_to_trade_said_twice_is_no_bar() -> None:
+    source, requests = null(99, whole)
+    (ledger,) = ledgers(run(collection(plan(names(50), [MONDAY]), source))).values()
+    assert ledger.no_print == names(50)
+    assert len(requests) == 2
+
+
+@pytest.mark.parametrize(("times", "told"), [(1, 2), (2, 3), (7, 8)])
+def test_null_for_all_where_bars_are_expected_is_asked_for_again(times: int, told: int) -> None:
+    source, requests = null(times, whole)
+    wanted = Plan((Chunk(names(50), (MONDAY,), expected=10.0),))
+    (ledger,) = ledgers(run(collection(wanted, source))).values()
+    assert ledger.present == names(50)
+    assert len(requests) == told
+
+
+@pytest.mark.parametrize(("expected", "state_"), [(9.9, State.NO_PRINT), (10.0, State.FAILED)])
+def test_null_for_all_that_stays_fails_where_ten_bars_are_expected(
+    expected: float, state_: State
+) -> None:
+    source, requests = null(99, whole)
+    wanted = Plan((Chunk(names(50), (MONDAY,), expected=expected),))
+    (ledger,) = ledgers(run(collection(wanted, source))).values()
+    assert {state(ledger, symbol) for symbol in names(50)} == {state_}
+    assert len(requests) == (2 if state_ is State.NO_PRINT else 2 + RetryPolicy().attempts)
+    if state_ is State.FAILED:
+        assert "null instead of the bars of 50 symbols" in ledger.failed["S00000"]
+
+
+def test_without_a_survey_bars_are_expected_as_the_other_requests_bring_them() -> None:
+    def source(asked: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        if "S00030" in asked:
+            return Page(bars_table.empty(), None, null=True)
+        return Page(every(asked), None)
+
+    wanted = plan(names(32), [MONDAY], Packing(symbols=16))
+    (ledger,) = ledgers(run(collection(wanted, source, workers=1))).values()
+    assert (ledger.present, tuple(ledger.failed)) == (names(32)[:16], names(32)[16:])
 
 
 # Stopping

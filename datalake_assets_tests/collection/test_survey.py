@@ -70,7 +70,7 @@ class ScriptedYears:
         if error := self._errors.get(number):
             raise error
         if refused := sorted(self._malformed.intersection(symbols)):
-            raise RejectedSymbolError("invalid symbol", refused[0] if self._named else None)
+            raise RejectedSymbolError("invalid symbol", *refused[: int(self._named)])
         every = [
             (symbol, year)
             for symbol in sorted(symbols)
@@ -179,6 +179,26 @@ def test_symbols_whose_question_fails_are_left_out_and_expected_always(
     bars = found.expected(days)
     assert {bars(name) for name in asked[:10]} == {len(days)}
     assert bars("SILENT") == 0
+
+
+def test_a_symbol_whose_years_cant_be_read_is_left_out_and_costs_no_other() -> None:
+    found = survey(["A", "B"], 2020, 2021, lambda *_: ({"A": None, "B": [2021]}, None), caller())
+    assert found.years == {"B": frozenset({2021})}
+
+
+@pytest.mark.parametrize("nulls", [1, 2])
+def test_null_instead_of_years_is_asked_for_a_second_time_and_then_means_none(nulls: int) -> None:
+    asked = []
+
+    def ask(
+        symbols: tuple[str, ...], *_: object
+    ) -> tuple[Mapping[str, Sequence[int]] | None, None]:
+        asked.append(symbols)
+        return (None if len(asked) <= nulls else {"A": [2020]}), None
+
+    found = survey(["A"], 2020, 2021, ask, caller())
+    assert found.years == {"A": frozenset() if nulls == 2 else frozenset({2020})}
+    assert len(asked) == 2
 
 
 def test_what_can_pass_is_tried_again() -> None:

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from datalake_assets.exchange.faults import (
+    ODD_KINDS,
     PAGE_KINDS,
     Arrival,
     Fault,
@@ -172,6 +173,78 @@ def test_a_token_may_never_end():
     assert first == second
     with pytest.raises(AssertionError, match="never ends"):
         list(walk(exchange, limit=10, **QUERY))
+
+
+def odd(kind: str, symbol: str = B) -> dict:
+    """A page with one odd item, as JSON."""
+    answer = call(frozen(MARKET, faults=always(kind, symbol=symbol)), **QUERY)
+    assert answer.status == 200
+    return answer.json()
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("odd_time", {"t": "2024-01-02T14:30:00Z"}),
+        ("unreadable_time", {"t": ""}),
+        ("odd_volume", {"v": -1}),
+        ("no_statistics", {"n": None, "vw": None}),
+    ],
+)
+def test_a_bar_may_be_odd(kind, changed):
+    proper = json.loads(PROPER)["bars"]
+    page = odd(kind)["bars"]
+    assert page == proper | {B: [proper[B][0] | changed, *proper[B][1:]]}
+
+
+def test_a_volume_may_have_a_fraction():
+    proper = json.loads(PROPER)["bars"][B][0]["v"]
+    assert odd("fractional_volume")["bars"][B][0]["v"] == proper + 0.5
+
+
+def test_a_symbol_may_be_null_in_another_case_or_beside_a_stranger():
+    proper = json.loads(PROPER)["bars"]
+    assert odd("null_symbol")["bars"] == proper | {B: None}
+    lower = {name.lower() if name == B else name: bars for name, bars in proper.items()}
+    assert odd("other_case")["bars"] == lower
+    assert odd("stranger")["bars"] == proper | {"ZZZZZZ": proper[B]}
+
+
+def test_a_symbol_may_stand_on_a_page_twice():
+    body = call(frozen(MARKET, faults=always("symbol_twice", symbol=B)), **QUERY).body
+    proper = json.loads(PROPER)["bars"]
+    assert body.count(f'"{B}":['.encode()) == 2
+    assert json.loads(body)["bars"][B] == proper[B][1:], "in most readers the last one counts"
+    assert body.count(b'"t"') == PROPER.count(b'"t"')
+
+
+def test_a_last_token_may_be_empty_and_no_other_is():
+    assert odd("empty_token")["next_page_token"] == ""
+    page = call(frozen(MARKET, faults=always("empty_token", symbol=A)), limit=5, **QUERY).json()
+    assert page["next_page_token"]
+
+
+@pytest.mark.parametrize("kind", sorted(ODD_KINDS))
+def test_a_page_without_the_symbol_that_is_to_be_odd_is_as_it_should_be(kind):
+    exchange = frozen(MARKET, faults=always(kind, symbol="ELSE"))
+    assert call(exchange, **QUERY).body == PROPER
+    assert exchange.requests[0].fault is None
+
+
+def test_odd_items_are_committed_where_they_are_named_and_not_drawn_by_default():
+    drawn = {str(RandomFaults(1.0, seed=1)(arrival)) for arrival in arrivals(2_000)}
+    assert drawn.isdisjoint(ODD_KINDS)
+    named = read_faults('{"rate": 1, "kinds": ["odd_time", "stranger"]}')
+    assert {str(named(arrival)) for arrival in arrivals(50)} == {"odd_time", "stranger"}
+    scripted = read_faults('[{"kind": "null_symbol", "symbol": "A"}]')
+    (fault,) = {scripted(arrival) for arrival in arrivals(1, symbols="A")}
+    assert (fault.kind, fault.symbol) == ("null_symbol", "A")
+
+
+def test_an_error_may_say_something_of_its_own():
+    faults = always("status", status=422, message="invalid symbols: A, B")
+    answer = call(frozen(MARKET, faults=faults), **QUERY)
+    assert (answer.status, answer.json()) == (422, {"message": "invalid symbols: A, B"})
 
 
 def test_the_log_names_the_fault_only_where_there_was_one():

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from datalake_assets.collection.audit import audit
+from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
@@ -55,7 +56,7 @@ def session(
     provenance = Provenance(
         collected_at=NOON + timedelta(minutes=minutes),
         source="alpaca/sip",
-        asof=day,
+        listed=day,
         run_id=f"run {minutes}",
         version="0",
     )
@@ -113,7 +114,7 @@ def test_another_source_is_refused_before_anything_is_written(lake: Lake, other:
     assert lake.store.list("") == ["_lake.json"]
 
 
-@pytest.mark.parametrize("format_", [0, 2, None, "1"])
+@pytest.mark.parametrize("format_", [0, 1, 3, None, "2"])
 def test_a_lake_of_another_layout_is_refused(lake: Lake, format_: Any) -> None:
     marker = json.dumps({"format": format_, "source": "alpaca/sip"}).encode()
     lake.store.put("_lake.json", marker)
@@ -482,6 +483,34 @@ def test_a_damaged_snapshot_is_named_whatever_bit_of_it_is_flipped() -> None:
     lake.store.put(key, whole[:-1])
     with pytest.raises(BrokenFileError, match="remove it"):
         lake.universe()
+
+
+class Noon(Clock):
+    """A clock that stands at noon in New York on Monday."""
+
+    def now(self) -> datetime:
+        return datetime(MONDAY.year, MONDAY.month, MONDAY.day, 17, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("ahead", "used"), [(-1, True), (0, True), (1, False), (365, False)])
+def test_a_snapshot_of_a_day_to_come_is_not_used_and_said_so(
+    lake: Lake, caplog: pytest.LogCaptureFixture, ahead: int, used: bool
+) -> None:
+    held = Lake(lake.store, Noon())
+    before, day = MONDAY - timedelta(days=2), MONDAY + timedelta(days=ahead)
+    held.write_universe(before, snapshot("A"))
+    held.write_survey(before, Survey(2011, 2024, {}))
+    held.write_universe(day, snapshot("A", "B"))
+    held.write_survey(day, SURVEY)
+
+    found = held.universe()
+
+    assert found is not None
+    assert found[0] == (day if used else before)
+    assert held.universe_days() == ([before, day] if used else [before])
+    assert (held.survey() == SURVEY) == used
+    place = lake.store.url(layout.universe_key(day))
+    assert (f"{place} is of a day that is still to come" in caplog.text) != used
 
 
 def test_a_day_without_a_snapshot_is_a_file_not_found(lake: Lake) -> None:

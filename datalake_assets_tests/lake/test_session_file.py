@@ -41,7 +41,7 @@ from datalake_assets_tests.lake.files import (
 COLLECTED = Provenance(
     collected_at=datetime(2024, 7, 1, 20, 31, 5, 123456, tzinfo=UTC),
     source="alpaca/sip",
-    asof=date(2024, 7, 2),
+    listed=date(2024, 7, 2),
     run_id="7b1e",
     version="1.2.3",
     collection={"requests": 11, "retries": 0, "duration_seconds": 1.25},
@@ -98,7 +98,7 @@ def sessions(draw: st.DrawFn) -> Session:
     provenance = Provenance(
         collected_at=draw(st.datetimes(timezones=st.just(UTC))),
         source=draw(st.text(max_size=20)),
-        asof=draw(st.dates()),
+        listed=draw(st.dates()),
         run_id=draw(st.text(max_size=20)),
         version=draw(st.text(max_size=8)),
         collection=draw(st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=9))),
@@ -291,7 +291,7 @@ def parquet(bars: pa.Table, told: dict[bytes, Any]) -> bytes:
             id="a symbol in two states",
         ),
         pytest.param(
-            parquet(WHOLE.bars, metadata(DATA) | {b"datalake.provenance": b'{"asof":1}'}),
+            parquet(WHOLE.bars, metadata(DATA) | {b"datalake.provenance": b'{"listed":1}'}),
             id="an odd provenance",
         ),
     ],

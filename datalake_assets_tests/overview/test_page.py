@@ -269,3 +269,16 @@ def test_a_long_list_of_things_to_do_is_cut_and_says_so(good: Overview) -> None:
 
 def test_the_same_lake_at_the_same_time_makes_the_same_page(bad: Overview) -> None:
     assert page.render(bad) == page.render(bad)
+
+
+def test_why_symbols_failed_is_told_and_without_failures_there_is_no_such_part(
+    good: Overview,
+) -> None:
+    lake = new_lake()
+    lake.publish(*collected(DAYS[-1], SYMBOLS[:99], failed={SYMBOLS[99]: "HTTP 500 <b>"}))
+
+    html = page.render(look(lake))
+
+    assert "Why symbols failed" in Page(html).text
+    assert f'HTTP 500 &lt;b&gt;</th><td class="n">1</td><td>{SYMBOLS[99]}</td>' in html
+    assert "Why symbols failed" not in page.render(good)

@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
+from datalake_assets.collection import universe
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import (
+    BadRequestError,
     CollectionError,
     PermanentError,
     RefusedError,
@@ -41,7 +43,6 @@ from datalake_assets.sources.transport import Answer, Timeouts, Transport
 KEY, SECRET = "AKQ7NEVERSHOWN", "sEcReTnEvErShOwN"
 NOW = datetime(2026, 9, 3, 22, 0, tzinfo=UTC)
 DAY = date(2024, 7, 3)  # closes at 17:00 UTC, early
-ASOF = date(2026, 9, 3)
 
 
 class At(Clock):
@@ -75,7 +76,10 @@ class Recording(Transport):
     asked: ClassVar[list[tuple[str, dict[str, str], dict[str, str]]]]
     answers: ClassVar[list[Answer]]
 
-    def get(self, url: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+    def get(
+        self, url: str, params: Mapping[str, str], headers: Mapping[str, str], most: int
+    ) -> Answer:
+        assert most == (256 << 20 if url.endswith("/v2/assets") else 32 << 20)
         self.asked.append((url, dict(params), dict(headers)))
         return self.answers.pop(0)
 
@@ -172,7 +176,7 @@ def test_bars_are_asked_for_raw_and_as_of_a_pinned_day_in_whole_pages(
     seen: list[Arrival] = []
     exchange.exchange.faults = lambda arrival: seen.append(arrival)
     with source(exchange.url, feed="iex") as asking:
-        asking.bars(date(2025, 3, 14))(("B", "A.B"), date(2024, 7, 1), DAY, None)
+        asking.bars()(("B", "A.B"), date(2024, 7, 1), DAY, None)
     assert seen[0].path == "/v2/stocks/bars"
     assert seen[0].query == {
         "symbols": "B,A.B",
@@ -182,14 +186,14 @@ def test_bars_are_asked_for_raw_and_as_of_a_pinned_day_in_whole_pages(
         "limit": "10000",
         "adjustment": "raw",
         "feed": "iex",
-        "asof": "2025-03-14",
+        "asof": "-",
     }
 
 
 def test_the_bars_of_the_exchange_arrive_session_by_session(exchange: ExchangeServer) -> None:
     symbols, days = names(exchange, 50), market_calendar.sessions(date(2024, 3, 7), DAY)
     with source(exchange.url) as asking:
-        page = asking.bars(ASOF)(symbols, days[0], days[-1], None)
+        page = asking.bars()(symbols, days[0], days[-1], None)
     market = exchange.exchange.market
     first = market.sessions.index(days[0])
     held = market.bars(symbols, first, first + len(days))
@@ -207,7 +211,7 @@ def test_a_token_leads_to_the_next_page(exchange: ExchangeServer) -> None:
     symbols = names(exchange, 45)
     first, last = date(2023, 1, 3), date(2024, 7, 3)
     with source(exchange.url) as asking:
-        fetch = asking.bars(ASOF)
+        fetch = asking.bars()
         page = fetch(symbols, first, last, None)
         assert page.bars.num_rows == 10_000
         assert page.next_token
@@ -224,7 +228,7 @@ def test_a_token_leads_to_the_next_page(exchange: ExchangeServer) -> None:
 def test_many_threads_get_what_one_gets(exchange: ExchangeServer) -> None:
     parts = [names(exchange, 200)[start : start + 10] for start in range(0, 200, 10)]
     with source(exchange.url) as asking, ThreadPoolExecutor(20) as pool:
-        fetch = asking.bars(ASOF)
+        fetch = asking.bars()
         alone = [fetch(part, date(2024, 6, 3), DAY, None).bars for part in parts]
         together = list(pool.map(lambda part: fetch(part, date(2024, 6, 3), DAY, None).bars, parts))
     assert all(a.equals(b) for a, b in zip(alone, together, strict=True))
@@ -242,7 +246,7 @@ def test_years_are_asked_for_in_whole_pages_up_to_what_is_served(
 ) -> None:
     recording.answers.append(EMPTY)
     with source(None, feed="iex") as asking:
-        assert asking.years(date(2025, 3, 14))(("B", "A.B"), 2016, last, "bmV4dA==") == ({}, None)
+        assert asking.years()(("B", "A.B"), 2016, last, "bmV4dA==") == ({}, None)
     ((url, params, _),) = recording.asked
     assert url == "https://data.alpaca.markets/v2/stocks/bars"
     assert params == {
@@ -253,7 +257,7 @@ def test_years_are_asked_for_in_whole_pages_up_to_what_is_served(
         "limit": "10000",
         "adjustment": "raw",
         "feed": "iex",
-        "asof": "2025-03-14",
+        "asof": "-",
         "page_token": "bmV4dA==",
     }
 
@@ -270,7 +274,7 @@ def years_of(exchange: ExchangeServer, symbols: Sequence[str]) -> dict[str, froz
 
 def surveyed(asking: AlpacaSource, symbols: Iterable[str]) -> Survey:
     caller = Caller(RateLimiter(1e6), RetryPolicy(wait_initial=0.001))
-    years = asking.years(ASOF)
+    years = asking.years()
     return survey(symbols, 2011, 2026, years, caller, symbols_per_request=20, workers=4)
 
 
@@ -334,13 +338,13 @@ def test_a_session_is_refused_until_its_bars_are_served_and_the_error_tells_when
     served = market_calendar.session_close(last) + timedelta(minutes=16)
     for early in (timedelta(microseconds=1), timedelta(hours=3), timedelta(days=2)):
         with source(None, served - early) as asking, pytest.raises(RefusedError) as caught:
-            asking.bars(ASOF)(("A",), last, last, None)
+            asking.bars()(("A",), last, last, None)
         assert f"closes at {last} {close} UTC" in str(caught.value)
         assert "16 minutes later" in str(caught.value)
     assert recording.asked == []
     recording.answers.append(EMPTY)
     with source(None, served) as asking:
-        asking.bars(ASOF)(("A",), last, last, None)
+        asking.bars()(("A",), last, last, None)
     assert recording.asked[0][1]["end"] == f"{last}T{close}:00+00:00"
 
 
@@ -348,7 +352,7 @@ def test_an_exchange_with_the_15_minute_rule_serves_a_session_at_the_first_momen
     now = market_calendar.session_close(DAY) + timedelta(minutes=16)
     strict = Exchange(SyntheticMarket(active=30, inactive=0), clock=lambda: now)
     with ExchangeServer(strict) as server, source(server.url, now) as asking:
-        page = asking.bars(DAY)(names(server, 30), DAY, DAY, None)
+        page = asking.bars()(names(server, 30), DAY, DAY, None)
     assert page.bars.num_rows > 10
     assert page.bars["session"].unique().to_pylist() == [DAY]
 
@@ -363,7 +367,7 @@ def test_keys_of_a_paper_account_go_to_the_paper_host(
     recording.answers += [Answer(200, {}, b"[]"), EMPTY]
     asking = AlpacaSource(Account(key, SECRET), clock=At())
     assert asking.assets().num_rows == 0
-    asking.bars(ASOF)(("A",), DAY, DAY, None)
+    asking.bars()(("A",), DAY, DAY, None)
     asking.close()
     assets, bars = recording.asked
     assert assets[0] == f"{host}/v2/assets"
@@ -409,6 +413,24 @@ def test_an_unknown_exchange_and_missing_fields_do_not_cost_the_list() -> None:
     assert rows[nameless["id"]]["name"] is None
 
 
+def test_the_calendar_has_the_sessions_of_a_range(exchange: ExchangeServer) -> None:
+    with source(exchange.url) as asking:
+        found = asking.calendar(date(2025, 1, 8), date(2025, 1, 13))
+    assert sorted(found) == [date(2025, 1, 8), date(2025, 1, 10), date(2025, 1, 13)]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'[{"date":null}]', b'[{"day":"2025-01-08"}]'])
+def test_a_calendar_that_can_not_be_read_is_asked_for_again(
+    recording: type[Recording], body: bytes
+) -> None:
+    recording.answers.append(Answer(200, {}, body))
+    with source(None) as asking, pytest.raises(TransientError, match="the calendar can't be read"):
+        asking.calendar(DAY, DAY)
+    (asked,) = recording.asked
+    assert asked[0].endswith("/v2/calendar")
+    assert asked[1] == {"start": str(DAY), "end": str(DAY)}
+
+
 def test_a_ticker_with_two_assets_keeps_both_in_a_fixed_order(recording: type[Recording]) -> None:
     row = {"exchange": "NYSE", "tradable": True, "name": "n"}
     rows = [
@@ -427,11 +449,79 @@ def test_a_ticker_with_two_assets_keeps_both_in_a_fixed_order(recording: type[Re
     assert first.equals(second)
 
 
-@pytest.mark.parametrize("body", [b"<html>maintenance</html>", b'[{"id":"1"}]', b'[{"id"', b"null"])
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>maintenance</html>", b'[{"id":"1"}]', b'[{"id"', b"null", b"{}", b'"x"', b"[7, null]"],
+)
 def test_a_list_that_can_t_be_read_is_asked_again(body: bytes, recording: type[Recording]) -> None:
     recording.answers.append(Answer(200, {}, body))
     with source(None) as asking, pytest.raises(TransientError, match="list of assets"):
         asking.assets()
+
+
+def listed(*assets: Any) -> Answer:
+    return Answer(200, {}, json.dumps(assets).encode())
+
+
+WHOLE = {"id": "1", "symbol": "A", "status": "active", "exchange": "NYSE", "tradable": True,
+         "name": "Alpha"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("exchange", "exchange"), ("tradable", "tradable"), ("id", "asset_id")]
+)
+@pytest.mark.parametrize("value", [None, "absent", [], {}])
+def test_an_asset_without_what_is_not_needed_is_taken(
+    name: str, column: str, value: Any, recording: type[Recording]
+) -> None:
+    odd = WHOLE | {"symbol": "B", name: value}
+    if value == "absent":
+        del odd[name]
+    recording.answers.append(listed(WHOLE, odd))
+    with source(None) as asking:
+        table = asking.assets()
+    assert table.schema == UNIVERSE
+    assert [row["symbol"] for row in table.to_pylist()] == ["A", "B"]
+    assert [row[column] is None for row in table.to_pylist()] == [False, True]
+    assert universe.odd(table) == []
+
+
+def test_an_id_that_is_a_number_is_taken_as_text(recording: type[Recording]) -> None:
+    recording.answers.append(listed(WHOLE | {"id": 12345}))
+    with source(None) as asking:
+        assert asking.assets()["asset_id"].to_pylist() == ["12345"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [None, 7, "A", [], {}, {"symbol": "B"}, WHOLE | {"symbol": None}, WHOLE | {"symbol": 7},
+     WHOLE | {"symbol": ""}, WHOLE | {"status": None}, WHOLE | {"status": True}],
+)  # fmt: skip
+def test_what_is_no_asset_is_left_out_and_named(odd: Any, recording: type[Recording]) -> None:
+    recording.answers.append(listed(WHOLE, odd, WHOLE | {"symbol": "C"}))
+    with source(None) as asking:
+        table = asking.assets()
+    assert table["symbol"].to_pylist() == ["A", "C"]
+    (told,) = universe.odd(table)
+    assert told.startswith("no. 2: ")
+    assert len(told) < 120
+
+
+def test_what_does_not_print_in_the_list_is_spelled_out(recording: type[Recording]) -> None:
+    escape = "\x1b[31m"
+    recording.answers.append(
+        listed(
+            {"id": escape, "symbol": f"A{escape}", "status": f"active{escape}",
+             "exchange": escape, "name": f"Alpha\u00a0 {escape}\n Inc"},
+            escape,
+        )
+    )  # fmt: skip
+    with source(None) as asking:
+        table = asking.assets()
+    (row,) = table.to_pylist()
+    assert row["name"] == "Alpha \\x1b[31m Inc"
+    assert all(value.isprintable() for value in row.values() if value is not None)
+    assert all(told.isprintable() for told in universe.odd(table))
 
 
 # What an answer means
@@ -470,7 +560,9 @@ def test_a_429_throttles_for_as_long_as_it_says(
     assert str(error) == "GET /stocks/bars: HTTP 429: too many requests."
 
 
-@pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504])
+@pytest.mark.parametrize(
+    "status", [408, 425, 500, 502, 503, 504, 507, 509, *range(520, 531), 561, 598, 599]
+)
 @pytest.mark.parametrize("after", [None, "12"])
 def test_what_can_pass_is_transient(status: int, after: str | None) -> None:
     headers = {} if after is None else {"retry-after": after}
@@ -488,6 +580,23 @@ def test_a_401_names_both_variables_whatever_its_body(body: bytes) -> None:
     assert "<" not in str(error)
 
 
+def test_a_407_says_how_a_proxy_is_given_a_login() -> None:
+    error = classify(Answer(407, {}, b""), "GET /stocks/bars", NOW)
+    assert isinstance(error, RefusedError)
+    assert "HTTPS_PROXY=http://user:password@host:port" in str(error)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 503])
+@pytest.mark.parametrize("form", ['{"message":"%s"}', "<html>%s</html>", "%s"])
+def test_what_does_not_print_in_a_message_is_spelled_out(status: int, form: str) -> None:
+    said = form % "a\x1b[31mred\u202egreen\x00\x9b2J\r\nend"
+    body = json.dumps({"message": said}) if form.startswith("{") else said
+    error = classify(Answer(status, {}, body.encode()), "GET /x", NOW)
+    assert str(error).isprintable()
+    assert "red" in str(error)
+    assert "end" in str(error)
+
+
 def test_a_403_says_what_may_be_wrong_with_the_plan() -> None:
     said = "subscription does not permit querying recent SIP data"
     error = classify(Answer(403, {}, json.dumps({"message": said}).encode()), "GET /x", NOW)
@@ -497,22 +606,25 @@ def test_a_403_says_what_may_be_wrong_with_the_plan() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "symbol"),
+    ("said", "symbols"),
     [
-        ("invalid symbol: 0029900E0", "0029900E0"),
-        ("invalid symbol: BRK-B", "BRK-B"),
-        ("invalid symbol: TAOP:NASDAQ", "TAOP:NASDAQ"),
-        ("invalid symbol: ", None),
-        ("invalid symbol:", None),
+        ("invalid symbol: 0029900E0", ["0029900E0"]),
+        ("invalid symbol: BRK-B", ["BRK-B"]),
+        ("invalid symbol: TAOP:NASDAQ", ["TAOP:NASDAQ"]),
+        ("invalid symbols: BRK-B, A1,C;D E", ["BRK-B", "A1", "C", "D", "E"]),
+        ("Invalid Symbols: ['BRK-B', \"A1\"]", ["BRK-B", "A1"]),
+        ("invalid symbol: ", []),
+        ("invalid symbol:", []),
     ],
 )
-def test_a_400_of_an_invalid_symbol_rejects_the_one_that_it_names(
-    said: str, symbol: str | None
+@pytest.mark.parametrize("status", [400, 422])
+def test_an_answer_of_invalid_symbols_rejects_those_that_it_names(
+    status: int, said: str, symbols: list[str]
 ) -> None:
-    error = classify(Answer(400, {}, json.dumps({"message": said}).encode()), "GET /x", NOW)
+    error = classify(Answer(status, {}, json.dumps({"message": said}).encode()), "GET /x", NOW)
     assert isinstance(error, RejectedSymbolError)
-    assert error.symbol == symbol
-    assert str(error) == said
+    assert list(error.symbols) == symbols
+    assert str(error) == said.strip()
 
 
 @pytest.mark.parametrize(
@@ -520,11 +632,30 @@ def test_a_400_of_an_invalid_symbol_rejects_the_one_that_it_names(
     [
         (400, "invalid timeframe: 3Fortnight"),
         (400, "end should not be before start"),
+        (402, "payment required"),
         (404, "endpoint not found."),
         (405, "method not allowed"),
-        (422, "invalid symbol: BRK-B"),
+        (410, "gone"),
+        (414, "URI too long"),
+        (422, "BRK-B is not a symbol"),
+        (451, "unavailable for legal reasons"),
+        (499, "client closed request"),
+    ],
+)
+def test_another_refusal_may_be_of_one_of_its_symbols(status: int, said: str) -> None:
+    error = classify(Answer(status, {}, json.dumps({"message": said}).encode()), "GET /x", NOW)
+    assert type(error) is BadRequestError
+    assert str(error) == f"GET /x: HTTP {status}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
         (302, "moved"),
+        (304, "not modified"),
         (501, "not implemented"),
+        (505, "HTTP version not supported"),
+        (511, "network authentication required"),
     ],
 )
 def test_the_rest_fails_the_same_way_each_time(status: int, said: str) -> None:
@@ -570,10 +701,10 @@ def test_every_answer_has_a_meaning(status: int, headers: dict[str, str], body: 
         (Fault(kind="status", status=429, retry_after=1), ThrottledError),
         (Fault(kind="status", status=500), TransientError),
         (Fault(kind="status", status=503), TransientError),
-        (Fault(kind="null_bars"), TransientError),
+        (Fault(kind="status", status=529), TransientError),
         (Fault(kind="reset"), TransientError),
         (Fault(kind="cut"), TransientError),
-        (Fault(kind="status", status=404), PermanentError),
+        (Fault(kind="status", status=404), BadRequestError),
         (Fault(kind="status", status=403), RefusedError),
     ],
     ids=str,
@@ -583,7 +714,7 @@ def test_each_fault_of_the_exchange_is_the_error_that_it_should_be(
 ) -> None:
     exchange.exchange.faults = FaultScript([Rule(fault)])
     with source(exchange.url) as asking:
-        fetch = asking.bars(ASOF)
+        fetch = asking.bars()
         with pytest.raises(kind) as caught:
             fetch(names(exchange), DAY, DAY, None)
         assert type(caught.value) is kind
@@ -593,13 +724,13 @@ def test_each_fault_of_the_exchange_is_the_error_that_it_should_be(
 
 def test_a_malformed_symbol_is_named_by_the_error(exchange: ExchangeServer) -> None:
     with source(exchange.url) as asking, pytest.raises(RejectedSymbolError) as caught:
-        asking.bars(ASOF)((*names(exchange), "BRX-B"), DAY, DAY, None)
-    assert caught.value.symbol == "BRX-B"
+        asking.bars()((*names(exchange), "BRX-B"), DAY, DAY, None)
+    assert caught.value.symbols == ("BRX-B",)
 
 
 def test_an_unknown_symbol_is_simply_absent(exchange: ExchangeServer) -> None:
     with source(exchange.url) as asking:
-        page = asking.bars(ASOF)((*names(exchange, 20), "ZZZZZZ"), DAY, DAY, None)
+        page = asking.bars()((*names(exchange, 20), "ZZZZZZ"), DAY, DAY, None)
     assert page.bars.num_rows
     assert "ZZZZZZ" not in page.bars["symbol"].to_pylist()
 
@@ -607,7 +738,7 @@ def test_an_unknown_symbol_is_simply_absent(exchange: ExchangeServer) -> None:
 def test_a_server_that_redirects_gets_no_second_request(recording: type[Recording]) -> None:
     recording.answers.append(Answer(302, {"location": "https://elsewhere.example"}, b""))
     with source(None) as asking, pytest.raises(PermanentError, match="HTTP 302"):
-        asking.bars(ASOF)(("A",), DAY, DAY, None)
+        asking.bars()(("A",), DAY, DAY, None)
     assert len(recording.asked) == 1
 
 
@@ -626,7 +757,7 @@ def test_wrong_keys_are_refused_naming_both_variables_and_showing_neither() -> N
     guarded = Exchange(SyntheticMarket(active=10, inactive=0), keys=("right", "pair"))
     with ExchangeServer(guarded) as server, source(server.url) as asking:
         for question in (
-            lambda: asking.bars(ASOF)(("A",), DAY, DAY, None),
+            lambda: asking.bars()(("A",), DAY, DAY, None),
             asking.assets,
         ):
             with pytest.raises(
@@ -645,7 +776,7 @@ def test_neither_the_account_nor_the_source_shows_a_key() -> None:
     with source("http://127.0.0.1:1") as asking:
         assert_no_secret(asking)
         with pytest.raises(TransientError) as caught:
-            asking.bars(ASOF)(("A",), DAY, DAY, None)
+            asking.bars()(("A",), DAY, DAY, None)
         assert_no_secret(caught.value)
 
 
@@ -653,7 +784,7 @@ def test_neither_the_account_nor_the_source_shows_a_key() -> None:
 def test_no_error_of_a_status_shows_a_key(status: int, recording: type[Recording]) -> None:
     recording.answers += [Answer(status, {}, b"{}")] * 2
     with source(None) as asking:
-        for question in (lambda: asking.bars(ASOF)(("A",), DAY, DAY, None), asking.assets):
+        for question in (lambda: asking.bars()(("A",), DAY, DAY, None), asking.assets):
             with pytest.raises(CollectionError) as caught:
                 question()
             assert_no_secret(caught.value)

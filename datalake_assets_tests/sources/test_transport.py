@@ -1,28 +1,37 @@
 """One request over a real socket: what arrives whole, and what is told when it does not."""
 
+import base64
 import gzip
 import logging
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from datalake_assets.collection.errors import TransientError
+from datalake_assets.collection.errors import PermanentError, RefusedError, TransientError
 from datalake_assets.exchange.faults import Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.sources.transport import Timeouts, Transport
 
 KEYS = {"APCA-API-KEY-ID": "PKQ7NEVERSHOWN", "APCA-API-SECRET-KEY": "sEcReTnEvErShOwN"}
 BARS = "/v2/stocks/bars"
+MOST = 1 << 20
 ASKED = {"timeframe": "1Day", "start": "2024-01-02", "end": "2024-06-28", "limit": "10000"}
 
 
@@ -42,6 +51,8 @@ class Peer:
     """A server that answers as told, and remembers who connected and what was asked."""
 
     url: str = ""
+    leads_to: str = ""
+    status: int = 200
     connections: int = 0
     paths: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -50,8 +61,17 @@ class Peer:
 Answering = Callable[[BaseHTTPRequestHandler], None]
 
 
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    """Hand on bytes until one of the two ends."""
+    with suppress(OSError):
+        while piece := source.recv(1 << 16):
+            sink.sendall(piece)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
 @contextmanager
-def peer(answering: Answering) -> Iterator[Peer]:
+def peer(answering: Answering, certificate: tuple[Path, Path] | None = None) -> Iterator[Peer]:
     told = Peer()
     lock = threading.Lock()
 
@@ -69,6 +89,23 @@ def peer(answering: Answering) -> Iterator[Peer]:
                 told.headers.append(dict(self.headers))
             answering(self)
 
+        def do_CONNECT(self) -> None:
+            with lock:
+                told.paths.append(self.path)
+                told.headers.append(dict(self.headers))
+            if told.status != 200:
+                self.send_error(told.status)
+                return
+            self.send_response(200)
+            self.end_headers()
+            address = urlsplit(told.leads_to)
+            with socket.create_connection((address.hostname, address.port)) as onward:
+                back = threading.Thread(target=pump, args=(onward, self.connection))
+                back.start()
+                pump(self.connection, onward)
+                back.join()
+            self.close_connection = True
+
         def log_message(self, *args: Any) -> None:
             pass
 
@@ -81,6 +118,10 @@ def peer(answering: Answering) -> Iterator[Peer]:
 
     with Server(("127.0.0.1", 0), Handler) as server:
         told.url = f"http://127.0.0.1:{server.server_address[1]}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
@@ -117,7 +158,7 @@ def raw(*pieces: bytes, pause: float = 0.0) -> Answering:
 def failing(url: str, path: str = BARS, **timeouts: float) -> TransientError:
     """The error of a request to `path`, which shows nothing that it should not."""
     with transport(**timeouts) as sending, pytest.raises(TransientError) as caught:
-        sending.get(url + path, ASKED | {"symbols": "AAPL"}, KEYS)
+        sending.get(url + path, ASKED | {"symbols": "AAPL"}, KEYS, MOST)
     shown = str(caught.value)
     assert shown.startswith(f"GET {url.removeprefix('http://')}{path}: ")
     assert not re.search(r"0x[0-9a-f]{6,}|object at", shown)
@@ -169,8 +210,8 @@ def test_a_slow_answer_within_its_times_arrives_whole(exchange: ExchangeServer) 
     symbol = exchange.exchange.market.assets()[0]["symbol"]
     asked = ASKED | {"symbols": symbol}
     with transport() as sending:
-        at_once = sending.get(exchange.url + BARS, asked, KEYS)
-        slow = sending.get(disturbed(exchange, "drip", seconds=0.5) + BARS, asked, KEYS)
+        at_once = sending.get(exchange.url + BARS, asked, KEYS, MOST)
+        slow = sending.get(disturbed(exchange, "drip", seconds=0.5) + BARS, asked, KEYS, MOST)
     assert slow.body == at_once.body
 
 
@@ -257,13 +298,13 @@ def test_a_chunked_answer_arrives_whole() -> None:
         peer(raw(head, b'3\r\n{"b\r\n', b'2\r\n"}\r\n0\r\n\r\n')) as server,
         transport() as sending,
     ):
-        assert sending.get(server.url, {}, {}).body == b'{"b"}'
+        assert sending.get(server.url, {}, {}, MOST).body == b'{"b"}'
 
 
 def test_a_gzipped_answer_is_unpacked_and_asked_for() -> None:
     with peer(answer(WHOLE, Content_Encoding="gzip", X_Other="Kept")) as server:
         with transport() as sending:
-            got = sending.get(server.url, {}, KEYS)
+            got = sending.get(server.url, {}, KEYS, MOST)
         assert got.status == 200
         assert got.body == gzip.decompress(WHOLE)
         assert got.headers["x-other"] == "Kept"
@@ -275,14 +316,16 @@ def test_a_gzipped_answer_is_unpacked_and_asked_for() -> None:
 def test_every_status_is_an_answer(status: int) -> None:
     body = b"" if status == 204 else b"<html>said</html>"
     with peer(answer(body, status)) as server, transport() as sending:
-        got = sending.get(server.url, {}, {})
+        got = sending.get(server.url, {}, {}, MOST)
     assert (got.status, got.body) == (status, body)
 
 
 def test_five_hundred_symbols_keep_their_commas_and_make_a_short_url() -> None:
     symbols = ",".join(["BRK.B"] * 500)
     with peer(answer()) as server, transport() as sending:
-        sending.get(server.url + BARS, {"symbols": symbols, "end": "2024-01-02T23:59:59+00:00"}, {})
+        sending.get(
+            server.url + BARS, {"symbols": symbols, "end": "2024-01-02T23:59:59+00:00"}, {}, MOST
+        )
         (path,) = server.paths
     assert path == f"{BARS}?symbols={symbols}&end=2024-01-02T23:59:59%2B00:00"
     assert len(path) < 4096
@@ -292,9 +335,225 @@ def test_a_redirect_is_not_followed_so_the_keys_go_nowhere_else() -> None:
     with peer(answer()) as elsewhere:
         moved = answer(b"", 302, Location=f"{elsewhere.url}/v2")
         with peer(moved) as server, transport() as sending:
-            got = sending.get(server.url, {}, KEYS)
+            got = sending.get(server.url, {}, KEYS, MOST)
             assert (got.status, len(server.paths)) == (302, 1)
         assert elsewhere.paths == []
+
+
+# How much is taken in
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("size", "taken"), [(MOST - 1, True), (MOST, True), (MOST + 1, False)])
+def test_an_answer_is_taken_in_up_to_a_bound_as_it_comes_and_as_it_unpacks(
+    size: int, taken: bool, packed: bool
+) -> None:
+    body = b"0" * size
+    sent = answer(gzip.compress(body), Content_Encoding="gzip") if packed else answer(body)
+    with peer(sent) as server, transport() as sending:
+        if taken:
+            assert sending.get(server.url, {}, {}, MOST).body == body
+        else:
+            with pytest.raises(PermanentError, match="the answer is larger than 1 MiB"):
+                sending.get(server.url, {}, {}, MOST)
+
+
+def test_an_answer_without_an_end_is_left_at_the_bound() -> None:
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:  # until the client has gone
+            handler.wfile.write(b"0" * (1 << 16))
+
+    with peer(endless) as server, transport() as sending:
+        with pytest.raises(PermanentError, match="larger than 1 MiB"):
+            sending.get(server.url, {}, {}, MOST)
+        with pytest.raises(PermanentError, match="larger than 1 MiB"):  # and gave its place back
+            sending.get(server.url, {}, {}, MOST)
+
+
+def test_what_unpacks_to_a_thousand_times_its_size_is_not_unpacked() -> None:
+    bomb = gzip.compress(b"0" * (64 * MOST))
+    assert len(bomb) < MOST // 8
+    with peer(answer(bomb, Content_Encoding="gzip")) as server, transport() as sending:
+        tracemalloc.start()
+        with pytest.raises(PermanentError, match="larger than 1 MiB"):
+            sending.get(server.url, {}, {}, MOST)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 16 * MOST
+
+
+# The way to a host
+
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE",
+           "CURL_CA_BUNDLE")  # fmt: skip
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets these variables and none of the others that say how hosts are reached."""
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+    def only(**given: str) -> None:
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+
+    return only
+
+
+@contextmanager
+def proxy(leads_to: str = "", status: int = 200) -> Iterator[Peer]:
+    """A proxy that leads every tunnel to one address, and answers what comes without one itself."""
+
+    def answering(handler: BaseHTTPRequestHandler) -> None:
+        answer(b"by the proxy", status)(handler)
+
+    with peer(answering) as server:
+        server.leads_to, server.status = leads_to, status
+        yield server
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_a_host_is_reached_through_the_proxy_that_the_environment_names(
+    name: str, environment: Callable[..., None]
+) -> None:
+    with proxy() as between, transport() as sending:
+        environment(**{name: between.url})
+        got = sending.get("http://data.example/v2/x", {"symbols": "A,B"}, KEYS, MOST)
+    assert got.body == b"by the proxy"
+    assert between.paths == ["http://data.example/v2/x?symbols=A,B"]
+    assert between.headers[0]["Host"] == "data.example"
+    assert between.headers[0]["APCA-API-KEY-ID"] == KEYS["APCA-API-KEY-ID"]
+    assert "proxy-authorization" not in {name.lower() for name in between.headers[0]}
+
+
+@pytest.mark.parametrize("spelt", ["{host}", "http://{host}"])
+def test_a_proxy_may_be_named_with_a_login_and_without_a_scheme(
+    spelt: str, environment: Callable[..., None]
+) -> None:
+    with proxy() as between, transport() as sending:
+        host = between.url.removeprefix("http://")
+        environment(HTTP_PROXY=spelt.format(host=f"user:p%40ss@{host}"))
+        sending.get("http://data.example/", {}, {}, MOST)
+    login = base64.b64encode(b"user:p@ss").decode()
+    assert between.headers[0]["proxy-authorization"] == f"Basic {login}"
+
+
+def test_hosts_of_no_proxy_are_asked_themselves(environment: Callable[..., None]) -> None:
+    with proxy() as between, transport() as sending:
+        environment(HTTP_PROXY=between.url, NO_PROXY="other.example,.invalid,10.0.0.0/8")
+        with pytest.raises(TransientError):
+            sending.get("http://data.invalid/", {}, {}, MOST)
+        assert between.paths == []
+        sending.get("http://data.example/", {}, {}, MOST)
+        assert len(between.paths) == 1
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_this_machine_is_never_asked_through_a_proxy(
+    name: str, environment: Callable[..., None]
+) -> None:
+    with proxy() as between, peer(answer(b"itself")) as server, transport() as sending:
+        environment(HTTP_PROXY=between.url, ALL_PROXY=between.url)
+        url = server.url.replace("127.0.0.1", name)
+        assert sending.get(url, {}, {}, MOST).body == b"itself"
+        assert between.paths == []
+
+
+def test_a_proxy_that_is_not_there_may_be_tried_again(environment: Callable[..., None]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    environment(HTTP_PROXY=f"http://user:secret@127.0.0.1:{port}")
+    with transport() as sending, pytest.raises(TransientError) as caught:
+        sending.get("http://data.example/", {}, KEYS, MOST)
+    assert "the proxy that the environment names does not let it through" in str(caught.value)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("named", ["http://user:secret@host:port", "ftp://user:secret@host:21"])
+def test_a_proxy_that_can_t_be_used_is_refused_without_its_password(
+    named: str, environment: Callable[..., None]
+) -> None:
+    environment(HTTP_PROXY=named)
+    with transport() as sending, pytest.raises(RefusedError) as caught:
+        sending.get("http://data.example/", {}, {}, MOST)
+    assert "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY" in str(caught.value)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.skipif(find_spec("socks") is not None, reason="PySocks is installed")
+def test_a_socks_proxy_without_its_package_is_refused(environment: Callable[..., None]) -> None:
+    environment(ALL_PROXY="socks5://user:secret@127.0.0.1:1080")
+    with transport() as sending, pytest.raises(RefusedError, match="pip install PySocks") as caught:
+        sending.get("http://data.example/", {}, {}, MOST)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of data.example that no system knows, and its key."""
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("no openssl here to make a certificate with")
+    folder = tmp_path_factory.mktemp("certificate")
+    made, key = folder / "made.pem", folder / "key.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", "/CN=data.example", "-addext", "subjectAltName=DNS:data.example",
+         "-keyout", str(key), "-out", str(made)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return made, key
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", None])
+def test_a_certificate_is_held_against_the_bundle_that_the_environment_names_through_a_tunnel(
+    name: str | None, certificate: tuple[Path, Path], environment: Callable[..., None]
+) -> None:
+    with peer(answer(b"encrypted"), certificate) as server, proxy(server.url) as between:
+        environment(HTTPS_PROXY=between.url, **({name: str(certificate[0])} if name else {}))
+        with transport() as sending:
+            if name is None:
+                with pytest.raises(TransientError, match="certificates in REQUESTS_CA"):
+                    sending.get("https://data.example/v2", {}, KEYS, MOST)
+            else:
+                assert sending.get("https://data.example/v2", {}, KEYS, MOST).body == b"encrypted"
+                assert server.headers[0]["APCA-API-KEY-ID"] == KEYS["APCA-API-KEY-ID"]
+    assert between.paths == ["data.example:443"]
+    assert "APCA-API-KEY-ID" not in between.headers[0]
+
+
+def test_a_proxy_that_wants_a_login_for_a_tunnel_is_told_as_such(
+    environment: Callable[..., None],
+) -> None:
+    with proxy(status=407) as between, transport() as sending:
+        environment(HTTPS_PROXY=between.url)
+        with pytest.raises(TransientError, match="does not let it through .*407"):
+            sending.get("https://data.example/v2", {}, KEYS, MOST)
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_bundle_that_is_not_there_is_refused_by_its_variable(
+    name: str, environment: Callable[..., None], tmp_path: Path
+) -> None:
+    environment(**{name: str(tmp_path / "none.pem")})
+    with transport() as sending, pytest.raises(RefusedError, match=f"{name} names no file"):
+        sending.get("https://data.example/", {}, {}, MOST)
+
+
+def test_a_bundle_may_be_a_folder_and_one_that_can_t_be_read_is_refused(
+    environment: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "odd.pem").write_text("no certificate")
+    with peer(answer(b"itself")) as server:
+        environment(REQUESTS_CA_BUNDLE=str(tmp_path))
+        with transport() as sending:
+            assert sending.get(server.url, {}, {}, MOST).body == b"itself"
+        environment(REQUESTS_CA_BUNDLE=str(tmp_path / "odd.pem"), NO_PROXY="*")
+        with transport() as sending, pytest.raises(RefusedError, match="REQUESTS_CA_BUNDLE"):
+            sending.get(server.url.replace("http", "https"), {}, {}, MOST)
 
 
 # Connections
@@ -303,14 +562,14 @@ def test_a_redirect_is_not_followed_so_the_keys_go_nowhere_else() -> None:
 def test_a_connection_is_used_again() -> None:
     with peer(answer(b"x" * 100_000)) as server, transport() as sending:
         for _ in range(10):
-            sending.get(server.url, {}, {})
+            sending.get(server.url, {}, {}, MOST)
         assert (server.connections, len(server.paths)) == (1, 10)
 
 
 def test_an_error_status_keeps_the_connection() -> None:
     with peer(answer(b"<html>busy</html>", 503)) as server, transport() as sending:
         for _ in range(5):
-            sending.get(server.url, {}, {})
+            sending.get(server.url, {}, {}, MOST)
         assert server.connections == 1
 
 
@@ -326,8 +585,8 @@ def test_after_a_broken_answer_the_next_request_has_a_connection_of_its_own() ->
 
     with peer(once) as server, transport(connections=1) as sending:
         with pytest.raises(TransientError):
-            sending.get(server.url, {}, {})
-        assert sending.get(server.url, {}, {}).body == b"whole"
+            sending.get(server.url, {}, {}, MOST)
+        assert sending.get(server.url, {}, {}, MOST).body == b"whole"
         assert server.connections == 2
 
 
@@ -342,9 +601,9 @@ def test_a_connection_that_was_left_gives_its_place_in_the_pool_back() -> None:
     with peer(slow_at_first) as server, transport(connections=1, read=0.2) as sending:
         for _ in range(2):
             with pytest.raises(TransientError):
-                sending.get(server.url, {}, {})
+                sending.get(server.url, {}, {}, MOST)
         quick.set()
-        assert sending.get(server.url, {}, {}).status == 200  # and no wait for a free place
+        assert sending.get(server.url, {}, {}, MOST).status == 200  # and no wait for a free place
 
 
 @pytest.mark.parametrize(("threads", "connections"), [(20, 20), (20, 4)])
@@ -366,7 +625,7 @@ def test_threads_share_no_more_connections_than_the_pool_has_and_none_is_thrown_
 
         def work(number: int) -> set[int]:
             together.wait()
-            return {len(sending.get(server.url, {}, {}).body) for _ in range(5)}
+            return {len(sending.get(server.url, {}, {}, MOST).body) for _ in range(5)}
 
         assert set().union(*pool.map(work, range(threads))) == {1000}
         assert len(server.paths) == 5 * threads
@@ -377,7 +636,7 @@ def test_threads_share_no_more_connections_than_the_pool_has_and_none_is_thrown_
 
 def test_the_log_of_the_pool_has_no_keys(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), peer(answer()) as server, transport() as sending:
-        sending.get(server.url, {}, KEYS)
+        sending.get(server.url, {}, KEYS, MOST)
     assert caplog.text
     assert not any(key in caplog.text for key in KEYS.values())
 

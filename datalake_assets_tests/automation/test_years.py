@@ -1,0 +1,92 @@
+"""Years that are behind: found by what their files are, not by their dates."""
+
+import os
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from datalake_assets.automation.years import Years
+from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import Store, open_store
+from datalake_assets_tests.automation.world import utc
+from datalake_assets_tests.collection.tables import every
+from datalake_assets_tests.lake.files import collected
+
+NOW = utc("2025-12-09 00:00")
+LATER = NOW + timedelta(minutes=1)
+DAY = date(2025, 1, 2)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """A lake of one session."""
+    lake = Lake(open_store(str(tmp_path)))
+    lake.publish(collected(DAY, every("A", [DAY])), [])
+    return lake
+
+
+def dated(lake: Lake, at: datetime) -> None:
+    os.utime(lake.store.url(layout.session_key(DAY)), (at.timestamp(), at.timestamp()))
+
+
+def test_a_year_is_behind_since_the_look_that_found_it(lake: Lake) -> None:
+    found = Years()
+    assert found.look(lake.store, NOW) == {"2025": NOW}
+    again = Years.remembered(found.cursor())
+    assert again.look(lake.store, LATER) == {"2025": NOW}
+    lake.publish(collected(DAY, every("AB", [DAY])), [])
+    assert again.look(lake.store, LATER) == {"2025": LATER}
+
+
+def test_an_instant_in_the_future_is_not_remembered(lake: Lake) -> None:
+    found = Years()
+    found.look(lake.store, datetime(2099, 1, 1, tzinfo=UTC))
+    assert found.look(lake.store, NOW) == {"2025": NOW}
+
+
+def test_a_publication_that_failed_changes_nothing_about_since_when(lake: Lake) -> None:
+    """Or it would be tried again at once, for ever."""
+    found = Years()
+    found.look(lake.store, NOW)
+    lake.store.put(layout.manifest_key(2025), b"")
+    lake.store.delete(layout.manifest_key(2025))
+    assert found.look(lake.store, LATER) == {"2025": NOW}
+
+
+@pytest.mark.parametrize("at", [datetime(2011, 1, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)])
+def test_a_session_that_was_restored_is_seen_whatever_its_date(lake: Lake, at: datetime) -> None:
+    backup = lake.store.get(layout.session_key(DAY))
+    lake.publish(collected(DAY, every("AB", [DAY])), [])
+    SymbolYears(lake.store).publish(2025)
+    found = Years()
+    assert found.look(lake.store, NOW) == {}
+    lake.store.put(layout.session_key(DAY), backup)
+    dated(lake, at)
+    assert found.look(lake.store, LATER) == {"2025": LATER}
+    SymbolYears(lake.store).publish(2025)
+    assert found.look(lake.store, LATER) == {}
+
+
+class _Counting(Store):
+    """A store that counts what is read of it."""
+
+    def __init__(self, store: Store) -> None:
+        vars(self).update(vars(store))
+        self.read: list[str] = []
+
+    def get_versioned(self, key: str) -> tuple[bytes, str]:
+        self.read.append(key)
+        return super().get_versioned(key)
+
+
+def test_a_year_that_shows_its_sessions_is_not_read_again(lake: Lake) -> None:
+    SymbolYears(lake.store).publish(2025)
+    store, found = _Counting(lake.store), Years()
+    found.look(store, NOW)
+    assert store.read == [layout.manifest_key(2025)]
+    found = Years.remembered(found.cursor())
+    assert found.look(store, LATER) == {}
+    assert store.read == [layout.manifest_key(2025)]
