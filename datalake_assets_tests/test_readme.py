@@ -98,7 +98,7 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
     assert told == [
         layout.MARKER,
         layout.session_key(day),
-        layout.symbol_year_key("AEF", 2026),
+        layout.symbol_year_key("AUE", 2026),
         layout.manifest_key(2026),
         layout.incomplete_key(day),
         layout.restatement_key(day, datetime(2026, 11, 23, 22, 4, 9, tzinfo=UTC)),
@@ -223,17 +223,17 @@ def test_duckdb_reads_the_newest_session_and_one_symbol(
     assert {session for _, _, session in rows} == {SESSIONS[-1]}
     assert {symbol: value for symbol, value, _ in rows} == pytest.approx(turnover)
     assert [value for _, value, _ in rows] == sorted(turnover.values(), reverse=True)
-    expected = [(bar["session"], bar["close"]) for bar in bars_of(lake, "AEF")]
+    expected = [(bar["session"], bar["close"]) for bar in bars_of(lake, "AUE")]
     at = [SCHEMA.get_field_index(name) for name in ("symbol", "session", "close")]
     assert [tuple(row[index] for index in at) for row in found["one"]] == [
-        ("AEF", *row) for row in expected
+        ("AUE", *row) for row in expected
     ]
 
 
 def test_polars_reads_one_symbol_over_the_sessions(lake: Lake) -> None:
     one = run("polars", lake)["one"]
 
-    assert one.to_dicts() == bars_of(lake, "AEF")
+    assert one.to_dicts() == bars_of(lake, "AUE")
 
 
 def test_pandas_reads_returns_by_session_and_symbol(lake: Lake) -> None:
@@ -255,7 +255,7 @@ def test_pyarrow_reads_one_symbol_the_ledger_the_audit_and_the_provenance(lake: 
     session, told = newest(lake), run("pyarrow", lake)
     ledger = told["ledger"]
 
-    assert told["one"].to_pylist() == bars_of(lake, "AEF")
+    assert told["one"].to_pylist() == bars_of(lake, "AUE")
     assert ledger.pop("session") == SESSIONS[-1].isoformat()
     assert set(ledger) == {state.value for state in State} - {"present"}
     assert ledger["no_print"] == list(session.ledger.no_print) != []
