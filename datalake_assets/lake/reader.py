@@ -179,8 +179,8 @@ class Reader:
             NotInLakeError: A symbol that neither the lake nor its newest universe knows.
             BrokenFileError: The file of a session, or of the universe, is damaged.
         """
-        names = _names(symbols)
-        first, last = _span(start, end)
+        names = symbols_of(symbols)
+        first, last = span_of(start, end)
         if named := [day for day in (start, end) if day is not None]:
             self._look_beyond(max(map(as_day, named)))
         tables: list[pa.Table] = []
@@ -250,13 +250,22 @@ class Reader:
             NotInLakeError: A symbol that neither the lake nor its newest universe knows.
             BrokenFileError: The session's file is damaged.
         """
-        name = _name(symbol)
+        name = symbol_of(symbol)
         found = self._session(as_day(day))
         if isinstance(found, str):
             return found
         if name not in found.ledger.symbols:
             self._require_known({name})
         return _told(name, found)
+
+    def published(self, first: date, last: date) -> list[date]:
+        """The published sessions of a range, ascending."""
+        years = self._looked_at(first.year, last.year)
+        return sorted(day for year in years for day in year.sessions if first <= day <= last)
+
+    def meanwhile(self, do: Callable[[], _Out]) -> Future[_Out]:
+        """Begin something that waits for the store beside what is read."""
+        return self._threads.submit(do)
 
     # What lies in the lake
 
@@ -469,7 +478,12 @@ def as_day(day: date | str) -> date:
     return found
 
 
-def _span(start: date | str | None, end: date | str | None) -> tuple[date, date]:
+def span_of(start: date | str | None, end: date | str | None) -> tuple[date, date]:
+    """The first and the last day of a range, both included.
+
+    Raises:
+        ValueError: A day that is none, or `end` before `start`.
+    """
     first = date.min if start is None else as_day(start)
     last = date.max if end is None else as_day(end)
     if last < first:
@@ -477,18 +491,24 @@ def _span(start: date | str | None, end: date | str | None) -> tuple[date, date]
     return first, last
 
 
-def _names(symbols: str | Iterable[str] | None) -> frozenset[str] | None:
+def symbols_of(symbols: str | Iterable[str] | None) -> frozenset[str] | None:
+    """The symbols that are meant, in capitals; None for all.
+
+    Raises:
+        ValueError: No symbol, or something that is none.
+    """
     if symbols is None:
         return None
     if isinstance(symbols, pa.Array | pa.ChunkedArray):
         symbols = symbols.to_pylist()  # what they iterate over are scalars, no text
-    names = frozenset(map(_name, [symbols] if isinstance(symbols, str) else symbols))
+    names = frozenset(map(symbol_of, [symbols] if isinstance(symbols, str) else symbols))
     if not names:
         raise ValueError("no symbol is given: give one or more, or None for all")
     return names
 
 
-def _name(symbol: object) -> str:
+def symbol_of(symbol: object) -> str:
+    """The symbol that is meant, in capitals; ValueError when it is none."""
     name = symbol.strip().upper() if isinstance(symbol, str) else ""
     if not name:
         raise ValueError(f"{symbol!r} is no symbol: give one like AAPL or BRK.B")
