@@ -19,6 +19,9 @@ UNIVERSE = "data/universe"
 SURVEYS = "data/universe/surveys"
 ACTIONS = "data/actions"
 SECURITIES = "data/securities"
+SECURITIES_TABLE = f"{SECURITIES}/securities.parquet"
+FACTORS_TABLE = f"{SECURITIES}/factors.parquet"
+CUMULATIVE_TABLE = f"{SECURITIES}/cumulative.parquet"
 REPORT = "reports/latest.html"
 
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
