@@ -22,6 +22,10 @@ SECURITIES = "data/securities"
 SECURITIES_TABLE = f"{SECURITIES}/securities.parquet"
 FACTORS_TABLE = f"{SECURITIES}/factors.parquet"
 CUMULATIVE_TABLE = f"{SECURITIES}/cumulative.parquet"
+FINDINGS_TABLE = f"{SECURITIES}/findings.parquet"
+REGISTRY = f"{SECURITIES}/registry.parquet"
+DECISIONS = f"{SECURITIES}/decisions.json"
+EVIDENCE = f"{SECURITIES}/evidence"
 REPORT = "reports/latest.html"
 
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
@@ -85,6 +89,11 @@ def universe_key(taken: date) -> str:
 def survey_key(taken: date) -> str:
     """Where the survey of a day lies: the years in which each symbol traded."""
     return f"{SURVEYS}/{taken.isoformat()}.parquet"
+
+
+def evidence_key(quarter: str) -> str:
+    """Where the bars of a quarter lie that tell of securities and actions."""
+    return f"{EVIDENCE}/{quarter}.parquet"
 
 
 def dated(prefix: str, keys: list[str]) -> list[date]:
