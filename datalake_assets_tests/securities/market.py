@@ -215,7 +215,7 @@ def cumulative_of(market: Iterable[Truth]) -> pa.Table:
     """The table of cumulative factors, one action at a time."""
     rows = []
     for truth in market:
-        for number, (symbol, first, last) in enumerate(truth.tickers):
+        for symbol, first, last in truth.tickers:
             stop = len(DAYS) - 1 if last < 0 else last
             cuts = sorted({first, *(e.at for e in truth.events if first < e.at <= stop)})
             for cut, following in zip(cuts, [*cuts[1:], None], strict=True):
