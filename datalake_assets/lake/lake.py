@@ -32,7 +32,7 @@ from datalake_assets.lake.coverage import Coverage, coverage
 from datalake_assets.lake.panel import field_of, panel
 from datalake_assets.lake.reader import NotInLakeError, Reader, as_day, span_of
 from datalake_assets.lake.restatements import Restatements, changes, undone
-from datalake_assets.lake.returns import LOOKBACK, missing, total_returns
+from datalake_assets.lake.returns import missing, total_returns
 from datalake_assets.lake.security_reader import SecurityReader
 from datalake_assets.lake.session_file import Session, Summary
 from datalake_assets.securities.adjusting import KINDS, RAW, kinds
@@ -626,12 +626,10 @@ class Lake:
             And as for `bars`.
         """
         self._securities.required("a total return")
-        (first, last), published = span_of(start, end), self._reader.published(date.min, date.max)
-        before = [day for day in published if day < first]
-        since = before[-LOOKBACK:][0] if before else first
-        answer = self._securities.bars(symbols, since, end, tuple(KINDS), asof)
+        first, last = span_of(start, end)
+        answer = self._securities.bars(symbols, start, end, tuple(KINDS), asof, lead=True)
         assert not isinstance(answer, pa.Table)
-        sessions = [day for day in published if since <= day <= last]
+        sessions = self._reader.published(date.min, last)
         last = min(last, max(sessions, default=last))
         found = total_returns(answer, first, last, sessions, self._close)
         _warn([*answer.warnings, *missing(found)])

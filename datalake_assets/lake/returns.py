@@ -43,9 +43,6 @@ RETURNS = pa.schema(
 """One row per security and session, by the security's newest ticker and session. `total_return` is
 a fraction (0.01 is one percent), since the close of the session `since`."""
 
-LOOKBACK = 10
-"""Sessions before the first one in which its securities' last closes are looked for."""
-
 _EPOCH = date(1970, 1, 1)
 
 Price = Callable[[str, date], float | None]
@@ -61,7 +58,7 @@ def total_returns(
         answer: The bars of this range, and of each security the last one before it.
         first: First day.
         last: Last day.
-        sessions: The sessions that the lake holds from the first bar of `answer` to `last`.
+        sessions: The sessions that the lake holds, to `last`.
         price: What an acquirer's shares were worth.
     """
     bars, count = answer.bars, answer.bars.num_rows

@@ -40,6 +40,9 @@ from datalake_assets.storage.store import BrokenFileError, Store
 BARS = SCHEMA.append(pa.field("security", pa.string()))
 """Bars with their security, as the table of securities names it; null while it names none."""
 
+_LEAD = 10
+"""Sessions before a range in which the last bars before it are looked for first."""
+
 _AFTER_ITS_END = timedelta(days=10)
 
 DERIVE = "datalake securities"
@@ -140,7 +143,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Meant:
-    """What symbols mean: `securities`, to be read by `tickers`; None of both: everything."""
+    """What symbols mean.
+
+    Args:
+        asked: The symbols; None for all.
+        securities: The securities; of no account for all.
+        tickers: The tickers to read; None for all.
+        warnings: What is to be said of it.
+    """
 
     asked: frozenset[str] | None
     securities: frozenset[str]
@@ -189,6 +199,8 @@ class SecurityReader:
         end: date | str | None,
         adjust: Sequence[str],
         asof: date | str | None = None,
+        *,
+        lead: bool = False,
     ) -> Answer | pa.Table:
         """The bars of the securities that these symbols mean.
 
@@ -198,6 +210,8 @@ class SecurityReader:
             end: As there; by its end a range decides whom a symbol means.
             adjust: The kinds of adjustment that are to follow; none for raw bars.
             asof: The day that decides instead.
+            lead: Whether the last bar before `start` comes too, of each security that has one;
+                perhaps with more bars before it.
 
         Returns:
             The answer; for raw bars of a lake without tables, a table of bars by ticker.
@@ -216,9 +230,12 @@ class SecurityReader:
                 if adjust or day is not None:
                     self.required("an adjusted read" if adjust else "asof")
                 return self._reader.bars(names, start, end)
-            meant = _meant(known.holders, names, first, last, day)
+            since = self._since(first) if lead and start is not None else first
+            meant = _meant(known.holders, names, first, last, day, since)
             versions = self._reader.meanwhile(self._versions)
-            answer = self._read(known, meant, start, end)
+            answer = self._read(known, meant, start if since == first else since, end)
+            if since < first:
+                answer = self._with_lead(known, meant, answer, since, first)
             newer = versions.result()
             if newer == known.versions:
                 break
@@ -233,10 +250,28 @@ class SecurityReader:
         self, known: Tables, meant: _Meant, start: date | str | None, end: date | str | None
     ) -> Answer:
         if meant.tickers is not None and not meant.tickers:
-            bars = SCHEMA.empty_table()
-        else:
-            bars = self._reader.bars(meant.tickers, start, end)
-        return arranged(bars, known, meant.asked, meant.securities)
+            return arranged(SCHEMA.empty_table(), known, meant)
+        return arranged(self._reader.bars(meant.tickers, start, end), known, meant)
+
+    def _since(self, first: date) -> date:
+        """From where on the last bars before a day are looked for first."""
+        before = self._reader.published(date.min, first - timedelta(days=1))
+        return before[-_LEAD:][0] if before else first
+
+    def _with_lead(
+        self, known: Tables, meant: _Meant, answer: Answer, since: date, first: date
+    ) -> Answer:
+        """The answer, and the last bars before it of those that have none since `since`."""
+        rare = _without_lead(known.holders, meant, answer, since, first)
+        tickers = _tickers(known.holders, rare, date.min, since - timedelta(days=1))
+        if not tickers:
+            return answer
+        theirs = replace(meant, asked=frozenset(), securities=rare, tickers=tickers)
+        found = self._read(known, theirs, None, since - timedelta(days=1))
+        ends = pa.array([one.stop - 1 for one in found.stretches], pa.int64())
+        bars = pa.concat_tables([found.bars.take(ends), answer.bars]).select(SCHEMA.names)
+        by = [("symbol", "ascending"), ("session", "ascending")]
+        return arranged(bars.sort_by(by), known, meant)
 
     def security(self, symbol: str, asof: date | str | None) -> Security:
         """The security that holds a ticker; `Lake.security` tells all."""
@@ -301,8 +336,14 @@ class SecurityReader:
 
 
 def _meant(
-    holders: Holders, names: frozenset[str] | None, first: date, last: date, asof: date | None
+    holders: Holders,
+    names: frozenset[str] | None,
+    first: date,
+    last: date,
+    asof: date | None,
+    since: date,
 ) -> _Meant:
+    """Whom these symbols mean in a range, and the tickers that they have in it and from `since`."""
     if names is None:
         return _Meant(None, frozenset(), None, ())
     wanted: set[str] = set()
@@ -319,9 +360,43 @@ def _meant(
         wanted.add(held.security)
         if asof is None:
             told += _others(holders, held, first, last)
-        of_it = holders.of_security(held.security)
-        tickers.update(one.symbol for one in of_it if one.overlaps(first, last))
+    tickers |= _tickers(holders, wanted, since, last)
     return _Meant(names, frozenset(wanted), frozenset(tickers), told)
+
+
+def _tickers(
+    holders: Holders, securities: Iterable[str], first: date, last: date
+) -> frozenset[str]:
+    """The tickers of these securities in a range."""
+    return frozenset(
+        held.symbol
+        for security in securities
+        for held in holders.of_security(security)
+        if held.overlaps(first, last)
+    )
+
+
+def _without_lead(
+    holders: Holders, meant: _Meant, answer: Answer, since: date, first: date
+) -> frozenset[str]:
+    """The securities that began before `since`, and have no bar from then to before `first`."""
+    every = holders.securities if meant.asked is None else meant.securities
+    begins = answer.bars["session"].take(
+        pa.array([one.start for one in answer.stretches], pa.int64())
+    )
+    have = {
+        stretch.security
+        for stretch, day in zip(answer.stretches, begins.to_pylist(), strict=True)
+        if day < first
+    }
+    return frozenset(
+        security
+        for security in every
+        if security not in have
+        and holders.of_security(security)[0].first
+        < since
+        <= holders.of_security(security)[-1].until
+    )
 
 
 def holder(holders: Holders, symbol: str, day: date) -> Held:
@@ -392,25 +467,23 @@ def _others(holders: Holders, held: Held, first: date, last: date) -> list[Secur
 # --- the order ------------------------------------------------------------------------------------
 
 
-def arranged(
-    bars: pa.Table, known: Tables, asked: frozenset[str] | None, wanted: frozenset[str]
-) -> Answer:
-    """The bars of these securities in order, from bars by symbol and session.
+def arranged(bars: pa.Table, known: Tables, meant: _Meant) -> Answer:
+    """The bars of the securities that are meant in order, from bars by symbol and session.
 
     Args:
         bars: Of all the tickers that were read.
         known: The tables.
-        asked: The symbols that were asked for; None for all.
-        wanted: The securities that they mean.
+        meant: What was asked for.
     """
     spans = known.spans
     rows = spans.rows(bars)
     security = spans.security(rows)
-    if asked is not None:
-        kept = spans.among(wanted)[security]
+    if meant.asked is not None:
+        kept = spans.among(meant.securities)[security]
         if (rows < 0).any():
             # Bars that no table knows yet belong to whoever asked for their ticker.
-            kept |= (rows < 0) & pc.is_in(bars["symbol"], pa.array(asked, pa.string())).to_numpy()
+            asked = pc.is_in(bars["symbol"], pa.array(meant.asked, pa.string()))
+            kept |= (rows < 0) & asked.to_numpy()
         if not kept.all():
             bars = bars.filter(pa.array(kept)).combine_chunks()
             rows, security = rows[kept], security[kept]

@@ -186,7 +186,7 @@ def factors_of(market: Iterable[Truth]) -> pa.Table:
     rows = [
         {
             "security": truth.id,
-            "symbol": next(s for s, first, last in truth.tickers if first <= event.at),
+            "symbol": [s for s, first, _ in truth.tickers if first <= event.at][-1],
             "session": DAYS[event.at],
             "effective_date": DAYS[event.at],
             "kind": {"split": "forward_splits", "dividend": "cash_dividends"}.get(
