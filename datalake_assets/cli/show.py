@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -21,9 +22,12 @@ from rich.text import Text
 
 from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import open_lake
+from datalake_assets.cli.marks import LEGEND, Marks, letter, marks, words
 from datalake_assets.cli.terminal import err, out, plain_errors, tell
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError, as_day
+from datalake_assets.lake.security_reader import SecuritiesWarning
+from datalake_assets.securities.adjusting import RAW, kinds
 from datalake_assets.settings import Settings
 
 SESSIONS = 252
@@ -47,6 +51,10 @@ def show(
         str | None,
         typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
     ] = None,
+    adjustment: Annotated[
+        str,
+        typer.Option(help="raw, all, or some of split,spin-off,dividend, separated by commas."),
+    ] = RAW,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all bars as CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all bars as JSON.")] = False,
     chart: Annotated[
@@ -59,10 +67,15 @@ def show(
     with plain_errors():
         try:
             lake = open_lake(Settings.load())
-            bars, told = _bars(lake, symbol, first, last)
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always", SecuritiesWarning)
+                bars, told = _bars(lake, symbol, first, last, adjustment)
+            marked = {} if as_csv or as_json else marks(lake, bars)
         except (NotInLakeError, ValueError) as error:
             tell(err, f"error: {error}")
             raise typer.Exit(2) from error
+    for warning in warned:
+        tell(err, f"warning: {warning.message}")
     # Beyond `plain_errors`: a pipe that is closed early (`| head`) is no error of ours.
     if as_csv or as_json:
         typer.echo(_csv(bars) if as_csv else _json(bars), nl=as_json)
@@ -71,28 +84,31 @@ def show(
         return
     tell(out, told)
     if bars:
-        _print_table(bars if first or last else bars[-_NEWEST:], bars)
+        _print_table(bars if first or last else bars[-_NEWEST:], bars, marked)
         if out.is_terminal if chart is None else chart:
-            for line in draw(bars, out.width, ascii_only=out.options.ascii_only):
+            for line in draw(bars, out.width, marked, ascii_only=out.options.ascii_only):
                 out.print(line, soft_wrap=True)
 
 
-def _bars(lake: Lake, symbol: str, first: str | None, last: str | None) -> tuple[list[Bar], str]:
+def _bars(
+    lake: Lake, symbol: str, first: str | None, last: str | None, adjustment: str
+) -> tuple[list[Bar], str]:
     """The bars asked for, ascending, and what they are in a line."""
     end = None if last is None else as_day(last)
     held = [day for day in lake.sessions() if end is None or day <= end]
     start = first if first is not None or not held else held[-SESSIONS:][0]
-    bars: list[Bar] = lake.bars(symbol, start, end).to_pylist()
+    bars: list[Bar] = lake.bars(symbol, start, end, adjustment).to_pylist()
     name = symbol.strip().upper()
     if not bars:
         within = [day for day in held if start is None or day >= as_day(start)]
         why = lake.explain(name, within[-1] if within else _meant(start, end))
         return [], f"{name} has no bar from {start or 'the first session'} to {end or 'now'}: {why}"
     change = bars[-1]["close"] / bars[0]["close"] - 1
+    adjusted = "adjusted for " + ", ".join(kinds(adjustment)) if kinds(adjustment) else "unadjusted"
     return bars, (
         f"{name}  {bars[0]['session']} to {bars[-1]['session']}, {len(bars):,} sessions: "
         f"{bars[0]['close']:,.2f} to {bars[-1]['close']:,.2f} ({change:+.2%}), "
-        "US dollars, unadjusted"
+        f"US dollars, {adjusted}"
     )
 
 
@@ -110,7 +126,7 @@ def _csv(bars: Sequence[Bar]) -> str:
     from datalake_assets.collection.bars import SCHEMA
 
     text = io.StringIO()
-    rows = csv.DictWriter(text, SCHEMA.names, lineterminator="\n")
+    rows = csv.DictWriter(text, list(bars[0]) if bars else SCHEMA.names, lineterminator="\n")
     rows.writeheader()
     rows.writerows({**bar, "timestamp": bar["timestamp"].isoformat()} for bar in bars)
     return text.getvalue()
@@ -123,24 +139,27 @@ def _json(bars: Sequence[Bar]) -> str:
 # --- the table ---
 
 
-def _print_table(shown: Sequence[Bar], bars: Sequence[Bar]) -> None:
+def _print_table(shown: Sequence[Bar], bars: Sequence[Bar], marked: Marks) -> None:
     """Print the bars `shown`, which are the last of all `bars`, in as many columns as fit."""
     unbounded = Console(width=1000)
     if not out.is_terminal:
-        unbounded.print(_table(shown, bars))  # a pipe has no width
+        unbounded.print(_table(shown, bars, marked))  # a pipe has no width
         return
-    table = _table(shown, bars)
-    while len(table.columns) > 7 and unbounded.measure(table).maximum > out.width:
+    table = _table(shown, bars, marked)
+    least = 7 + any(column.header == "event" for column in table.columns)
+    while len(table.columns) > least and unbounded.measure(table).maximum > out.width:
         table.columns.pop()  # the number of trades, then vwap
     out.print(table)
 
 
-def _table(shown: Sequence[Bar], bars: Sequence[Bar]) -> Table:
-    names = ("session", "open", "high", "low", "close", "change", "volume", "vwap", "trades")
+def _table(shown: Sequence[Bar], bars: Sequence[Bar], marked: Marks) -> Table:
+    events = any(bar["session"] in marked for bar in shown)
+    names = ["session", "open", "high", "low", "close", "change", "volume", "vwap", "trades"]
+    names[7:7] = ["event"] * events
     table = Table(*names, box=None, pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
-        column.justify = "left" if column.header == "session" else "right"
+        column.justify = "left" if column.header in ("session", "event") else "right"
     before = bars[-len(shown) - 1] if len(shown) < len(bars) else None
     for bar in shown:
         change = bar["close"] / before["close"] - 1 if before else 0.0
@@ -148,7 +167,8 @@ def _table(shown: Sequence[Bar], bars: Sequence[Bar]) -> Table:
             str(bar["session"]),
             *(_price(bar[name]) for name in ("open", "high", "low", "close")),
             Text(f"{change:+.2%}" if before else "", style="red" if change < 0 else "green"),
-            f"{bar['volume']:,}",
+            f"{bar['volume']:,.0f}",
+            *([words(marked.get(bar["session"], ()))] if events else ()),
             _price(bar["vwap"]),
             f"{bar['trade_count']:,}",
         )
@@ -173,7 +193,8 @@ class Candle:
     high: float
     low: float
     close: float
-    volume: int
+    volume: float
+    letter: str = " "
 
     @property
     def style(self) -> str:
@@ -181,8 +202,9 @@ class Candle:
         return "green" if self.close >= self.open else "red"
 
 
-def candles(bars: Sequence[Bar], columns: int) -> list[Candle]:
+def candles(bars: Sequence[Bar], columns: int, marked: Marks | None = None) -> list[Candle]:
     """All bars in at most so many candles, each of equally many sessions but for the first."""
+    marked = marked or {}
     each = _each(bars, columns)
     # Counted from the newest, whose candle must be a whole one.
     ends = range(len(bars), 0, -each)
@@ -195,6 +217,7 @@ def candles(bars: Sequence[Bar], columns: int) -> list[Candle]:
             min(bar["low"] for bar in group),
             group[-1]["close"],
             sum(bar["volume"] for bar in group),
+            letter([mark for bar in group for mark in marked.get(bar["session"], ())]),
         )
         for group in groups
     ]
@@ -220,19 +243,22 @@ _HALVES = {
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
-def draw(bars: Sequence[Bar], width: int, *, ascii_only: bool = False) -> Iterator[Text]:
-    """The bars as candles over their volume, line by line.
+def draw(
+    bars: Sequence[Bar], width: int, marked: Marks | None = None, *, ascii_only: bool = False
+) -> Iterator[Text]:
+    """The bars as candles over their volume and marks, line by line.
 
     Args:
         bars: Ascending, at least one.
         width: Columns of the terminal.
+        marked: What happened in some of the sessions.
         ascii_only: Whether it shows no other characters.
     """
     top: float = max(bar["high"] for bar in bars)
     bottom: float = min(bar["low"] for bar in bars)
     margin = max(len(_price(top)), len(_price(bottom)), len("100.0 M")) + 2
     columns = max(8, width - margin)
-    shown = candles(bars, columns)
+    shown = candles(bars, columns, marked)
     gap = " " * (min(4, columns // len(shown)) - 1)
     step = (top - bottom) / (2 * _PRICE_ROWS - 1) or 1.0
 
@@ -261,6 +287,10 @@ def draw(bars: Sequence[Bar], width: int, *, ascii_only: bool = False) -> Iterat
             mark = " #"[filled >= 4] if ascii_only else _EIGHTHS[filled]
             line.append(mark + gap, candle.style)
         yield line.append(f"  {_short(most)}" if row == _VOLUME_ROWS - 1 else "", "dim")
+    if letters := {candle.letter for candle in shown} - {" "}:
+        yield Text(gap.join(candle.letter for candle in shown).rstrip(), "bold")
+        told = (f"{sign} {what}" for sign, what in LEGEND.items() if sign in letters)
+        yield Text("  ".join(told), "dim")
     yield Text(_dates(shown, len(gap) + 1), "dim")
     if len(shown) < len(bars):
         yield Text(f"each column: {_each(bars, columns)} sessions", "dim")
@@ -276,9 +306,9 @@ def _dates(shown: Sequence[Candle], stride: int) -> str:
     return text
 
 
-def _short(count: int) -> str:
+def _short(count: float) -> str:
     """A number of shares in few characters."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:,.1f} {unit}"
-    return str(count)
+    return f"{count:.0f}"

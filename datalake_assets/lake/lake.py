@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.lake import session_file, universe_file
 from datalake_assets.lake.coverage import Coverage, coverage
+from datalake_assets.lake.knowledge import KnownReader, KnownSecurities, instant
 from datalake_assets.lake.panel import field_of, panel
 from datalake_assets.lake.reader import NotInLakeError, Reader, as_day, span_of
 from datalake_assets.lake.restatements import Restatements, changes, undone
@@ -114,7 +115,7 @@ class Lake:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the reader's threads: another process looks for itself."""
-        readers = ("_reader", "_securities")
+        readers = ("_reader", "_securities", "_firsts")
         return {name: value for name, value in vars(self).items() if name not in readers}
 
     def claim(self, source: str) -> None:
@@ -253,10 +254,7 @@ class Lake:
             ValueError: No day, or an instant without its zone.
             NotInLakeError: The session is not published, or was not yet then.
         """
-        if at.utcoffset() is None:
-            raise ValueError(
-                f"{at!r} is no instant: give a datetime with its zone, like datetime.now(UTC)"
-            )
+        instant(at)
         session = self.session(day)
         since = session.provenance.known_since or session.provenance.collected_at
         if at < since:
@@ -452,6 +450,10 @@ class Lake:
         return Reader(self.store)
 
     @cached_property
+    def _firsts(self) -> dict[tuple[date, str], datetime]:
+        return {}
+
+    @cached_property
     def _securities(self) -> SecurityReader:
         return SecurityReader(self.store, self._reader)
 
@@ -518,14 +520,15 @@ class Lake:
             BehindWarning: There are newer bars than the factors were derived from.
         """
         adjust = kinds(adjustment)
+        reader, securities = self._readers(known_at)
         if not follow:
             if adjust or asof is not None:
                 raise ValueError(
                     "follow=False gives the raw rows of tickers: leave out adjustment and asof, "
                     "or follow the security"
                 )
-            return self._reader.bars(symbols, start, end)
-        answer = self._securities.bars(symbols, start, end, adjust, asof)
+            return reader.bars(symbols, start, end)
+        answer = securities.bars(symbols, start, end, adjust, asof)
         if isinstance(answer, pa.Table):
             return answer
         _warn(answer.warnings)
@@ -573,12 +576,14 @@ class Lake:
             As for `bars`.
         """
         name, adjust = field_of(field), kinds(adjustment)
-        self._securities.required("a panel")
-        answer = self._securities.bars(symbols, start, end, adjust, asof)
+        reader, securities = self._readers(known_at)
+        securities.required("a panel")
+        answer = securities.bars(symbols, start, end, adjust, asof)
         assert not isinstance(answer, pa.Table)
         _warn(answer.warnings)
         bars = answer.spans.adjusted(answer.bars, answer.rows, adjust)
-        return panel(bars, name, answer.stretches, self._reader.published(*span_of(start, end)))
+        sessions = list(reader.published(*span_of(start, end)))
+        return panel(bars, name, answer.stretches, sessions)
 
     def returns(
         self,
@@ -625,13 +630,14 @@ class Lake:
             MissingReturnsWarning: How many returns are missing, and of which ends.
             And as for `bars`.
         """
-        self._securities.required("a total return")
+        reader, securities = self._readers(known_at)
+        securities.required("a total return")
         first, last = span_of(start, end)
-        answer = self._securities.bars(symbols, start, end, tuple(KINDS), asof, lead=True)
+        answer = securities.bars(symbols, start, end, tuple(KINDS), asof, lead=True)
         assert not isinstance(answer, pa.Table)
-        sessions = self._reader.published(date.min, last)
+        sessions = list(reader.published(date.min, last))
         last = min(last, max(sessions, default=last))
-        found = total_returns(answer, first, last, sessions, self._close)
+        found = total_returns(answer, first, last, sessions, partial(_close, reader))
         _warn([*answer.warnings, *missing(found)])
         return found
 
@@ -659,13 +665,24 @@ class Lake:
         """
         return self._securities.security(symbol, asof)
 
-    def _close(self, symbol: str, day: date) -> float | None:
-        """The close of a ticker on a day, or in the week after it."""
-        try:
-            bars = self._reader.bars(symbol, day, day + timedelta(days=7))
-        except NotInLakeError:
-            return None
-        return bars["close"][0].as_py() if bars.num_rows else None
+    def _readers(self, known_at: datetime | None) -> tuple[Reader | KnownReader, SecurityReader]:
+        """What reads bars as they are, or as they were known at an instant."""
+        if known_at is None:
+            return self._reader, self._securities
+        known = KnownReader(
+            self._reader, self._restatements, self._first_published, instant(known_at)
+        )
+        return known, KnownSecurities(self.store, known, known_at)
+
+    def _first_published(self, sessions: Mapping[date, str]) -> Mapping[date, datetime]:
+        """When these sessions, in these versions, were first published."""
+        new = [day for day, version in sessions.items() if (day, version) not in self._firsts]
+        for day, told in zip(new, self.summaries(map(layout.session_key, new)), strict=True):
+            if isinstance(told, Exception):
+                raise told
+            since = told.provenance.known_since or told.provenance.collected_at
+            self._firsts[day, sessions[day]] = since
+        return {day: self._firsts[day, version] for day, version in sessions.items()}
 
     def session(self, day: date | str) -> Session:
         """A published session, or NotInLakeError that says why there is none."""
@@ -700,6 +717,15 @@ class Lake:
         """Look again at the next question what was published since the first one."""
         self._reader.refresh()
         self._securities.refresh()
+
+
+def _close(reader: Reader | KnownReader, symbol: str, day: date) -> float | None:
+    """The close of a ticker on a day, or in the week after it."""
+    try:
+        bars = reader.bars(symbol, day, day + timedelta(days=7))
+    except NotInLakeError:
+        return None
+    return bars["close"][0].as_py() if bars.num_rows else None
 
 
 def _warn(warned: Iterable[Warning]) -> None:

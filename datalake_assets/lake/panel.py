@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake.security_reader import Stretch
-from datalake_assets.securities.adjusting import days_of
+from datalake_assets.securities.evidence import days_of
 
 FIELDS = tuple(name for name in SCHEMA.names if name not in ("symbol", "session"))
 

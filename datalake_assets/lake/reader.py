@@ -258,10 +258,11 @@ class Reader:
             self._require_known({name})
         return _told(name, found)
 
-    def published(self, first: date, last: date) -> list[date]:
-        """The published sessions of a range, ascending."""
+    def published(self, first: date, last: date) -> dict[date, str]:
+        """The published sessions of a range, ascending, with the versions of their objects."""
         years = self._looked_at(first.year, last.year)
-        return sorted(day for year in years for day in year.sessions if first <= day <= last)
+        held = [item for year in years for item in year.sessions.items()]
+        return {day: version for day, version in sorted(held) if first <= day <= last}
 
     def meanwhile(self, do: Callable[[], _Out]) -> Future[_Out]:
         """Begin something that waits for the store beside what is read."""

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
 from datalake_assets.lake.security_reader import Answer, MissingReturnsWarning
-from datalake_assets.securities.adjusting import Rows, days_of
+from datalake_assets.securities.evidence import Days, day_number, days_of
 from datalake_assets.securities.holders import End
 
 TRADED, FIRST, NO_BAR, PAYOUT, UNTOLD = (
@@ -42,8 +42,6 @@ RETURNS = pa.schema(
 )
 """One row per security and session, by the security's newest ticker and session. `total_return` is
 a fraction (0.01 is one percent), since the close of the session `since`."""
-
-_EPOCH = date(1970, 1, 1)
 
 Price = Callable[[str, date], float | None]
 """The close of a ticker on a day, or soon after it."""
@@ -100,7 +98,7 @@ def total_returns(
 
 def _more(
     answer: Answer,
-    days: Rows,
+    days: Days,
     last: date,
     sessions: Sequence[date],
     price: Price,
@@ -112,10 +110,13 @@ def _more(
     for number, stretch in enumerate(answer.stretches):
         own = days[stretch.start : stretch.stop]
         end = answer.holders.end(stretch.security) if stretch.security else None
-        if end and _days(end.last) < own[-1]:
+        if end and day_number(end.last) < own[-1]:
             end = None  # the end was derived before the newest bar was there
         until = last if end is None else min(last, end.last)
-        since, stop = np.searchsorted(axis, own[0]), np.searchsorted(axis, _days(until), "right")
+        since, stop = (
+            np.searchsorted(axis, own[0]),
+            np.searchsorted(axis, day_number(until), "right"),
+        )
         if stop - since > len(own):
             for day in np.setdiff1d(axis[since:stop], own, assume_unique=True):
                 session = sessions[int(np.searchsorted(axis, day))]
@@ -155,10 +156,6 @@ def _session_after(day: date) -> date | None:
     """The session after a day; None where the calendar ends."""
     ahead = min(day + timedelta(days=14), market_calendar.LAST)
     return next(iter(market_calendar.sessions(day + timedelta(days=1), ahead)), None)
-
-
-def _days(day: date) -> int:
-    return (day - _EPOCH).days
 
 
 def missing(returns: pa.Table) -> list[MissingReturnsWarning]:

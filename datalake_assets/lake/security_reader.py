@@ -10,10 +10,12 @@ waits beside the bars: factors that are older than the bars would be wrong facto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import cached_property
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +26,6 @@ from datalake_assets.actions.log import ActionLog
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake.reader import (
     NotInLakeError,
-    Reader,
     as_day,
     span_of,
     symbol_of,
@@ -36,6 +37,8 @@ from datalake_assets.securities.holders import Held, Holders
 from datalake_assets.securities.security import Name, Security
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store
+
+_Out = TypeVar("_Out")
 
 BARS = SCHEMA.append(pa.field("security", pa.string()))
 """Bars with their security, as the table of securities names it; null while it names none."""
@@ -142,7 +145,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Meant:
+class Meant:
     """What symbols mean.
 
     Args:
@@ -158,6 +161,21 @@ class _Meant:
     warnings: Sequence[SecuritiesWarning]
 
 
+class BarReader(Protocol):
+    """What reads bars by ticker: `reader.Reader`, or `knowledge.KnownReader`."""
+
+    def bars(
+        self, symbols: Iterable[str] | None, start: date | str | None, end: date | str | None
+    ) -> pa.Table:
+        """Bars by symbol and session."""
+
+    def published(self, first: date, last: date) -> dict[date, str]:
+        """The published sessions of a range, and their versions."""
+
+    def meanwhile(self, do: Callable[[], _Out]) -> Future[_Out]:
+        """Begin something beside what is read."""
+
+
 class SecurityReader:
     """Reads a lake by security.
 
@@ -166,7 +184,7 @@ class SecurityReader:
         reader: Reads its bars.
     """
 
-    def __init__(self, store: Store, reader: Reader) -> None:
+    def __init__(self, store: Store, reader: BarReader) -> None:
         self._store, self._reader = store, reader
         self._tables: Tables | None = None
 
@@ -233,21 +251,22 @@ class SecurityReader:
             since = self._since(first) if lead and start is not None else first
             meant = _meant(known.holders, names, first, last, day, since)
             versions = self._reader.meanwhile(self._versions)
-            answer = self._read(known, meant, start if since == first else since, end)
+            here = self._derived(known, meant) if adjust else known
+            answer = self._read(here, meant, start if since == first else since, end)
             if since < first:
-                answer = self._with_lead(known, meant, answer, since, first)
+                answer = self._with_lead(here, meant, answer, since, first)
             newer = versions.result()
             if newer == known.versions:
                 break
             known = self._current(newer)
         told = [*meant.warnings, *answer.warnings]
         if adjust:
-            told += _undecided(known, answer, adjust, first, last)
-            told += _behind(known.holders, answer)
+            told += _undecided(here, answer, adjust, first, last)
+            told += _behind(here.holders, answer)
         return replace(answer, warnings=told)
 
     def _read(
-        self, known: Tables, meant: _Meant, start: date | str | None, end: date | str | None
+        self, known: Tables, meant: Meant, start: date | str | None, end: date | str | None
     ) -> Answer:
         if meant.tickers is not None and not meant.tickers:
             return arranged(SCHEMA.empty_table(), known, meant)
@@ -255,11 +274,11 @@ class SecurityReader:
 
     def _since(self, first: date) -> date:
         """From where on the last bars before a day are looked for first."""
-        before = self._reader.published(date.min, first - timedelta(days=1))
+        before = list(self._reader.published(date.min, first - timedelta(days=1)))
         return before[-_LEAD:][0] if before else first
 
     def _with_lead(
-        self, known: Tables, meant: _Meant, answer: Answer, since: date, first: date
+        self, known: Tables, meant: Meant, answer: Answer, since: date, first: date
     ) -> Answer:
         """The answer, and the last bars before it of those that have none since `since`."""
         rare = _without_lead(known.holders, meant, answer, since, first)
@@ -306,6 +325,10 @@ class SecurityReader:
 
     # The tables
 
+    def _derived(self, known: Tables, meant: Meant) -> Tables:
+        """The tables with the factors of what is meant: here those of the lake."""
+        return known
+
     def _versions(self) -> dict[str, str]:
         found = self._store.versions(layout.SECURITIES)
         ours = (layout.SECURITIES_TABLE, layout.FACTORS_TABLE, layout.CUMULATIVE_TABLE)
@@ -342,10 +365,10 @@ def _meant(
     last: date,
     asof: date | None,
     since: date,
-) -> _Meant:
+) -> Meant:
     """Whom these symbols mean in a range, and the tickers that they have in it and from `since`."""
     if names is None:
-        return _Meant(None, frozenset(), None, ())
+        return Meant(None, frozenset(), None, ())
     wanted: set[str] = set()
     tickers: set[str] = set()
     told: list[SecuritiesWarning] = []
@@ -361,7 +384,7 @@ def _meant(
         if asof is None:
             told += _others(holders, held, first, last)
     tickers |= _tickers(holders, wanted, since, last)
-    return _Meant(names, frozenset(wanted), frozenset(tickers), told)
+    return Meant(names, frozenset(wanted), frozenset(tickers), told)
 
 
 def _tickers(
@@ -377,7 +400,7 @@ def _tickers(
 
 
 def _without_lead(
-    holders: Holders, meant: _Meant, answer: Answer, since: date, first: date
+    holders: Holders, meant: Meant, answer: Answer, since: date, first: date
 ) -> frozenset[str]:
     """The securities that began before `since`, and have no bar from then to before `first`."""
     every = holders.securities if meant.asked is None else meant.securities
@@ -467,7 +490,7 @@ def _others(holders: Holders, held: Held, first: date, last: date) -> list[Secur
 # --- the order ------------------------------------------------------------------------------------
 
 
-def arranged(bars: pa.Table, known: Tables, meant: _Meant) -> Answer:
+def arranged(bars: pa.Table, known: Tables, meant: Meant) -> Answer:
     """The bars of the securities that are meant in order, from bars by symbol and session.
 
     Args:

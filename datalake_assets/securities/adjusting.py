@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from datalake_assets.collection.bars import PRICES
+from datalake_assets.securities.evidence import Days, days_of
 
 KINDS = {"split": "split", "spin-off": "spin_off", "dividend": "dividend"}
 """The kinds of adjustment and their columns in `tables.CUMULATIVE`, in the order in which prices
@@ -68,12 +69,11 @@ class Spans:
     each once.
 
     Args:
-        cumulative: Rows of `tables.CUMULATIVE`, in any order.
+        cumulative: Rows of `tables.CUMULATIVE`; fastest when they are in its order.
     """
 
     def __init__(self, cumulative: pa.Table) -> None:
-        by = [("symbol", "ascending"), ("first_session", "ascending")]
-        self.table = cumulative.sort_by(by).combine_chunks()
+        self.table = _ordered(cumulative)
         symbols = _encoded(self.table["symbol"])
         self._code = {symbol: code for code, symbol in enumerate(symbols.dictionary.to_pylist())}
         self.codes = symbols.indices.to_numpy().astype(np.int64)
@@ -141,10 +141,14 @@ class Spans:
         return bars
 
 
-def days_of(sessions: pa.ChunkedArray) -> Rows:
-    """A column of dates as days since 1970."""
-    days: Rows = sessions.cast(pa.int32()).to_numpy().astype(np.int64)
-    return days
+def _ordered(cumulative: pa.Table) -> pa.Table:
+    """By ticker and first session, as the table mostly is already."""
+    symbols = _encoded(cumulative["symbol"]).indices.to_numpy().astype(np.int64)
+    keys = _keys(symbols, days_of(cumulative["first_session"]))
+    if (np.diff(keys) > 0).all():
+        return cumulative.combine_chunks()
+    by = [("symbol", "ascending"), ("first_session", "ascending")]
+    return cumulative.sort_by(by).combine_chunks()
 
 
 def _encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
@@ -154,9 +158,10 @@ def _encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
     return whole.dictionary_encode()
 
 
-def _keys(codes: Rows, days: Rows) -> Rows:
+def _keys(codes: Rows, days: Days) -> Rows:
     """One number by which ticker and day are ordered; days of the calendar are above zero."""
-    return (codes << 32) + days
+    keys: Rows = (codes << 32) + days
+    return keys
 
 
 def _with(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
