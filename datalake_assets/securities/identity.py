@@ -179,6 +179,8 @@ class _Work:
         for link in self.links:
             self.leaving.setdefault(link.old_code, []).append(link.day)
             self.arriving.setdefault(link.new_code, []).append(link.day)
+        for code, day in _begun(evidence, actions):
+            self.arriving.setdefault(code, []).append(day)
         for end in ends:
             self.leaving.setdefault(end.code, []).append(end.day)
 
@@ -725,6 +727,16 @@ def _told(
             cash = 0.0
         ends.append(_End(symbol, code, day, row["id"], kind, cash, shares, other))
     return links, sorted(ends, key=lambda end: (end.day, end.action))
+
+
+def _begun(e: Evidence, actions: pa.Table) -> list[tuple[int, int]]:
+    """Symbols of companies that are spun off, and the day on which they begin."""
+    spun = pa.array(["spin_offs", "rights_distributions"])
+    rows = actions.filter(pc.is_in(actions["kind"], spun))
+    codes, days = e.codes(rows["new_symbol"]), days_of(rows["effective_date"])
+    return [
+        (code, day) for code, day in zip(codes.tolist(), days.tolist(), strict=True) if code >= 0
+    ]
 
 
 def _traded_before(e: Evidence, code: int, day: int) -> bool:
