@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datalake_assets.securities.evidence import NO_DAY, as_days
+from datalake_assets.securities.evidence import as_days
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store
 
@@ -80,6 +80,3 @@ def read_findings(store: Store) -> pa.Table:
         raise BrokenFileError(
             f"{where} is no whole table of findings ({error!r}): materialize adjustment_factors"
         ) from error
-
-
-__all__ = ["FINDINGS", "FINDINGS_DESCRIPTIONS", "NO_DAY", "Finding", "read_findings", "table_of"]
