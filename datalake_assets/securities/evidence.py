@@ -45,6 +45,9 @@ USUAL = 20
 FALL, RISE = 0.90, 1.20
 """A bar that opens below, or above, so much of the close before is kept."""
 
+A_MARKET = 100
+"""Symbols whose median is the move of the market; of fewer it may be one security's own."""
+
 OBSERVED = pa.schema(
     [
         pa.field("symbol", pa.string(), nullable=False),
@@ -63,8 +66,9 @@ OBSERVED = pa.schema(
 )
 """One row per bar that tells something, by symbol and session. `dollars` is close times volume,
 `nth` counts the symbol's bars in the quarter, `usual_dollars` is the median of the 20 sessions
-before, and `market` the median of ln(open / close before) over all symbols. The bar before is
-looked for in the quarter and in the 30 sessions before it, the one after in the quarter."""
+before, and `market` the median of ln(open / close before) over all symbols, if there are
+`A_MARKET`. The bar before is looked for in the quarter and in the 30 sessions before it, the one
+after in the quarter."""
 
 _VERSION = b"1"
 """Of the rule that chooses the bars: another one gathers them again."""
@@ -223,8 +227,8 @@ def observe(tables: Sequence[tuple[date, pa.Table]], since: date, points: Points
     next_day = before == at - 1
     for each in range(begins, shape[1]):
         moves = ratio[next_day[:, each] & there[:, each], each]
-        if moves.size:
-            market[each] = np.log(np.median(moves)) if np.median(moves) > 0 else 0.0
+        if moves.size >= A_MARKET:
+            market[each] = np.log(max(float(np.median(moves)), FALL))
     earlier, later = before[row, col], after[row, col]
     table = pa.table(
         {
