@@ -9,10 +9,12 @@ from typing import Any
 
 import dagster as dg
 
+from datalake_assets.assets.corporate_actions import corporate_actions
 from datalake_assets.assets.daily_ticks import build_daily_ticks
 from datalake_assets.assets.lake_report import build_lake_report
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.assets.symbol_year_ticks import build_symbol_year_ticks
+from datalake_assets.automation.actions import build_actions_sensor, corporate_actions_job
 from datalake_assets.automation.alerts import build_failure_sensor
 from datalake_assets.automation.freshness import build_freshness_check, build_freshness_sensor
 from datalake_assets.automation.jobs import (
@@ -94,6 +96,7 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
                     session_partitions(settings.first_session), settings.sessions_per_run
                 ),
                 build_symbol_year_ticks(year_partitions(settings.first_session)),
+                corporate_actions,
                 build_lake_report(settings.first_session),
             ]
         ),
@@ -103,12 +106,14 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
             repair_job,
             symbol_year_ticks_job,
             lake_report_job,
+            corporate_actions_job,
             freshness_job,
             *_lambda_jobs(settings),
         ],
         schedules=[build_daily_schedule(settings)],
         sensors=[
             *build_sensors(settings),
+            build_actions_sensor(settings),
             build_freshness_sensor(settings),
             build_failure_sensor(settings),
         ],

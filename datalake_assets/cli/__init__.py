@@ -13,6 +13,7 @@ import sys
 
 import typer
 
+from datalake_assets.cli.actions import actions
 from datalake_assets.cli.collect import backfill, collect
 from datalake_assets.cli.demo import demo
 from datalake_assets.cli.doctor import doctor
@@ -40,5 +41,17 @@ def _before_each() -> None:
             stream.reconfigure(errors="replace")
 
 
-for command in (demo, collect, backfill, publish, plan, status, show, doctor, upload, exchange):
+for command in (
+    demo,
+    collect,
+    backfill,
+    publish,
+    plan,
+    status,
+    show,
+    actions,
+    doctor,
+    upload,
+    exchange,
+):
     app.command()(command)

@@ -73,6 +73,17 @@ def write_report(settings: Settings) -> bool:
         return bool(_run(settings, records, "lake_report_job", None, None, {}).success)
 
 
+def sweep_actions(settings: Settings) -> bool:
+    """Ask for the whole history of corporate actions in this process; True when it was had."""
+    claimed_lake(settings)
+    config = {"ops": {"corporate_actions": {"config": {"whole_history": True}}}}
+    with instance() as records:
+        result = _run(settings, records, "corporate_actions_job", None, None, config)
+        _show_actions(result)
+        _show_checks(result)
+        return bool(result.success)
+
+
 def behind(settings: Settings, years: Iterable[int]) -> list[int]:
     """The years among these whose symbol-years don't show every session as it is now."""
     symbol_years = SymbolYears(open_store(settings.lake_uri))
@@ -241,6 +252,19 @@ def _show_years(result: dg.ExecuteInProcessResult) -> None:
         )
     if years.row_count:
         out.print(years)
+
+
+def _show_actions(result: dg.ExecuteInProcessResult) -> None:
+    for event in result.get_asset_materialization_events():
+        told: dict[str, Any] = {
+            name: value.value for name, value in event.materialization.metadata.items()
+        }
+        tell(
+            out,
+            f"{told['dagster/row_count']:,} corporate actions: {told['inserted']:,} inserted, "
+            f"{told['changed']:,} changed, {told['vanished']:,} vanished; processed from "
+            f"{told['window']}, {told['requests']:,} requests",
+        )
 
 
 def _show_checks(result: dg.ExecuteInProcessResult) -> None:

@@ -27,6 +27,7 @@ import msgspec
 import pyarrow as pa
 
 from datalake_assets import market_calendar
+from datalake_assets.actions.sweep import ActionsPage
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Fetch, Page
 from datalake_assets.collection.errors import (
@@ -38,6 +39,7 @@ from datalake_assets.collection.errors import (
 )
 from datalake_assets.collection.survey import AskYears
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.sources.action_pages import ACTIONS_PAGE_LIMIT, decode_actions
 from datalake_assets.sources.pages import decode, decode_years
 from datalake_assets.sources.transport import Answer, Timeouts, Transport
 
@@ -213,6 +215,38 @@ class AlpacaSource:
         }
         return pa.Table.from_pydict(columns, schema=UNIVERSE)
 
+    def actions(self, first: date, last: date, page_token: str | None) -> ActionsPage:
+        """One page of the corporate actions that are processed from `first` to `last`.
+
+        Also those that Alpaca calls incomplete (`data_quality=all`): a split without its CUSIP is
+        a split, and what lacks a date or a symbol is skipped and named by `action_pages`.
+
+        Raises:
+            TransientError, PermanentError, RefusedError: As `classify` says.
+        """
+        params: dict[str, Any] = {
+            "start": first.isoformat(),
+            "end": last.isoformat(),
+            "limit": ACTIONS_PAGE_LIMIT,
+            "data_quality": "all",
+            "sort": "asc",
+        }
+        if page_token is not None:
+            params["page_token"] = page_token
+        return decode_actions(self._ask(self._actions, "/corporate-actions", params))
+
+    def actions_by_id(self, ids: Sequence[str]) -> ActionsPage:
+        """The corporate actions with these identifiers that still stand, whatever their dates.
+
+        Args:
+            ids: At most `sweep.IDS_AT_ONCE`. The source takes no other filter beside them.
+
+        Raises:
+            TransientError, PermanentError, RefusedError: As `classify` says.
+        """
+        params = {"ids": ",".join(ids), "limit": ACTIONS_PAGE_LIMIT}
+        return decode_actions(self._ask(self._actions, "/corporate-actions", params))
+
     def _end(self, last: date) -> datetime:
         """The end of a range, within what the source serves by now.
 
@@ -232,6 +266,15 @@ class AlpacaSource:
         from alpaca.data.historical import StockHistoricalDataClient
 
         client: RESTClient = _over(self._transport, StockHistoricalDataClient)(
+            self._account.api_key, self._account.secret_key, url_override=self._account.data_url
+        )
+        return client
+
+    @cached_property
+    def _actions(self) -> RESTClient:
+        from alpaca.data.historical.corporate_actions import CorporateActionsClient
+
+        client: RESTClient = _over(self._transport, CorporateActionsClient)(
             self._account.api_key, self._account.secret_key, url_override=self._account.data_url
         )
         return client

@@ -18,6 +18,8 @@ RESTATEMENTS = "data/ticks/restatements"
 UNIVERSE = "data/universe"
 SURVEYS = "data/universe/surveys"
 ACTIONS = "data/actions"
+ACTION_LOG = "data/actions/log"
+STANDING_ACTIONS = "data/actions/actions.parquet"
 SECURITIES = "data/securities"
 SECURITIES_TABLE = f"{SECURITIES}/securities.parquet"
 FACTORS_TABLE = f"{SECURITIES}/factors.parquet"
@@ -30,6 +32,7 @@ REPORT = "reports/latest.html"
 
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
 _MANIFEST = re.compile(rf"{MANIFESTS}/(\d{{4}})\.parquet")
+_ACTION_LOG = re.compile(rf"{ACTION_LOG}/(\d{{6}})\.parquet")
 _DATED = re.compile(r"(?:year=(\d{4})/)?((\d{4})-\d{2}-\d{2})\.parquet")
 _BY_YEAR = (SESSIONS, INCOMPLETE)
 
@@ -94,6 +97,15 @@ def survey_key(taken: date) -> str:
 def evidence_key(quarter: str) -> str:
     """Where the bars of a quarter lie that tell of securities and actions."""
     return f"{EVIDENCE}/{quarter}.parquet"
+def action_log_key(number: int) -> str:
+    """Where an object of the log of corporate actions lies; they are numbered from 1."""
+    return f"{ACTION_LOG}/{number:06}.parquet"
+
+
+def action_log_number(key: str) -> int | None:
+    """The number of such a key; None for keys of another shape."""
+    match = _ACTION_LOG.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def dated(prefix: str, keys: list[str]) -> list[date]:

@@ -1,0 +1,455 @@
+"""The log of corporate actions: what the source said of each, and since when.
+
+Belongs here: keeping what an answer changed, and telling what was known at an instant. Does not
+belong here: which window is asked and what its answer means (`sweep`).
+
+The log is `data/actions/log/000001.parquet` and on: the events in the order in which they were
+seen, and in each file's own metadata the sweeps that saw them. A sweep that saw nothing new is kept
+too: that nothing changed is knowledge. Only the newest object grows, by a conditional write; once
+it is full the next one is begun, and a full one never changes again. So two sweeps at once append
+one after the other, and a killed one leaves the log as it was or with all that it saw.
+
+`data/actions/actions.parquet` holds what stands now, for readers; it is made from the log, says up
+to which sweep, and is never needed to know anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from itertools import count
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datalake_assets.actions.action import SCHEMA
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
+
+INSERTED, CHANGED, VANISHED = "inserted", "changed", "vanished"
+
+EVENTS = pa.schema(
+    [
+        pa.field("sweep", pa.int64(), nullable=False),
+        pa.field("seen_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("event", pa.string(), nullable=False),
+        *SCHEMA,
+    ]
+)
+"""One row per event, in the order in which they were seen: the number of the sweep, its instant,
+`inserted`, `changed` or `vanished`, and the action as it was said from then on (of a vanished one:
+as it was said last)."""
+
+SWEEPS_IN_AN_OBJECT = 32
+EVENTS_IN_AN_OBJECT = 20_000
+"""With either an object of the log is full. A day brings about 500 events, so that one has about
+two MB at most, but for the first, whose single sweep brings the whole history."""
+
+_ATTEMPTS = 10
+_SWEEPS, _UP_TO = b"datalake.sweeps", b"datalake.sweep"
+_ORDER = [("effective_date", "ascending"), ("symbol", "ascending"), ("id", "ascending")]
+_LEAST = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the source said of a window of process dates, whole.
+
+    Args:
+        asked_at: When the first of its pages was asked for, UTC.
+        known: The number of the newest sweep by then.
+        first, last: The window, both days included.
+        actions: The rows, in `SCHEMA`; also those asked for by id.
+        gone: Ids that stood and stand no more, as the source said when it was asked for them.
+        requests: Requests that it took.
+        skipped: Rows that could not be read.
+        unknown: Lists that this program does not know, and their rows.
+    """
+
+    asked_at: datetime
+    known: int
+    first: date
+    last: date
+    actions: pa.Table = field(repr=False)
+    gone: frozenset[str] = frozenset()
+    requests: int = 0
+    skipped: tuple[str, ...] = ()
+    unknown: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What the log remembers of a sweep beside its events.
+
+    Args:
+        number: From 1.
+        asked_at, seen_at: When it began to ask, and since when its answer is known, UTC.
+        first, last: The window of process dates that it asked for.
+        actions: Rows that it was answered.
+        requests: Requests that it took.
+        skipped: Rows that could not be read; the first few are named in `examples`.
+        unknown: Rows in lists that this program does not know, by list.
+    """
+
+    number: int
+    asked_at: datetime
+    seen_at: datetime
+    first: date
+    last: date
+    actions: int
+    requests: int
+    skipped: int
+    examples: tuple[str, ...]
+    unknown: Mapping[str, int]
+
+    def told(self) -> dict[str, Any]:
+        """It as JSON-able values."""
+        return {
+            "number": self.number,
+            "asked_at": self.asked_at.isoformat(),
+            "seen_at": self.seen_at.isoformat(),
+            "first": self.first.isoformat(),
+            "last": self.last.isoformat(),
+            "actions": self.actions,
+            "requests": self.requests,
+            "skipped": self.skipped,
+            "examples": list(self.examples),
+            "unknown": dict(self.unknown),
+        }
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        """It from what `told` gave.
+
+        Raises:
+            KeyError, ValueError, TypeError: That is no sweep.
+        """
+        return cls(
+            int(told["number"]),
+            datetime.fromisoformat(told["asked_at"]),
+            datetime.fromisoformat(told["seen_at"]),
+            date.fromisoformat(told["first"]),
+            date.fromisoformat(told["last"]),
+            int(told["actions"]),
+            int(told["requests"]),
+            int(told["skipped"]),
+            tuple(told["examples"]),
+            dict(told["unknown"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """One object of the log: its place in the order, the sweeps, and their events."""
+
+    number: int
+    sweeps: tuple[Sweep, ...]
+    events: pa.Table
+    version: str | None = None
+
+    @property
+    def full(self) -> bool:
+        return (
+            len(self.sweeps) >= SWEEPS_IN_AN_OBJECT or self.events.num_rows >= EVENTS_IN_AN_OBJECT
+        )
+
+
+class ActionLog:
+    """The log of corporate actions of a lake.
+
+    Every method raises `BrokenFileError` when an object of the log is damaged, and `StoreError`
+    when the store refuses or can't be reached.
+
+    Args:
+        store: Where the lake is.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def append(self, answer: Answer, at: datetime) -> tuple[Sweep, pa.Table]:
+        """Keep what an answer changed, and that it was asked for; one atomic write.
+
+        Of an action that another sweep saw change meanwhile its word stands: which of the two
+        answers is the newer one nobody can tell, and the next sweep asks again.
+
+        Args:
+            answer: The answer.
+            at: The instant since which it is known, UTC. Made later by a microsecond than the
+                newest one of the log if it is not: instants ascend, whatever clocks say.
+
+        Returns:
+            The sweep, and its events in `EVENTS`.
+
+        Raises:
+            ChangedError: Others appended again and again meanwhile; nothing was written.
+        """
+        for attempt in count(1):
+            newest = self._newest()
+            last = newest.sweeps[-1] if newest else None
+            events = _changes(self._standing(newest), answer.actions, answer.gone)
+            if last and last.number > answer.known:
+                meanwhile = self._events_after(answer.known, newest)["id"].combine_chunks()
+                events = events.filter(pc.invert(pc.is_in(events["id"], meanwhile)))
+            sweep = Sweep(
+                last.number + 1 if last else 1,
+                answer.asked_at,
+                max(at, last.seen_at + _LEAST) if last else at,
+                answer.first,
+                answer.last,
+                answer.actions.num_rows,
+                answer.requests,
+                len(answer.skipped),
+                answer.skipped[:20],
+                answer.unknown,
+            )
+            events = _seen_by(sweep, events)
+            grown = (
+                _Object(newest.number + 1 if newest else 1, (sweep,), events)
+                if newest is None or newest.full
+                else _Object(
+                    newest.number,
+                    (*newest.sweeps, sweep),
+                    pa.concat_tables([newest.events, events]),
+                    newest.version,
+                )
+            )
+            key = layout.action_log_key(grown.number)
+            try:
+                self._store.replace(key, _encode(grown), grown.version)
+            except ChangedError:
+                if attempt == _ATTEMPTS:
+                    raise
+                continue
+            return sweep, events
+        raise AssertionError("unreachable")
+
+    def publish(self) -> bool:
+        """Make the table of standing actions what the log says; False when it already was.
+
+        Killed before it, the next sweep does it.
+        """
+        for _ in range(_ATTEMPTS):
+            newest = self._newest()
+            if newest is None:
+                return False
+            up_to, held, version = self._published()
+            now = newest.sweeps[-1].number
+            if held is not None and up_to >= now:
+                return False
+            if held is not None and not self._events_after(up_to, newest).num_rows:
+                return False  # nothing new since: the table is right as it is
+            try:
+                data = _encode_standing(self._standing(newest), now)
+                self._store.replace(layout.STANDING_ACTIONS, data, version)
+            except ChangedError:
+                continue  # by another sweep, with as much or less
+            return True
+        return False
+
+    def standing(self, at: datetime | None = None) -> pa.Table:
+        """The actions as known at an instant, in `action.SCHEMA`, by effective date and symbol.
+
+        Args:
+            at: The instant; aware. None: now.
+
+        Raises:
+            ValueError: The instant has no zone.
+        """
+        if at is not None and at.utcoffset() is None:
+            raise ValueError(
+                f"{at!r} is no instant: give a datetime with its zone, like datetime.now(UTC)"
+            )
+        newest = self._newest()
+        if newest is None:
+            return SCHEMA.empty_table()
+        if at is None or at >= newest.sweeps[-1].seen_at:
+            return self._standing(newest)
+        return _folded((found.events for found in self._objects()), at)
+
+    def events(self, symbol: str | None = None) -> pa.Table:
+        """What was seen, in `EVENTS`, in the order in which it was.
+
+        Args:
+            symbol: Only of actions that were ever about this ticker, or bring it; None: all.
+        """
+        found = list(self._objects())[::-1]
+        tables = [one.events for one in found]
+        if symbol is not None:
+            ids: set[str] = set()
+            for table in tables:
+                named = pc.or_kleene(
+                    pc.equal(table["symbol"], symbol), pc.equal(table["new_symbol"], symbol)
+                )
+                ids.update(table.filter(named)["id"].to_pylist())
+            wanted = pa.array(sorted(ids), pa.string())
+            tables = [table.filter(pc.is_in(table["id"], wanted)) for table in tables]
+        return pa.concat_tables([EVENTS.empty_table(), *tables])
+
+    def sweeps(self) -> Iterator[Sweep]:
+        """The sweeps, newest first; objects are read as far as they are asked for."""
+        for number in reversed(self._numbers()):
+            yield from reversed(self._read(number).sweeps)
+
+    def _standing(self, newest: _Object | None) -> pa.Table:
+        """What stands after the newest object: the published table, and the events since."""
+        if newest is None:
+            return SCHEMA.empty_table()
+        up_to, held, _ = self._published()
+        if held is None or up_to > newest.sweeps[-1].number:
+            return _folded((one.events for one in self._objects(newest)), None)
+        since = self._events_after(up_to, newest)
+        if not since.num_rows:
+            return held
+        before = _seen_as(EVENTS, held, sweep=0, seen_at=_EPOCH, event=INSERTED)
+        return _folded([since, before], None)
+
+    def _published(self) -> tuple[int, pa.Table | None, str | None]:
+        """The published table: up to which sweep, the rows, and the object's version."""
+        try:
+            data, version = self._store.get_versioned(layout.STANDING_ACTIONS)
+        except FileNotFoundError:
+            return 0, None, None
+        try:
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            return int(file.schema_arrow.metadata[_UP_TO]), file.read().cast(SCHEMA), version
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+            return 0, None, version  # the log has it all: it is made anew
+
+    def _events_after(self, number: int, newest: _Object | None) -> pa.Table:
+        """The events of the sweeps after one, in their order."""
+        found: list[pa.Table] = []
+        while newest is not None:
+            found.append(newest.events.filter(pc.greater(newest.events["sweep"], number)))
+            if newest.sweeps[0].number <= number + 1 or newest.number == 1:
+                break
+            newest = self._read(newest.number - 1)
+        return pa.concat_tables([EVENTS.empty_table(), *reversed(found)])
+
+    def _newest(self) -> _Object | None:
+        numbers = self._numbers()
+        return self._read(numbers[-1]) if numbers else None
+
+    def _objects(self, newest: _Object | None = None) -> Iterator[_Object]:
+        """All objects, newest first; up to this one, which is taken as it is."""
+        numbers = self._numbers()
+        if newest is not None:
+            yield newest
+            numbers = [number for number in numbers if number < newest.number]
+        with ThreadPoolExecutor(self._store.readers(16)) as threads:
+            yield from threads.map(self._read, reversed(numbers))
+
+    def _numbers(self) -> list[int]:
+        found = map(layout.action_log_number, self._store.list(layout.ACTION_LOG))
+        numbers = sorted(number for number in found if number is not None)
+        if numbers != list(range(1, len(numbers) + 1)):
+            missing = min(set(range(1, numbers[-1] + 1)) - set(numbers), default=0)
+            raise BrokenFileError(
+                f"{self._store.url(layout.action_log_key(missing))} is missing, so nobody can tell "
+                "what was known when: restore it from a backup"
+            )
+        return numbers
+
+    def _read(self, number: int) -> _Object:
+        key = layout.action_log_key(number)
+        data, version = self._store.get_versioned(key)
+        try:
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            told = json.loads(file.schema_arrow.metadata[_SWEEPS])
+            sweeps = tuple(map(Sweep.read, told))
+            if not sweeps:
+                raise ValueError("it names no sweep")
+            return _Object(number, sweeps, file.read().cast(EVENTS), version)
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+            raise BrokenFileError(
+                f"{self._store.url(key)} is no whole object of the log of corporate actions "
+                f"({error!r}): restore it from a backup; without it nobody can tell what was "
+                "known when"
+            ) from error
+
+
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+def _changes(before: pa.Table, said: pa.Table, gone: Iterable[str]) -> pa.Table:
+    """What differs, as rows with their `event`: by kind of event, effective date and symbol."""
+    at = pc.index_in(said["id"], before["id"].combine_chunks())
+    new = said.filter(pc.is_null(at))
+    old = said.filter(pc.is_valid(at))
+    stood = before.take(at.drop_null())
+    differs = pa.repeat(pa.scalar(False), old.num_rows)
+    for name in SCHEMA.names:
+        one, other = old[name], stood[name]
+        both_null = pc.and_(pc.is_null(one), pc.is_null(other))
+        same = pc.or_(both_null, pc.fill_null(pc.equal(one, other), False))
+        differs = pc.or_(differs, pc.invert(same))
+    lost = pc.is_in(before["id"], pa.array(sorted(gone), pa.string()))
+    lost = pc.and_(lost, pc.invert(pc.is_in(before["id"], said["id"].combine_chunks())))
+    parts = (
+        (INSERTED, new),
+        (CHANGED, old.filter(differs)),
+        (VANISHED, before.filter(lost)),
+    )
+    return pa.concat_tables(
+        rows.sort_by(_ORDER).append_column("event", pa.repeat(pa.scalar(event), rows.num_rows))
+        for event, rows in parts
+    )
+
+
+def _seen_by(sweep: Sweep, events: pa.Table) -> pa.Table:
+    rows = events.select(SCHEMA.names)
+    table = _seen_as(EVENTS, rows, sweep=sweep.number, seen_at=sweep.seen_at, event=INSERTED)
+    where = EVENTS.get_field_index("event")
+    return table.set_column(where, EVENTS.field("event"), events["event"])
+
+
+def _seen_as(schema: pa.Schema, rows: pa.Table, **same: Any) -> pa.Table:
+    """The rows with these columns before them, the same value in each row."""
+    columns = {
+        name: pa.repeat(pa.scalar(value, schema.field(name).type), rows.num_rows)
+        for name, value in same.items()
+    }
+    columns |= {name: rows[name] for name in SCHEMA.names}
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def _folded(newest_first: Iterable[pa.Table], at: datetime | None) -> pa.Table:
+    """What stands after these events, up to an instant.
+
+    Args:
+        newest_first: Tables in `EVENTS`, each in the order of its events.
+        at: The instant; None for all events.
+    """
+    seen: set[str] = set()
+    kept: list[pa.Table] = [SCHEMA.empty_table()]
+    for events in newest_first:
+        if at is not None:
+            then = pa.scalar(at, EVENTS.field("seen_at").type)
+            events = events.filter(pc.less_equal(events["seen_at"], then))
+        last = dict(zip(events["id"].to_pylist(), range(events.num_rows), strict=True))
+        rows = [row for action, row in last.items() if action not in seen]
+        seen.update(last)
+        table = events.take(pa.array(rows, pa.int64()))
+        kept.append(table.filter(pc.not_equal(table["event"], VANISHED)).select(SCHEMA.names))
+    return pa.concat_tables(kept).sort_by(_ORDER).combine_chunks()
+
+
+def _encode(log: _Object) -> bytes:
+    told = json.dumps([sweep.told() for sweep in log.sweeps])
+    return _parquet(log.events.replace_schema_metadata({_SWEEPS: told}))
+
+
+def _encode_standing(actions: pa.Table, up_to: int) -> bytes:
+    return _parquet(actions.replace_schema_metadata({_UP_TO: str(up_to)}))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    # zstd as Parquet uses it has no checksum: a flipped bit would be another rate.
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return bytes(buffer.getvalue())

@@ -1,0 +1,73 @@
+"""Corporate actions every evening: the job, and the sensor that asks for it.
+
+Belongs here: when a run is due. Does not belong here: which window it asks for, and when it is the
+whole history's turn (`actions.sweep`).
+"""
+
+from datetime import timedelta
+
+import dagster as dg
+from dagster import AssetSelection
+
+from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
+from datalake_assets.automation import due, runs
+from datalake_assets.collection.clock import Clock
+from datalake_assets.settings import Settings
+
+ACTIONS = "corporate actions"
+"""What the runs are for: the value of the tag `runs.FOR`."""
+
+_ASSET = CORPORATE_ACTIONS.to_user_string()
+
+PATIENCE = due.Patience()
+
+corporate_actions_job = dg.define_asset_job(
+    "corporate_actions_job",
+    selection=AssetSelection.assets(CORPORATE_ACTIONS),
+    description="Ask what corporate actions there are, and log what changed.",
+)
+
+
+def build_actions_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor that asks once after each session, and again with growing pauses on failure.
+
+    Args:
+        settings: How long after the close.
+    """
+    delay = timedelta(minutes=settings.collect_after_minutes)
+
+    @dg.sensor(
+        name="new_actions",
+        job=corporate_actions_job,
+        minimum_interval_seconds=300,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Ask for corporate actions once after each session, and again with growing "
+        "pauses while it fails. Once a month the run asks for the whole history.",
+    )
+    def new_actions(
+        context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
+    ) -> dg.SensorResult | dg.SkipReason:
+        now = clock.now()
+        (session,) = due.newest(now, 1, delay)
+        since = due.available_at(session, delay)
+        asked = runs.last_materialized(context.instance, CORPORATE_ACTIONS)
+        if asked and asked >= since:
+            return dg.SkipReason(f"the actions were asked for after the session of {session}")
+        made = runs.attempts(context.instance, ACTIONS)
+        (verdict,) = due.decide(
+            now,
+            {_ASSET: f"the session of {session} is over"},
+            busy={},
+            # Those before were about another session.
+            attempts={_ASSET: [one for one in made if not one.ended or one.ended >= since]},
+            patience=PATIENCE,
+            by_hand="dagster asset materialize -m datalake_assets.definitions --select",
+        )
+        if not verdict.attempt:
+            return dg.SkipReason(verdict.why)
+        request = dg.RunRequest(
+            run_key=f"{ACTIONS} {session} #{verdict.attempt}", tags={runs.FOR: ACTIONS}
+        )
+        return dg.SensorResult(run_requests=[request])
+
+    return new_actions
