@@ -162,8 +162,8 @@ def judge(swept: Sweep, odd: Sequence[Oddity]) -> dg.AssetCheckResult:
     counts = counted(odd)
     told = [f"{number:,} × {kind}" for kind, number in counts.items() if number]
     if swept.skipped:
-        told.append(f"{swept.skipped:,} rows that can't be read")
-    told += [f"{rows:,} rows in the unknown list {name}" for name, rows in swept.unknown.items()]
+        told.append(f"{swept.skipped:,} × unreadable row")
+    told += [f"{rows:,} × row in the unknown list {name}" for name, rows in swept.unknown.items()]
     metadata: dict[str, Any] = {kind.replace(" ", "_"): number for kind, number in counts.items()}
     if odd:
         metadata["offenders"] = dg.MetadataValue.table(

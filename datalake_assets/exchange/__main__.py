@@ -46,10 +46,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--active", type=int, default=usual.active, help="listed symbols")
     parser.add_argument("--inactive", type=int, default=usual.inactive, help="delisted symbols")
     parser.add_argument("--recorded", type=Path, help="CSV or Parquet file to replay instead")
+    parser.add_argument("--actions", type=Path, help="CSV file of its corporate actions")
+    parser.add_argument("--names", type=Path, help="CSV file of its renames")
     parser.add_argument("--requests-per-minute", type=int, default=0, help="0: no limit")
     parser.add_argument("--trading-requests-per-minute", type=int, default=0, help="0: no limit")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds a request")
     parser.add_argument("--faults", default="", help='JSON, such as {"rate": 0.3, "seed": 1}')
+    parser.add_argument("--errata", default="", help='JSON, such as {"rate": 0.01, "seed": 1}')
     parser.add_argument("--until-eof", action="store_true", help="end with standard input")
     return parser.parse_args()
 

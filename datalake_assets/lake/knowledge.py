@@ -28,6 +28,7 @@ from datalake_assets.lake.reader import Reader, span_of, symbols_of
 from datalake_assets.lake.restatements import Restatements, undone
 from datalake_assets.lake.security_reader import Meant, SecurityReader, Tables
 from datalake_assets.securities import factors, tables
+from datalake_assets.securities.decisions import Decisions, read_decisions
 from datalake_assets.securities.evidence import NO_DAY, Days, Evidence, Floats, day_number, days_of
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store
@@ -115,7 +116,9 @@ class KnownSecurities(SecurityReader):
     def __init__(self, store: Store, reader: KnownReader, at: datetime) -> None:
         super().__init__(store, reader)
         self._at = at
-        self._actions = ActionLog(store).standing(at)
+        made = tuple(each for each in read_decisions(store).made if each.when <= at)
+        self._decisions = Decisions(made)
+        self._actions = self._decisions.with_added(ActionLog(store).standing(at))
 
     def _current(self, versions: dict[str, str]) -> Tables | None:
         found = super()._current(versions)
@@ -161,7 +164,14 @@ class KnownSecurities(SecurityReader):
         ]
         days = list(self._reader.published(date.min, date.max))
         evidence = evidence_of(pa.concat_tables([bars, *others]), days, self._market())
-        derived = factors.derive(evidence, rows, actions)
+        derived = factors.derive(
+            evidence,
+            rows,
+            actions,
+            accepted=self._decisions.accepted,
+            ignored=self._decisions.ignored,
+            added=self._decisions.added,
+        )
         return replace(known, factors=derived.table, cumulative=derived.cumulative)
 
     def _spun_off(self, actions: pa.Table) -> list[tuple[str, date]]:

@@ -595,7 +595,7 @@ def _undecided(
                 UndecidedWarning(
                     f"{row['symbol']} ({row['security']}): prices contradict the {row['kind']} of "
                     f"{day}, so it is not applied ({row['reason']}). To decide: datalake decide "
-                    f"{row['action_id']} accept, or ignore"
+                    f"accept {row['action_id']}, or ignore {row['action_id']}"
                 )
             )
     return told

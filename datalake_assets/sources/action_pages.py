@@ -123,7 +123,8 @@ def decode_actions(body: bytes) -> ActionsPage:
                 rows.append(_action(name, given))
             except (msgspec.DecodeError, ValueError) as error:
                 told = given.get("id")
-                skipped.append(Skipped(name, told if isinstance(told, str) else None, str(error)))
+                named = told if isinstance(told, str) and told else None
+                skipped.append(Skipped(name, named, str(error)))
     actions = pa.Table.from_pylist(rows, SCHEMA)
     return ActionsPage(actions, tuple(skipped), unknown, answer.next_page_token or None)
 

@@ -341,7 +341,7 @@ def test_a_range_over_an_undecided_contradiction_warns(
         assert f"META (FB-1): prices contradict the forward_splits of {DAYS[13]}" in str(
             one.message
         )
-        assert "datalake decide FB-1-13" in str(one.message)
+        assert "datalake decide accept FB-1-13, or ignore FB-1-13" in str(one.message)
         assert one.filename == __file__
 
 
