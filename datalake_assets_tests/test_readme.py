@@ -30,14 +30,18 @@ from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource
+from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.settings import LAKE_OF_EXCHANGE, SETTINGS, Setting, Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
+from datalake_assets_tests.securities.bars import action
+from datalake_assets_tests.securities.deriving import derive, say
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+AT = datetime(2024, 6, 6, tzinfo=UTC)
 SESSIONS = [date(2024, 6, 3), date(2024, 6, 4), date(2024, 6, 5)]
 
 
@@ -102,6 +106,9 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
         layout.manifest_key(2026),
         layout.incomplete_key(day),
         layout.restatement_key(day, datetime(2026, 11, 23, 22, 4, 9, tzinfo=UTC)),
+        layout.SECURITIES_TABLE,
+        layout.FACTORS_TABLE,
+        layout.CUMULATIVE_TABLE,
         layout.universe_key(taken),
         layout.survey_key(taken),
     ]
@@ -145,6 +152,16 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
         held = Lake(open_store(settings.lake_uri))
         assert held.sessions() == SESSIONS
         SymbolYears(held.store).publish(SESSIONS[0].year)
+        # The invented prices know nothing of a split: so it is one that somebody accepted.
+        more = {"new_rate": 3.0, "old_rate": 1.0}
+        say(
+            held.store,
+            AT,
+            action("s", "forward_splits", "AEF", SESSIONS[1], **more),
+            action("d", "cash_dividends", "AEF", SESSIONS[2], cash=0.13),
+        )
+        decide(held.store, Decision("accept", "a test", AT, "to have one", subject="s"))
+        derive(held.store)
         yield held
 
 
@@ -194,7 +211,11 @@ def test_our_own_reader_gives_bars_a_session_and_an_explanation(lake: Lake) -> N
     told = run("datalake_assets", lake)
 
     asked = re.findall(r'bars\(\["(\w+)", "(\w+)"\]', snippets()["datalake_assets"])[0]
-    assert told["bars"].to_pylist() == bars_of(lake, *asked)
+    assert told["bars"].drop_columns("security").to_pylist() == bars_of(lake, *asked)
+    assert told["closes"].column_names == ["session", *asked]
+    assert told["closes"]["AEF"].to_pylist() == told["adjusted"]["close"].to_pylist()
+    assert told["earned"].num_rows == told["bars"].num_rows
+    assert told["who"].symbol == "AEF"
     assert told["newest"] == newest(lake)
     assert told["why"].startswith("2024-07-04 is no trading session")
 
@@ -232,6 +253,21 @@ def test_polars_reads_one_symbol_over_the_sessions(lake: Lake) -> None:
     one = run("polars", lake)["one"]
 
     assert one.to_dicts() == bars_of(lake, "AEF")
+
+
+@pytest.mark.parametrize("library", ["duckdb", "polars"])
+def test_adjusted_prices_by_a_join_are_the_readers_to_the_last_bit(
+    library: str, collected: Lake
+) -> None:
+    told = run(library, collected)["adjusted"]
+    found = told if library == "duckdb" else told.rows()
+    ours = Lake(collected.store).bars("AEF", adjustment="all")
+    names = ("symbol", "session", "close", "volume")
+
+    assert found == list(zip(*(ours[name].to_pylist() for name in names), strict=True))
+    raw = [row["close"] for row in bars_of(collected, "AEF")]
+    dividend = 1 - 0.13 / raw[1]
+    assert ours["close"].to_pylist() == [raw[0] * (1 / 3) * dividend, raw[1] * dividend, raw[2]]
 
 
 def test_pandas_reads_returns_by_session_and_symbol(lake: Lake) -> None:
