@@ -306,8 +306,7 @@ class ActionLog:
         since = self._events_after(up_to, newest)
         if not since.num_rows:
             return held
-        before = _seen_as(EVENTS, held, sweep=0, seen_at=_EPOCH, event=INSERTED)
-        return _folded([since, before], None)
+        return _folded([since, _as_events(INSERTED, held)], None)
 
     def _published(self) -> tuple[int, pa.Table | None, str | None]:
         """The published table: up to which sweep, the rows, and the object's version."""
@@ -373,9 +372,6 @@ class ActionLog:
             ) from error
 
 
-_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-
-
 def _changes(before: pa.Table, said: pa.Table, gone: Iterable[str]) -> pa.Table:
     """What differs, as rows with their `event`: by kind of event, effective date and symbol."""
     at = pc.index_in(said["id"], before["id"].combine_chunks())
@@ -395,34 +391,30 @@ def _changes(before: pa.Table, said: pa.Table, gone: Iterable[str]) -> pa.Table:
         (CHANGED, old.filter(differs)),
         (VANISHED, before.filter(lost)),
     )
-    return pa.concat_tables(
-        rows.sort_by(_ORDER).append_column("event", pa.repeat(pa.scalar(event), rows.num_rows))
-        for event, rows in parts
-    )
+    return pa.concat_tables(_as_events(event, rows.sort_by(_ORDER)) for event, rows in parts)
+
+
+def _as_events(event: str, actions: pa.Table) -> pa.Table:
+    """The actions, each with this event."""
+    return actions.append_column("event", pa.repeat(pa.scalar(event), actions.num_rows))
 
 
 def _seen_by(sweep: Sweep, events: pa.Table) -> pa.Table:
-    rows = events.select(SCHEMA.names)
-    table = _seen_as(EVENTS, rows, sweep=sweep.number, seen_at=sweep.seen_at, event=INSERTED)
-    where = EVENTS.get_field_index("event")
-    return table.set_column(where, EVENTS.field("event"), events["event"])
-
-
-def _seen_as(schema: pa.Schema, rows: pa.Table, **same: Any) -> pa.Table:
-    """The rows with these columns before them, the same value in each row."""
+    """The events in `EVENTS`, as seen by this sweep."""
+    seen = {"sweep": sweep.number, "seen_at": sweep.seen_at}
     columns = {
-        name: pa.repeat(pa.scalar(value, schema.field(name).type), rows.num_rows)
-        for name, value in same.items()
+        name: pa.repeat(pa.scalar(value, EVENTS.field(name).type), events.num_rows)
+        for name, value in seen.items()
     }
-    columns |= {name: rows[name] for name in SCHEMA.names}
-    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+    columns |= {name: events[name] for name in events.column_names}
+    return pa.table({name: columns[name] for name in EVENTS.names}, schema=EVENTS)
 
 
 def _folded(newest_first: Iterable[pa.Table], at: datetime | None) -> pa.Table:
     """What stands after these events, up to an instant.
 
     Args:
-        newest_first: Tables in `EVENTS`, each in the order of its events.
+        newest_first: Tables of events, each in the order in which they were seen.
         at: The instant; None for all events.
     """
     seen: set[str] = set()
