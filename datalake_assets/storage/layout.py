@@ -97,6 +97,8 @@ def survey_key(taken: date) -> str:
 def evidence_key(quarter: str) -> str:
     """Where the bars of a quarter lie that tell of securities and actions."""
     return f"{EVIDENCE}/{quarter}.parquet"
+
+
 def action_log_key(number: int) -> str:
     """Where an object of the log of corporate actions lies; they are numbered from 1."""
     return f"{ACTION_LOG}/{number:06}.parquet"
