@@ -84,7 +84,7 @@ def classify(
         traded: Dollars traded, by the median of 20 sessions before; not a number: unknown.
         reverses: Whether it is gone the next day, or takes back the jump of the day before.
         begins: Whether another security has its first bar in these sessions, and this one is large
-            enough to have spun it off.
+            enough to have spun it off, and nothing else is known to have happened to it.
     """
     jump = (move < FELL) | (move > ROSE)
     _, distance = nearest(move)
@@ -175,7 +175,7 @@ def find(evidence: Evidence, securities: pa.Table, factors: pa.Table) -> Jumps:
     new = np.sort(e.sessions_between(np.full(len(new), e.sessions[0]), new))
     at = e.sessions_between(np.full(len(own), e.sessions[0]), e.session)
     begun = np.searchsorted(new, at, side="right") > np.searchsorted(new, at - _BEGAN)
-    begins = begun & (np.nan_to_num(e.usual_dollars) >= _SIZE)
+    begins = begun & (np.nan_to_num(e.usual_dollars) >= _SIZE) & (explained == 0)
     kind = np.full(len(own), None, dtype=object)
     some = np.flatnonzero(np.nan_to_num(size) > min(-SPUN_OFF, -FELL, ROSE))
     kind[some] = classify(move[some], traded[some], (reverses | back)[some], begins[some])
