@@ -4,7 +4,7 @@ Over the lake of random walks of `benchmarks.symbol_years` (made when it is not 
 of securities and factors: two fifths of the symbols pay a dividend each quarter, every symbol
 splits once in seven years, one in fifty spins something off. One symbol over all years, and 500
 symbols over the last five, as bars and as a panel. Raw means by ticker alone (`follow=False`).
-The ways take turns, warm, and the median counts.
+The ways take turns, warm, and the median counts, of the wall's clock and of the process's CPU.
 
     python -m benchmarks.adjusted [--years 15] [--symbols 5000] [--listed 11000] [--panel 500]
         [--rounds 15] [--lake .datalake/benchmark]
@@ -65,19 +65,23 @@ def main() -> None:
 
 
 def _compare(question: str, ways: dict[str, Callable[[], pa.Table]], rounds: int) -> None:
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    wall: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
     rows = 0
     for turn in range(rounds + 1):
         for name, read in ways.items():
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             rows = max(rows, read().num_rows)
             if turn:  # the first is the warm-up
-                taken[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(times) for name, times in taken.items()}
-    raw = medians["raw, by ticker"]
+                wall[name].append(time.perf_counter() - began)
+                cpu[name].append(time.process_time() - used)
     print(f"{question}: {rows:,} bars")
-    for name, median in medians.items():
-        print(f"    {name:<18}{median * 1000:>9.1f} ms {median / raw:>6.2f} × raw")
+    for name in ways:
+        told = []
+        for taken in (wall, cpu):
+            median, raw = (statistics.median(taken[one]) for one in (name, "raw, by ticker"))
+            told.append(f"{median * 1000:>9.1f} ms {median / raw:>6.2f} × raw")
+        print(f"    {name:<18}{told[0]}, of CPU {told[1]}")
 
 
 def _tables(store: Store, years: range, symbols: int) -> None:
