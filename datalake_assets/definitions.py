@@ -30,6 +30,7 @@ from datalake_assets.automation.lambda_session import build_lambda_session_job
 from datalake_assets.automation.securities import build_securities_sensor, securities_job
 from datalake_assets.automation.sensors import build_sensors
 from datalake_assets.checks import universe_is_whole
+from datalake_assets.collection.audit import Thresholds
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Display
 from datalake_assets.partitions import session_partitions, year_partitions
@@ -61,11 +62,17 @@ def build_source(settings: Settings) -> SourceResource:
 
 def build_collector(settings: Settings) -> CollectorResource:
     """The collector, with the settings as the defaults of its knobs."""
+    # The embedded exchange has the consolidated tape's kind of market, whatever the feed is.
+    feed = "sip" if settings.source == "embedded" else settings.alpaca_feed
+    limits = Thresholds.of_feed(feed)
     return with_defaults(
         CollectorResource,
         max_workers=settings.max_workers,
         requests_per_minute=settings.requests_per_minute,
         symbols=settings.symbols or "",
+        min_coverage=limits.coverage,
+        min_row_ratio=limits.row_ratio,
+        silent_allowed=limits.silent_allowed,
         # The name, not the value, which may hold a password.
         rate_limit="" if settings.rate_limit is None else dg.EnvVar("DATALAKE_RATE_LIMIT"),
     )

@@ -19,7 +19,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,7 +29,7 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.report import State
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.collection.universe import symbols_for
+from datalake_assets.collection.universe import inactive, symbols_for
 from datalake_assets.lake.lake import Lake, WrongLakeError
 from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.listing import take_snapshot
@@ -90,12 +90,12 @@ class Request:
     Args:
         session: The session.
         symbols: The symbols to ask for; None for those of the settings, or the universe.
-        thresholds: What the session must reach.
+        thresholds: What the session must reach, where it is other than usual.
     """
 
     session: date
     symbols: tuple[str, ...] | None
-    thresholds: Thresholds
+    thresholds: Mapping[str, Any]
 
     @classmethod
     def of(cls, event: object, now: datetime) -> Request:
@@ -201,11 +201,11 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
                 limiter=limiter,
                 retry=retry,
                 workers=threads,
-                thresholds=request.thresholds,
+                thresholds=replace(Thresholds.of_feed(settings.alpaca_feed), **request.thresholds),
             )
             # A repair of what an earlier invocation left, unless it was asked for fewer symbols.
             repair = _knows(lake, wanted)
-            publication = Publication(wanted, lake, how, repair=repair)
+            publication = Publication(wanted, lake, how, repair=repair, inactive=inactive(universe))
             # What is left now: the lake was read meanwhile, which must take nothing of the reserve.
             left = _seconds(context)
             (outcome,) = publication.run(alpaca.bars(taken), origin, clock=Clock(), seconds=left)
@@ -271,17 +271,19 @@ def _symbols(given: object) -> tuple[str, ...] | None:
         raise EventError(f"`symbols`: {error}") from error
 
 
-def _thresholds(given: object) -> Thresholds:
-    names = [field.name for field in fields(Thresholds)]
+def _thresholds(given: object) -> Mapping[str, Any]:
+    kinds = {field.name: type(field.default) for field in fields(Thresholds)}
     if given is None:
-        return Thresholds()
-    if not isinstance(given, Mapping) or set(given) - set(names):
-        raise EventError(f"`thresholds` must be an object of {', '.join(names)}, not {given!r}")
+        return {}
+    if not isinstance(given, Mapping) or set(given) - set(kinds):
+        raise EventError(f"`thresholds` must be an object of {', '.join(kinds)}, not {given!r}")
     for name, value in given.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 <= value <= 1:
+        if kinds[name] is float and not (number and 0 <= value <= 1):
             raise EventError(f"`thresholds.{name}` must be a number from 0 to 1, not {value!r}")
-    return Thresholds(**given)
+        if kinds[name] is int and not (number and isinstance(value, int) and value >= 0):
+            raise EventError(f"`thresholds.{name}` must be a whole number from 0, not {value!r}")
+    return dict(given)
 
 
 def _told(outcome: Outcome, lake: Lake) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -103,9 +103,13 @@ class Publication:
         lake: Where they go; already claimed for the source.
         how: How to collect.
         survey: What is known of the years in which symbols traded, to pack by.
-        repair: Start from what the lake holds and ask for its failed and pending symbols only;
-            of one that lacks nothing and did not pass, for all of its symbols. A session that it
-            does not hold, or holds damaged, is collected whole.
+        repair: Start from what the lake holds and ask for its failed and pending symbols, and for
+            those that are wanted and were never asked for; of one that lacks nothing and did not
+            pass, for all of its symbols. A session that it does not hold, or holds damaged, is
+            collected whole.
+        inactive: The symbols that the source lists as inactive, which need not print.
+        least: A repair asks for symbols that were never asked for only in sessions that know
+            fewer symbols than this. None: in all of them.
     """
 
     def __init__(
@@ -116,8 +120,10 @@ class Publication:
         *,
         survey: Survey | None = None,
         repair: bool = False,
+        inactive: Set[str] = frozenset(),
+        least: int | None = None,
     ) -> None:
-        self._lake, self._how = lake, how
+        self._lake, self._how, self._inactive = lake, how, inactive
         self._asked = {day: tuple(symbols) for day, symbols in wanted.items()}
         self._standing: set[date] = set()
         self._whole: set[date] = set()
@@ -129,11 +135,17 @@ class Publication:
             if not found:
                 continue
             ledger = found.session.ledger
-            missing = ledger.missing
-            if not missing and not found.published and not passed(self._audit(found.session)):
-                # It was answered whole and did not pass: all of it is asked for again. All of its
-                # own symbols: with fewer, those that are wanted now, the others would be lost.
-                self._asked[day] = tuple(sorted(ledger.symbols))
+            narrow = least is None or len(ledger.symbols) < least
+            new = frozenset(wanted[day]) - ledger.symbols if narrow else frozenset()
+            missing = tuple(sorted(new.union(ledger.missing)))
+            if (
+                not ledger.missing
+                and not found.published
+                and not passed(self._audit(found.session))
+            ):
+                # It was answered whole and did not pass: all of it is asked for again, its own
+                # symbols too: with fewer, those that are wanted now, the others would be lost.
+                self._asked[day] = tuple(sorted(ledger.symbols | new))
                 continue
             # Only what is missing is remembered; the bars are read again when it is there.
             self._asked[day] = missing
@@ -307,7 +319,20 @@ class Publication:
         # Only these are looked at again: those of 15 years would take more than a gigabyte.
         self._printed = {day: self._printed[day] for day in before}
         printed = [symbols for symbols in self._printed.values() if symbols is not None]
-        return audit(session.bars, session.ledger, printed, self._how.thresholds)
+        if not printed and not session.ledger.present:
+            printed = self._printed_last(session.ledger.session)
+        thresholds = self._how.thresholds
+        return audit(session.bars, session.ledger, printed, thresholds, self._inactive)
+
+    def _printed_last(self, day: date) -> list[frozenset[str]]:
+        """The symbols that printed in the newest published session before this one, if any.
+
+        When none of the sessions just before is published, a session without a bar has nothing to
+        be held against: a source that went silent would be believed as soon as it had been so for
+        a week.
+        """
+        earlier = [each for each in self._lake.sessions() if each < day]
+        return list(self._lake.printed(earlier[-1:]).values())
 
 
 class _UnderWay:

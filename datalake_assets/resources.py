@@ -107,6 +107,23 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="… and it has at least this many bars, relative to the median of the five "
         "sessions before.",
     )
+    unanswered_allowed: int = Field(
+        default=1,
+        ge=0,
+        description="Symbols that may be failed or pending, whatever their share: among few "
+        "symbols one is already more than a share allows.",
+    )
+    silent_allowed: int = Field(
+        default=2,
+        ge=0,
+        description="Expected symbols that may have no bar, and bars that may be missing to the "
+        "usual number, whatever their share. One symbol at least must have a bar.",
+    )
+    invalid_bars_allowed: int = Field(
+        default=1,
+        ge=0,
+        description="Bars with impossible prices that are only warned of, whatever their share.",
+    )
     max_universe_loss: float = Field(
         default=0.1,
         ge=0,
@@ -187,6 +204,9 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                     coverage=self.min_coverage,
                     invalid_bars=self.max_invalid_bars,
                     row_ratio=self.min_row_ratio,
+                    unanswered_allowed=self.unanswered_allowed,
+                    silent_allowed=self.silent_allowed,
+                    invalid_bars_allowed=self.invalid_bars_allowed,
                 ),
                 seconds=self.deadline_seconds or None,
             )

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,80 @@ def test_the_threshold_can_be_turned(bench: Workbench, threshold: float, passes:
     result = bench.run(MONDAY, min_success_rate=threshold)
 
     assert result.success is passes
+
+
+def test_a_run_tells_why_symbols_failed_of_sessions_that_pass_and_of_those_that_do_not(
+    bench: Workbench,
+) -> None:
+    bench.market.failing = {("AAA", MONDAY), ("AAB", MONDAY), ("AAC", TUESDAY)}
+
+    result = bench.run(MONDAY, TUESDAY, unanswered_allowed=1)
+
+    rows = [
+        {"error": "HTTP 500 for AAA", "count": 2, "symbols": "AAA, AAB"},
+        {"error": "HTTP 500 for AAC", "count": 1, "symbols": "AAC"},
+        {"error": "HTTP 500 for AAA", "count": 3, "symbols": "AAA, AAB, AAC"},
+    ]
+    assert "2 failed (AAA, AAB): HTTP 500 for AAA" in failure(result)
+    told = [
+        materializations(result)["2024-07-02"]["failure_reasons"],
+        checks(result)["success_rate"].metadata["failure_reasons"],
+    ]
+    assert [dict(row.data) for table in told for row in table.records] == rows[1:]
+    (event,) = result.get_step_failure_events()
+    user = event.step_failure_data.user_failure_data
+    assert user is not None
+    assert [dict(row.data) for row in user.metadata["failure_reasons"].records] == rows[:1]
+
+
+def test_chosen_symbols_that_are_not_on_the_list_are_warned_of(bench: Workbench) -> None:
+    result = bench.run(MONDAY, symbols="AAA,AAB,XYZZY")
+
+    assert result.success
+    assert f"not on the source's list of {TODAY}: XYZZY." in logged(bench, result)
+
+
+def test_a_repair_asks_for_chosen_symbols_that_were_never_asked_for(bench: Workbench) -> None:
+    bench.run(MONDAY, TUESDAY, symbols="AAA,AAB")
+    bench.market.asked()
+
+    result = bench.run(MONDAY, TUESDAY, symbols="AAA,AAB,AAC,AAD", repair=True)
+
+    assert result.success
+    assert bench.market.asked() == set(product(("AAC", "AAD"), (MONDAY, TUESDAY)))
+    assert bench.lake.read(MONDAY).ledger.present == ("AAA", "AAB", "AAC", "AAD")
+
+
+def test_a_repair_leaves_names_that_were_listed_since_alone(bench: Workbench) -> None:
+    bench.run(MONDAY)
+    bench.market.asked()
+    bench.market.listed = universe(names(22))
+    bench.lake.write_universe(TODAY, bench.market.listed)
+
+    assert bench.run(MONDAY, repair=True).success
+    assert bench.market.asked() == set()
+
+
+def test_a_repair_with_the_whole_list_asks_for_what_a_few_chosen_symbols_left(
+    bench: Workbench,
+) -> None:
+    bench.run(MONDAY, symbols="AAA,AAB")
+    bench.market.asked()
+
+    assert bench.run(MONDAY, repair=True).success
+    assert bench.market.asked() == set(product(names(20)[2:], [MONDAY]))
+
+
+def test_a_symbol_that_the_source_lists_as_inactive_is_not_expected(bench: Workbench) -> None:
+    ten = (*names(9), "ZZZ")
+    bench.market = Market(names(9), inactive=("ZZZ",))
+    assert bench.run(MONDAY, symbols=",".join(ten)).success
+    bench.market = Market(names(9), inactive=("ZZZ",), silent=("ZZZ",))
+
+    result = bench.run(TUESDAY, symbols=",".join(ten), silent_allowed=0)
+
+    assert result.success
+    assert number(checks(result)["coverage"], "value") == 1.0
 
 
 def test_a_failed_run_names_the_session_the_rule_the_place_and_the_repair(bench: Workbench) -> None:

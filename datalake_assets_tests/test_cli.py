@@ -366,9 +366,11 @@ def test_a_session_that_fails_is_exit_code_1_and_the_repair_that_is_told_heals_i
     symbol = remote.lake.read(date(2024, 7, 2)).ledger.present[0]
     remote.hold_back(symbol)
 
-    result = invoke("collect", "--session", "2024-07-03")
+    # One of so few may fail, if nobody says otherwise.
+    result = invoke("collect", "--session", "2024-07-03", "--unanswered-allowed", "0")
 
     assert result.exit_code == 1
+    assert re.search(rf"failed \(.*{symbol}.*\): .*404", result.stderr)
     assert [str(day) for day in remote.lake.sessions()] == ["2024-07-02"]
     assert [str(day) for day in remote.lake.incomplete()] == ["2024-07-03"]
     assert "✗" in result.stdout
@@ -387,6 +389,79 @@ def test_a_session_that_fails_is_exit_code_1_and_the_repair_that_is_told_heals_i
     ledger = remote.lake.read(date(2024, 7, 3)).ledger
     assert not ledger.failed
     assert symbol in ledger.present
+
+
+def test_a_symbol_that_fails_is_told_with_the_sources_error_wherever_it_is_counted(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke("collect", "--session", "2024-07-02").exit_code == 0
+    symbol, *others = remote.lake.read(date(2024, 7, 2)).ledger.present[:3]
+    monkeypatch.setenv("DATALAKE_SYMBOLS", ",".join(others))
+    assert invoke("collect", "--session", "2024-07-03").exit_code == 0
+    monkeypatch.setenv("DATALAKE_SYMBOLS", ",".join((symbol, *others)))
+    remote.hold_back(symbol)
+
+    result = invoke("collect", "--session", "2024-07-03", "--repair")
+
+    assert result.exit_code == 0, result.output
+    why = re.compile(rf"1 failed \({symbol}\): .*404")
+    assert why.search(result.stdout)
+    assert why.search(invoke("status").stdout)
+    (failure,) = json.loads(invoke("status", "--json").stdout)["failures"]
+    assert (failure["count"], failure["symbols"]) == (1, [symbol])
+    doctor = invoke("doctor")
+    assert (doctor.exit_code, bool(why.search(doctor.stdout))) == (0, True), doctor.output
+    assert json.loads(invoke("doctor", "--json").stdout)["failures"] == [failure]
+    assert "2024-07-03: 1 session missing (failed)" in invoke("show", symbol).stdout
+
+
+def test_a_universe_that_grew_is_told_and_a_repair_asks_for_the_new_names_only(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke("collect", "--session", "2024-07-01").exit_code == 0
+    names = remote.lake.read(date(2024, 7, 1)).ledger.present[:4]
+    span = ("--from", "2024-07-02", "--to", "2024-07-03")
+    monkeypatch.setenv("DATALAKE_SYMBOLS", ",".join(names[:2]))
+    assert invoke("collect", *span).exit_code == 0
+    monkeypatch.setenv("DATALAKE_SYMBOLS", ",".join((*names, "XYZZY")))
+
+    result = invoke("backfill", *span)
+
+    command = "collect --from 2024-07-02 --to 2024-07-03 --repair"
+    for told in (result.stdout, invoke("status").stdout):
+        assert "asked for 2 of the 5 symbols of the universe" in told
+        assert command in told
+        assert "not on the source's list" in told
+        assert "XYZZY" in told
+    told = json.loads(invoke("status", "--json").stdout)
+    assert told["narrow"][0] == {"session": "2024-07-02", "asked": 2, "universe": 5}
+    assert told["unlisted"] == ["XYZZY"]
+    remote.asked()
+    assert invoke(*command.split()).exit_code == 0
+    assert remote.asked() == [3]
+    assert json.loads(invoke("status", "--json").stdout)["narrow"] == []
+    assert remote.lake.read(date(2024, 7, 3)).ledger.symbols == {*names, "XYZZY"}
+
+
+@pytest.mark.parametrize("command", ["collect", "backfill"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--min-success-rate",
+        "--min-coverage",
+        "--max-invalid-bars",
+        "--min-row-ratio",
+        "--max-universe-loss",
+        "--unanswered-allowed",
+        "--silent-allowed",
+        "--invalid-bars-allowed",
+    ],
+)
+def test_a_threshold_that_cannot_be_is_refused_by_name(command: str, option: str) -> None:
+    result = invoke(command, "--from", "2024-07-02", "--to", "2024-07-03", option, "-1")
+
+    assert result.exit_code == 2
+    assert option in plain(result.stderr)
 
 
 def test_chosen_symbols_are_all_that_is_asked_for(

@@ -12,10 +12,10 @@ import dagster as dg
 import pytest
 
 from datalake_assets.actions.action import SCHEMA as ACTIONS
-from datalake_assets.collection.audit import RULES
+from datalake_assets.collection.audit import RULES, Thresholds
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
-from datalake_assets.definitions import build_definitions, build_source
+from datalake_assets.definitions import build_collector, build_definitions, build_source
 from datalake_assets.resources import AlpacaResource, EmbeddedExchangeResource
 from datalake_assets.settings import Settings, SettingsError
 
@@ -124,6 +124,22 @@ def test_both_keys_mean_alpaca_and_none_the_embedded_exchange() -> None:
     assert source.feed == "iex"
     assert source.data_url == "https://data.example"
     assert source.trading_url is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "feed"),
+    [
+        (KEYS, "sip"),
+        (KEYS | {"ALPACA_FEED": "iex"}, "iex"),
+        (KEYS | {"ALPACA_FEED": "otc"}, "otc"),
+        ({"ALPACA_FEED": "iex"}, "sip"),  # the embedded exchange has no feeds
+    ],
+)
+def test_what_a_session_must_reach_is_the_feeds_own_default(
+    environ: dict[str, str], feed: str
+) -> None:
+    with build_collector(Settings.load(environ)).how(None) as how:
+        assert how.thresholds == Thresholds.of_feed(feed)
 
 
 @pytest.mark.parametrize(

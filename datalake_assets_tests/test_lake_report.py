@@ -144,6 +144,7 @@ def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: Lake) -> None
         "sessions_missing": 0,
         "sessions_not_collected_yet": 6,
         "sessions_incomplete": 1,
+        "sessions_narrow": 0,
         "sessions_to_repair": 2,
         "objects_damaged": 0,
         "years_behind": 1,

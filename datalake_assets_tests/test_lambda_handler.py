@@ -348,6 +348,9 @@ MORNING = datetime(2024, 7, 5, 12, tzinfo=UTC)
         (EVENT | {"thresholds": {"coverage": True}}, "`thresholds.coverage` must be a number"),
         (EVENT | {"thresholds": {"coverage": -0.01}}, "must be a number from 0 to 1, not -0.01"),
         (EVENT | {"thresholds": {"coverage": 1.01}}, "must be a number from 0 to 1, not 1.01"),
+        (EVENT | {"thresholds": {"silent_allowed": -1}}, "a whole number from 0, not -1"),
+        (EVENT | {"thresholds": {"silent_allowed": 1.5}}, "a whole number from 0, not 1.5"),
+        (EVENT | {"thresholds": {"invalid_bars_allowed": True}}, "a whole number from 0, not True"),
         (EVENT | {"thresholds": {"coverage": float("nan")}}, "from 0 to 1, not nan"),
     ],
 )
@@ -365,8 +368,7 @@ def test_a_good_event_is_read_as_it_stands() -> None:
     )
 
     assert (found.session, found.symbols) == (DAY, ("AAPL", "BRK.B"))
-    assert (found.thresholds.coverage, found.thresholds.row_ratio) == (0, 1)
-    assert found.thresholds.success_rate == 0.99
+    assert found.thresholds == {"coverage": 0, "row_ratio": 1}
 
 
 def test_a_bad_event_is_a_400_before_any_work(world: World) -> None:

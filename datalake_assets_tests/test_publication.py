@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import Finding, Thresholds, Verdict
+from datalake_assets.collection.bars import empty
 from datalake_assets.collection.collect import Fetch, Page
 from datalake_assets.collection.errors import (
     PermanentError,
@@ -46,7 +47,7 @@ from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
-from datalake_assets_tests.collection.tables import every, names, table
+from datalake_assets_tests.collection.tables import bar, every, names, table
 from datalake_assets_tests.fakes import FakeClock, ScriptedSource
 from datalake_assets_tests.lake.files import alike_but_for
 from datalake_assets_tests.storage.stores import Interlude, WatchedStore
@@ -78,7 +79,8 @@ def collect(
     """Collect and write; the clock is fake, so that nobody waits."""
     clock = given.pop("clock", None) or FakeClock()
     display = given.pop("display", None)
-    publication = Publication(wanted, lake, how(clock, **given), repair=repair)
+    whose = {name: given.pop(name) for name in ("inactive", "least") if name in given}
+    publication = Publication(wanted, lake, how(clock, **given), repair=repair, **whose)
     told = publication.run(fetch, Origin("test", DAYS[-1], "run"), display=display, clock=clock)
     return {outcome.ledger.session: outcome for outcome in told}
 
@@ -96,6 +98,11 @@ def standing(lake: Lake, day: date) -> Session:
 
 def object_of(lake: Lake, day: date) -> bytes:
     return lake.store.get(layout.session_key(day))
+
+
+def on_days(symbols: tuple[str, ...]) -> pa.Table:
+    """A bar of each of these symbols on each day."""
+    return table([bar(symbol, day) for day in DAYS for symbol in symbols])
 
 
 def without(fetch: Fetch, lost: frozenset[str], error: Exception) -> Fetch:
@@ -128,6 +135,99 @@ def test_the_success_rate_decides_what_is_published(lost: int, published: bool) 
     ledger = standing(lake, MONDAY).ledger
     assert dict(ledger.failed) == dict.fromkeys(SYMBOLS[:lost], "HTTP 404: gone")
     assert ledger.present == SYMBOLS[lost:]
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_symbol_that_is_delisted_costs_a_small_universe_no_session(count: int) -> None:
+    # The source's own list says that it is inactive.
+    symbols, lake = names(count), new_lake()
+    collect(lake, ScriptedSource(every(symbols)), {MONDAY: symbols})
+    left = ScriptedSource(on_days(symbols[:-1]))
+    outcomes = collect(
+        lake, left, dict.fromkeys(DAYS[1:8], symbols), inactive=frozenset(symbols[-1:])
+    )
+    assert [outcome.published for outcome in outcomes.values()] == [True] * 7
+    assert lake.incomplete() == []
+
+
+def test_a_symbol_of_ten_that_falls_silent_costs_no_session_and_is_told() -> None:
+    symbols, lake = names(10), new_lake()
+    collect(lake, ScriptedSource(every(symbols)), {MONDAY: symbols})
+    left = ScriptedSource(on_days(symbols[:-1]))
+    outcomes = list(collect(lake, left, dict.fromkeys(DAYS[1:8], symbols)).values())
+    assert [outcome.published for outcome in outcomes] == [True] * 7
+    told = [finding(outcome, "coverage") for outcome in outcomes]
+    # Five sessions later nobody expects it any more.
+    assert [one.verdict for one in told] == [Verdict.WARN] * 5 + [Verdict.PASS] * 2
+    assert told[0].offenders == symbols[-1:]
+
+
+def test_a_universe_of_one_is_not_published_empty_however_long_it_is_silent() -> None:
+    lake, one, nothing = new_lake(), names(1), ScriptedSource(empty())
+    collect(lake, ScriptedSource(every(one)), {MONDAY: one})
+    silent = collect(lake, nothing, dict.fromkeys(DAYS[1:], one)).values()
+    # After five of them none of the five before is published, and the newest one tells.
+    assert [outcome.published for outcome in silent] == [False] * 9
+    limits = Thresholds(coverage=0.0)
+    accepted = collect(lake, nothing, {DAYS[1]: one}, repair=True, thresholds=limits)
+    assert accepted[DAYS[1]].published
+
+
+def test_sessions_before_the_first_trade_of_a_symbol_are_published_without_a_bar() -> None:
+    lake, one = new_lake(), names(1)
+    outcomes = collect(lake, ScriptedSource(empty()), dict.fromkeys(DAYS[:8], one)).values()
+    assert [outcome.published for outcome in outcomes] == [True] * 8
+
+
+def test_a_source_that_goes_silent_is_not_believed_once_it_has_been_so_for_a_week() -> None:
+    lake = new_lake()
+    collect(lake, ScriptedSource(every(SYMBOLS)), {MONDAY: SYMBOLS})
+    silent = collect(lake, ScriptedSource(empty()), dict.fromkeys(DAYS[1:], SYMBOLS)).values()
+    assert [outcome.published for outcome in silent] == [False] * 9
+
+
+def test_a_repair_asks_for_the_symbols_that_were_never_asked_for_and_for_no_others() -> None:
+    lake, bars = new_lake(), on_days(SYMBOLS[:4])
+    collect(lake, ScriptedSource(bars), dict.fromkeys(DAYS[:3], SYMBOLS[:2]))
+    source, wanted = ScriptedSource(bars), dict.fromkeys(DAYS[:3], SYMBOLS[:4])
+    outcomes = collect(lake, source, wanted, repair=True)
+    assert {name for request in source.requests for name in request.symbols} == set(SYMBOLS[2:4])
+    assert [outcome.asked for outcome in outcomes.values()] == [2, 2, 2]
+    for day in DAYS[:3]:
+        assert lake.read(day).ledger.present == SYMBOLS[:4]
+    again = ScriptedSource(bars)
+    assert [one.asked for one in collect(lake, again, wanted, repair=True).values()] == [0, 0, 0]
+    assert again.requests == []
+
+
+def test_new_symbols_that_fail_leave_what_is_published_as_it_was() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
+    collect(lake, source, {MONDAY: SYMBOLS[:2]})
+    before = object_of(lake, MONDAY)
+    failing = without(source, frozenset(SYMBOLS[2:6]), PermanentError("gone"))
+    (outcome,) = collect(lake, failing, {MONDAY: SYMBOLS[:6]}, repair=True).values()
+    assert (outcome.published, object_of(lake, MONDAY)) == (False, before)
+    collect(lake, source, {MONDAY: SYMBOLS[:6]}, repair=True)
+    assert lake.read(MONDAY).ledger.present == SYMBOLS[:6]
+    assert lake.incomplete() == []
+
+
+@pytest.mark.parametrize(("least", "asked"), [(179, 0), (180, 0), (181, 20), (None, 20)])
+def test_symbols_listed_since_are_asked_for_only_where_many_are_unknown(
+    least: int | None, asked: int
+) -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
+    collect(lake, source, {MONDAY: SYMBOLS[:180]})
+    (outcome,) = collect(lake, source, {MONDAY: SYMBOLS}, repair=True, least=least).values()
+    assert outcome.asked == asked
+
+
+def test_a_whole_collection_of_fewer_symbols_does_not_keep_the_others() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
+    collect(lake, source, {MONDAY: SYMBOLS[:10]}, clock=clock)
+    clock.advance(60)
+    collect(lake, source, {MONDAY: SYMBOLS[:4]}, clock=clock)
+    assert lake.read(MONDAY).ledger.present == SYMBOLS[:4]
 
 
 def test_a_threshold_is_what_the_run_says_it_is() -> None:
@@ -243,7 +343,7 @@ def test_a_repair_of_what_did_not_pass_asks_for_its_symbols_whatever_is_wanted_n
     clock.advance(60)
     wanted = {MONDAY: (SYMBOLS[0], "NEW")}  # of another universe, or of a shorter list
     (outcome,) = collect(lake, source, wanted, repair=True, clock=clock).values()
-    assert (outcome.published, outcome.asked) == (True, 200)
+    assert (outcome.published, outcome.asked) == (True, 201)
     assert lake.read(MONDAY).ledger.present == SYMBOLS
 
 
@@ -415,7 +515,7 @@ def test_a_repair_of_a_whole_session_leaves_what_another_collection_left_since()
     repair = Publication({MONDAY: SYMBOLS}, lake, how(clock), repair=True)
     clock.advance(60)
     failing = without(source, frozenset(SYMBOLS[:1]), PermanentError("gone"))
-    strict = Thresholds(success_rate=1.0)
+    strict = Thresholds(success_rate=1.0, unanswered_allowed=0)
     collect(lake, failing, {MONDAY: SYMBOLS}, clock=clock, thresholds=strict)
 
     list(repair.run(source, Origin("test", MONDAY, "run"), clock=clock))

@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
+from datalake_assets.collection.audit import Thresholds
 from datalake_assets.collection.rate_limit import RateLimiter, SharedRateLimiter
 from datalake_assets.definitions import build_definitions
 from datalake_assets.exchange.faults import read_faults
@@ -132,6 +133,9 @@ def collector_in_a_run(
         ("min_coverage", 0.5),
         ("max_invalid_bars", 0.5),
         ("min_row_ratio", 0.5),
+        ("unanswered_allowed", 9),
+        ("silent_allowed", 9),
+        ("invalid_bars_allowed", 9),
         ("max_universe_loss", 0.5),
         ("survey", False),
         ("attempts", 1),
@@ -189,6 +193,9 @@ def test_what_a_run_does_not_set_is_what_the_settings_say(config: dict[str, Any]
         (CollectorResource, "max_invalid_bars", 1.001, 1),
         (CollectorResource, "min_row_ratio", -0.001, 0),
         (CollectorResource, "min_row_ratio", 1.001, 1),
+        (CollectorResource, "unanswered_allowed", -1, 0),
+        (CollectorResource, "silent_allowed", -1, 0),
+        (CollectorResource, "invalid_bars_allowed", -1, 0),
         (CollectorResource, "max_universe_loss", -0.001, 0),
         (CollectorResource, "max_universe_loss", 1.001, 1),
         (CollectorResource, "attempts", 0, 1),
@@ -358,6 +365,9 @@ def test_the_knobs_reach_what_they_steer() -> None:
         min_coverage=0.2,
         max_invalid_bars=0.3,
         min_row_ratio=0.4,
+        unanswered_allowed=5,
+        silent_allowed=6,
+        invalid_bars_allowed=7,
         deadline_seconds=60,
         connect_timeout=1,
         read_timeout=2,
@@ -367,9 +377,7 @@ def test_the_knobs_reach_what_they_steer() -> None:
         assert (how.workers, how.seconds) == (3, 60)
         assert (how.retry.attempts, how.retry.seconds) == (2, 9)
         assert (how.packing.symbols, how.packing.bars) == (11, 101)
-        limits = how.thresholds
-    assert (limits.success_rate, limits.coverage) == (0.1, 0.2)
-    assert (limits.invalid_bars, limits.row_ratio) == (0.3, 0.4)
+        assert how.thresholds == Thresholds(0.1, 0.2, 0.3, 0.4, 5, 6, 7)
     assert (collector.timeouts().connect, collector.timeouts().read) == (1, 2)
     with CollectorResource().how(None) as how:
         assert how.seconds is None

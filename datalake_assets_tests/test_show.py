@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from datalake_assets import market_calendar
-from datalake_assets.cli.show import SESSIONS, candles, draw, show
+from datalake_assets.cli.show import SESSIONS, Gap, candles, draw, show
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake.lake import Lake
+from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
-from datalake_assets_tests.collection.tables import bar
-from datalake_assets_tests.lake.test_reader import write
+from datalake_assets_tests.collection.tables import bar, table
+from datalake_assets_tests.lake.test_reader import encoded, write
 
 DAYS = market_calendar.sessions(date(2023, 1, 3), date(2024, 1, 5))
 """A year and four days: one session more than are shown by default."""
@@ -170,7 +171,7 @@ def bars(*closes: float, volume: int = 100) -> list[dict[str, Any]]:
 
 def test_a_candle_of_several_sessions_spans_them() -> None:
     some = [bar("X", day) for day in DAYS[:5]]
-    (first, second) = candles(some, 4)[:2]
+    (first, second) = candles(some, 2)[:2]
 
     assert (first.session, first.open, first.close) == (DAYS[0], some[0]["open"], some[0]["close"])
     assert (second.session, second.open) == (DAYS[1], some[1]["open"])
@@ -183,7 +184,7 @@ def test_a_candle_of_several_sessions_spans_them() -> None:
 @given(st.integers(1, len(DAYS)), st.integers(1, 300))
 def test_no_session_is_left_out_of_the_candles(count: int, columns: int) -> None:
     some = [bar("X", day) for day in DAYS[:count]]
-    drawn = candles(some, columns)
+    drawn = candles(some, -(-count // columns))
 
     assert 1 <= len(drawn) <= columns
     assert sum(candle.volume for candle in drawn) == sum(row["volume"] for row in some)
@@ -237,3 +238,128 @@ def test_a_price_that_never_moves_and_no_volume_are_drawn() -> None:
 
     assert [line[0] for line in lines[:14]] == [" "] * 13 + ["╻"]
     assert {line[0] for line in lines[14:18]} == {" "}
+
+
+# Holes and odd prices
+
+
+def put(lake: Lake, row: dict[str, Any]) -> None:
+    """Publish a session of this bar alone."""
+    day = row["session"]
+    lake.store.put(layout.session_key(day), encoded(day, table([row])))
+
+
+@pytest.fixture(scope="module")
+def holed(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """Ten sessions: three in the middle were not collected, in another one AEF failed."""
+    made = Lake(open_store(str(tmp_path_factory.mktemp("holed"))))
+    made.claim("alpaca/sip")
+    for day in (*DAYS[:3], *DAYS[6:8], DAYS[9]):
+        write(made.store, day, ["AEF", "BRK.B"])
+    write(made.store, DAYS[8], ["BRK.B"], failed={"AEF": "HTTP 500"})
+    return made
+
+
+def test_no_change_is_told_over_missing_sessions(holed: Lake) -> None:
+    told = run(holed, "AEF", "--from", str(DAYS[0]), "--to", str(DAYS[9]))
+
+    assert "(4 between them are missing)" in told.stdout.splitlines()[0]
+    lines = told.stdout.splitlines()
+    table = [line for line in lines if re.match(r"(\d{4}-\d\d-\d\d|…) ", line)][:8]
+    assert [line.split()[0] for line in table] == [
+        *map(str, DAYS[:3]),
+        "…",
+        *map(str, DAYS[6:8]),
+        "…",
+        str(DAYS[9]),
+    ]
+    assert table[3].strip() == "… 3 missing"
+    assert [line[:10] for line in table if "%" in line] == [str(DAYS[n]) for n in (1, 2, 7)]
+
+
+def test_each_gap_is_told_with_its_reason_and_what_to_type(holed: Lake) -> None:
+    told = run(holed, "AEF")
+
+    assert (
+        f"{DAYS[3]} to {DAYS[5]}: 3 sessions missing (not published)  →  datalake collect --from "
+        f"{DAYS[3]} --to {DAYS[5]}\n"
+    ) in told.stdout
+    assert (
+        f"{DAYS[8]}: 1 session missing (failed)  →  datalake collect --session {DAYS[8]} --repair"
+    ) in told.stdout
+
+
+def test_raw_bars_stay_raw_and_their_gaps_are_told_beside(holed: Lake) -> None:
+    told = run(holed, "AEF", "--json")
+
+    assert len(json.loads(told.stdout)) == 6
+    assert told.stderr.count("missing") == 2
+    assert "missing" not in run(holed, "BRK.B", "--json", "--from", str(DAYS[6])).stderr
+
+
+def test_a_session_without_a_trade_is_no_gap(lake: Lake) -> None:
+    told = run(lake, "AEF", "--to", str(DAYS[-1]))
+
+    assert "missing" not in told.stdout
+
+
+def test_the_chart_has_a_column_for_each_gap(holed: Lake) -> None:
+    told = run(holed, "AEF", "--chart")
+
+    assert "┊ sessions are missing" in told.stdout
+    assert {line.count("┊") for line in told.stdout.splitlines() if "┊" in line} == {1, 2}
+
+
+def gap(first: int, last: int) -> Gap:
+    return Gap(DAYS[first], DAYS[last], last - first + 1, ("not published",))
+
+
+@given(st.sets(st.integers(1, 58), max_size=25), st.integers(20, 120))
+def test_a_chart_with_gaps_is_no_wider_than_the_terminal(lost: set[int], width: int) -> None:
+    some = [bar("X", DAYS[place]) for place in range(60) if place not in lost]
+    gaps = [gap(place, place) for place in sorted(lost)]
+
+    lines = [line.plain.rstrip() for line in draw(some, width, gaps)]
+    assert max(map(len, lines[:18])) <= max(width, 20)
+    marked = "┊ sessions are missing" in lines[-1]
+    assert marked is ("┊" in lines[0])
+    assert marked or not lost or "too many places" in lines[-1]
+
+
+def test_too_many_gaps_to_mark_are_told_in_words() -> None:
+    some = [bar("X", day) for day in DAYS[:60:2]]
+    gaps = [gap(place, place) for place in range(1, 59, 2)]
+
+    assert [line.plain for line in draw(some, 200, gaps)][-1] == "┊ sessions are missing"
+    assert "too many places" in [line.plain for line in draw(some, 40, gaps)][-1]
+
+
+def test_a_close_of_nothing_has_no_change_and_ends_in_no_error(tmp_path: Path) -> None:
+    made = Lake(open_store(str(tmp_path)))
+    made.claim("alpaca/sip")
+    closes = {DAYS[0]: 0.0, DAYS[1]: 0.0, DAYS[2]: 5.0}
+    for day, close in closes.items():
+        put(made, bar("AEF", day, close=close, low=0.0))
+    told = run(made, "AEF", "--chart")
+
+    assert told.exit_code == 0, told.output
+    assert "0.00 to 5.00 (no change)" in told.stdout
+
+
+def test_a_bar_without_an_average_or_a_number_of_trades_has_a_dash(tmp_path: Path) -> None:
+    made = Lake(open_store(str(tmp_path)))
+    made.claim("alpaca/sip")
+    put(made, bar("AEF", DAYS[0], vwap=None, trade_count=None))
+    told = run(made, "AEF")
+
+    assert rows(told)[0].split()[-2:] == ["–", "–"]
+
+
+def test_prices_below_a_cent_are_told_with_enough_digits(tmp_path: Path) -> None:
+    made = Lake(open_store(str(tmp_path)))
+    made.claim("alpaca/sip")
+    low = dict.fromkeys(("open", "high", "low", "close", "vwap"), 0.000012)
+    put(made, bar("AEF", DAYS[0], **low))
+
+    assert "0.000012" in rows(run(made, "AEF"))[0]
+    assert "the last at 0.000012" in made.explain("AEF", DAYS[0])

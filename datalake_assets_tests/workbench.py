@@ -153,8 +153,10 @@ class Workbench:
         return Lake(open_store(str(self.folder)))
 
     def definitions(self, display: Display | None = None, **collector: Any) -> dg.Definitions:
-        # One symbol and session each request, so that each can fail alone.
+        # One symbol and session each request, so that each can fail alone; one that does is one
+        # too many for these twenty.
         usual = {"requests_per_minute": 10_000_000, "bars_per_request": 1, "attempts": 1}
+        usual |= {"unanswered_allowed": 0}
         return build_definitions(
             Settings.load({}),
             collector=CollectorResource(**(usual | collector)),

@@ -11,7 +11,7 @@ happens to the rest.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Self
@@ -20,7 +20,7 @@ import dagster as dg
 import pyarrow as pa
 
 from datalake_assets import __version__
-from datalake_assets.assets.session_metadata import SHOWN, session_metadata
+from datalake_assets.assets.session_metadata import SHOWN, reasons_table, session_metadata
 from datalake_assets.assets.stock_universe import (
     GROUP,
     OWNERS,
@@ -31,7 +31,14 @@ from datalake_assets.assets.stock_universe import (
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
 from datalake_assets.collection.progress import Display, Displays, Snapshot
-from datalake_assets.collection.universe import symbols_for
+from datalake_assets.collection.report import Reason, joined, reasons
+from datalake_assets.collection.universe import (
+    inactive,
+    least_asked,
+    symbols_for,
+    told_unlisted,
+    unlisted,
+)
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
@@ -68,6 +75,9 @@ FRESH_FOR = timedelta(days=5)
 """Nothing at all was collected for longer than any weekend and holiday lasts. Dagster measures from
 the newest materialization of any session, so this is coarse; the check `newest_session_is_there`
 is what knows sessions."""
+
+_REASONS = 5
+"""Errors of the source that the failure of a run tells; its metadata has more."""
 
 LOG_EVERY = 10.0
 """Seconds between two lines of progress in the run's log: each costs Dagster about 8 ms."""
@@ -172,11 +182,18 @@ class _Told:
     published: bool
     findings: list[Finding]
     failures: list[tuple[str, str]]
+    reasons: tuple[Reason, ...]
 
     @classmethod
     def of(cls, outcome: Outcome) -> Self:
-        failures = list(outcome.ledger.failed.items())[:SHOWN]
-        return cls(outcome.ledger.session, outcome.published, outcome.findings, failures)
+        failed = outcome.ledger.failed
+        return cls(
+            outcome.ledger.session,
+            outcome.published,
+            outcome.findings,
+            list(failed.items())[:SHOWN],
+            reasons(failed)[:SHOWN],
+        )
 
 
 def _collect(
@@ -199,13 +216,24 @@ def _collect(
         taken, universe = _universe(context, alpaca, lake, collector, source, days[-1])
         origin = Origin(source.identity, asof=taken, run_id=context.run.run_id)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, universe, taken)
+        if unknown := unlisted(chosen or (), universe):
+            context.log.warning("%s", told_unlisted(unknown, taken))
         known = None
         if collector.survey and not collector.repair:
             since = _first_session(context).year
             known = take_survey(alpaca, lake, how, wanted, since, taken)
             if known:
                 context.log.info("the years of %d symbols are known", len(known.years))
-        publication = Publication(wanted, lake, how, survey=known, repair=collector.repair)
+        publication = Publication(
+            wanted,
+            lake,
+            how,
+            survey=known,
+            repair=collector.repair,
+            inactive=inactive(universe),
+            # Chosen symbols are meant one by one; of a list, those listed since are not.
+            least=None if chosen else least_asked(universe),
+        )
         context.log.info(_announce(publication, collector))
         yield from publication.run(alpaca.bars(taken), origin, display=shown)
 
@@ -364,6 +392,9 @@ def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
         metadata["offenders"] = dg.MetadataValue.table(
             [dg.TableRecord({"session": day, "offender": name}) for day, name in offenders[:SHOWN]]
         )
+    # Told also when enough was answered: why the others were not is what helps.
+    if rule == "success_rate" and (why := _why(told)):
+        metadata["failure_reasons"] = reasons_table(why)
     return dg.AssetCheckResult(
         asset_key=KEY,
         check_name=rule,
@@ -372,6 +403,10 @@ def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
         description=_verdict(found, broken),
         metadata=metadata,
     )
+
+
+def _why(told: Iterable[_Told]) -> tuple[Reason, ...]:
+    return joined(reason for session in told for reason in session.reasons)
 
 
 def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, Finding]]) -> str:
@@ -399,7 +434,9 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         f"What was collected waits in {lake.store.url(layout.INCOMPLETE)}. To ask for what is "
         f"missing: datalake collect {span} --repair"
     )
-    text = "\n".join([head, *lines, advice])
+    why = _why(failed)
+    told = [f"  {reason}" for reason in why[:_REASONS]]
+    text = "\n".join([head, *lines, *told, advice])
     failures = [
         dg.TableRecord({"session": str(session.session), "symbol": symbol, "error": error})
         for session in failed
@@ -410,5 +447,6 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
     }
     if failures:
         metadata["first_failures"] = dg.MetadataValue.table(failures[:SHOWN])
+        metadata["failure_reasons"] = reasons_table(why)
     # The collector has retried what can pass; a second run would only ask all of it again.
     return dg.Failure(text, metadata=metadata, allow_retries=False)

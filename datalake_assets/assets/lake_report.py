@@ -16,6 +16,7 @@ from datalake_assets import __version__
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.clock import Clock
 from datalake_assets.overview import page, pictures
 from datalake_assets.overview.numbers import (
@@ -66,6 +67,7 @@ def build_lake_report(first_session: date) -> dg.AssetsDefinition:
             due=now.astimezone(ZoneInfo(TIMEZONE)).date() - timedelta(days=1),
             now=now,
             requests_per_minute=collector.requests_per_minute,
+            chosen=collector.chosen_symbols,
         )
         report = page.render(found).encode()
         target.store.put(layout.REPORT, report)
@@ -97,12 +99,22 @@ def report_metadata(found: Overview) -> dict[str, Any]:
         "years": dg.MetadataValue.md(_years(found)),
         "newest_session": dg.MetadataValue.md(_newest(found)),
     }
+    if found.reasons:
+        metadata["why_symbols_failed"] = dg.MetadataValue.md(
+            _table(
+                ["error", "symbols", "first of them"],
+                (
+                    [each.error, f"{each.count:,}", ", ".join(each.symbols)]
+                    for each in found.reasons
+                ),
+            )
+        )
     if found.silent:
         metadata["fell_silent"] = dg.MetadataValue.md(
             _table(
                 ["symbol", "last session", "last close", "volume then"],
                 (
-                    [each.symbol, str(each.last), f"{each.close:,.2f}", f"{each.volume:,}"]
+                    [each.symbol, str(each.last), price_text(each.close), f"{each.volume:,}"]
                     for each in found.silent
                 ),
             )
@@ -136,6 +148,7 @@ def _plotted(found: Overview) -> dict[str, float | None]:
         "sessions_not_collected_yet": counts[SessionState.UNTOUCHED],
         "sessions_incomplete": counts[SessionState.INCOMPLETE],
         "sessions_to_repair": len(found.held.to_repair),
+        "sessions_narrow": len(found.narrow),
         "objects_damaged": len(found.damaged),
         "years_behind": len(found.behind),
         "things_to_do": len(found.steps),

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from datalake_assets.collection.audit import Finding, Verdict
+from datalake_assets.collection.report import Reason, reasons
 
 SHOWN = 50
 """Offenders and failures that metadata lists; the ledger in the session's file has them all."""
@@ -64,7 +65,24 @@ def session_metadata(
         metadata["file_size_bytes"] = size
     if failures:
         metadata["first_failures"] = failures_table(failures)
+        metadata["failure_reasons"] = reasons_table(reasons(failures))
     return metadata
+
+
+def reasons_table(found: Sequence[Reason]) -> dg.TableMetadataValue:
+    """The most frequent errors, and how many symbols got each of them."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "error": reason.error,
+                    "count": reason.count,
+                    "symbols": ", ".join(reason.symbols),
+                }
+            )
+            for reason in found[:SHOWN]
+        ]
+    )
 
 
 def failures_table(failures: Mapping[str, str]) -> dg.TableMetadataValue:

@@ -111,6 +111,9 @@ def _event(session: str, collector: CollectorResource) -> dict[str, Any]:
             "coverage": collector.min_coverage,
             "invalid_bars": collector.max_invalid_bars,
             "row_ratio": collector.min_row_ratio,
+            "unanswered_allowed": collector.unanswered_allowed,
+            "silent_allowed": collector.silent_allowed,
+            "invalid_bars_allowed": collector.invalid_bars_allowed,
         },
     }
     return event | ({"symbols": list(chosen)} if (chosen := collector.chosen_symbols) else {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,35 @@ To = Annotated[
     str | None,
     typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
 ]
+_SHARE: dict[str, Any] = {"min": 0.0, "max": 1.0, "metavar": "SHARE"}
+_COUNT: dict[str, Any] = {"min": 0, "metavar": "N"}
+
+SuccessRate = Annotated[
+    float | None, typer.Option(**_SHARE, help="Least share of symbols that must be answered.")
+]
+Coverage = Annotated[
+    float | None, typer.Option(**_SHARE, help="Least share of expected symbols with a bar.")
+]
+InvalidBars = Annotated[
+    float | None, typer.Option(**_SHARE, help="Largest share of bars with impossible prices.")
+]
+RowRatio = Annotated[
+    float | None, typer.Option(**_SHARE, help="Least number of bars, as a share of the usual.")
+]
+UniverseLoss = Annotated[
+    float | None, typer.Option(**_SHARE, help="Largest share of active symbols that may be gone.")
+]
+Unanswered = Annotated[
+    int | None, typer.Option(**_COUNT, help="Symbols that may fail, whatever their share.")
+]
+Silent = Annotated[
+    int | None, typer.Option(**_COUNT, help="Expected symbols that may have no bar, likewise.")
+]
+OddBars = Annotated[
+    int | None, typer.Option(**_COUNT, help="Bars that may have impossible prices, likewise.")
+]
+"""What a session must reach, for one run; the collector's own thresholds where it is not given."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
-from datalake_assets.cli.arguments import From, To, one_session, partitions, span
+from datalake_assets.cli.arguments import (
+    Coverage,
+    From,
+    InvalidBars,
+    OddBars,
+    RowRatio,
+    Silent,
+    SuccessRate,
+    To,
+    Unanswered,
+    UniverseLoss,
+    one_session,
+    partitions,
+    span,
+)
 from datalake_assets.cli.runs import materialize
 from datalake_assets.cli.terminal import plain_errors
 from datalake_assets.settings import Settings
@@ -27,11 +42,30 @@ def collect(
         bool,
         typer.Option(
             "--repair",
-            help="Ask only for what is failed or pending, and merge; for all of what did not pass.",
+            help="Ask only for what is failed, pending or was never asked for, and merge; for all "
+            "of what did not pass.",
         ),
     ] = False,
+    min_success_rate: SuccessRate = None,
+    min_coverage: Coverage = None,
+    max_invalid_bars: InvalidBars = None,
+    min_row_ratio: RowRatio = None,
+    max_universe_loss: UniverseLoss = None,
+    unanswered_allowed: Unanswered = None,
+    silent_allowed: Silent = None,
+    invalid_bars_allowed: OddBars = None,
 ) -> None:
     """Collect one session, or every session of a range, into the lake."""
+    limits = {
+        "min_success_rate": min_success_rate,
+        "min_coverage": min_coverage,
+        "max_invalid_bars": max_invalid_bars,
+        "min_row_ratio": min_row_ratio,
+        "max_universe_loss": max_universe_loss,
+        "unanswered_allowed": unanswered_allowed,
+        "silent_allowed": silent_allowed,
+        "invalid_bars_allowed": invalid_bars_allowed,
+    }
     with plain_errors():
         settings = Settings.load()
         if (session is None) == (first is None and last is None):
@@ -42,21 +76,44 @@ def collect(
             start, end = span(partitions(settings), first, last)
         else:
             raise typer.BadParameter("a range needs both --from and --to")
-        good = materialize(settings, start, end, repair=repair)
+        good = materialize(settings, start, end, repair=repair, **_given(limits))
     raise typer.Exit(0 if good else 1)
 
 
 def backfill(
     first: From = None,
     last: To = None,
+    min_success_rate: SuccessRate = None,
+    min_coverage: Coverage = None,
+    max_invalid_bars: InvalidBars = None,
+    min_row_ratio: RowRatio = None,
+    max_universe_loss: UniverseLoss = None,
+    unanswered_allowed: Unanswered = None,
+    silent_allowed: Silent = None,
+    invalid_bars_allowed: OddBars = None,
 ) -> None:
     """Collect every session of a range that is not published yet.
 
     Stopped or killed at any moment, the same command goes on with those that are not.
     """
+    limits = {
+        "min_success_rate": min_success_rate,
+        "min_coverage": min_coverage,
+        "max_invalid_bars": max_invalid_bars,
+        "min_row_ratio": min_row_ratio,
+        "max_universe_loss": max_universe_loss,
+        "unanswered_allowed": unanswered_allowed,
+        "silent_allowed": silent_allowed,
+        "invalid_bars_allowed": invalid_bars_allowed,
+    }
     with plain_errors():
         settings = Settings.load()
         keys = partitions(settings)
         start, end = span(keys, first or keys[0], last or keys[-1])
-        good = materialize(settings, start, end, missing_only=True)
+        good = materialize(settings, start, end, missing_only=True, **_given(limits))
     raise typer.Exit(0 if good else 1)
+
+
+def _given(limits: Mapping[str, float | None]) -> dict[str, float]:
+    """Those that were typed."""
+    return {name: limit for name, limit in limits.items() if limit is not None}

@@ -20,6 +20,7 @@ import typer
 from datalake_assets.cli.arguments import Json, open_lake, partitions
 from datalake_assets.cli.runs import instance
 from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
+from datalake_assets.collection.report import Reason
 from datalake_assets.lake.examination import Defect, Examination, Progress, examine, spans
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
@@ -52,6 +53,7 @@ def doctor(
                 if not as_json:
                     _show(one)
         defects = [defect for one in examinations for defect in one.defects]
+        failed = _failed(lake, year)
         if not defects and lake.source() is None:
             # All is well with what is not there, and a mistyped DATALAKE_URI must not look so.
             raise NotInLakeError(
@@ -59,10 +61,21 @@ def doctor(
                 "or make one: datalake demo, datalake backfill"
             )
         if as_json:
-            out.print_json(json.dumps(_as_json(lake, examinations)))
+            out.print_json(json.dumps(_as_json(lake, examinations, failed)))
         else:
             _tell(defects)
+            if failed:
+                tell(out, f"\nnot damaged, but to ask again ({command()} status tells how):")
+            for reason in failed[:_SHOWN]:
+                tell(out, str(reason))
     raise typer.Exit(1 if defects else 0)
+
+
+def _failed(lake: Lake, year: int | None) -> tuple[Reason, ...]:
+    """Why symbols failed in the sessions; a session with such ones is whole all the same."""
+    if year is None:
+        return lake.coverage().reasons
+    return lake.coverage(date(year, 1, 1), date(year, 12, 31)).reasons
 
 
 def _years(lake: Lake) -> set[int]:
@@ -159,9 +172,12 @@ def _as_typed(repair: str) -> str:
     return re.sub(r"(^|&& )datalake ", rf"\1{command()} ", repair)
 
 
-def _as_json(lake: Lake, examinations: Sequence[Examination]) -> dict[str, object]:
+def _as_json(
+    lake: Lake, examinations: Sequence[Examination], failed: Sequence[Reason]
+) -> dict[str, object]:
     return {
         "lake": lake.store.uri,
         "well": not any(one.defects for one in examinations),
         "examinations": [asdict(one) for one in examinations],
+        "failures": [asdict(reason) for reason in failed],
     }

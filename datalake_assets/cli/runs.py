@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from datalake_assets.cli.arguments import claimed_lake
+from datalake_assets.cli.arguments import claimed_lake, open_lake
 from datalake_assets.cli.terminal import TerminalDisplay, command, err, out, tell
+from datalake_assets.collection.report import Reason, joined
+from datalake_assets.collection.universe import told_unlisted, unlisted
+from datalake_assets.lake.coverage import narrow
+from datalake_assets.lake.examination import spans
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
@@ -27,11 +31,14 @@ if TYPE_CHECKING:
     import dagster as dg
     from dagster_shared.error import SerializableErrorInfo
 
+_REASONS = 5
+"""Errors of the source that are told; `status --json` and the run's metadata have all."""
+
 _HOST, _PROCESS = "datalake/host", "datalake/process"
 """Tags of the runs that this command executes itself: where, and in which process."""
 
 
-def materialize(settings: Settings, start: date, end: date, **knobs: bool) -> bool:
+def materialize(settings: Settings, start: date, end: date, **knobs: float) -> bool:
     """Collect these sessions in this process, and publish the years that they change.
 
     Args:
@@ -54,6 +61,8 @@ def materialize(settings: Settings, start: date, end: date, **knobs: bool) -> bo
         )
         _show_sessions(result)
         _show_checks(result)
+        _show_reasons(result)
+        _show_universe(settings, start, end)
         if _interrupted(result):
             return False
         # Also when a session did not pass: the others did, and readers may have them.
@@ -190,8 +199,8 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
     if event.step_key == "symbol_year_ticks":
         return "interrupted. What was written stays, and the same command writes the rest"
     return (
-        "interrupted. Sessions that were published stay; to go on with what was collected of the "
-        f"others: {command()} collect --from {first} --to {last} --repair"
+        "interrupted. Sessions that were published stay; to go on with all others and ask for no "
+        f"symbol twice: {command()} collect --from {first} --to {last} --repair"
     )
 
 
@@ -234,6 +243,33 @@ def _show_sessions(result: dg.ExecuteInProcessResult) -> None:
         )
     if sessions.row_count:
         out.print(sessions)
+
+
+def _show_reasons(result: dg.ExecuteInProcessResult) -> None:
+    """Why symbols of published sessions failed; of the others the run's failure tells it."""
+    told = []
+    for event in result.get_asset_materialization_events():
+        table = event.materialization.metadata.get("failure_reasons")
+        for row in getattr(table, "records", ()):
+            error, count, symbols = (row.data[name] for name in ("error", "count", "symbols"))
+            told.append(Reason(error, count, tuple(symbols.split(", "))))
+    for reason in joined(told)[:_REASONS]:
+        tell(out, str(reason))
+
+
+def _show_universe(settings: Settings, start: date, end: date) -> None:
+    """What of the chosen symbols, or of the list, these sessions don't know."""
+    lake, chosen = open_lake(settings), settings.read_symbols()
+    if chosen and (listed := lake.universe()) and (names := unlisted(chosen, listed[1])):
+        tell(out, told_unlisted(names, listed[0]))
+    held = lake.coverage(start, end)
+    few = narrow(lake, held.published, chosen)
+    for first, last in spans(few, list(held.sessions)):
+        which = f"--session {first}" if first == last else f"--from {first} --to {last}"
+        tell(
+            out,
+            f"{_days(first, last)}: {few[last]}  →  {command()} collect {which} --repair",
+        )
 
 
 def _show_years(result: dg.ExecuteInProcessResult) -> None:

@@ -10,11 +10,15 @@ import csv
 import io
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from itertools import groupby, pairwise
 from typing import Annotated, Any
 
+import pyarrow as pa
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -23,9 +27,10 @@ from rich.text import Text
 from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import open_lake
 from datalake_assets.cli.marks import LEGEND, Marks, letter, marks, words
-from datalake_assets.cli.terminal import err, out, plain_errors, tell
+from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
+from datalake_assets.collection.bars import price_text
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.reader import NotInLakeError, as_day
+from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError, as_day
 from datalake_assets.lake.security_reader import SecuritiesWarning
 from datalake_assets.securities.adjusting import RAW, kinds
 from datalake_assets.settings import Settings
@@ -36,9 +41,12 @@ SESSIONS = 252
 _NEWEST = 20
 """Rows of the table when no range is given; the chart shows all."""
 
+_GAPS = 5
+
 _PRICE_ROWS, _VOLUME_ROWS = 14, 4
 
 Bar = dict[str, Any]
+Day = date | str | None
 
 
 def show(
@@ -69,7 +77,7 @@ def show(
             lake = open_lake(Settings.load())
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always", SecuritiesWarning)
-                bars, told = _bars(lake, symbol, first, last, adjustment)
+                bars, told, gaps = _bars(lake, symbol, first, last, adjustment)
             marked = {} if as_csv or as_json else marks(lake, bars)
         except (NotInLakeError, ValueError) as error:
             tell(err, f"error: {error}")
@@ -81,35 +89,110 @@ def show(
         typer.echo(_csv(bars) if as_csv else _json(bars), nl=as_json)
         if not bars:
             tell(err, told)
+        for gap in gaps if bars else ():
+            tell(err, str(gap))
         return
     tell(out, told)
     if bars:
-        _print_table(bars if first or last else bars[-_NEWEST:], bars, marked)
+        _print_table(bars if first or last else bars[-_NEWEST:], bars, gaps, marked)
         if out.is_terminal if chart is None else chart:
-            for line in draw(bars, out.width, marked, ascii_only=out.options.ascii_only):
+            for line in draw(bars, out.width, gaps, marked, ascii_only=out.options.ascii_only):
                 out.print(line, soft_wrap=True)
+        for gap in gaps[-_GAPS:]:
+            tell(out, str(gap))
+        if len(gaps) > _GAPS:
+            tell(out, f"… and {len(gaps) - _GAPS:,} earlier gaps: {command()} status")
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Sessions in a row of which nobody knows whether the symbol traded.
+
+    Args:
+        first, last: The first and the last of them.
+        count: How many they are.
+        reasons: Why, as `lake.reader.MISSING` has it; each once.
+    """
+
+    first: date
+    last: date
+    count: int
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """With what to type; a symbol's own holes are repaired, others collected."""
+        why = ", ".join(self.reasons)
+        if self.count == 1:
+            span, many = f"--session {self.first}", f"{self.first}: 1 session"
+        else:
+            span = f"--from {self.first} --to {self.last}"
+            many = f"{self.first} to {self.last}: {self.count:,} sessions"
+        repair = "" if self.reasons == ("not published",) else " --repair"
+        return f"{many} missing ({why})  →  {command()} collect {span}{repair}"
+
+
+def _gaps(lake: Lake, symbol: str, bars: Sequence[Bar], start: Day, end: Day) -> list[Gap]:
+    """What is missing between the bars, and before and after them in the range."""
+    # Each ticker is asked about from its first bar to the next one's.
+    tickers = [
+        (name, next(run)["session"]) for name, run in groupby(bars, key=lambda b: b["symbol"])
+    ]
+    parts = []
+    for number, (name, first) in enumerate(tickers or [(symbol, start)]):
+        until = tickers[number + 1][1] - timedelta(days=1) if number + 1 < len(tickers) else end
+        parts.append(lake.missing(name, first if number else start, until))
+    missing = pa.concat_tables(parts)
+    days = {bar["session"] for bar in bars}
+    among = sorted(days.union(missing["session"].to_pylist()))
+    found: list[Gap] = []
+    why = dict(zip(*(missing[c].to_pylist() for c in ("session", "reason")), strict=True))
+    for there, run in groupby(among, key=days.__contains__):
+        gap = list(run)
+        if not there:
+            reasons = tuple(dict.fromkeys(why[day] for day in gap))
+            found.append(Gap(gap[0], gap[-1], len(gap), reasons))
+    return found
 
 
 def _bars(
     lake: Lake, symbol: str, first: str | None, last: str | None, adjustment: str
-) -> tuple[list[Bar], str]:
-    """The bars asked for, ascending, and what they are in a line."""
+) -> tuple[list[Bar], str, list[Gap]]:
+    """The bars asked for, ascending, what they are in a line, and what is missing."""
     end = None if last is None else as_day(last)
     held = [day for day in lake.sessions() if end is None or day <= end]
     start = first if first is not None or not held else held[-SESSIONS:][0]
-    bars: list[Bar] = lake.bars(symbol, start, end, adjustment).to_pylist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingSessionsWarning)  # it is told, and drawn
+        bars: list[Bar] = lake.bars(symbol, start, end, adjustment).to_pylist()
     name = symbol.strip().upper()
     if not bars:
         within = [day for day in held if start is None or day >= as_day(start)]
         why = lake.explain(name, within[-1] if within else _meant(start, end))
-        return [], f"{name} has no bar from {start or 'the first session'} to {end or 'now'}: {why}"
-    change = bars[-1]["close"] / bars[0]["close"] - 1
-    adjusted = "adjusted for " + ", ".join(kinds(adjustment)) if kinds(adjustment) else "unadjusted"
-    return bars, (
-        f"{name}  {bars[0]['session']} to {bars[-1]['session']}, {len(bars):,} sessions: "
-        f"{bars[0]['close']:,.2f} to {bars[-1]['close']:,.2f} ({change:+.2%}), "
-        f"US dollars, {adjusted}"
+        told = f"{name} has no bar from {start or 'the first session'} to {end or 'now'}: {why}"
+        return [], told, []
+    gaps = _gaps(lake, name, bars, start, end)
+    opened, closed = bars[0]["session"], bars[-1]["session"]
+    lost = sum(gap.count for gap in gaps if opened < gap.first < closed)
+    change = _change(bars[0], bars[-1])
+    told = (
+        f"{lost:,} between them {'is' if lost == 1 else 'are'} missing"
+        if lost
+        else "no change"
+        if change is None
+        else f"{change:+.2%}"
     )
+    adjusted = "adjusted for " + ", ".join(kinds(adjustment)) if kinds(adjustment) else "unadjusted"
+    first_close, last_close = (price_text(bar["close"]) for bar in (bars[0], bars[-1]))
+    line = (
+        f"{name}  {opened} to {closed}, {len(bars):,} sessions: {first_close} to {last_close} "
+        f"({told}), US dollars, {adjusted}"
+    )
+    return bars, line, gaps
+
+
+def _change(before: Bar, bar: Bar) -> float | None:
+    """Of the closes; None from a price of nothing, of which there is no share."""
+    return bar["close"] / before["close"] - 1 if before["close"] else None
 
 
 def _meant(start: date | str | None, end: date | None) -> date:
@@ -139,20 +222,22 @@ def _json(bars: Sequence[Bar]) -> str:
 # --- the table ---
 
 
-def _print_table(shown: Sequence[Bar], bars: Sequence[Bar], marked: Marks) -> None:
+def _print_table(
+    shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marked: Marks
+) -> None:
     """Print the bars `shown`, which are the last of all `bars`, in as many columns as fit."""
     unbounded = Console(width=1000)
     if not out.is_terminal:
-        unbounded.print(_table(shown, bars, marked))  # a pipe has no width
+        unbounded.print(_table(shown, bars, gaps, marked))  # a pipe has no width
         return
-    table = _table(shown, bars, marked)
+    table = _table(shown, bars, gaps, marked)
     least = 7 + any(column.header == "event" for column in table.columns)
     while len(table.columns) > least and unbounded.measure(table).maximum > out.width:
         table.columns.pop()  # the number of trades, then vwap
     out.print(table)
 
 
-def _table(shown: Sequence[Bar], bars: Sequence[Bar], marked: Marks) -> Table:
+def _table(shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marked: Marks) -> Table:
     events = any(bar["session"] in marked for bar in shown)
     names = ["session", "open", "high", "low", "close", "change", "volume", "vwap", "trades"]
     names[7:7] = ["event"] * events
@@ -161,24 +246,32 @@ def _table(shown: Sequence[Bar], bars: Sequence[Bar], marked: Marks) -> Table:
         column.no_wrap = True
         column.justify = "left" if column.header in ("session", "event") else "right"
     before = bars[-len(shown) - 1] if len(shown) < len(bars) else None
+    # What is missing before all bars is told below the table, not above its first row.
+    ahead = deque(gap for gap in gaps if before is None or gap.first > before["session"])
     for bar in shown:
-        change = bar["close"] / before["close"] - 1 if before else 0.0
+        while ahead and ahead[0].first < bar["session"]:
+            table.add_row(f"… {ahead.popleft().count:,} missing", style="dim")
+            before = None
+        change = _change(before, bar) if before else None
         table.add_row(
             str(bar["session"]),
-            *(_price(bar[name]) for name in ("open", "high", "low", "close")),
-            Text(f"{change:+.2%}" if before else "", style="red" if change < 0 else "green"),
+            *(price_text(bar[name]) for name in ("open", "high", "low", "close")),
+            Text("", "green")
+            if change is None
+            else Text(f"{change:+.2%}", "red" if change < 0 else "green"),
             f"{bar['volume']:,.0f}",
             *([words(marked.get(bar["session"], ()))] if events else ()),
-            _price(bar["vwap"]),
-            f"{bar['trade_count']:,}",
+            _or_none(bar["vwap"], price_text),
+            _or_none(bar["trade_count"], "{:,}".format),
         )
         before = bar
+    for gap in ahead:
+        table.add_row(f"… {gap.count:,} missing", style="dim")
     return table
 
 
-def _price(value: float) -> str:
-    """In cents, as US prices are; below a dollar they go by hundredths of a cent."""
-    return f"{value:,.2f}" if value >= 1 else f"{value:,.4f}"
+def _or_none(value: float | None, text: Callable[[Any], str]) -> str:
+    return "–" if value is None else text(value)
 
 
 # --- the chart ---
@@ -202,10 +295,29 @@ class Candle:
         return "green" if self.close >= self.open else "red"
 
 
-def candles(bars: Sequence[Bar], columns: int, marked: Marks | None = None) -> list[Candle]:
-    """All bars in at most so many candles, each of equally many sessions but for the first."""
+def segments(bars: Sequence[Bar], gaps: Sequence[Gap]) -> list[Sequence[Bar]]:
+    """The bars, cut wherever sessions are missing between them."""
+    days = [bar["session"] for bar in bars]
+    cuts = sorted({bisect_left(days, gap.first) for gap in gaps} - {0, len(bars)})
+    return [bars[first:stop] for first, stop in pairwise([0, *cuts, len(bars)])]
+
+
+def _together(parts: Sequence[Sequence[Bar]], columns: int) -> int:
+    """Sessions in a candle, so that the candles and a column for each gap have room.
+
+    0 when there is none even with one candle for each part.
+    """
+    if 2 * len(parts) - 1 > columns:
+        return 0
+    each = 1
+    while sum(-(-len(part) // each) for part in parts) + len(parts) - 1 > columns:
+        each += 1
+    return each
+
+
+def candles(bars: Sequence[Bar], each: int, marked: Marks | None = None) -> list[Candle]:
+    """The bars in candles of so many sessions, but for the first."""
     marked = marked or {}
-    each = _each(bars, columns)
     # Counted from the newest, whose candle must be a whole one.
     ends = range(len(bars), 0, -each)
     groups = [bars[max(0, end - each) : end] for end in reversed(ends)]
@@ -221,10 +333,6 @@ def candles(bars: Sequence[Bar], columns: int, marked: Marks | None = None) -> l
         )
         for group in groups
     ]
-
-
-def _each(bars: Sequence[Bar], columns: int) -> int:
-    return -(-len(bars) // columns)
 
 
 _EMPTY, _WICK, _BODY = range(3)
@@ -244,21 +352,34 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 def draw(
-    bars: Sequence[Bar], width: int, marked: Marks | None = None, *, ascii_only: bool = False
+    bars: Sequence[Bar],
+    width: int,
+    gaps: Sequence[Gap] = (),
+    marked: Marks | None = None,
+    *,
+    ascii_only: bool = False,
 ) -> Iterator[Text]:
     """The bars as candles over their volume and marks, line by line.
 
     Args:
         bars: Ascending, at least one.
         width: Columns of the terminal.
+        gaps: What is missing between them: a dotted column each, while there is room for all.
         marked: What happened in some of the sessions.
         ascii_only: Whether it shows no other characters.
     """
     top: float = max(bar["high"] for bar in bars)
     bottom: float = min(bar["low"] for bar in bars)
-    margin = max(len(_price(top)), len(_price(bottom)), len("100.0 M")) + 2
+    margin = max(len(price_text(top)), len(price_text(bottom)), len("100.0 M")) + 2
     columns = max(8, width - margin)
-    shown = candles(bars, columns, marked)
+    parts = segments(bars, gaps)
+    each = _together(parts, columns)
+    if not each:
+        parts, each = [bars], -(-len(bars) // columns)
+    shown: list[Candle | None] = []
+    for part_of in parts:
+        found = candles(part_of, each, marked)
+        shown += [None, *found] if shown else found
     gap = " " * (min(4, columns // len(shown)) - 1)
     step = (top - bottom) / (2 * _PRICE_ROWS - 1) or 1.0
 
@@ -274,32 +395,48 @@ def draw(
     for row in reversed(range(_PRICE_ROWS)):
         line = Text()
         for candle in shown:
+            if candle is None:
+                line.append((":" if ascii_only else "┊") + gap, "dim")
+                continue
             upper, lower = part(candle, 2 * row + 1), part(candle, 2 * row)
             mark = " |#"[max(upper, lower)] if ascii_only else _HALVES[upper, lower]
             line.append(mark + gap, candle.style)
         labelled = row % 4 == (_PRICE_ROWS - 1) % 4
-        yield line.append(f"  {_price(bottom + (2 * row + 1) * step)}" if labelled else "", "dim")
-    most = max(candle.volume for candle in shown) or 1
+        yield line.append(
+            f"  {price_text(bottom + (2 * row + 1) * step)}" if labelled else "", "dim"
+        )
+    most = max(candle.volume for candle in shown if candle) or 1
     for row in reversed(range(_VOLUME_ROWS)):
         line = Text()
         for candle in shown:
+            if candle is None:
+                line.append((":" if ascii_only else "┊") + gap, "dim")
+                continue
             filled = min(8, max(0, round(8 * (_VOLUME_ROWS * candle.volume / most - row))))
             mark = " #"[filled >= 4] if ascii_only else _EIGHTHS[filled]
             line.append(mark + gap, candle.style)
         yield line.append(f"  {_short(most)}" if row == _VOLUME_ROWS - 1 else "", "dim")
-    if letters := {candle.letter for candle in shown} - {" "}:
-        yield Text(gap.join(candle.letter for candle in shown).rstrip(), "bold")
-        told = (f"{sign} {what}" for sign, what in LEGEND.items() if sign in letters)
-        yield Text("  ".join(told), "dim")
+    signs = [candle.letter if candle else " " for candle in shown]
+    if any(sign != " " for sign in signs):
+        yield Text(gap.join(signs).rstrip(), "bold")
+        meant = (f"{sign} {what}" for sign, what in LEGEND.items() if sign in signs)
+        yield Text("  ".join(meant), "dim")
     yield Text(_dates(shown, len(gap) + 1), "dim")
-    if len(shown) < len(bars):
-        yield Text(f"each column: {_each(bars, columns)} sessions", "dim")
+    told = [f"each column: {each} sessions"] if each > 1 else []
+    if len(parts) > 1:
+        told.append(f"{':' if ascii_only else '┊'} sessions are missing")
+    elif segments(bars, gaps)[1:]:
+        told.append("sessions are missing in too many places to mark them")
+    if told:
+        yield Text("; ".join(told), "dim")
 
 
-def _dates(shown: Sequence[Candle], stride: int) -> str:
+def _dates(shown: Sequence[Candle | None], stride: int) -> str:
     """The first session of some candles, below them."""
     text = ""
     for column, candle in enumerate(shown):
+        if candle is None:
+            continue
         at, day = column * stride, str(candle.session)
         if not text or len(text) + 4 <= at <= len(shown) * stride - len(day):
             text = text.ljust(at) + day

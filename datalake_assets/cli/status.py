@@ -37,6 +37,7 @@ from datalake_assets.settings import Settings
 _STEPS = 10
 _NAMES = 12
 _RESTATED = 3
+_REASONS = 3
 _SPARKS = 14
 
 _COLOURS = {Health.GOOD: "green", Health.LOOSE_ENDS: "yellow", Health.BAD: "red"}
@@ -68,6 +69,7 @@ def status(
             due=(now - PARTITION_APPEARS).date(),
             now=now,
             requests_per_minute=settings.requests_per_minute,
+            chosen=settings.read_symbols(),
         )
         if as_json:
             out.print_json(json.dumps(as_dict(found)))
@@ -181,6 +183,16 @@ def _told(found: Overview) -> Iterator[str]:
             f"fell silent: {len(found.silent):,} printed in each of {PRINTED} sessions and in none "
             f"of the newest {SILENT}: {names}{more}"
         )
+    for reason in found.reasons[:_REASONS]:
+        yield str(reason)
+    if len(found.reasons) > _REASONS:
+        yield f"… and {len(found.reasons) - _REASONS:,} more errors: {command()} status --json"
+    if found.unlisted:
+        names = ", ".join(found.unlisted[:_NAMES])
+        more = f" and {len(found.unlisted) - _NAMES:,} more" if len(found.unlisted) > _NAMES else ""
+        yield (
+            f"not on the source's list: {names}{more}; correct DATALAKE_SYMBOLS if that is wrong"
+        )
     changed = changed_values(found.restatements)
     for row, what in changed[:_RESTATED]:
         at = f"{row['changed_at']:%Y-%m-%d %H:%M} UTC"
@@ -214,6 +226,9 @@ def as_dict(found: Overview) -> dict[str, Any]:
         ],
         "damaged": [damage.where for damage in found.damaged],
         "to_repair": [day.isoformat() for day in held.to_repair],
+        "failures": [asdict(reason) for reason in found.reasons],
+        "narrow": [{"session": day.isoformat(), **asdict(n)} for day, n in found.narrow.items()],
+        "unlisted": list(found.unlisted),
         "years": [
             {
                 "year": year.year,
@@ -264,6 +279,7 @@ def as_dict(found: Overview) -> dict[str, Any]:
                 "session": summary.session.isoformat(),
                 "published": published,
                 **summary.counts,
+                "failures": [asdict(reason) for reason in summary.reasons],
                 "collected_at": summary.provenance.collected_at.isoformat(),
             }
             for published, summaries in ((True, held.published), (False, held.waiting))

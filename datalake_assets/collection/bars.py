@@ -6,6 +6,7 @@ Does not belong here: how a page is decoded (`sources`) or encoded as Parquet (`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from datetime import date
 
@@ -24,9 +25,9 @@ SCHEMA = pa.schema(
         pa.field("high", pa.float64(), nullable=False),
         pa.field("low", pa.float64(), nullable=False),
         pa.field("close", pa.float64(), nullable=False),
-        pa.field("vwap", pa.float64(), nullable=False),
+        pa.field("vwap", pa.float64()),
         pa.field("volume", pa.int64(), nullable=False),
-        pa.field("trade_count", pa.int64(), nullable=False),
+        pa.field("trade_count", pa.int64()),
     ]
 )
 """Raw prices in US dollars, volume in shares. `timestamp` is the bar's start as the source gives
@@ -49,6 +50,19 @@ COLUMN_DESCRIPTIONS = {
 def empty() -> pa.Table:
     """A table of bars without rows."""
     return SCHEMA.empty_table()
+
+
+def price_text(price: float) -> str:
+    """A price for people: cents from a dollar on, below it at least four decimals.
+
+    What costs less than a cent shows three digits that count: 0.0000123.
+    """
+    if not math.isfinite(price) or not price or abs(price) >= 1:
+        return f"{price:,.2f}"
+    decimals = max(4, 2 - math.floor(math.log10(abs(price))))
+    text = f"{price:.{decimals}f}"
+    kept = text[: text.index(".") + 5]
+    return kept + text[len(kept) :].rstrip("0")
 
 
 def combine(tables: Iterable[pa.Table]) -> tuple[pa.Table, list[tuple[str, date]]]:

@@ -7,9 +7,10 @@ Belongs here: the five states, the ledger, the statistics. Does not belong here:
 from __future__ import annotations
 
 import json
+import re
 import reprlib
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
@@ -29,6 +30,64 @@ class State(StrEnum):
     """It was not asked for, or not answered yet: a deadline or a termination came first."""
     REJECTED = "rejected"
     """The source says that the name is no symbol; asking again brings nothing."""
+
+
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why symbols failed: one error of the source, and whom it met.
+
+    Args:
+        error: The error, as the first of them got it.
+        count: Symbols that got it, in each session anew.
+        symbols: The first of them, ascending.
+    """
+
+    error: str
+    count: int
+    symbols: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.symbols) else ""
+        return f"{self.count:,} failed ({', '.join(self.symbols)}{more}): {self.error}"
+
+
+def reasons(failed: Mapping[str, str]) -> tuple[Reason, ...]:
+    """The errors of these symbols, the most frequent first.
+
+    Errors that differ only in the symbol that they name are one.
+    """
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for symbol, error in sorted(failed.items()):
+        alike[_without_name(error, symbol)].append(symbol)
+    found = [
+        Reason(failed[names[0]], len(names), tuple(names[:_NAMED])) for names in alike.values()
+    ]
+    return tuple(sorted(found, key=lambda reason: -reason.count))
+
+
+def joined(told: Iterable[Reason]) -> tuple[Reason, ...]:
+    """The reasons of several sessions together, the most frequent first."""
+    alike: defaultdict[str, list[Reason]] = defaultdict(list)
+    for reason in told:
+        alike[_without_name(reason.error, reason.symbols[0])].append(reason)
+    found = [
+        Reason(
+            same[0].error,
+            sum(reason.count for reason in same),
+            tuple(sorted({symbol for reason in same for symbol in reason.symbols})[:_NAMED]),
+        )
+        for same in alike.values()
+    ]
+    return tuple(sorted(found, key=lambda reason: -reason.count))
+
+
+def _without_name(error: str, symbol: str) -> str:
+    if symbol not in error:
+        return error
+    return re.sub(rf"(?<![\w.]){re.escape(symbol)}(?!\.?\w)", "…", error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +168,15 @@ class Ledger:
     def repaired_by(self, repair: Ledger) -> Ledger:
         """This ledger with the states that a later, smaller collection found out.
 
+        The repair may be of symbols that are missing here, and of some that were never asked for.
+
         Raises:
-            ValueError: The repair is of another session, or of symbols that were not missing.
+            ValueError: The repair is of another session, or of symbols that were answered for.
         """
         if repair.session != self.session:
             raise ValueError(f"a repair of {repair.session} can't mend {self.session}")
-        if strangers := repair.symbols - frozenset(self.missing):
-            raise ValueError(f"{self.session}: not missing: {sorted(strangers)[:5]}")
+        if answered := repair.symbols & self.symbols - frozenset(self.missing):
+            raise ValueError(f"{self.session}: not missing: {sorted(answered)[:5]}")
         redone = repair.symbols
         return Ledger(
             session=self.session,

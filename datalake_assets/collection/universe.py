@@ -6,8 +6,9 @@ list (`sources`) or keeping it (`lake`).
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 import pyarrow as pa
@@ -34,6 +35,10 @@ COLUMN_DESCRIPTIONS = {
     "tradable": "Whether orders for it are taken today",
     "asset_id": "The source's own identifier; it does not survive a rename",
 }
+
+GROWTH = 0.1
+"""Share of the active names that may be unknown to a session without a doubt: those listed since.
+Each week has new listings, which no earlier session needs to be asked for."""
 
 _TICKER = re.compile(r"[A-Z]+(\.[A-Z]+)*")
 
@@ -69,6 +74,16 @@ def symbols_for(
     return {day: ever if day < taken else today for day in sessions}
 
 
+def least_asked(snapshot: pa.Table) -> int:
+    """How many symbols a session was asked for at least, if it was asked for the whole list.
+
+    One that was asked for fewer knows a smaller universe: a few chosen symbols, or a list that was
+    cut short.
+    """
+    names = snapshot["symbol"].filter(pc.equal(snapshot["status"], "active"))
+    return math.ceil((1 - GROWTH) * sum(map(askable, set(names.to_pylist()))))
+
+
 def active(snapshot: pa.Table) -> int:
     """The number of active assets."""
     return pc.sum(pc.equal(snapshot["status"], "active")).as_py() or 0
@@ -83,3 +98,29 @@ def lost(now: int, before: int | None) -> float:
     if not now:
         return 1.0
     return max(0.0, 1 - now / before) if before else 0.0
+
+
+def inactive(snapshot: pa.Table) -> frozenset[str]:
+    """The names that only inactive assets have."""
+    alive = pc.equal(snapshot["status"], "active")
+    dead, living = (snapshot["symbol"].filter(rows) for rows in (pc.invert(alive), alive))
+    return frozenset(dead.to_pylist()).difference(living.to_pylist())
+
+
+def unlisted(symbols: Iterable[str], snapshot: pa.Table) -> tuple[str, ...]:
+    """Those of these symbols that are not on the source's list, ascending."""
+    return tuple(sorted(set(symbols).difference(snapshot["symbol"].to_pylist())))
+
+
+def told_unlisted(symbols: Sequence[str], taken: date) -> str:
+    """What to tell of chosen symbols that are not on the list.
+
+    Args:
+        symbols: At least one.
+        taken: The day of the list.
+    """
+    named = ", ".join(symbols[:10]) + (" …" if len(symbols) > 10 else "")
+    return (
+        f"not on the source's list of {taken}: {named}. Correct DATALAKE_SYMBOLS if that is a "
+        "mistake; a ticker from before a rename may be missing there"
+    )

@@ -62,9 +62,11 @@ class RecordedMarket:
 
     Args:
         path: `.parquet`, or CSV with a header, also gzipped. Columns, in any case: `symbol` (or
-            `ticker`), `session` (or `date`, or `timestamp`: an instant, whose day in New York
-            counts), `open`, `high`, `low`, `close`, `volume`, and if there `vwap`, `trade_count`;
-            others are ignored. Prices in dollars, at most six decimals, as Alpaca's.
+            `ticker`), `session` (or `date`, or `timestamp`), `open`, `high`, `low`, `close`,
+            `volume`, and if there `vwap`, `trade_count`; others are ignored. Prices in dollars, at
+            most six decimals, as Alpaca's. Days are dates, numbers like 20240105, or instants:
+            these count by their day in New York, but by that in UTC when all of them are midnights
+            there, as a date becomes an instant.
         actions: A CSV file of corporate actions (`recorded_actions` says which columns).
         names: A CSV file of renames (`RecordedNames` says which columns).
 
@@ -198,24 +200,28 @@ class RecordedMarket:
         try:
             if self._path.suffix == ".parquet":
                 return pyarrow.parquet.read_table(self._path)
-            return pyarrow.csv.read_csv(self._path)
-        except pa.ArrowInvalid as error:
+            # TRUE, NA, NAN, INF and NULL are tickers, too: what a column holds decides its type.
+            names = pyarrow.csv.open_csv(self._path).schema.names
+            tickers = {name: pa.string() for name in names if name.lower() in _NAMES["symbol"]}
+            types = pyarrow.csv.ConvertOptions(column_types=tickers)
+            return pyarrow.csv.read_csv(self._path, convert_options=types)
+        except pa.ArrowException as error:
             raise RecordingError(f"{self._path} cannot be read: {error}") from error
 
     def _convert(self, found: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
-        columns: dict[str, npt.NDArray[Any]] = {
-            name: self._millionths(found[name], name)
-            for name in ("open", "high", "low", "close", "vwap")
-            if name in found
-        }
         try:
-            columns["session"] = _days(found["session"])
+            columns: dict[str, npt.NDArray[Any]] = {
+                name: self._millionths(found[name], name)
+                for name in ("open", "high", "low", "close", "vwap")
+                if name in found
+            }
+            columns["session"] = self._days(found["session"])
             for name in ("volume", "trade_count"):
                 if name in found:
                     columns[name] = found[name].cast(pa.int64()).to_numpy(zero_copy_only=False)
-        except pa.ArrowInvalid as error:
+            columns["symbol"] = np.array(found["symbol"].cast(pa.string()).to_pylist())
+        except pa.ArrowException as error:
             raise RecordingError(f"{self._path} cannot be read: {error}") from error
-        columns["symbol"] = np.array(found["symbol"].cast(pa.string()).to_pylist())
         for name in ("volume", "trade_count"):
             if name in columns and not ((columns[name] >= 0) & (columns[name] < 10**12)).all():
                 raise RecordingError(f"{self._path}: {name} is not everywhere 0 … 10**12 - 1")
@@ -239,6 +245,37 @@ class RecordedMarket:
             )
         return np.asarray(scaled, np.int64)
 
+    def _days(self, column: Any) -> npt.NDArray[Any]:
+        """Dates as an array of `datetime64[D]`."""
+        if pa.types.is_integer(column.type):
+            column = self._from_digits(column)
+        elif pa.types.is_timestamp(column.type) and column.type.tz is not None:
+            column = self._from_instants(column)
+        return np.asarray(column.cast(pa.date32()).to_numpy(zero_copy_only=False), "datetime64[D]")
+
+    def _from_digits(self, column: Any) -> Any:
+        try:
+            return pc.strptime(column.cast(pa.string()), format="%Y%m%d", unit="s")
+        except pa.ArrowInvalid as error:
+            raise RecordingError(
+                f"{self._path}: days as numbers must be like 20240105 ({error}); write them so, or "
+                "as dates"
+            ) from error
+
+    def _from_instants(self, column: Any) -> Any:
+        """Instants count by their day in New York, but midnights in UTC are written-out dates."""
+        instants = column.cast(pa.timestamp("us", "UTC"))
+        midnight = pc.equal(pc.floor_temporal(instants, unit="day"), instants)
+        if pc.all(midnight).as_py():
+            return instants
+        if pc.any(midnight).as_py():
+            row = pc.index(midnight, True).as_py()
+            raise RecordingError(
+                f"{self._path}: the instant in row {row + 1} is a midnight in UTC, as a date is "
+                "written, and others are not; write all of them as dates"
+            )
+        return pc.local_timestamp(instants.cast(pa.timestamp("us", "America/New_York")))
+
     def _check_names(self, names: list[str]) -> None:
         for symbol in names:
             if not is_ticker(symbol):
@@ -250,10 +287,3 @@ class RecordedMarket:
                 raise RecordingError(f"{self._path}: {error}") from error
             if not known:
                 raise RecordingError(f"{self._path}: {day} is no XNYS session; drop its bars")
-
-
-def _days(column: Any) -> npt.NDArray[Any]:
-    """Dates as an array of `datetime64[D]`; instants count in New York, others as they stand."""
-    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
-        column = pc.local_timestamp(column.cast(pa.timestamp("us", "America/New_York")))
-    return np.asarray(column.cast(pa.date32()).to_numpy(zero_copy_only=False), "datetime64[D]")

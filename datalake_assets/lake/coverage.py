@@ -5,13 +5,15 @@ Belongs here: counting what is there against the calendar. Does not belong here:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from datalake_assets.collection.report import Reason, joined
+from datalake_assets.collection.universe import least_asked, symbols_for
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
@@ -58,6 +60,13 @@ class Coverage:
         return spans
 
     @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why symbols failed, the most frequent error first."""
+        # Of a session that is published and waits, what waits is later.
+        told = {each.session: each.reasons for each in (*self.published, *self.waiting)}
+        return joined(reason for found in told.values() for reason in found)
+
+    @property
     def to_repair(self) -> list[date]:
         """Sessions with failed or pending symbols, and those that did not pass, ascending."""
         return sorted(
@@ -68,6 +77,70 @@ class Coverage:
             }
             | {summary.session for summary in self.waiting}
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """A session that was asked for fewer symbols than its universe has now.
+
+    Args:
+        asked: Symbols that it was asked for.
+        universe: Symbols of its universe.
+    """
+
+    asked: int
+    universe: int
+
+    def __str__(self) -> str:
+        return f"asked for {self.asked:,} of the {self.universe:,} symbols of the universe"
+
+
+def narrow(
+    lake: Lake, summaries: Iterable[Summary], chosen: Sequence[str] | None
+) -> dict[date, Narrow]:
+    """The sessions that were asked for fewer symbols than their universe has now.
+
+    Only numbers are compared, which the footers tell. Of chosen symbols each one counts. A list
+    grows every week by symbols that earlier sessions need not know, so there a session is narrow
+    only when it knows fewer symbols than the list of its time had active ones, less
+    `universe.GROWTH`; the first list of each year stands for that year.
+
+    Args:
+        lake: The lake.
+        summaries: What published sessions say of themselves.
+        chosen: The symbols that are collected; None for the source's list.
+
+    Returns:
+        The narrow ones, in the order of the summaries; none when the lake has no list.
+
+    Raises:
+        BrokenFileError: A list is damaged.
+    """
+    found = None if chosen else lake.universe()
+    if not chosen and not found:
+        return {}
+    fewest = len(chosen) if chosen else least_asked(found[1]) if found else 0
+    doubtful = {each.session: each for each in summaries if _asked(each) < fewest}
+    if not found:
+        return {day: Narrow(_asked(each), fewest) for day, each in doubtful.items()}
+    taken, snapshot = found
+    firsts: dict[int, date] = {}
+    for day in lake.universe_days() if doubtful else ():
+        firsts.setdefault(day.year, day)
+    years = {each.provenance.collected_at.year for each in doubtful.values()}
+    of_year = {
+        year: least_asked(lake.universe_of(firsts[year])) for year in years if year in firsts
+    }
+    wanted = symbols_for(doubtful, snapshot, taken)
+    return {
+        day: Narrow(_asked(each), len(wanted[day]))
+        for day, each in doubtful.items()
+        if _asked(each) < of_year.get(each.provenance.collected_at.year, fewest)
+    }
+
+
+def _asked(summary: Summary) -> int:
+    return sum(summary.counts.values())
 
 
 def coverage(lake: Lake, expected: Sequence[date], *, besides: bool = True) -> Coverage:

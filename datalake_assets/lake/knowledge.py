@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.collection.bars import SCHEMA
-from datalake_assets.lake.reader import Reader, span_of, symbols_of
+from datalake_assets.lake.reader import MissingSessionsWarning, Reader, span_of, symbols_of
 from datalake_assets.lake.restatements import Restatements, undone
 from datalake_assets.lake.security_reader import Meant, SecurityReader, Tables
 from datalake_assets.securities import factors, tables
@@ -78,6 +78,12 @@ class KnownReader:
     def meanwhile(self, do: Callable[[], _Out]) -> Future[_Out]:
         """As `Reader.meanwhile`."""
         return self._reader.meanwhile(do)
+
+    def holes(
+        self, start: date | str | None, end: date | str | None
+    ) -> list[MissingSessionsWarning]:
+        """As `Reader.holes`, of what is missing now."""
+        return self._reader.holes(start, end)
 
     def bars(
         self,

@@ -47,11 +47,6 @@ FORMAT = 1
 
 _YEARS = pa.list_(pa.int16())
 
-_FOOTER_GUESS = 64 * 1024
-"""Bytes from the end of a session file that mostly hold its footer, ledger included: one that names
-6,000 symbols without a bar has about 50 KB. A longer one takes a second request."""
-
-
 _log = logging.getLogger(__name__)
 
 
@@ -400,19 +395,9 @@ class Lake:
     def _summary(self, key: str) -> Summary | BrokenFileError | FileNotFoundError:
         where = self.store.url(key)
         try:
-            return session_file.summarize(self._footer(key), where)
+            return session_file.summarize(session_file.footer_of(self.store, key), where)
         except (BrokenFileError, FileNotFoundError) as error:
             return error
-
-    def _footer(self, key: str) -> bytes:
-        """The end of a session's object, from its footer on."""
-        size = _FOOTER_GUESS
-        while True:
-            end = self.store.tail(key, size)
-            needed = session_file.footer_size(end)
-            if needed <= size or len(end) < size:
-                return end
-            size = needed
 
     # Reading, as analysts do: see `reader`
 
@@ -518,6 +503,7 @@ class Lake:
             HoldersWarning: Another security had the ticker in the range, or nobody had it yet.
             UndecidedWarning: An action in the range is contradicted by prices and undecided.
             BehindWarning: There are newer bars than the factors were derived from.
+            MissingSessionsWarning: The lake does not hold every session of the range.
         """
         adjust = kinds(adjustment)
         reader, securities = self._readers(known_at)
@@ -527,11 +513,14 @@ class Lake:
                     "follow=False gives the raw rows of tickers: leave out adjustment and asof, "
                     "or follow the security"
                 )
-            return reader.bars(symbols, start, end)
+            rows = reader.bars(symbols, start, end)
+            _warn(reader.holes(start, end))
+            return rows
         answer = securities.bars(symbols, start, end, adjust, asof)
         if isinstance(answer, pa.Table):
+            _warn(reader.holes(start, end))
             return answer
-        _warn(answer.warnings)
+        _warn([*answer.warnings, *reader.holes(start, end)])
         return answer.spans.adjusted(answer.bars, answer.rows, adjust)
 
     def panel(
@@ -580,7 +569,7 @@ class Lake:
         securities.required("a panel")
         answer = securities.bars(symbols, start, end, adjust, asof)
         assert not isinstance(answer, pa.Table)
-        _warn(answer.warnings)
+        _warn([*answer.warnings, *reader.holes(start, end)])
         bars = answer.spans.adjusted(answer.bars, answer.rows, adjust)
         sessions = list(reader.published(*span_of(start, end)))
         return panel(bars, name, answer.stretches, sessions)
@@ -638,7 +627,7 @@ class Lake:
         sessions = list(reader.published(date.min, last))
         last = min(last, max(sessions, default=last))
         found = total_returns(answer, first, last, sessions, partial(_close, reader))
-        _warn([*answer.warnings, *missing(found)])
+        _warn([*answer.warnings, *reader.holes(start, end), *missing(found)])
         return found
 
     def security(self, symbol: str, asof: date | str | None = None) -> Security:
@@ -683,6 +672,15 @@ class Lake:
             since = told.provenance.known_since or told.provenance.collected_at
             self._firsts[day, sessions[day]] = since
         return {day: self._firsts[day, version] for day, version in sessions.items()}
+
+    def missing(
+        self,
+        symbols: str | Iterable[str],
+        start: date | str | None = None,
+        end: date | str | None = None,
+    ) -> pa.Table:
+        """What is not known of these symbols from `start` to `end`; `Reader.missing` tells all."""
+        return self._reader.missing(symbols, start, end)
 
     def session(self, day: date | str) -> Session:
         """A published session, or NotInLakeError that says why there is none."""
@@ -739,7 +737,8 @@ def completed(session: Session, earlier: Session) -> Session:
     told = earlier.ledger
     if told.session != session.ledger.session:
         return session  # somebody put another session in its place, which this one mends
-    told = told.restricted_to(frozenset((*told.present, *told.no_print)))
+    answered = frozenset((*told.present, *told.no_print))
+    told = told.restricted_to(answered.intersection(session.ledger.missing))
     bars, ledger = repaired(session, earlier.bars, told)
     return replace(session, bars=bars, ledger=ledger)
 
@@ -747,7 +746,8 @@ def completed(session: Session, earlier: Session) -> Session:
 def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Table, Ledger]:
     """The bars and the ledger of a session after a repair brought some of what it missed."""
     # What another repair brought in the meantime stands.
-    missing = standing.ledger.missing
-    bars = bars.filter(pc.is_in(bars["symbol"], pa.array(missing, pa.string())))
+    told = standing.ledger
+    ledger = ledger.restricted_to(ledger.symbols - (told.symbols - frozenset(told.missing)))
+    bars = bars.filter(pc.is_in(bars["symbol"], pa.array(ledger.present, pa.string())))
     merged, _ = combine([standing.bars, bars])
-    return merged, standing.ledger.repaired_by(ledger.restricted_to(frozenset(missing)))
+    return merged, told.repaired_by(ledger)

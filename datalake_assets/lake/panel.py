@@ -11,6 +11,7 @@ from datetime import date
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake.security_reader import Stretch
@@ -49,14 +50,15 @@ def panel(
     names = names_of(stretches, bars)
     # As numbers of 64 bits, and back: a time is one, too.
     plain = values.cast(pa.int64()) if pa.types.is_timestamp(kind) else values
-    numbers = plain.to_numpy(zero_copy_only=False)
+    there = plain.is_valid().to_numpy(zero_copy_only=False)
+    numbers = pc.fill_null(plain, 0).to_numpy(zero_copy_only=False)
     columns: list[pa.Array] = [axis]
     fields = [pa.field("session", pa.date32(), nullable=False)]
     for stretch, name in zip(stretches, names, strict=True):
         rows = slice(stretch.start, stretch.stop)
         cells = np.zeros(len(sessions), numbers.dtype)
         missing = np.ones(len(sessions), bool)
-        cells[places[rows]], missing[places[rows]] = numbers[rows], False
+        cells[places[rows]], missing[places[rows]] = numbers[rows], ~there[rows]
         columns.append(pa.array(cells, mask=missing).cast(kind))
         told = None if stretch.security is None else {"security": stretch.security}
         fields.append(pa.field(name, kind, metadata=told))

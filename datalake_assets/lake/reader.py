@@ -30,8 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
-from datalake_assets.collection.bars import empty
+from datalake_assets.collection.bars import empty, price_text
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.report import Ledger, reasons
 from datalake_assets.lake import session_file, symbol_year_file, universe_file
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.session_file import Session
@@ -53,6 +54,9 @@ _FOOTER_GUESS = 32 * 1024
 """Bytes from the end of a manifest that hold its footer: 252 sessions with their versions are
 about 15 KB."""
 
+_REASONS = 3
+"""Errors of the source that are told of a session that waits."""
+
 _log = logging.getLogger(__name__)
 
 _EVER = (market_calendar.FIRST.year, market_calendar.LAST.year)
@@ -66,6 +70,23 @@ class NotInLakeError(LookupError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class MissingSessionsWarning(UserWarning):
+    """Bars were read over sessions that the lake does not hold: a change over them is none."""
+
+
+MISSING = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("session", pa.date32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+"""What is not known of symbols. `reason`: `not published`, or `incomplete` when the session waits
+for its repair; or else the symbol `failed` (with the source's `error`), is `pending`, or was
+`never asked` for."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +177,77 @@ class Reader:
             if seen.sessions.keys() != now.get(year, set()):
                 self._forget(year)
 
+    def holes(
+        self, start: date | str | None, end: date | str | None
+    ) -> list[MissingSessionsWarning]:
+        """What is to be said of the sessions of a range that are not published, if some are not."""
+        lost = self._unpublished(*span_of(start, end), start, end)
+        if not lost:
+            return []
+        also = f" … {lost[-1]}" if lost[1:] else ""
+        return [
+            MissingSessionsWarning(
+                f"{len(lost):,} of the sessions asked for are not in {self._store.uri}: "
+                f"{lost[0]}{also}. Changes over them are none of one session; `Lake.missing` and "
+                "`Lake.coverage` tell which they are"
+            )
+        ]
+
+    def missing(
+        self,
+        symbols: str | Iterable[str],
+        start: date | str | None = None,
+        end: date | str | None = None,
+    ) -> pa.Table:
+        """Of which sessions nobody knows whether these symbols traded, and why.
+
+        A symbol that did not trade, as the source says, is not missing; nor is one that the
+        source calls no symbol.
+
+        Args:
+            symbols: One or several; in any case of letters.
+            start: First day; None: the first session of the lake.
+            end: Last day; None: the newest session of the lake.
+
+        Returns:
+            A table in `MISSING`, by symbol and session; empty when every answer is there.
+
+        Raises:
+            ValueError: A day that is none, `end` before `start`, or no symbol at all.
+            NotInLakeError: A symbol that neither the lake nor its newest universe knows.
+            BrokenFileError: The file of a session, or of the universe, is damaged.
+        """
+        names = symbols_of(symbols)
+        if names is None:
+            raise ValueError("no symbol is given: give one or more")
+        bars = self.bars(names, start, end)
+        first, last = span_of(start, end)
+        waiting = frozenset(layout.dated(layout.INCOMPLETE, self._store.list(layout.INCOMPLETE)))
+        rows: list[tuple[str, date, str, str | None]] = [
+            (name, day, "incomplete" if day in waiting else "not published", None)
+            for day in self._unpublished(first, last, start, end)
+            for name in names
+        ]
+        years = self._looked_at(first.year, last.year)
+        days = [day for year in years for day in year.sessions if first <= day <= last]
+        printed: dict[date, set[str]] = {day: set() for day in days}
+        for name, day in zip(*(bars[c].to_pylist() for c in ("symbol", "session")), strict=True):
+            printed[day].add(name)
+        doubtful = [day for day in days if len(printed[day]) < len(names)]
+        for day, ledger in zip(doubtful, self._each(self._unbarred, doubtful), strict=True):
+            known = ledger.symbols
+            for name in names - printed[day]:
+                if name in ledger.failed:
+                    rows.append((name, day, "failed", ledger.failed[name]))
+                elif name in ledger.pending:
+                    rows.append((name, day, "pending", None))
+                elif name not in known:
+                    rows.append((name, day, "never asked", None))
+        rows.sort(key=lambda row: row[:2])
+        return pa.Table.from_pylist(
+            [dict(zip(MISSING.names, row, strict=True)) for row in rows], schema=MISSING
+        )
+
     def bars(
         self,
         symbols: str | Iterable[str] | None,
@@ -172,7 +264,7 @@ class Reader:
 
         Returns:
             A table in `collection.bars.SCHEMA`. A known symbol without a bar in the range has no
-            row; `explain` tells why.
+            row; `explain` tells why. What is to be said of sessions that are not there: `holes`.
 
         Raises:
             ValueError: A day that is none, `end` before `start`, or no symbol at all.
@@ -279,6 +371,31 @@ class Reader:
         for found in self._each(self._look, new):
             known[found.year] = self._years[found.year] = found
         return [known[year] for year in span if known[year].sessions]
+
+    def _unpublished(
+        self, first: date, last: date, start: date | str | None, end: date | str | None
+    ) -> list[date]:
+        """The closed sessions of a range that are not published, ascending.
+
+        Where the range has no bound of its own, the first and the newest session are its bounds.
+        """
+        years = self._looked_at(first.year, last.year)
+        held = [day for year in years for day in year.sessions if first <= day <= last]
+        if not held and (start is None or end is None):
+            return []
+        first = held[0] if start is None else max(first, market_calendar.FIRST)
+        last = held[-1] if end is None else min(last, market_calendar.LAST)
+        with suppress(market_calendar.OutsideCalendar):
+            last = min(last, market_calendar.latest_closed_session(self._clock.now()))
+        if last < first:
+            return []
+        there = frozenset(held)
+        return [day for day in market_calendar.sessions(first, last) if day not in there]
+
+    def _unbarred(self, day: date) -> Ledger:
+        key = layout.session_key(day)
+        footer = session_file.footer_of(self._store, key)
+        return session_file.unbarred(footer, self._store.url(key))
 
     def _look_beyond(self, day: date) -> None:
         """Forget the year of a day that is newer than every session seen of it."""
@@ -396,9 +513,10 @@ class Reader:
         except FileNotFoundError:
             return self._not_collected(day)
         counts = ", ".join(f"{count:,} {state}" for state, count in waiting.counts.items() if count)
+        why = "".join(f"; {reason}" for reason in reasons(waiting.failed)[:_REASONS])
         return (
-            f"{day} did not pass its audit and waits in {self._store.url(key)} ({counts}); to ask "
-            f"for what is missing: datalake collect --session {day} --repair"
+            f"{day} did not pass its audit and waits in {self._store.url(key)} ({counts}){why}; to "
+            f"ask for what is missing: datalake collect --session {day} --repair"
         )
 
     def _not_collected(self, day: date) -> str:
@@ -529,9 +647,8 @@ def _told(name: str, session: Session) -> str:
     day, again = ledger.session, f"datalake collect --session {ledger.session}"
     if name in ledger.present:
         (bar,) = session.bars.filter(pc.equal(session.bars["symbol"], name)).to_pylist()
-        return (
-            f"{name} has a bar on {day}: {bar['volume']:,} shares, the last at {bar['close']:,.2f}"
-        )
+        last = price_text(bar["close"])
+        return f"{name} has a bar on {day}: {bar['volume']:,} shares, the last at {last}"
     if name in ledger.no_print:
         return f"{name} did not trade on {day}: the source answered and had no bar"
     if name in ledger.failed:

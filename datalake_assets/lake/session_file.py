@@ -28,12 +28,17 @@ import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import SCHEMA
-from datalake_assets.collection.report import Ledger
-from datalake_assets.storage.store import BrokenFileError
+from datalake_assets.collection.report import Ledger, Reason, reasons
+from datalake_assets.storage.store import BrokenFileError, Store
 
 _LEDGER = b"datalake.ledger"
 _AUDIT = b"datalake.audit"
 _PROVENANCE = b"datalake.provenance"
+
+
+_FOOTER_GUESS = 64 * 1024
+"""Bytes from the end of a session file that mostly hold its footer, ledger included: one that names
+6,000 symbols without a bar has about 50 KB. A longer one takes a second request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +200,35 @@ class Summary:
     counts: Mapping[str, int]
     audit: Sequence[Mapping[str, Any]]
     provenance: Provenance
+    reasons: Sequence[Reason] = ()
+
+
+def unbarred(footer: bytes, where: str) -> Ledger:
+    """The ledger without its present symbols, which are rows: from the footer alone.
+
+    Args:
+        footer: The end of the file, at least its footer.
+        where: Its place, for the message.
+
+    Raises:
+        BrokenFileError: These are not the last bytes of a session file, or too few of them.
+    """
+    try:
+        told = pq.read_metadata(pa.BufferReader(footer)).metadata or {}
+        return Ledger.from_json(told[_LEDGER], ())
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise _broken(where, error) from error
+
+
+def footer_of(store: Store, key: str) -> bytes:
+    """The end of a session's object, from its footer on, in one request mostly."""
+    size = _FOOTER_GUESS
+    while True:
+        end = store.tail(key, size)
+        needed = footer_size(end)
+        if needed <= size or len(end) < size:
+            return end
+        size = needed
 
 
 def footer_size(end: bytes) -> int:
@@ -228,6 +262,7 @@ def summarize(footer: bytes, where: str) -> Summary:
             counts,
             json.loads(told[_AUDIT]),
             Provenance.from_json(told[_PROVENANCE]),
+            reasons(ledger["failed"]),
         )
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
         raise BrokenFileError(f"{where} is no whole session file ({error!r})") from error

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -26,8 +26,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.bars import price_text
+from datalake_assets.collection.report import Reason
+from datalake_assets.collection.universe import unlisted
 from datalake_assets.lake import restatements, session_file
-from datalake_assets.lake.coverage import Coverage, Held, coverage
+from datalake_assets.lake.coverage import Coverage, Held, Narrow, coverage, narrow
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.manifest import Manifest
@@ -66,7 +69,8 @@ class SessionState(StrEnum):
     PUBLISHED = "published"
     """With an answer for every symbol."""
     FLAWED = "published, some symbols to ask again"
-    """It passed its audit, but some symbols failed, or a later collection did not pass."""
+    """It passed its audit, but some symbols failed or were never asked for, or a later collection
+    did not pass."""
     INCOMPLETE = "did not pass its audit"
     MISSING = "missing"
     UNTOUCHED = "not collected yet"
@@ -325,6 +329,9 @@ class Overview:
         usage: Requests used; None when no session tells.
         restatements: The newest changes (`lake.restatements.SCHEMA`), newest first.
         damaged: What can't be read.
+        narrow: The published sessions that were asked for fewer symbols than their universe has
+            now, ascending.
+        unlisted: The chosen symbols that are not on the source's list, ascending.
     """
 
     now: datetime
@@ -339,11 +346,18 @@ class Overview:
     usage: Usage | None
     restatements: pa.Table
     damaged: Sequence[Damage]
+    narrow: Mapping[date, Narrow] = field(default_factory=dict)
+    unlisted: Sequence[str] = ()
 
     @cached_property
     def counts(self) -> Mapping[SessionState, int]:
         """Sessions by state."""
         return _counts(self.states.values())
+
+    @cached_property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why symbols failed in the sessions, the most frequent error first."""
+        return self.held.reasons
 
     @property
     def due(self) -> int:
@@ -445,7 +459,13 @@ class Overview:
     @property
     def steps(self) -> list[Step]:
         """What to do, in the order in which to do it; empty when there is nothing."""
-        return [*self._mend(), *self._collect(), *self._repair(), *self._publish()]
+        return [
+            *self._mend(),
+            *self._collect(),
+            *self._repair(),
+            *self._widen(),
+            *self._publish(),
+        ]
 
     def _told_holes(self) -> str:
         if self.holes == [self.newest_due]:
@@ -492,6 +512,21 @@ class Overview:
             steps.append(Step(f"{what}: {why}", f"collect {which} --repair"))
         return steps
 
+    def _widen(self) -> list[Step]:
+        # A repair of the others asks for these symbols, too.
+        days = [day for day in self.narrow if day not in frozenset(self.held.to_repair)]
+        steps = []
+        for first, last in spans(days, list(self.held.sessions)):
+            count = sum(first <= day <= last for day in days)
+            widest = self.narrow[last]
+            if first == last:
+                steps.append(Step(f"{first}: {widest}", f"collect --session {first} --repair"))
+            else:
+                what = f"{_many(count, 'session')} from {first} to {last}"
+                command = f"collect --from {first} --to {last} --repair"
+                steps.append(Step(f"{what}: {widest}", command))
+        return steps
+
     def _publish(self) -> list[Step]:
         damaged = {damage.step.command for damage in self.damaged}
         behind = [y for y in self.behind if f"publish --year {y.year}" not in damaged]
@@ -513,7 +548,13 @@ _PUBLISHED = (SessionState.PUBLISHED, SessionState.FLAWED)
 
 
 def overview(
-    lake: Lake, *, first: date, due: date, now: datetime, requests_per_minute: int
+    lake: Lake,
+    *,
+    first: date,
+    due: date,
+    now: datetime,
+    requests_per_minute: int,
+    chosen: Sequence[str] | None = None,
 ) -> Overview:
     """Look at a lake; one that is not there holds nothing.
 
@@ -523,6 +564,7 @@ def overview(
         due: The day up to which, included, its sessions should be there.
         now: The time, UTC.
         requests_per_minute: What the source's plan allows.
+        chosen: The symbols that are collected instead of the source's list; None for all of it.
 
     Raises:
         StoreError: The lake can't be reached.
@@ -536,7 +578,9 @@ def overview(
         published=[each for each in everything.published if each.session in everything.sessions],
         waiting=[each for each in everything.waiting if each.session in everything.sessions],
     )
-    states = _states(held, first, due)
+    damaged: list[Damage] = []
+    few, unlisted_symbols = _universe(lake, held, chosen, damaged)
+    states = _states(held, first, due, few)
     sessions = {
         summary.session: SessionNumbers.of(summary)
         for summaries in (held.waiting, held.published)  # of both, the published one
@@ -544,7 +588,7 @@ def overview(
     }
     sessions = {day: sessions[day] for day in states if day in sessions}
     published = [day for day in states if states[day] in _PUBLISHED]
-    damaged = _damaged(lake, held)
+    damaged += _damaged(lake, held)
     bars = _bars(lake, published[-COMPARED - 1 :], damaged)
     years = _years(lake, states, sessions, damaged)
     return Overview(
@@ -560,12 +604,30 @@ def overview(
         usage=_usage((*everything.published, *everything.waiting), requests_per_minute),
         restatements=_restatements(lake, damaged),
         damaged=damaged,
+        narrow=few,
+        unlisted=unlisted_symbols,
     )
 
 
-def _states(held: Coverage, first: date, due: date) -> dict[date, SessionState]:
+def _universe(
+    lake: Lake, held: Coverage, chosen: Sequence[str] | None, damaged: list[Damage]
+) -> tuple[dict[date, Narrow], tuple[str, ...]]:
+    """The narrow sessions and the unlisted symbols; a damaged list is added to the damaged."""
+    try:
+        listed = lake.universe() if chosen else None
+        return narrow(lake, held.published, chosen), (
+            unlisted(chosen, listed[1]) if chosen and listed else ()
+        )
+    except BrokenFileError as error:
+        damaged.append(Damage(lake.store.url(layout.UNIVERSE), Step(str(error), None)))
+        return {}, ()
+
+
+def _states(
+    held: Coverage, first: date, due: date, few: Collection[date]
+) -> dict[date, SessionState]:
     """Every session from the first to the end of the year of the newest."""
-    flawed = frozenset(held.to_repair)
+    flawed = frozenset((*held.to_repair, *few))
     begun = next((day for day, how in held.sessions.items() if how is not Held.MISSING), date.max)
     found = {
         day: SessionState.INCOMPLETE
@@ -763,7 +825,7 @@ def changed_values(log: pa.Table) -> list[tuple[dict[str, Any], str]]:
 
 def _what_changed(row: Mapping[str, Any]) -> str:
     if row["change"] != "restated":
-        return f"close {row['new_close' if row['change'] == 'added' else 'old_close']:,}"
+        return f"close {price_text(row['new_close' if row['change'] == 'added' else 'old_close'])}"
     return ", ".join(
         f"{name} {row[f'old_{name}']} → {row[f'new_{name}']}"
         for name in restatements.VALUES

@@ -16,6 +16,7 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from datalake_assets.collection.bars import price_text
 from datalake_assets.overview import pictures
 from datalake_assets.overview.numbers import (
     COMPARED,
@@ -97,6 +98,7 @@ def render(overview: Overview, program: str = "datalake") -> str:
             silent_sessions=SILENT,
             listed=_LISTED,
             written=written,
+            price=price_text,
             day=_day,
         )
     )

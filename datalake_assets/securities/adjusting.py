@@ -15,6 +15,7 @@ from difflib import get_close_matches
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import PRICES
 from datalake_assets.securities.evidence import Days, days_of
@@ -131,13 +132,14 @@ class Spans:
         factors = [self.factor(column, rows) for kind, column in KINDS.items() if kind in adjust]
         factors = [factor for factor in factors if (factor != 1.0).any()]
         for name in _PRICES if factors else ():
-            values = bars[name].to_numpy()
+            values = bars[name]
             for factor in factors:
-                values = values * factor
-            bars = _with(bars, name, pa.array(values))
+                values = pc.multiply(values, pa.array(factor))  # what is null stays so
+            bars = _with(bars, name, values)
         if "split" in adjust:
-            volume = bars["volume"].to_numpy().astype(np.float64) * self.factor("volume", rows)
-            bars = _with(bars, "volume", pa.array(volume))
+            volume = bars["volume"].cast(pa.float64())
+            factor = pa.array(self.factor("volume", rows))
+            bars = _with(bars, "volume", pc.multiply(volume, factor))
         return bars
 
 
@@ -164,6 +166,6 @@ def _keys(codes: Rows, days: Days) -> Rows:
     return keys
 
 
-def _with(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+def _with(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
     field = table.schema.field(name).with_type(values.type)
     return table.set_column(table.schema.get_field_index(name), field, values)

@@ -162,6 +162,9 @@ def test_the_collectors_thresholds_and_symbols_are_the_functions(world: World) -
             "coverage": 0.5,
             "invalid_bars": 0.001,
             "row_ratio": 0.0,
+            "unanswered_allowed": 1,
+            "silent_allowed": 2,
+            "invalid_bars_allowed": 1,
         },
     }
     assert world.lake.read(DAY).ledger.symbols == {"AAPL", "MSFT"}

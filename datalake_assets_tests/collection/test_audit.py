@@ -2,6 +2,7 @@
 
 import math
 from datetime import timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -43,13 +44,15 @@ def judged(
     ledger: Ledger | None = None,
     bars: pa.Table | None = None,
     before: list[frozenset[str]] | None = None,
-    **limits: float,
+    inactive: frozenset[str] = frozenset(),
+    **limits: Any,
 ) -> Finding:
     """What this rule says; the session is one of 100 good bars where nothing else is told."""
     ledger = ledger or session()
     bars = every(ledger.present) if bars is None else bars
     return {
-        finding.rule: finding for finding in audit(bars, ledger, before or [], Thresholds(**limits))
+        finding.rule: finding
+        for finding in audit(bars, ledger, before or [], Thresholds(**limits), inactive)
     }[rule]
 
 
@@ -77,8 +80,21 @@ def test_a_threshold_that_is_no_share_is_refused_by_name(name: str, wrong: float
         Thresholds(**{name: wrong})
 
 
+@pytest.mark.parametrize("name", ["unanswered_allowed", "silent_allowed", "invalid_bars_allowed"])
+def test_a_number_below_nothing_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        Thresholds(**{name: -1})
+    assert getattr(Thresholds(**{name: 0}), name) == 0
+
+
 def test_the_thresholds_are_those_of_the_contract() -> None:
-    assert Thresholds() == Thresholds(0.99, 0.95, 0.001, 0.8)
+    assert Thresholds() == Thresholds(0.99, 0.95, 0.001, 0.8, 1, 2, 1)
+    assert Thresholds.of_feed("sip") == Thresholds()
+
+
+@pytest.mark.parametrize("feed", ["iex", "otc", "boats"])
+def test_a_thin_feed_may_be_silent_more_often(feed: str) -> None:
+    assert Thresholds.of_feed(feed) == Thresholds(coverage=0.7, row_ratio=0.7, silent_allowed=5)
 
 
 # success_rate
@@ -92,6 +108,14 @@ def test_the_thresholds_are_those_of_the_contract() -> None:
         (session(991, failed=9), PASS, 0.991),
         (session(500, no_print=490, failed=4, pending=6), PASS, 0.99),
         (session(500, no_print=489, failed=5, pending=6), FAIL, 0.989),
+        (session(99, failed=1), PASS, 0.99),
+        (session(9, failed=1), WARN, 0.9),
+        (session(9, pending=1), WARN, 0.9),
+        (session(8, failed=2), FAIL, 0.8),
+        (session(8, failed=1, pending=1), FAIL, 0.8),
+        (session(1, failed=1), WARN, 0.5),
+        (session(0, no_print=1, failed=1), WARN, 0.5),
+        (session(0, failed=1), FAIL, 0.0),
         (session(1, rejected=99), PASS, 1.0),
         (session(0, no_print=5), PASS, 1.0),
         (session(0), FAIL, 0.0),
@@ -136,11 +160,75 @@ def test_the_coverage_must_reach_its_threshold(silent: int, verdict: Verdict, va
     assert finding.offenders == HUNDRED[100 - silent :]
 
 
+@pytest.mark.parametrize(
+    ("printed", "silent", "verdict"),
+    [
+        (1, 0, PASS),
+        (0, 1, FAIL),
+        (1, 1, WARN),
+        (0, 2, FAIL),
+        (1, 2, WARN),
+        (9, 1, WARN),
+        (8, 2, WARN),
+        (7, 3, FAIL),
+        (39, 2, PASS),
+        (37, 2, WARN),
+        (36, 3, FAIL),
+        (95, 5, PASS),
+        (94, 6, FAIL),
+        (950, 50, PASS),
+        (949, 51, FAIL),
+        (7_600, 400, PASS),
+        (7_599, 401, FAIL),
+    ],
+)
+def test_a_few_symbols_may_fall_silent_whatever_their_share_but_not_all(
+    printed: int, silent: int, verdict: Verdict
+) -> None:
+    ledger = session(printed, no_print=silent)
+    finding = judged("coverage", ledger, before=[ledger.symbols])
+    assert finding.verdict is verdict
+    assert finding.value == printed / (printed + silent)
+
+
+def test_a_silent_symbol_that_the_source_lists_as_inactive_is_not_expected() -> None:
+    ten = frozenset(names(10))
+    gone = names(10)[5:]
+    finding = judged("coverage", session(5, no_print=5), before=[ten], inactive=frozenset(gone))
+    assert (finding.verdict, finding.value, finding.offenders) == (PASS, 1.0, ())
+    assert finding.detail == (
+        "5 of 5 expected symbols have a bar; 5 silent and inactive by the source's list"
+    )
+
+
+def test_an_inactive_symbol_that_prints_is_as_good_as_any() -> None:
+    ten = frozenset(names(10))
+    finding = judged("coverage", session(7, no_print=3), before=[ten], inactive=ten)
+    assert (finding.verdict, finding.value) == (PASS, 1.0)
+    finding = judged("coverage", session(10), before=[ten], inactive=ten)
+    assert finding.detail == "10 of 10 expected symbols have a bar"
+
+
+def test_no_symbol_is_expected_when_all_silent_ones_are_inactive() -> None:
+    one = frozenset(names(1))
+    finding = judged("coverage", session(0, no_print=1), before=[one], inactive=one)
+    assert (finding.verdict, finding.value) == (PASS, None)
+    assert "no symbol is expected" in finding.detail
+
+
+def test_a_source_that_loses_every_inactive_symbol_is_still_told_by_the_number_of_bars() -> None:
+    before, gone = [frozenset(names(100))] * 5, frozenset(names(100)[40:])
+    ledger = session(40, no_print=60)
+    assert judged("coverage", ledger, before=before, inactive=gone).verdict is PASS
+    assert judged("row_count", ledger, before=before, inactive=gone).verdict is FAIL
+
+
 def test_a_coverage_exactly_at_any_threshold_passes_and_one_symbol_less_does_not() -> None:
     def verdict(covered: int, percent: int) -> Verdict:
         ledger = session(covered, no_print=100 - covered)
         before = [frozenset(HUNDRED)]
-        return judged("coverage", ledger, empty(), before, coverage=percent / 100).verdict
+        limits = {"coverage": percent / 100, "silent_allowed": 0}
+        return judged("coverage", ledger, empty(), before, **limits).verdict
 
     assert [percent for percent in range(101) if verdict(percent, percent) is not PASS] == []
     assert [percent for percent in range(1, 101) if verdict(percent - 1, percent) is PASS] == []
@@ -212,7 +300,13 @@ def test_a_timestamp_without_a_zone_is_another_type() -> None:
     assert judged("schema", bars=naive).offenders == ("timestamp: timestamp[us]",)
 
 
-@pytest.mark.parametrize("column", SCHEMA.names)
+@pytest.mark.parametrize("column", ["vwap", "trade_count"])
+def test_what_only_trades_make_may_be_missing(column: str) -> None:
+    assert judged("schema", bars=with_null(column)).verdict is PASS
+    assert judged("valid_prices", bars=with_null(column)).verdict is PASS
+
+
+@pytest.mark.parametrize("column", [f.name for f in SCHEMA if not f.nullable])
 def test_a_missing_value_is_counted(column: str) -> None:
     finding = judged("schema", bars=with_null(column))
     assert (finding.verdict, finding.offenders) == (FAIL, (f"{column}: 1 missing values",))
@@ -287,12 +381,17 @@ def priced(bad: int, of: int) -> Finding:
         (2, 2_000, WARN),
         (3, 2_000, FAIL),
         (1, 1_000, WARN),
-        (1, 999, FAIL),
+        (1, 999, WARN),
+        (2, 999, FAIL),
         (3, 3_000, WARN),
-        (1, 1, FAIL),
+        (1, 10, WARN),
+        (2, 10, FAIL),
+        (1, 1, WARN),
+        (8, 8_000, WARN),
+        (9, 8_000, FAIL),
     ],
 )
-def test_impossible_prices_warn_up_to_one_bar_in_a_thousand_and_fail_beyond(
+def test_impossible_prices_warn_up_to_one_bar_or_one_in_a_thousand_and_fail_beyond(
     bad: int, of: int, verdict: Verdict
 ) -> None:
     finding = priced(bad, of)
@@ -302,9 +401,10 @@ def test_impossible_prices_warn_up_to_one_bar_in_a_thousand_and_fail_beyond(
 
 def test_a_threshold_of_nothing_makes_every_impossible_bar_a_failure() -> None:
     rows = [bar(symbol) for symbol in HUNDRED]
-    assert judged("valid_prices", bars=table(rows), invalid_bars=0.0).verdict is PASS
+    none = {"invalid_bars": 0.0, "invalid_bars_allowed": 0}
+    assert judged("valid_prices", bars=table(rows), **none).verdict is PASS
     rows[5]["low"] = rows[5]["high"] + 1
-    assert judged("valid_prices", bars=table(rows), invalid_bars=0.0).verdict is FAIL
+    assert judged("valid_prices", bars=table(rows), **none).verdict is FAIL
 
 
 @pytest.mark.parametrize(
@@ -330,6 +430,31 @@ def test_a_bar_with_prices_that_cannot_be_is_named(wrong: dict[str, float]) -> N
     ledger = Ledger(MONDAY, present=("A", "B", "C"))
     rows = [bar("A", MONDAY, **good), bar("B", MONDAY, **good | wrong), bar("C", MONDAY, **good)]
     assert judged("valid_prices", ledger, table(rows)).offenders == ("B",)
+
+
+@pytest.mark.parametrize(
+    ("odd", "valid"),
+    [
+        ({"vwap": 0.0, "volume": 0, "trade_count": 0}, True),
+        ({"vwap": 0.0, "volume": 0}, True),
+        ({"vwap": 0.0, "trade_count": 0}, True),
+        ({"vwap": None, "volume": 0, "trade_count": 0}, True),
+        ({"vwap": None}, True),
+        ({"trade_count": None}, True),
+        ({"vwap": 0.0, "volume": 0, "trade_count": None}, True),
+        ({"vwap": 0.0, "volume": 1, "trade_count": 1}, False),
+        ({"vwap": 0.0, "volume": 1, "trade_count": None}, False),
+        ({"vwap": -1.0, "volume": 0, "trade_count": 0}, False),
+        ({"vwap": math.nan, "volume": 0, "trade_count": 0}, False),
+        ({"close": 0.0, "volume": 0, "trade_count": 0}, False),
+    ],
+)
+def test_an_average_is_only_needed_where_something_was_traded(
+    odd: dict[str, Any], valid: bool
+) -> None:
+    ledger = Ledger(MONDAY, present=("A", "B"))
+    finding = judged("valid_prices", ledger, table([bar("A"), bar("B") | odd]))
+    assert (finding.offenders == ()) is valid
 
 
 @pytest.mark.parametrize(
@@ -365,6 +490,17 @@ def test_the_number_of_bars_must_reach_its_share_of_what_is_usual(
     finding = judged("row_count", ledger, before=[frozenset(HUNDRED)] * 5)
     assert (finding.verdict, finding.value, finding.threshold) == (verdict, rows / 100, 0.8)
     assert finding.detail == f"{rows} bars, 100 is usual"
+
+
+@pytest.mark.parametrize(
+    ("rows", "usual", "verdict"),
+    [(0, 1, WARN), (0, 2, WARN), (0, 3, FAIL), (3, 5, WARN), (2, 5, FAIL), (8, 10, PASS)],
+)
+def test_a_few_bars_may_be_missing_to_what_is_usual_whatever_their_share(
+    rows: int, usual: int, verdict: Verdict
+) -> None:
+    ledger = session(rows, no_print=usual - rows)
+    assert judged("row_count", ledger, before=[ledger.symbols] * 5).verdict is verdict
 
 
 def test_one_odd_session_does_not_move_what_is_usual() -> None:

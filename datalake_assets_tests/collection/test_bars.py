@@ -97,7 +97,31 @@ def test_a_table_split_by_session_has_every_row_in_the_part_of_its_session(
     assert found == Counter(held)
 
 
-def test_every_column_is_described_and_none_may_be_missing() -> None:
+def test_every_column_is_described_and_only_what_trades_make_may_be_missing() -> None:
     assert list(bars.COLUMN_DESCRIPTIONS) == bars.SCHEMA.names
-    assert not any(field.nullable for field in bars.SCHEMA)
+    assert [field.name for field in bars.SCHEMA if field.nullable] == ["vwap", "trade_count"]
     assert set(bars.PRICES) < set(bars.SCHEMA.names)
+
+
+@pytest.mark.parametrize(
+    ("price", "text"),
+    [
+        (0.0, "0.00"),
+        (1234.5, "1,234.50"),
+        (1.0, "1.00"),
+        (0.9999, "0.9999"),
+        (0.5, "0.5000"),
+        (0.0123, "0.0123"),
+        (0.00999, "0.00999"),
+        (0.001, "0.0010"),
+        (0.0001, "0.0001"),
+        (0.00005, "0.00005"),
+        (0.0000123456, "0.0000123"),
+        (0.000001, "0.000001"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (-0.00005, "-0.00005"),
+    ],
+)
+def test_a_price_is_told_with_as_many_digits_as_it_needs(price: float, text: str) -> None:
+    assert bars.price_text(price) == text

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datalake_assets.collection.report import Ledger, State, Statistics
+from datalake_assets.collection.report import Ledger, Reason, State, Statistics, joined, reasons
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, names
 
 unhurried = settings(deadline=None)
@@ -141,8 +141,48 @@ def test_a_repair_of_another_session_is_refused() -> None:
 def test_a_repair_of_a_symbol_that_was_not_missing_is_refused_and_named(state: State) -> None:
     with pytest.raises(ValueError, match=r"not missing: \['A'\]"):
         ledger({"A": state, "B": State.FAILED}).repaired_by(Ledger(MONDAY, present=("A", "B")))
-    with pytest.raises(ValueError, match=r"not missing: \['STRANGER'\]"):
-        ledger({"A": state}).repaired_by(Ledger(MONDAY, no_print=("STRANGER",)))
+
+
+def test_errors_that_differ_only_in_the_symbol_that_they_name_are_one_reason() -> None:
+    failed = {
+        "A": "HTTP 500 for A",
+        "AA": "HTTP 500 for AA",
+        "BRK.B": "HTTP 500 for BRK.B",
+        "C": "timed out",
+    }
+    found = reasons(failed)
+    assert found == (
+        Reason("HTTP 500 for A", 3, ("A", "AA", "BRK.B")),
+        Reason("timed out", 1, ("C",)),
+    )
+    assert [str(reason) for reason in found] == [
+        "3 failed (A, AA, BRK.B): HTTP 500 for A",
+        "1 failed (C): timed out",
+    ]
+
+
+@pytest.mark.parametrize(("count", "more"), [(4, False), (5, False), (6, True)])
+def test_a_reason_names_the_first_five_symbols_and_counts_all(count: int, more: bool) -> None:
+    symbols = tuple(f"S{number}" for number in range(count))
+    (found,) = reasons(dict.fromkeys(symbols, "boom"))
+    assert (found.count, found.symbols) == (count, symbols[:5])
+    assert (", …" in str(found)) is more
+
+
+def test_the_reasons_of_several_sessions_are_added_up() -> None:
+    sessions = [{"A": "no A", "B": "no B"}, {"C": "no C"}, {"C": "boom"}]
+    assert joined(reason for failed in sessions for reason in reasons(failed)) == (
+        Reason("no A", 3, ("A", "B", "C")),
+        Reason("boom", 1, ("C",)),
+    )
+    assert joined([]) == reasons({}) == ()
+
+
+def test_a_repair_may_bring_symbols_that_were_never_asked_for() -> None:
+    found = ledger({"A": State.PRESENT}).repaired_by(
+        Ledger(MONDAY, present=("B",), no_print=("C",), failed={"D": "gone"})
+    )
+    assert (found.present, found.no_print, found.failed) == (("A", "B"), ("C",), {"D": "gone"})
 
 
 @pytest.mark.parametrize(

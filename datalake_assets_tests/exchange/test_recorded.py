@@ -1,6 +1,6 @@
 import csv
 import gzip
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -108,6 +108,16 @@ BARS = {
 }
 
 
+MIXED = pa.array(
+    [
+        datetime(2024, 1, 3, 5, tzinfo=UTC),
+        datetime(2024, 1, 2, tzinfo=UTC),
+        datetime(2024, 1, 2, 5, tzinfo=UTC),
+    ],
+    pa.timestamp("us", "UTC"),
+)
+
+
 def write(folder: Path, **columns: object) -> Path:
     """A Parquet file of BARS with some columns replaced, or left out (None)."""
     kept = {name: column for name, column in (BARS | columns).items() if column is not None}
@@ -141,9 +151,49 @@ def test_instants_count_by_their_day_in_new_york(tmp_path):
         assert served(write(tmp_path, session=None, timestamp=column)) == expected
 
 
+def test_instants_that_are_all_midnights_in_utc_are_dates(tmp_path):
+    midnights = [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in BARS["session"]]
+    for unit, zone in (("us", "UTC"), ("ns", "+00:00"), ("s", "America/New_York")):
+        column = pa.array(midnights, pa.timestamp(unit, zone))
+        assert served(write(tmp_path, session=None, timestamp=column)) == served(write(tmp_path))
+
+
+def test_instants_of_a_csv_that_are_midnights_in_utc_are_dates(tmp_path):
+    path = tmp_path / "bars.csv"
+    path.write_text(HEADER + "A,2024-01-05T00:00:00Z,1,1,1,1,5\nA,2024-01-08T00:00:00Z,1,1,1,1,5\n")
+    assert RecordedMarket(path).sessions == (date(2024, 1, 5), date(2024, 1, 8))
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.int64(), pa.uint32()])
+def test_days_may_be_numbers_of_eight_digits(tmp_path, kind):
+    column = pa.array([20240103, 20240102, 20240102], kind)
+    assert served(write(tmp_path, session=column)) == served(write(tmp_path))
+
+
+def test_days_of_a_csv_may_be_numbers_of_eight_digits(tmp_path):
+    path = tmp_path / "bars.csv"
+    path.write_text(HEADER + "A,20240105,1,1,1,1,5\n")
+    assert RecordedMarket(path).sessions == (date(2024, 1, 5),)
+
+
+HEADER = "Symbol,date,open,high,low,close,volume\n"
+
+
+@pytest.mark.parametrize("symbol", ["TRUE", "FALSE", "NA", "NAN", "INF", "NULL", "N", "T"])
+def test_a_ticker_that_reads_like_another_type_is_a_ticker(tmp_path, symbol):
+    path = tmp_path / "bars.csv"
+    path.write_text(HEADER + f"{symbol},2024-01-05,1,1,1,1,5\n")
+    assert [asset["symbol"] for asset in RecordedMarket(path).assets()] == [symbol]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
+        ({"session": [20240103, 20240102, 1704240000]}, "must be like 20240105"),
+        ({"session": [20240103.0, 20240102.0, 20240102.0]}, "cannot be read"),
+        ({"session": [True, False, True]}, "cannot be read"),
+        ({"open": ["a", "b", "c"]}, "cannot be read"),
+        ({"session": None, "timestamp": MIXED}, "row 2 is a midnight in UTC"),
         ({"volume": None}, "no column volume"),
         ({"symbol": ["A", "A", "brk-b"]}, "'brk-b' is no ticker"),
         ({"symbol": ["A", None, "B"]}, "no symbol in row 2"),

@@ -1,15 +1,19 @@
 """What the lake holds is counted against the calendar, and what is wrong is named."""
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import product
+from string import ascii_uppercase
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.report import Ledger
-from datalake_assets.lake.coverage import Coverage, Held, coverage
+from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.lake.coverage import Coverage, Held, Narrow, coverage, narrow
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.storage import layout
@@ -139,3 +143,66 @@ def test_the_gaps_are_the_longest_spans_of_what_is_missing(held: list[Held]) -> 
     assert [len(span) for span in spans] == [number for _, _, number in found.gaps]
     for (_, last, _), (first, _, _) in zip(found.gaps, found.gaps[1:], strict=False):
         assert any(last < day < first and day not in missing for day in days)
+
+
+# Sessions that were asked for fewer symbols than their universe has now
+
+
+def listed(active: int, inactive: int = 0) -> pa.Table:
+    """A list with so many assets."""
+    symbols = ["".join(letters) for letters in product(ascii_uppercase, repeat=3)]
+    return pa.Table.from_pylist(
+        [
+            {
+                "symbol": symbol,
+                "status": "active" if place < active else "inactive",
+                "exchange": "NYSE",
+                "name": symbol,
+                "tradable": True,
+                "asset_id": symbol,
+            }
+            for place, symbol in enumerate(symbols[: active + inactive])
+        ],
+        UNIVERSE,
+    )
+
+
+@pytest.mark.parametrize(("chosen", "few"), [(1, False), (2, False), (3, True)])
+def test_a_session_that_was_asked_for_fewer_symbols_than_are_chosen_is_narrow(
+    lake: Lake, chosen: int, few: bool
+) -> None:
+    lake.publish(session(DAYS[0]), [])
+    held = coverage(lake, DAYS[:1])
+    found = narrow(lake, held.published, ("A", "B", "C")[:chosen])
+    assert found == ({DAYS[0]: Narrow(2, 3)} if few else {})
+
+
+def test_every_state_counts_as_asked(lake: Lake) -> None:
+    states = {"no_print": ("C",), "failed": {"D": "x"}, "pending": ("E",), "rejected": {"F": "x"}}
+    lake.publish(session(DAYS[0], **states), [])
+    held = coverage(lake, DAYS[:1])
+    assert narrow(lake, held.published, tuple("ABCDEF")) == {}
+    assert narrow(lake, held.published, tuple("ABCDEFG")) == {DAYS[0]: Narrow(6, 7)}
+
+
+@pytest.mark.parametrize(("active", "few"), [(2, False), (3, True)])
+def test_a_session_of_a_whole_list_may_lack_a_tenth_that_was_listed_since(
+    lake: Lake, active: int, few: bool
+) -> None:
+    lake.publish(session(DAYS[0]), [])
+    lake.write_universe(date(2024, 7, 15), listed(active, inactive=5))
+    found = narrow(lake, coverage(lake, DAYS[:1]).published, None)
+    # What the list of that time calls inactive belongs to the universe of a session of the past.
+    assert found == ({DAYS[0]: Narrow(2, 8)} if few else {})
+
+
+def test_an_old_session_is_held_against_the_list_of_its_year(lake: Lake) -> None:
+    lake.publish(session(DAYS[0]), [])
+    lake.write_universe(date(2024, 1, 3), listed(2))
+    lake.write_universe(date(2026, 1, 5), listed(100))
+    assert narrow(lake, coverage(lake, DAYS[:1]).published, None) == {}
+
+
+def test_without_a_list_no_session_is_narrow(lake: Lake) -> None:
+    lake.publish(session(DAYS[0]), [])
+    assert narrow(lake, coverage(lake, DAYS[:1]).published, None) == {}

@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -22,13 +23,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datalake_assets
+from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.lake import session_file
 from datalake_assets.lake.coverage import Held
 from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError
-from datalake_assets.lake.reader import SESSION_COST, NotInLakeError, Reader
+from datalake_assets.lake.reader import (
+    MISSING,
+    SESSION_COST,
+    MissingSessionsWarning,
+    NotInLakeError,
+    Reader,
+)
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.storage import layout
@@ -788,3 +796,93 @@ def test_importing_the_package_imports_neither_arrow_nor_the_lake() -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert not hasattr(datalake_assets, "Lakes")
+
+
+# Holes
+
+
+HOLED = market_calendar.sessions(date(2024, 1, 2), date(2024, 1, 12))
+
+
+@pytest.fixture
+def holed() -> Lake:
+    """Of nine sessions three are published, and one waits; in one of them X failed."""
+    lake = Lake(open_store("memory://"))
+    lake.claim("alpaca/sip")
+    write(lake.store, HOLED[0], ["A", "X"])
+    write(lake.store, HOLED[3], ["A"], no_print=("N",), failed={"X": "HTTP 500"}, pending=("P",))
+    write(lake.store, HOLED[5], ["A", "X"], rejected={"R": "invalid symbol"})
+    lake.store.put(layout.incomplete_key(HOLED[4]), b"whatever waits")
+    return lake
+
+
+def missing(lake: Lake, *asked: Any) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in lake.missing(*asked).to_pylist()]
+
+
+def test_what_is_missing_is_told_by_symbol_and_session_with_the_reason(holed: Lake) -> None:
+    assert holed.missing("X").schema == MISSING
+    assert missing(holed, "x") == [
+        ("X", HOLED[1], "not published", None),
+        ("X", HOLED[2], "not published", None),
+        ("X", HOLED[3], "failed", "HTTP 500"),
+        ("X", HOLED[4], "incomplete", None),
+    ]
+
+
+def test_each_state_but_an_answer_is_missing(holed: Lake) -> None:
+    asked = (["A", "N", "P", "R", "X"], HOLED[3], HOLED[3])
+    universe(holed.store, "N", "P", "R")
+    assert missing(holed, *asked) == [
+        ("P", HOLED[3], "pending", None),
+        ("R", HOLED[3], "never asked", None),
+        ("X", HOLED[3], "failed", "HTTP 500"),
+    ]
+    assert missing(holed, ["R"], HOLED[5], HOLED[5]) == []
+
+
+def test_a_bound_that_is_given_counts_and_one_that_is_not_is_the_lakes_own(holed: Lake) -> None:
+    days = {row[1] for row in missing(holed, "A", "2023-12-28")}
+    assert days == {date(2023, 12, 28), date(2023, 12, 29), *HOLED[1:3], HOLED[4]}
+    days = {row[1] for row in missing(holed, "A", None, "2024-01-12")}
+    assert days == {*HOLED[1:3], HOLED[4], *HOLED[6:]}
+    assert missing(holed, "A", HOLED[0], HOLED[0]) == []
+
+
+def test_sessions_that_have_not_closed_are_not_missing() -> None:
+    store = open_store("memory://")
+    write(store, date(2024, 7, 1), ["A"])
+    found = Reader(store, clock=FakeClock()).missing("A", "2024-07-01", "2024-12-31")
+    assert found["session"].to_pylist() == [date(2024, 7, 2), date(2024, 7, 3)]
+
+
+def test_what_is_missing_takes_symbols_that_are_known(holed: Lake) -> None:
+    with pytest.raises(NotInLakeError, match="knows no symbol ZZZ"):
+        holed.missing("ZZZ")
+    with pytest.raises(ValueError, match="no symbol is given"):
+        holed.missing([])
+
+
+def test_bars_over_missing_sessions_are_warned_of_once_a_call(holed: Lake) -> None:
+    with pytest.warns(MissingSessionsWarning) as told:
+        holed.bars(["A", "X"])
+    (warning,) = told
+    span = f"{HOLED[1]} … {HOLED[4]}"
+    assert f"3 of the sessions asked for are not in memory://: {span}" in str(warning.message)
+    assert Path(warning.filename).name == Path(__file__).name
+    with pytest.warns(MissingSessionsWarning, match=f": {HOLED[4]}. Changes"):
+        holed.bars("A", HOLED[3], HOLED[5])
+
+
+@pytest.mark.parametrize("asked", [("A", HOLED[0], HOLED[0]), ("A", HOLED[5]), (None, HOLED[5])])
+def test_bars_of_sessions_that_are_all_there_are_not_warned_of(holed: Lake, asked: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        holed.bars(*asked)
+
+
+def test_a_session_that_waits_is_explained_with_the_errors_of_the_source(holed: Lake) -> None:
+    rows = table([bar("A", HOLED[4])])
+    data = encoded(HOLED[4], rows, failed={"X": "HTTP 500 for X", "Y": "HTTP 500 for Y"})
+    holed.store.put(layout.incomplete_key(HOLED[4]), data)
+    assert "; 2 failed (X, Y): HTTP 500 for X; to ask" in holed.explain("X", HOLED[4])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.cli.status import as_dict
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.report import Reason
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.symbol_years import SymbolYears
@@ -29,6 +30,7 @@ from datalake_assets.overview.numbers import (
     Measure,
     Overview,
     SessionState,
+    Step,
     changed_values,
     written,
 )
@@ -43,6 +45,7 @@ from datalake_assets_tests.overview.lakes import (
     new_lake,
     publish,
 )
+from datalake_assets_tests.workbench import universe
 
 
 @pytest.fixture
@@ -650,3 +653,55 @@ def test_every_session_has_one_state_and_every_flaw_something_to_do(kinds: list[
     for day, kind in zip(days, kinds, strict=True):
         repaired = any(span[0] <= str(day) <= span[-1] for span in repairs)
         assert repaired == (kind in ("failed", "waiting"))
+
+
+# Symbols that were never asked for, and why others failed
+
+
+def test_sessions_that_were_asked_for_fewer_symbols_are_told_with_what_to_type(
+    lake: Lake,
+) -> None:
+    publish(lake, DAYS[:-3])
+    publish(lake, DAYS[-3:], symbols=SYMBOLS[:99])
+    found = look(lake, chosen=SYMBOLS)
+    assert list(found.narrow) == DAYS[-3:]
+    assert {found.states[day] for day in DAYS[-3:]} == {SessionState.FLAWED}
+    assert found.health is Health.LOOSE_ENDS
+    assert "3 published sessions have symbols to ask again" in found.sentence
+    step = Step(
+        f"3 sessions from {DAYS[-3]} to {DAYS[-1]}: asked for 99 of the 100 symbols of the "
+        "universe",
+        f"collect --from {DAYS[-3]} --to {DAYS[-1]} --repair",
+    )
+    assert step in found.steps
+    assert look(lake, chosen=SYMBOLS[:99]).narrow == {}
+
+
+def test_a_session_to_repair_anyway_is_told_once(lake: Lake) -> None:
+    publish(lake, DAYS[:-1])
+    lake.publish(*collected(DAYS[-1], SYMBOLS[:98], failed={SYMBOLS[98]: "boom"}))
+    commands = [step.command for step in look(lake, chosen=SYMBOLS).steps]
+    assert commands.count(f"collect --session {DAYS[-1]} --repair") == 1
+
+
+def test_why_symbols_failed_is_told_of_every_session_once(lake: Lake) -> None:
+    publish(lake, DAYS[:-2])
+    lake.publish(*collected(DAYS[-2], SYMBOLS[:99], failed={SYMBOLS[99]: "old"}))
+    lake.keep_incomplete(*collected(DAYS[-2], SYMBOLS[:9], failed={SYMBOLS[9]: "boom"}))
+    lake.publish(*collected(DAYS[-1], SYMBOLS[:99], failed={SYMBOLS[99]: "boom"}))
+    assert look(lake).reasons == (Reason("boom", 2, (SYMBOLS[9], SYMBOLS[99])),)
+
+
+def test_chosen_symbols_that_are_not_on_the_list_are_told(lake: Lake) -> None:
+    publish(lake, DAYS)
+    lake.write_universe(DAYS[-1], universe(SYMBOLS[1:]))
+    assert look(lake, chosen=SYMBOLS).unlisted == (SYMBOLS[0],)
+    assert look(lake).unlisted == ()
+
+
+def test_a_damaged_list_is_named_and_hides_nothing_else(lake: Lake) -> None:
+    publish(lake, DAYS)
+    lake.store.put(layout.universe_key(DAYS[-1]), b"rubbish")
+    found = look(lake)
+    assert [damage.step.command for damage in found.damaged] == [None]
+    assert found.published == len(DAYS)
