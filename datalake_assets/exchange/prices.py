@@ -195,6 +195,8 @@ class Prices:
 
     def entries(self, rows: Ints, first: int, stop: int) -> Ints:
         """`entry` of rows × sessions. Most rows have one for the whole range."""
+        if stop <= first:
+            return np.zeros((len(rows), 0), np.int64)
         entry = self._at_session(first)[rows]
         if stop - first == 1:
             return entry[:, None]

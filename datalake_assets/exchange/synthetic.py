@@ -26,6 +26,7 @@ from datalake_assets.exchange.events import NEVER, REFERENCE, Histories
 from datalake_assets.exchange.market import DOLLAR, Bars, Ints, asset
 from datalake_assets.exchange.prices import Prices
 from datalake_assets.exchange.synthetic_actions import SyntheticActions
+from datalake_assets.exchange.truth import Truth
 
 FIRST = date(2011, 1, 3)
 
@@ -41,11 +42,8 @@ _REFUSED_TICKERS = ("ZVZZTNX", "CONTRARX")
 
 
 def market_id(seed: int = 7, active: int = 6_000, inactive: int = 2_000) -> str:
-    """The name of the market that `SyntheticMarket` makes of the same arguments.
-
-    The 2 is the edition: a market whose bars differ has another name, because lakes remember it.
-    """
-    name = f"synthetic-2/{seed}"
+    """The name of the market that `SyntheticMarket` makes of the same arguments."""
+    name = f"synthetic/{seed}"
     return name if (active, inactive) == (6_000, 2_000) else f"{name}/{active}+{inactive}"
 
 
@@ -146,7 +144,7 @@ class SyntheticMarket:
             **{name: getattr(bars, name) for name in _COLUMNS},
         )
 
-    def bars_of(self, security: int, first: int, stop: int) -> Bars:
+    def _bars_of(self, security: int, first: int, stop: int) -> Bars:
         """The bars of a security under all of its tickers."""
         row, begin, end = np.array([[security], [0], [NEVER]])
         return self._bars(row, begin, end, first, stop)
@@ -226,6 +224,10 @@ class SyntheticMarket:
     @cached_property
     def _actions(self) -> SyntheticActions:
         return SyntheticActions(self._prices.events, self._histories, self.sessions, self._seed)
+
+    def truth(self) -> Truth:
+        """What truly happened, for those who compare with it."""
+        return Truth(self, self._histories, self._prices, self._bars_of)
 
     # The list of assets
 
