@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from datalake_assets.securities import factors, identity, jumps
 from datalake_assets.securities.decisions import Decisions, read_decisions
-from datalake_assets.securities.evidence import Evidence, Points, gather
+from datalake_assets.securities.evidence import Evidence, gather
 from datalake_assets.securities.factors import Factors
 from datalake_assets.securities.findings import Finding, read_findings, table_of
 from datalake_assets.securities.identity import Identities
@@ -72,8 +72,8 @@ def material(
     """
     decisions = read_decisions(store)
     known = decisions.with_added(actions)
-    asked = Points.of([*identity.asked_of(known), *factors.asked_of(known)])
-    return Material(gather(store, sessions, read, asked), known, decisions)
+    found = gather(store, sessions, read, identity.asked_of(known))
+    return Material(found, known, decisions)
 
 
 def derive_securities(store: Store, given: Material, listed: pa.Table | None) -> Identities:

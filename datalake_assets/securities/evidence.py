@@ -4,11 +4,11 @@ Belongs here: choosing them, a quarter at a time, keeping them in the lake, and 
 Does not belong here: what they say of a security (`identity`), of an action (`verdicts`) or of
 a fall (`jumps`).
 
-Of 41 million bars a few hundred thousand are needed: for each symbol and quarter the first and the
-last one; the first one on or after a day that an action names; and those that opened far from the
-close before. Each is kept with the bars around it. A quarter's are one object, which says which
-versions of which sessions, and which days, it was made from: after one new session one quarter is
-read again.
+Of 41 million bars some 600,000 are needed: the first and the last of each symbol, and those around
+a long gap; the first one on or after a day that an action names; and those that opened far from
+the close before. Each is kept with the bars around it. A quarter's are one object, which says
+which versions of which sessions, and which days, it was made from: after one new session one
+quarter is read again.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ LONG_GAP = 30
 """Sessions without a bar beyond which a ticker's next bar may be another security's, or that of one
 that was halted: the price before says nothing of the price after."""
 
+LOOK_BACK = 2 * LONG_GAP
+"""Sessions before a quarter that are read with it: those in which a bar may wait for its next one,
+and as many before them, in which theirs before is found if the gap is not long."""
+
 USUAL = 20
 """Sessions before a bar whose median tells how many dollars are usually traded."""
 
@@ -55,20 +59,22 @@ OBSERVED = pa.schema(
         pa.field("open", pa.float64(), nullable=False),
         pa.field("close", pa.float64(), nullable=False),
         pa.field("dollars", pa.float64(), nullable=False),
-        pa.field("nth", pa.int32(), nullable=False),
+        pa.field("usual_distance", pa.float64(), nullable=False),
         pa.field("session_before", pa.date32()),
         pa.field("close_before", pa.float64()),
         pa.field("usual_dollars", pa.float64()),
+        pa.field("usual_move", pa.float64()),
         pa.field("session_after", pa.date32()),
         pa.field("close_after", pa.float64()),
         pa.field("market", pa.float64()),
     ]
 )
 """One row per bar that tells something, by symbol and session. `dollars` is close times volume,
-`nth` counts the symbol's bars in the quarter, `usual_dollars` is the median of the 20 sessions
-before, and `market` the median of ln(open / close before) over all symbols, if there are
-`A_MARKET`. The bar before is looked for in the quarter and in the 30 sessions before it, the one
-after in the quarter."""
+`usual_distance` the sessions from one bar to the next until then, `usual_dollars` and `usual_move`
+the medians of the dollars and of |ln(open / close before)| in the 20 sessions before, and `market`
+the median of ln(open / close before) over all symbols, if there are `A_MARKET`. The bar before is
+looked for in the 30 sessions before, the one after in the quarter. A bar
+that is followed by one of the next quarter may stand in both, there with the bar after."""
 
 _VERSION = b"1"
 """Of the rule that chooses the bars: another one gathers them again."""
@@ -149,39 +155,44 @@ class Points:
 
     def digest(self) -> bytes:
         """The same for the same points, in the same order."""
-        symbols = "\n".join(self.symbols.to_pylist())
-        return hashlib.blake2b(symbols.encode() + self.days.tobytes(), digest_size=16).digest()
+        _, offsets, text = self.symbols.buffers()
+        begin = self.symbols.offset
+        at = np.frombuffer(offsets or b"", np.int32)[begin : begin + len(self.symbols) + 1]
+        names = memoryview(text or b"")[at[0] : at[-1]] if len(at) else b""
+        found = hashlib.blake2b(names, digest_size=16)
+        found.update(np.diff(at).tobytes() + self.days.tobytes())
+        return found.digest()
 
 
 # --- one quarter ---
 
 
-def observe(tables: Sequence[tuple[date, pa.Table]], since: date, points: Points) -> pa.Table:
+def observe(
+    tables: Sequence[tuple[date, pa.Table]], since: date, points: Points, *, newest: bool
+) -> pa.Table:
     """The bars of a quarter that tell something.
 
     Args:
         tables: Sessions and their bars (`BAR_COLUMNS`), ascending: those of the quarter, and up to
-            `LONG_GAP` before it.
+            `LOOK_BACK` before it.
         since: First day of the quarter.
-        points: Days in the quarter whose next bar is wanted.
+        points: Days among these sessions whose next bar is wanted.
+        newest: Whether no session is published after these: then each symbol's last bar is kept.
 
     Returns:
         A table in `OBSERVED`.
     """
     days = np.array([day_number(day) for day, _ in tables], dtype=np.int32)
-    begins = int(np.searchsorted(days, day_number(since)))
-    if begins == len(days):
+    begins, stop = int(np.searchsorted(days, day_number(since))), len(tables)
+    if begins == stop:
         return OBSERVED.empty_table()
     names = pa.chunked_array(
         [chunk for _, table in tables for chunk in table["symbol"].chunks], pa.string()
     )
-    encoded = names.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    code = encoded.indices.to_numpy()
-    symbols: pa.Array = encoded.dictionary
-    column = np.repeat(np.arange(len(tables)), [table.num_rows for _, table in tables])
-    shape = (len(symbols), len(tables))
+    encoded = encode(names)
+    code, symbols = encoded.indices.to_numpy(), encoded.dictionary
+    column = np.repeat(np.arange(stop), [table.num_rows for _, table in tables])
+    shape = (len(symbols), stop)
 
     def panel(values: Sequence[Floats]) -> Floats:
         filled = np.full(shape, np.nan)
@@ -193,43 +204,40 @@ def observe(tables: Sequence[tuple[date, pa.Table]], since: date, points: Points
     dollars = panel([table["close"].to_numpy() * table["volume"].to_numpy() for _, table in tables])
 
     there = ~np.isnan(closed)
-    at = np.arange(len(tables), dtype=np.int32)
+    at = np.arange(stop, dtype=np.int32)
     latest = np.maximum.accumulate(np.where(there, at, -1), axis=1)
     before = np.hstack([np.full((shape[0], 1), -1), latest[:, :-1]])
-    soonest = np.minimum.accumulate(np.where(there, at, shape[1])[:, ::-1], axis=1)[:, ::-1]
-    after = np.hstack([soonest[:, 1:], np.full((shape[0], 1), shape[1])])
+    soonest = np.minimum.accumulate(np.where(there, at, stop)[:, ::-1], axis=1)[:, ::-1]
+    after = np.hstack([soonest[:, 1:], np.full((shape[0], 1), stop)])
 
     close_before = np.take_along_axis(closed, np.maximum(before, 0), axis=1)
     close_before[before < 0] = np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = opened / close_before
 
-    wanted = np.zeros(shape, dtype=bool)
-    wanted[:, begins:] = (ratio[:, begins:] < FALL) | (ratio[:, begins:] > RISE)
-    wanted[:, begins:] |= there[:, begins:] & (at[begins:] - before[:, begins:] > LONG_GAP)
-    first, last = soonest[:, begins], latest[:, -1]
-    told = np.flatnonzero(first < shape[1])
-    wanted[told, first[told]] = True
-    wanted[told, last[told]] = True
-    looked = wanted.copy()
-    asked = pc.index_in(points.symbols, symbols).to_numpy(zero_copy_only=False)
-    known = ~np.isnan(asked.astype(float))
-    rows, columns = asked[known].astype(np.int64), np.searchsorted(days, points.days[known])
-    inside = columns < shape[1]
-    rows, columns = rows[inside], columns[inside]
-    found = soonest[rows, columns]
-    rows, found = rows[found < shape[1]], found[found < shape[1]]
-    wanted[rows, found] = looked[rows, found] = True
+    tells = (ratio < FALL) | (ratio > RISE)
+    rows, columns = _asked(points, symbols, days, soonest)
+    tells[rows, columns] = True
+    # Those of the sessions before the quarter stand there; again if the bar after is in this one.
+    tells[:, :begins] &= (after[:, :begins] >= begins) & (after[:, :begins] < stop)
+    tells[:, begins:] |= there[:, begins:] & (at[begins:] - before[:, begins:] > LONG_GAP)
+    tells[:, begins:] |= there[:, begins:] & (before[:, begins:] < 0)
+    # The last ones before a silence that is known to be long, and in the end all last ones.
+    tells |= there & (after - at > LONG_GAP) & (stop - at > LONG_GAP)
+    if newest:
+        tells |= there & (after == stop)
+    # What was not followed by then stands in an earlier quarter.
+    tells[:, : max(0, begins - LONG_GAP)] = False
 
-    row, col = np.nonzero(wanted)
-    usual = _usual(dollars, row, col)
-    market = np.full(shape[1], np.nan)
-    next_day = before == at - 1
-    for each in range(begins, shape[1]):
-        moves = ratio[next_day[:, each] & there[:, each], each]
-        if moves.size >= A_MARKET:
-            market[each] = np.log(max(float(np.median(moves)), FALL))
+    row, col = np.nonzero(tells)
+    market = _market(np.where(before == at - 1, ratio, np.nan))
     earlier, later = before[row, col], after[row, col]
+    ended = later == stop
+    later = np.minimum(later, stop - 1)
+    begun = np.argmax(there, axis=1)[row]
+    bars = np.cumsum(there, axis=1)[row, col]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moves = np.abs(np.log(ratio))
     table = pa.table(
         {
             "symbol": symbols.take(pa.array(row)),
@@ -237,26 +245,53 @@ def observe(tables: Sequence[tuple[date, pa.Table]], since: date, points: Points
             "open": opened[row, col],
             "close": closed[row, col],
             "dollars": dollars[row, col],
-            "nth": (np.cumsum(there[:, begins:], axis=1)[row, col - begins]).astype(np.int32),
+            "usual_distance": (col - begun + 1) / bars,
             "session_before": as_days(np.where(earlier < 0, NO_DAY, days[np.maximum(earlier, 0)])),
             "close_before": _or_null(close_before[row, col]),
-            "usual_dollars": _or_null(usual),
-            "session_after": as_days(
-                np.where(later == shape[1], NO_DAY, days[np.minimum(later, shape[1] - 1)])
-            ),
-            "close_after": _or_null(
-                np.where(later == shape[1], np.nan, closed[row, np.minimum(later, shape[1] - 1)])
-            ),
+            "usual_dollars": _or_null(_usual(dollars, row, col)),
+            "usual_move": _or_null(_usual(moves, row, col)),
+            "session_after": as_days(np.where(ended, NO_DAY, days[later])),
+            "close_after": _or_null(np.where(ended, np.nan, closed[row, later])),
             "market": _or_null(market[col]),
         }
     )
     return table.cast(OBSERVED).sort_by([("symbol", "ascending"), ("session", "ascending")])
 
 
-def _usual(dollars: Floats, row: Ints, col: Ints) -> Floats:
-    """The median of the dollars of the 20 sessions before each of these cells."""
+def encode(names: pa.ChunkedArray | pa.Array) -> pa.DictionaryArray:
+    """A column of names as one array of codes and the names."""
+    whole = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+    encoded = whole.dictionary_encode()
+    return encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+
+
+def _asked(
+    points: Points, symbols: pa.Array, days: Days, soonest: npt.NDArray[np.integer[Any]]
+) -> tuple[Ints, Ints]:
+    """The rows and columns of the first bars on or after the days that are asked for."""
+    row = pc.fill_null(pc.index_in(points.symbols, symbols), -1).to_numpy(zero_copy_only=False)
+    column = np.searchsorted(days, points.days)
+    inside = (row >= 0) & (column < len(days))
+    row, column = row[inside].astype(np.int64), column[inside]
+    found = soonest[row, column].astype(np.int64)
+    return row[found < len(days)], found[found < len(days)]
+
+
+def _market(ratio: Floats) -> Floats:
+    """Ln of the median of each session's column, or not a number."""
+    found = np.full(ratio.shape[1], np.nan)
+    for each in range(ratio.shape[1]):
+        moves = ratio[:, each]
+        moves = moves[~np.isnan(moves)]
+        if moves.size >= A_MARKET:
+            found[each] = np.log(max(float(np.median(moves)), FALL))
+    return found
+
+
+def _usual(values: Floats, row: Ints, col: Ints) -> Floats:
+    """The median of the 20 sessions before each of these cells; what is missing is left out."""
     back = col[:, None] - np.arange(USUAL, 0, -1)
-    window = np.where(back >= 0, dollars[row[:, None], np.maximum(back, 0)], np.nan)
+    window = np.where(back >= 0, values[row[:, None], np.maximum(back, 0)], np.nan)
     window.sort(axis=1)  # what is missing goes to the end
     count = (~np.isnan(window)).sum(axis=1)
     lines = np.arange(len(row))
@@ -291,12 +326,12 @@ class Evidence:
     dollars: Floats
     session_before: Days
     close_before: Floats
+    usual_distance: Floats
     usual_dollars: Floats
+    usual_move: Floats
     session_after: Days
     close_after: Floats
     market: Floats
-    count: Ints
-    """Bars of the symbol up to this one."""
     read: int = 0
     """Sessions that had to be read for it."""
 
@@ -304,55 +339,62 @@ class Evidence:
     def of(cls, tables: Sequence[pa.Table], sessions: Iterable[date], read: int = 0) -> Evidence:
         """From the tables of quarters, ascending."""
         table = pa.concat_tables([OBSERVED.empty_table(), *tables])
-        encoded = table["symbol"].combine_chunks().dictionary_encode()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.combine_chunks()
+        encoded = encode(table["symbol"])
         by_name = pc.sort_indices(encoded.dictionary).to_numpy()
         place = np.empty(len(by_name), dtype=np.int32)
         place[by_name] = np.arange(len(by_name), dtype=np.int32)
-        codes = encoded.indices.to_numpy()
-        symbol = place[codes] if len(codes) else np.zeros(0, np.int32)
+        symbol = place[encoded.indices.to_numpy()] if len(by_name) else np.zeros(0, np.int32)
         session = days_of(table["session"])
-        order = np.lexsort((session, symbol))
+        # Of the two rows of one bar the quarter's own is first, which knows more of the past.
+        order = np.argsort(_key(symbol.astype(np.int64), session.astype(np.int64)), kind="stable")
         symbol, session = symbol[order], session[order]
+        again = np.append(False, (symbol[1:] == symbol[:-1]) & (session[1:] == session[:-1]))
+        again = again[: len(symbol)]
+        second = np.flatnonzero(again)
+
+        def days(name: str) -> Days:
+            return days_of(table[name])[order]
 
         def floats(name: str) -> Floats:
             column = pc.fill_null(table[name], np.nan).to_numpy()
             return np.asarray(column, dtype=np.float64)[order]
 
-        close, close_before, close_after = map(floats, ("close", "close_before", "close_after"))
-        before, after = (
-            days_of(table[name])[order] for name in ("session_before", "session_after")
+        before, close_before, close = (
+            days("session_before"),
+            floats("close_before"),
+            floats("close"),
         )
-        # A symbol's last row of a quarter and its first one of the next that has a bar are its
-        # bars before and after each other.
-        same = np.append(symbol[1:] == symbol[:-1], False) if len(symbol) else np.zeros(0, bool)
-        here = np.flatnonzero(same)
-        quarter = _quarters(session)
-        crossing = here[quarter[here] != quarter[here + 1]]
-        before[crossing + 1], close_before[crossing + 1] = session[crossing], close[crossing]
-        after[crossing], close_after[crossing] = session[crossing + 1], close[crossing + 1]
-        # The quarter's own count, on top of those of the quarters before.
-        nth = table["nth"].to_numpy()[order].astype(np.int64)
-        closing = np.ones(len(symbol), dtype=bool)
-        closing[here] = quarter[here] != quarter[here + 1]
-        total = np.cumsum(np.where(closing, nth, 0))
-        earlier = np.append(0, total[:-1]) if len(total) else total
+        after, close_after = days("session_after"), floats("close_after")
+        # The other has the bar after.
+        after[second - 1] = np.maximum(after[second - 1], after[second])
+        close_after[second - 1] = np.where(
+            np.isnan(close_after[second - 1]), close_after[second], close_after[second - 1]
+        )
+        once = ~again
+        symbol, session, before, after = symbol[once], session[once], before[once], after[once]
+        close, close_before, close_after = close[once], close_before[once], close_after[once]
+        # A bar after a long gap does not see the one before it, which is the row before.
+        same = np.append(False, symbol[1:] == symbol[:-1])[: len(symbol)]
+        late = np.flatnonzero(same & no_day(before))
+        before[late], close_before[late] = session[late - 1], close[late - 1]
+        early = np.flatnonzero(same & no_day(np.append(0, after[:-1])[: len(after)]))
+        after[early - 1], close_after[early - 1] = session[early], close[early]
         return cls(
             symbols=encoded.dictionary.take(pa.array(by_name)),
             sessions=np.array(sorted(map(day_number, sessions)), dtype=np.int32),
             symbol=symbol,
             session=session,
-            open=floats("open"),
+            open=floats("open")[once],
             close=close,
-            dollars=floats("dollars"),
+            dollars=floats("dollars")[once],
             session_before=before,
             close_before=close_before,
-            usual_dollars=floats("usual_dollars"),
+            usual_distance=floats("usual_distance")[once],
+            usual_dollars=floats("usual_dollars")[once],
+            usual_move=floats("usual_move")[once],
             session_after=after,
             close_after=close_after,
-            market=floats("market"),
-            count=earlier + nth,
+            market=floats("market")[once],
             read=read,
         )
 
@@ -415,12 +457,6 @@ def _key(symbol: Any, day: Any) -> Any:
     return (symbol << 33) + day + 2**32
 
 
-def _quarters(days: Days) -> Ints:
-    months = days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
-    quarters: Ints = months // 3
-    return quarters
-
-
 def quarter_of(day: date) -> str:
     """The calendar quarter of a day, like 2024-Q1."""
     return f"{day.year:04}-Q{(day.month + 2) // 3}"
@@ -460,16 +496,18 @@ def gather(
             start = date(held[0].year, 3 * ((held[0].month - 1) // 3) + 1, 1)
             end = (start + timedelta(days=95)).replace(day=1) - timedelta(days=1)
             first = place[held[0]]
-            needed = days[max(0, first - LONG_GAP) : first + len(held)]
-            asked = points.within(start, end)
-            digest = _digest(needed, sessions, asked)
+            needed = days[max(0, first - LOOK_BACK) : first + len(held)]
+            # The next bar after a day before the quarter may lie in it.
+            asked = points.within(min(start, days[max(0, first - LONG_GAP)]), end)
+            newest = held[-1] == days[-1]
+            digest = _digest(needed, sessions, asked, newest=newest)
             table = _stored(store, quarter, digest)
             if table is None:
                 new = [day for day in needed if day not in kept]
                 kept = {day: kept[day] for day in needed if day in kept}
                 kept.update(zip(new, threads.map(read, new), strict=True))
                 number += len(new)
-                table = observe([(day, kept[day]) for day in needed], start, asked)
+                table = observe([(day, kept[day]) for day in needed], start, asked, newest=newest)
                 store.put(layout.evidence_key(quarter), _encoded(table, digest))
             else:
                 kept = {}
@@ -480,9 +518,11 @@ def gather(
     return Evidence.of(made, days, number)
 
 
-def _digest(needed: Sequence[date], sessions: Mapping[date, str], points: Points) -> bytes:
+def _digest(
+    needed: Sequence[date], sessions: Mapping[date, str], points: Points, *, newest: bool
+) -> bytes:
     told = "\n".join(f"{day} {sessions[day]}" for day in needed)
-    whole = b"\0".join((_VERSION, told.encode(), points.digest()))
+    whole = b"\0".join((_VERSION, told.encode(), points.digest(), b"newest" if newest else b""))
     return hashlib.blake2b(whole, digest_size=16).hexdigest().encode()
 
 

@@ -40,6 +40,7 @@ from datalake_assets.securities.evidence import (
     day_number,
     day_of,
     days_of,
+    encode,
     no_day,
 )
 from datalake_assets.securities.findings import Finding
@@ -98,9 +99,7 @@ class Stretches:
     @classmethod
     def of(cls, table: pa.Table, evidence: Evidence) -> Stretches:
         """From a table of securities that was derived from this evidence."""
-        encoded = table["security"].combine_chunks().dictionary_encode()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.combine_chunks()
+        encoded = encode(table["security"])
         security = encoded.indices.to_numpy().astype(np.int64)
         symbol = evidence.codes(table["symbol"])
         first = days_of(table["first_session"]).astype(np.int64)
@@ -201,7 +200,7 @@ def derive(
     """Derive both tables.
 
     Args:
-        evidence: Gathered for `asked_of` these actions.
+        evidence: Gathered for these actions (`identity.asked_of`).
         securities: In `SECURITIES`, as `identity.identify` derived it from the same evidence.
         actions: In `actions.action.SCHEMA`, with those that the user added; in any order.
         accepted: Actions that the user accepted.
@@ -712,9 +711,7 @@ def cumulate(factors: pa.Table, securities: pa.Table) -> pa.Table:
     of the rows.
     """
     applied = factors.filter(pc.and_(factors["applied"], factors["session"].is_valid()))
-    encoded = securities["security"].combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
+    encoded = encode(securities["security"])
     security = encoded.indices.to_numpy().astype(np.int64)
     first = days_of(securities["first_session"]).astype(np.int64)
     last = days_of(securities["last_session"]).astype(np.int64)
@@ -740,10 +737,11 @@ def cumulate(factors: pa.Table, securities: pa.Table) -> pa.Table:
     }
     ends = np.flatnonzero(np.append(np.diff(whose) != 0, len(whose) > 0)[: len(whose)])
     begins = np.append(0, ends[:-1] + 1) if len(ends) else ends
-    products = {name: np.empty(len(price)) for name in parts}
+    product = np.stack(list(parts.values()), axis=1)
     for begin, end in zip(begins.tolist(), (ends + 1).tolist(), strict=True):
-        for name, values in parts.items():
-            products[name][begin:end] = np.cumprod(values[begin:end][::-1])[::-1]
+        if end - begin > 1:
+            product[begin:end] = np.cumprod(product[begin:end][::-1], axis=0)[::-1]
+    products = dict(zip(parts, product.T, strict=True))
     # A span begins with each stretch, and with each day of an action inside one.
     new_day = np.append(True, (np.diff(whose) != 0) | (np.diff(day) != 0))[: len(whose)]
     at = np.flatnonzero(new_day)
@@ -784,38 +782,3 @@ def cumulate(factors: pa.Table, securities: pa.Table) -> pa.Table:
         },
         schema=CUMULATIVE,
     )
-
-
-def asked_of(actions: pa.Table) -> list[tuple[str, date]]:
-    """Symbols and days of which `derive` needs the next bar.
-
-    An action may be listed under another ticker of its security than the one of its day, so that
-    for a ticker that was renamed those before and after it are asked for, too.
-    """
-    kinds = pa.array(list(_ADJUSTMENT))
-    rows = actions.filter(pc.is_in(actions["kind"], kinds))
-    others = _renamed(actions)
-    columns = (rows[name].to_pylist() for name in ("effective_date", "symbol", "new_symbol"))
-    pairs = []
-    for day, symbol, other in zip(*columns, strict=True):
-        pairs.append((symbol, day))
-        if other:
-            pairs.append((other, day))
-        if symbol in others:
-            pairs += [(name, day) for name in others[symbol]]
-    return pairs
-
-
-def _renamed(actions: pa.Table) -> dict[str, set[str]]:
-    """The tickers that actions link each ticker with, over any number of renames."""
-    kinds = pa.array(["name_changes", *SPLITS])
-    rows = actions.filter(
-        pc.and_(pc.is_in(actions["kind"], kinds), actions["new_symbol"].is_valid())
-    )
-    group: dict[str, set[str]] = {}
-    for old, new in zip(rows["symbol"].to_pylist(), rows["new_symbol"].to_pylist(), strict=True):
-        if old != new:
-            joined = group.get(old, {old}) | group.get(new, {new})
-            for name in joined:
-                group[name] = joined
-    return {name: members for name, members in group.items() if len(members) <= 8}

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ from datalake_assets.securities.evidence import (
     Days,
     Evidence,
     Ints,
+    Points,
     as_days,
     day_of,
     days_of,
@@ -48,6 +48,9 @@ rarely trades, a month without a bar says nothing."""
 CONTINUES, BREAKS = 0.15, 0.35
 """Two prices are one security's if they differ by less than the first in their logarithm, and two
 securities' if by more than the second."""
+
+_LINKED = 8
+"""Tickers in one chain of renames, at most, of which all are asked for on a day."""
 
 _MERGERS = ("cash_mergers", "stock_mergers", "stock_and_cash_mergers")
 _ENDS = ("redemptions", "worthless_removals")
@@ -239,9 +242,11 @@ class _Work:
                 int(begins[index]),
             )
             if cut is not None:
-                row = int(self.e.at_or_after(link.new_code, cut))
-                followed.append((link, cut, int(self.e.session[row]) if row >= 0 else cut))
-        return followed
+                followed.append((link, cut))
+        cuts = np.array([cut for _, cut in followed], np.int64)
+        row = self.e.at_or_after([link.new_code for link, _ in followed], cuts)
+        begun = np.where(row >= 0, self.e.session[row], cuts).tolist()
+        return [(link, cut, first) for (link, cut), first in zip(followed, begun, strict=True)]
 
     def _judge(
         self,
@@ -541,7 +546,8 @@ class _Work:
     ) -> None:
         """Those that trade no longer, and no action says why."""
         silent = self.e.sessions_between(last, np.full(len(last), self.newest))
-        bound = self._bound(symbol, first, last)
+        # Of a stretch that is the newest of its ticker, the last bar is a row.
+        bound = self._bound(symbol, last)
         for index in np.flatnonzero((until == 2**31 - 1) & (silent > 0)):
             if int(index) in told:
                 continue
@@ -561,13 +567,9 @@ class _Work:
                 + (said if self.listed.known else "there is no list of assets"),
             )
 
-    def _bound(self, symbol: Ints, first: Ints, last: Ints) -> Ints:
+    def _bound(self, symbol: Ints, last: Ints) -> Ints:
         """Sessions without a bar after which it no longer trades."""
-        row_first = self.e.at_or_after(symbol, first)
-        row_last = self.e.at_or_after(symbol, last)
-        bars = np.where(row_last >= 0, self.e.count[row_last], 0) - self.e.count[row_first] + 1
-        span = self.e.sessions_between(first, last) + 1
-        usual = span / np.maximum(bars, 1)
+        usual = self.e.usual_distance[self.e.at_or_after(symbol, last)]
         return np.maximum(LONG_GAP, TIMES_USUAL * usual).astype(np.int64)
 
     def _table(
@@ -668,11 +670,8 @@ def _runs(e: Evidence) -> _Runs:
     gap = np.where(begins, 0, e.sessions_between(e.session_before, e.session))
     candidates = np.flatnonzero(gap > LONG_GAP)
     if len(candidates):
-        # How often it traded before: since its first bar.
-        symbol_first = np.searchsorted(e.symbol, e.symbol[candidates])
-        bars = e.count[candidates] - e.count[symbol_first]
-        span = e.sessions_between(e.session[symbol_first], e.session_before[candidates]) + 1
-        long = gap[candidates] > TIMES_USUAL * span / np.maximum(bars, 1)
+        # The row before is the bar before the gap.
+        long = gap[candidates] > TIMES_USUAL * e.usual_distance[candidates - 1]
         begins[candidates[long]] = True
     starts = np.flatnonzero(begins)
     ends = np.append(starts[1:], len(e.symbol)) - 1
@@ -747,12 +746,52 @@ def _traded_before(e: Evidence, code: int, day: int) -> bool:
     return not bool(no_day(days)[0])
 
 
-def asked_of(actions: pa.Table) -> list[tuple[str, date]]:
-    """Symbols and days of which `identify` needs the next bar."""
-    kinds = pa.array(["name_changes", *_SPLITS, *_MERGERS, *_ENDS])
-    rows = actions.filter(pc.is_in(actions["kind"], kinds))
-    columns = (rows[name].to_pylist() for name in ("effective_date", "symbol", "new_symbol"))
-    pairs = []
-    for day, *symbols in zip(*columns, strict=True):
-        pairs += [(symbol, day) for symbol in symbols if symbol]
-    return pairs
+def asked_of(actions: pa.Table) -> Points:
+    """Symbols and days of which `identify` and `factors.derive` need the next bar.
+
+    An action may be listed under another ticker of its security than the one of its day, so that
+    for a ticker that was renamed those before and after it are asked for, too.
+    """
+    day, symbol, other = (actions[name] for name in ("effective_date", "symbol", "new_symbol"))
+    others = _renamed(actions)
+    renamed = actions.filter(pc.is_in(symbol, pa.array(list(others), pa.string())))
+    pairs = [
+        (name, date_)
+        for of, date_ in zip(
+            renamed["symbol"].to_pylist(), days_of(renamed["effective_date"]).tolist(), strict=True
+        )
+        for name in others[of]
+        if name != of
+    ]
+    some = other.is_valid()
+    return Points(
+        pa.concat_arrays(
+            [
+                *symbol.chunks,
+                *other.filter(some).chunks,
+                pa.array([name for name, _ in pairs], pa.string()),
+            ]
+        ),
+        np.concatenate(
+            [
+                days_of(day),
+                days_of(day.filter(some)),
+                np.array([date_ for _, date_ in pairs], np.int32),
+            ]
+        ),
+    )
+
+
+def _renamed(actions: pa.Table) -> dict[str, set[str]]:
+    """The tickers that actions link each ticker with, over any number of renames."""
+    kinds = pa.array(["name_changes", *_SPLITS])
+    rows = actions.filter(
+        pc.and_(pc.is_in(actions["kind"], kinds), actions["new_symbol"].is_valid())
+    )
+    group: dict[str, set[str]] = {}
+    for old, new in zip(rows["symbol"].to_pylist(), rows["new_symbol"].to_pylist(), strict=True):
+        if old != new:
+            joined = group.get(old, {old}) | group.get(new, {new})
+            for name in joined:
+                group[name] = joined
+    return {name: members for name, members in group.items() if len(members) <= _LINKED}

@@ -46,7 +46,7 @@ REVERSED = 0.25
 SPUN_OFF = float(np.log(0.90))
 """A fall at the open from which on it may be a spin-off's, if it is traded as usual, in a security
 of some size, and another security has its first bar in these sessions."""
-_SPUN_OFF_TRADED, _SIZE, _BEGAN = 2.0, 1e6, 5
+_SPUN_OFF_TRADED, _SIZE, _BEGAN, _UNUSUAL = 2.0, 1e6, 5, 10.0
 
 RATIOS = (
     *((3, 2), (2, 1), (5, 2), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1), (10, 1), (12, 1)),
@@ -84,7 +84,7 @@ def classify(
         traded: Dollars traded, by the median of 20 sessions before; not a number: unknown.
         reverses: Whether it is gone the next day, or takes back the jump of the day before.
         begins: Whether another security has its first bar in these sessions, and this one is large
-            enough to have spun it off, and nothing else is known to have happened to it.
+            enough to have spun it off, moves little else, and no action is known of that day.
     """
     jump = (move < FELL) | (move > ROSE)
     _, distance = nearest(move)
@@ -175,7 +175,8 @@ def find(evidence: Evidence, securities: pa.Table, factors: pa.Table) -> Jumps:
     new = np.sort(e.sessions_between(np.full(len(new), e.sessions[0]), new))
     at = e.sessions_between(np.full(len(own), e.sessions[0]), e.session)
     begun = np.searchsorted(new, at, side="right") > np.searchsorted(new, at - _BEGAN)
-    begins = begun & (np.nan_to_num(e.usual_dollars) >= _SIZE) & (explained == 0)
+    unusual = move < -_UNUSUAL * np.nan_to_num(e.usual_move, nan=np.inf)
+    begins = begun & (np.nan_to_num(e.usual_dollars) >= _SIZE) & (explained == 0) & unusual
     kind = np.full(len(own), None, dtype=object)
     some = np.flatnonzero(np.nan_to_num(size) > min(-SPUN_OFF, -FELL, ROSE))
     kind[some] = classify(move[some], traded[some], (reverses | back)[some], begins[some])

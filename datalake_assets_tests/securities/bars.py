@@ -55,8 +55,11 @@ class History:
     def evidence(
         self, pairs: Iterable[tuple[str, date]] = (), store: Store | None = None
     ) -> Evidence:
+        return self.gathered(Points.of(pairs), store)
+
+    def gathered(self, points: Points, store: Store | None = None) -> Evidence:
         store = store or open_store("memory://")
-        return gather(store, self.versions(), self.read, Points.of(pairs))
+        return gather(store, self.versions(), self.read, points)
 
 
 def sessions(first: str, last: str) -> list[date]:

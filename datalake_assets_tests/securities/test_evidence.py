@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from datalake_assets.securities.evidence import (
     LONG_GAP,
+    LOOK_BACK,
     Evidence,
     Points,
     day_number,
@@ -86,14 +87,22 @@ def test_what_is_usually_traded_is_the_median_of_twenty_sessions_before():
     assert found.dollars[at] == 1_000
 
 
-def test_bars_are_counted_over_quarters():
+def test_the_usual_distance_of_bars_is_known():
     held = DAYS[::3]
-    found = History().add("A", held).add("B", DAYS).evidence([("A", held[50])])
-    code = found.codes(["A"])[0]
-    mine = found.symbol == code
-    base = found.count[mine][0] - 1
-    place = {day_number(day): index + 1 for index, day in enumerate(held)}
-    assert [place[day] for day in found.session[mine]] == (found.count[mine] - base).tolist()
+    found = History().add("A", held).add("B", DAYS).evidence([("A", held[15])])
+    assert found.usual_distance[row(found, "A", held[15])] == 46 / 16
+    assert found.usual_distance[row(found, "B", DAYS[0])] == 1.0
+
+
+def test_a_jump_on_the_last_day_of_a_quarter_knows_the_bar_after():
+    end = next(index for index, day in enumerate(DAYS) if quarter_of(day) == "2020-Q2") - 1
+    closes = [100.0] * len(DAYS)
+    closes[end] = 10.0
+    found = History().add("A", DAYS, closes).evidence()
+    at = row(found, "A", DAYS[end])
+    assert day_of(found.session_after[at]) == DAYS[end + 1]
+    assert (found.close_before[at], found.close_after[at]) == (100.0, 100.0)
+    assert found.usual_dollars[at] == 1_000_000
 
 
 class Counting:
@@ -112,7 +121,7 @@ def test_after_one_new_session_only_its_quarter_is_read_again():
     reading = Counting(history.add("A", DAYS[-1:]))
     gather(store, history.versions(), reading, Points.of([("A", DAYS[3])]))
     start = DAYS.index(next(day for day in DAYS if quarter_of(day) == "2020-Q4"))
-    assert reading.read == set(DAYS[start - LONG_GAP :])
+    assert reading.read == set(DAYS[start - LOOK_BACK :])
 
 
 def test_an_action_of_an_old_day_reads_only_that_quarter():
@@ -121,6 +130,33 @@ def test_an_action_of_an_old_day_reads_only_that_quarter():
     reading = Counting(history)
     gather(store, history.versions(), reading, Points.of([("A", DAYS[3]), ("A", DAYS[5])]))
     assert {quarter_of(day) for day in reading.read} == {"2020-Q1"}
+
+
+@settings(max_examples=25, deadline=None)
+@given(held=st.sets(st.integers(0, 250), min_size=1, max_size=40))
+def test_the_ends_of_all_long_gaps_are_known(held: set[int]):
+    """A naive look at all bars finds the same ends."""
+    place = sorted(held)
+    days = [DAYS[index] for index in place]
+    found = History().add("B", DAYS).add("A", days).evidence()
+    mine = found.symbol == found.codes(["A"])[0]
+    firsts = {
+        day
+        for day, index, before in zip(days, place, [-99, *place], strict=False)
+        if index - before > LONG_GAP
+    }
+    lasts = {
+        day
+        for day, index, after in zip(days, place, [*place[1:], 999], strict=True)
+        if after - index > LONG_GAP
+    }
+    kept = {day_of(day) for day in found.session[mine]}
+    assert kept >= firsts | lasts
+    before = dict(zip(days[1:], days, strict=False))
+    for at in np.flatnonzero(mine):
+        was = found.session_before[at]
+        told = None if no_day(np.array([was]))[0] else day_of(was)
+        assert told == before.get(day_of(found.session[at]))
 
 
 class KilledError(BaseException):

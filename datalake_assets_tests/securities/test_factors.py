@@ -16,10 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets.securities import factors, identity
-from datalake_assets.securities.evidence import Points, gather
 from datalake_assets.securities.factors import OPEN_END, Factors, ratio
 from datalake_assets.securities.registry import Registry
-from datalake_assets.storage.store import open_store
 from datalake_assets_tests.securities.bars import History, action, actions, sessions
 
 DAYS = sessions("2020-01-02", "2020-12-31")
@@ -29,8 +27,7 @@ Row = dict[str, Any]
 
 def derive(history: History, *rows: Row, **decided: Any) -> Factors:
     table = actions(*rows)
-    asked = Points.of([*identity.asked_of(table), *factors.asked_of(table)])
-    found = gather(open_store("memory://"), history.versions(), history.read, asked)
+    found = history.gathered(identity.asked_of(table))
     who = identity.identify(found, table, None, Registry())
     return factors.derive(found, who.table, table, **decided)
 

@@ -7,10 +7,9 @@ import pyarrow as pa
 import pytest
 
 from datalake_assets.collection.universe import SCHEMA as LIST
-from datalake_assets.securities.evidence import LONG_GAP, Points, gather
+from datalake_assets.securities.evidence import LONG_GAP
 from datalake_assets.securities.identity import Identities, asked_of, identify
 from datalake_assets.securities.registry import Registry
-from datalake_assets.storage.store import open_store
 from datalake_assets_tests.securities.bars import History, action, actions, sessions
 
 DAYS = sessions("2020-01-02", "2020-12-31")
@@ -42,8 +41,7 @@ def derive(
     **decided,
 ) -> Identities:
     table = actions(*rows)
-    points = Points.of(asked_of(table))
-    found = gather(open_store("memory://"), history.versions(), history.read, points)
+    found = history.gathered(asked_of(table))
     return identify(found, table, listed, registry or Registry(), **decided)
 
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from datalake_assets.securities import factors, identity, jumps
-from datalake_assets.securities.evidence import Points, day_number, day_of, gather
+from datalake_assets.securities.evidence import day_number, day_of
 from datalake_assets.securities.jumps import Jumps, Kind, classify
 from datalake_assets.securities.registry import Registry
-from datalake_assets.storage.store import open_store
 from datalake_assets_tests.securities.bars import History, action, actions, sessions
 
 DAYS = sessions("2020-01-02", "2020-12-31")
@@ -18,8 +17,7 @@ DAYS = sessions("2020-01-02", "2020-12-31")
 
 def find(history: History, *rows: dict, **decided) -> Jumps:
     table = actions(*rows)
-    asked = Points.of([*identity.asked_of(table), *factors.asked_of(table)])
-    found = gather(open_store("memory://"), history.versions(), history.read, asked)
+    found = history.gathered(identity.asked_of(table))
     who = identity.identify(found, table, None, Registry())
     applied = factors.derive(found, who.table, table, **decided)
     return jumps.find(found, who.table, applied.table)
