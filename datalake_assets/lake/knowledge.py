@@ -29,7 +29,15 @@ from datalake_assets.lake.restatements import Restatements, undone
 from datalake_assets.lake.security_reader import Meant, SecurityReader, Tables
 from datalake_assets.securities import factors, tables
 from datalake_assets.securities.decisions import Decisions, read_decisions
-from datalake_assets.securities.evidence import NO_DAY, Days, Evidence, Floats, day_number, days_of
+from datalake_assets.securities.evidence import (
+    NO_DAY,
+    Days,
+    Evidence,
+    Floats,
+    day_number,
+    days_of,
+    encode,
+)
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store
 
@@ -208,15 +216,11 @@ def evidence_of(bars: pa.Table, sessions: Iterable[date], market: Mapping[int, f
     """
     by = [("symbol", "ascending"), ("session", "ascending")]
     bars = bars.sort_by(by).combine_chunks()
-    encoded = bars["symbol"].combine_chunks()
-    encoded = encoded.dictionary_encode() if bars.num_rows else pa.array([], pa.string())
-    symbols = encoded.dictionary if bars.num_rows else encoded
-    symbol = encoded.indices.to_numpy() if bars.num_rows else np.zeros(0, np.int32)
+    encoded = encode(bars["symbol"])
+    symbol = encoded.indices.to_numpy()
     session = days_of(bars["session"])
     open_, close = bars["open"].to_numpy(), bars["close"].to_numpy()
     same = symbol[1:] == symbol[:-1]
-    place = np.arange(bars.num_rows)
-    begins = np.concatenate([[0], np.flatnonzero(~same) + 1]) if bars.num_rows else place
 
     def before(values: _Values, none: float | np.int32) -> _Values:
         moved = np.full_like(values, none)
@@ -229,7 +233,7 @@ def evidence_of(bars: pa.Table, sessions: Iterable[date], market: Mapping[int, f
         return moved
 
     return Evidence(
-        symbols=symbols,
+        symbols=encoded.dictionary,
         sessions=np.array(sorted(map(day_number, sessions)), dtype=np.int32),
         symbol=symbol.astype(np.int32),
         session=session,
@@ -238,9 +242,10 @@ def evidence_of(bars: pa.Table, sessions: Iterable[date], market: Mapping[int, f
         dollars=close * bars["volume"].to_numpy(),
         session_before=before(session, NO_DAY),
         close_before=before(close, np.nan),
+        usual_distance=np.ones(bars.num_rows),
         usual_dollars=np.full(bars.num_rows, np.nan),
+        usual_move=np.full(bars.num_rows, np.nan),
         session_after=after(session, NO_DAY),
         close_after=after(close, np.nan),
         market=np.array([market.get(day, 0.0) for day in session.tolist()]),
-        count=place - begins[symbol] + 1 if bars.num_rows else place,
     )

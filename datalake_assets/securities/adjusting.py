@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import PRICES
-from datalake_assets.securities.evidence import Days, days_of
+from datalake_assets.securities.evidence import Days, days_of, encode
 
 KINDS = {"split": "split", "spin-off": "spin_off", "dividend": "dividend"}
 """The kinds of adjustment and their columns in `tables.CUMULATIVE`, in the order in which prices
@@ -75,7 +75,7 @@ class Spans:
 
     def __init__(self, cumulative: pa.Table) -> None:
         self.table = _ordered(cumulative)
-        symbols = _encoded(self.table["symbol"])
+        symbols = encode(self.table["symbol"])
         self._code = {symbol: code for code, symbol in enumerate(symbols.dictionary.to_pylist())}
         self.codes = symbols.indices.to_numpy().astype(np.int64)
         self._last = days_of(self.table["last_session"])
@@ -85,14 +85,14 @@ class Spans:
             name: np.append(self.table[name].to_numpy(), 1.0)
             for name in (*KINDS.values(), "total_return", "volume")
         }
-        securities = _encoded(self.table["security"])
+        securities = encode(self.table["security"])
         self.securities: list[str] = securities.dictionary.to_pylist()
         self._place = {name: place for place, name in enumerate(self.securities)}
         self._security = np.append(securities.indices.to_numpy().astype(np.int64), -1)
 
     def rows(self, bars: pa.Table) -> Rows:
         """For each bar the row of its span in `table`; -1 where it has none."""
-        symbols = _encoded(bars["symbol"])
+        symbols = encode(bars["symbol"])
         # Once per ticker, not per bar.
         codes = np.array([self._code.get(name, -1) for name in symbols.dictionary.to_pylist()])
         if not len(self._keys) or not len(codes):
@@ -145,19 +145,12 @@ class Spans:
 
 def _ordered(cumulative: pa.Table) -> pa.Table:
     """By ticker and first session, as the table mostly is already."""
-    symbols = _encoded(cumulative["symbol"]).indices.to_numpy().astype(np.int64)
+    symbols = encode(cumulative["symbol"]).indices.to_numpy().astype(np.int64)
     keys = _keys(symbols, days_of(cumulative["first_session"]))
     if (np.diff(keys) > 0).all():
         return cumulative.combine_chunks()
     by = [("symbol", "ascending"), ("first_session", "ascending")]
     return cumulative.sort_by(by).combine_chunks()
-
-
-def _encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    whole = column.combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):  # of no rows, in older releases of pyarrow
-        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], column.type)
-    return whole.dictionary_encode()
 
 
 def _keys(codes: Rows, days: Days) -> Rows:

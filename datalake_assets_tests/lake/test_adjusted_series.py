@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake.knowledge import evidence_of
+from datalake_assets.lake.panel import panel
 from datalake_assets.lake.returns import total_returns
 from datalake_assets.lake.security_reader import Answer, Meant, Tables, arranged
 from datalake_assets.securities import factors, identity
@@ -313,3 +314,18 @@ def test_the_schema_of_adjusted_bars_is_that_of_bars_but_for_volume() -> None:
     changed = SCHEMA.set(8, SCHEMA.field("volume").with_type(pa.float64()))
     assert found.schema.names == [*changed.names, "security"]
     assert pa.schema(list(found.schema)[:-1]).equals(changed)
+
+
+def test_what_a_feed_does_not_tell_stays_null() -> None:
+    bars = flat([100.0] * 20)
+    told = SCHEMA.field("vwap").nullable
+    if not told:
+        bars = bars.cast(SCHEMA.set(8 - 1, SCHEMA.field("vwap").with_nullable(True)))
+    empty = pa.nulls(20, pa.float64())
+    bars = bars.set_column(bars.schema.get_field_index("vwap"), "vwap", empty)
+    found = series(bars, split(EX, 2.0), accepted=True)
+
+    assert found.adjusted("all")["vwap"].null_count == 20
+    days = bars["session"].to_pylist()
+    cells = panel(found.adjusted("all"), "vwap", found.answer.stretches, days)
+    assert cells["A"].null_count == 20
