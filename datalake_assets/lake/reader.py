@@ -357,8 +357,15 @@ class Reader:
         return {day: version for day, version in sorted(held) if first <= day <= last}
 
     def meanwhile(self, do: Callable[[], _Out]) -> Future[_Out]:
-        """Begin something that waits for the store beside what is read."""
-        return self._threads.submit(do)
+        """Begin something short that waits for the store, beside what is read.
+
+        In a folder it is done at once: there it takes less time than a thread to wake.
+        """
+        if self._store.readers(_WORKERS) == _WORKERS:
+            return self._threads.submit(do)
+        done: Future[_Out] = Future()
+        done.set_result(do())
+        return done
 
     # What lies in the lake
 
