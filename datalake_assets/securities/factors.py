@@ -657,7 +657,8 @@ class _Rows:
                 Finding(
                     "action",
                     kind,
-                    True,
+                    # Rights are seldom traded before they are used: of most nobody knows a value.
+                    self.kind[index] != "rights_distributions",
                     symbol,
                     int(day),
                     action,
