@@ -192,11 +192,13 @@ def test_a_run_that_fails_says_why_and_leaves_the_lake_as_it_was(bench: Bench) -
     assert metadata(bench.run(max_loss=1.0))["vanished"] == 200
 
 
-def test_the_requests_are_counted_against_the_accounts_limit_for_market_data(bench: Bench) -> None:
+def test_a_run_keeps_to_the_collectors_limits_of_requests_and_time(bench: Bench) -> None:
     bench.source = ScriptedActions(*map(action, "abc"), page=1)
     bench.knobs = {"max_requests": 2}
     assert "the 2 requests allowed are used up" in failure(bench.run(), "corporate_actions")
-    bench.knobs = {"max_requests": 3}
+    bench.knobs = {"max_requests": 3, "deadline_seconds": 1e-6}
+    assert "told to stop before the request was sent" in failure(bench.run(), "corporate_actions")
+    bench.knobs = {"max_requests": 3, "deadline_seconds": 3600}
     assert bench.run().success
 
 

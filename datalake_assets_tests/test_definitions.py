@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from datalake_assets.actions.action import SCHEMA as ACTIONS
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
@@ -148,6 +149,7 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
     graph = definitions.resolve_asset_graph()
 
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
+        "corporate_actions",
         "daily_ticks",
         "lake_report",
         "stock_universe",
@@ -155,6 +157,7 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
     }
     assert {key.name for key in graph.asset_check_keys} == {
         *RULES,
+        "actions_are_sound",
         "layouts_agree",
         "newest_session_is_there",
         "universe_is_whole",
@@ -168,11 +171,21 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
     years = definitions.resolve_job_def("symbol_year_ticks_job")
     assert set(years.asset_layer.selected_asset_keys) == {dg.AssetKey("symbol_year_ticks")}
     assert graph.get(dg.AssetKey("symbol_year_ticks")).parent_keys == {dg.AssetKey("daily_ticks")}
+    actions = definitions.resolve_job_def("corporate_actions_job")
+    assert set(actions.asset_layer.selected_asset_keys) == {dg.AssetKey("corporate_actions")}
+    assert graph.get(dg.AssetKey("corporate_actions")).parent_keys == {
+        dg.AssetKey("stock_universe")
+    }
 
 
 @pytest.mark.parametrize(
     ("asset", "schema"),
-    [("daily_ticks", SCHEMA), ("symbol_year_ticks", SCHEMA), ("stock_universe", UNIVERSE)],
+    [
+        ("corporate_actions", ACTIONS),
+        ("daily_ticks", SCHEMA),
+        ("symbol_year_ticks", SCHEMA),
+        ("stock_universe", UNIVERSE),
+    ],
 )
 def test_an_asset_tells_what_it_is_whose_it_is_and_what_is_in_it(
     asset: str, schema: object
@@ -215,7 +228,8 @@ def test_loading_reads_the_environment_of_the_process(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "asset", ["daily_ticks", "lake_report", "stock_universe", "symbol_year_ticks"]
+    "asset",
+    ["corporate_actions", "daily_ticks", "lake_report", "stock_universe", "symbol_year_ticks"],
 )
 def test_an_asset_links_to_its_code(asset: str) -> None:
     definition = build_definitions(Settings.load({})).resolve_assets_def(asset)

@@ -102,6 +102,8 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
         layout.manifest_key(2026),
         layout.incomplete_key(day),
         layout.restatement_key(day, datetime(2026, 11, 23, 22, 4, 9, tzinfo=UTC)),
+        layout.STANDING_ACTIONS,
+        layout.action_log_key(1),
         layout.universe_key(taken),
         layout.survey_key(taken),
     ]

@@ -4,6 +4,7 @@ Belongs here: the asset, its check, and what its runs tell. Does not belong here
 asked (`actions.sweep`), how it is kept (`actions.log`), and what is odd (`actions.oddities`).
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -95,7 +96,8 @@ def corporate_actions(
         "asking for the actions that are processed from %s to %s", window.first, window.last
     )
     with source.open(collector) as alpaca, collector.how(source.account) as how:
-        caller = Caller(how.limiter, how.retry)
+        deadline = clock.seconds() + how.seconds if how.seconds else math.inf
+        caller = Caller(how.limiter, how.retry, deadline=deadline, clock=clock)
         swept, events = sweep(alpaca, log, caller, window, max_loss=config.max_loss, clock=clock)
     standing = log.standing()
     odd = oddities(standing, _known(context, target, standing))
