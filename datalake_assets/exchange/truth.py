@@ -122,7 +122,7 @@ class Truth:
         """
         first, stop = bisect_left(self._sessions, start), bisect_right(self._sessions, end)
         bars = self._prices_of(security, first, stop)
-        if not len(bars[0]) or bars[0][0] != first:
+        if not len(bars[0]) or bars[0][0] != first or self._sessions[first] != start:
             raise ValueError(f"security {security} has no bar on {start}")
         sessions, closes = bars
         events = self._prices.events
