@@ -53,7 +53,15 @@ _LINKED = 8
 """Tickers in one chain of renames, at most, of which all are asked for on a day."""
 
 _MERGERS = ("cash_mergers", "stock_mergers", "stock_and_cash_mergers")
-_ENDS = ("redemptions", "worthless_removals")
+_ENDS = ("redemptions", "worthless_removals", "reorganizations")
+_FOLLOWED_BY = {
+    "redemptions": "delisting",
+    "worthless_removals": "delisting",
+    "unit_splits": "split",
+}
+_OF_SOME_HOLDERS = ("unit_splits", "redemptions", "reorganizations")
+"""After these a security may go on: units are split, and shares redeemed, by those who want it."""
+
 _SPLITS = ("forward_splits", "reverse_splits", "unit_splits")
 
 
@@ -418,8 +426,7 @@ class _Work:
             before = self._ending_at(end.code, day_)
             if before < 0 or before in told:
                 continue
-            kind = "merger" if end.kind in _MERGERS or end.kind == "unit_splits" else "delisting"
-            kind = "split" if end.kind == "unit_splits" else kind
+            kind = _FOLLOWED_BY.get(end.kind, "merger")
             told[before] = _Ending(
                 kind,
                 f"{end.kind} {end.action} of {day_of(end.day)}; last bar {day_of(last[before])}",
@@ -474,8 +481,8 @@ class _Work:
                 if self._apart(end.day, last) <= NEAR:
                     cut = last + 1  # it traded a few days longer
                 elif end.action not in self.accepted:
-                    if end.kind == "unit_splits" or end.kind == "redemptions":
-                        continue  # units are split, and shares redeemed, by those who want it
+                    if end.kind in _OF_SOME_HOLDERS:
+                        continue
                     self._finding(
                         "end contradicted",
                         end.symbol,
@@ -695,7 +702,9 @@ def _told(
 ) -> tuple[list[_Link], list[_End]]:
     """What the actions say of tickers that change and securities that end."""
     kinds = pa.array(["name_changes", *_SPLITS, *_MERGERS, *_ENDS])
-    rows = actions.filter(pc.is_in(actions["kind"], kinds))
+    # What is announced has not happened: a session after the newest one is none of the lake's.
+    happened = pc.less_equal(actions["effective_date"], pa.scalar(day_of(e.sessions[-1])))
+    rows = actions.filter(pc.and_(pc.is_in(actions["kind"], kinds), happened))
     old, new = e.codes(rows["symbol"]), e.codes(rows["new_symbol"])
     days = days_of(rows["effective_date"])
     links, ends = [], []
