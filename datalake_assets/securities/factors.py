@@ -17,7 +17,7 @@ of one day are summed: each row takes its part of the sum, so that their product
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from fractions import Fraction
@@ -70,7 +70,11 @@ _ADJUSTMENT = {
     **dict.fromkeys(SPIN_OFFS, "spin-off"),
     **dict.fromkeys(DIVIDENDS, "dividend"),
 }
-_ORDER = {"split": 0, "spin-off": 1, "dividend": 2}
+_GROUPS = ("split", "spin-off", "dividend")
+"""In this order they act on one day."""
+
+_SPLIT, _SPIN_OFF, _DIVIDEND = range(3)
+_GROUP_OF = {kind: _GROUPS.index(name) for kind, name in _ADJUSTMENT.items()}
 _KINDS = {kind: place for place, kind in enumerate(_ADJUSTMENT)}
 
 Bools = npt.NDArray[np.bool_]
@@ -228,7 +232,7 @@ class _Rows:
         self.session: Days
         self.day: Days
         self.kind: npt.NDArray[Any]
-        self.group: npt.NDArray[Any]
+        self.group: npt.NDArray[np.int8]
         self.id: npt.NDArray[Any]
         self.process: Days
         self.body: pa.Array
@@ -326,7 +330,7 @@ class _Rows:
         self.day = days_of(actions["effective_date"])
         self.process = days_of(actions["process_date"])
         self.kind = actions["kind"].to_numpy(zero_copy_only=False)
-        self.group = np.array([_ADJUSTMENT[kind] for kind in self.kind], dtype=object)
+        self.group = _coded(actions["kind"], _GROUP_OF)
         self.id = actions["id"].to_numpy(zero_copy_only=False)
         self.body = actions["body"].combine_chunks()
         self.new_shares = np.zeros(count, np.int64)
@@ -342,7 +346,7 @@ class _Rows:
     def _shares(self, actions: pa.Table, kinds: npt.NDArray[Any]) -> None:
         new = _floats(actions["new_rate"])
         old = np.nan_to_num(_floats(actions["old_rate"]), nan=1.0)
-        for index in np.flatnonzero(self.group == "split").tolist():
+        for index in np.flatnonzero(self.group == _SPLIT).tolist():
             if not (new[index] > 0 and old[index] > 0):
                 continue  # an impossible rate: named as one
             more = kinds[index] == "stock_dividends"
@@ -358,8 +362,8 @@ class _Rows:
         day: Days,
     ) -> None:
         cash = _floats(actions["cash"])
-        self.amount = np.where(self.group == "dividend", cash, np.nan)
-        spun = np.flatnonzero(self.group == "spin-off")
+        self.amount = np.where(self.group == _DIVIDEND, cash, np.nan)
+        spun = np.flatnonzero(self.group == _SPIN_OFF)
         if not len(spun):
             return
         new = _floats(actions["new_rate"])[spun]
@@ -380,8 +384,8 @@ class _Rows:
                 )
 
     def _sorted(self) -> _Rows:
-        rank = np.array([_ORDER[group] for group in self.group])
-        order = np.lexsort((_ranks(pa.array(self.id)), rank, self.session, self.security))
+        ranks = _ranks(pa.array(self.id, pa.string()))
+        order = np.lexsort((ranks, self.group, self.session, self.security))
         for name, values in vars(self).items():
             if isinstance(values, np.ndarray):
                 setattr(self, name, values[order])
@@ -401,10 +405,10 @@ class _Rows:
         if self.count < 2:
             return
         value = np.where(
-            self.group == "split", self.new_shares / np.maximum(self.old_shares, 1), self.amount
+            self.group == _SPLIT, self.new_shares / np.maximum(self.old_shares, 1), self.amount
         )
         value = np.nan_to_num(value, nan=-1.0)
-        kind = np.array([_KINDS[name] for name in self.kind], np.int64)
+        kind = _coded(pa.array(self.kind, pa.string()), _KINDS)
         order = np.lexsort((np.arange(self.count), self.day, value, kind, self.security))
         one, two = order[:-1], order[1:]
         alike = (
@@ -414,7 +418,7 @@ class _Rows:
             & (self.day[two] - self.day[one] <= 7)
             & (
                 (self.process[one] == self.process[two])
-                | ((self.group[one] == "split") & (self.day[one] != self.day[two]))
+                | ((self.group[one] == _SPLIT) & (self.day[one] != self.day[two]))
             )
         )
         for first, second in zip(one[alike].tolist(), two[alike].tolist(), strict=True):
@@ -440,7 +444,7 @@ class _Rows:
                 np.nan if self.twin[index] >= begin else self.expected[index]
                 for index in range(begin, begin + many)
             ]
-            is_split = self.group[day] == "split"
+            is_split = self.group[day] == _SPLIT
             scale = np.where(
                 is_split & (self.new_shares[day] > 0),
                 self.old_shares[day] / np.maximum(self.new_shares[day], 1),
@@ -452,10 +456,10 @@ class _Rows:
             )
         self._judge_twins()
         impossible = acts & (
-            ((self.group == "dividend") & ~(self.amount > 0))
-            | ((self.group == "split") & (self.new_shares <= 0))
+            ((self.group == _DIVIDEND) & ~(self.amount > 0))
+            | ((self.group == _SPLIT) & (self.new_shares <= 0))
         )
-        too_much = acts & (self.group != "split") & (self.amount >= self._price())
+        too_much = acts & (self.group != _SPLIT) & (self.amount >= self._price())
         self.impossible = np.select(
             [impossible, too_much], ["an impossible rate", "not less than the price"], default=""
         ).astype(object)
@@ -479,7 +483,7 @@ class _Rows:
     def _price(self) -> Floats:
         """The close before in shares of the day: divided by its splits."""
         scale = np.ones(self.count)
-        splits = np.flatnonzero((self.group == "split") & (self.new_shares > 0))
+        splits = np.flatnonzero((self.group == _SPLIT) & (self.new_shares > 0))
         self_key = self.security * 2**33 + self.session.astype(np.int64) + 2**32
         _, inverse = np.unique(self_key, return_inverse=True)
         if len(splits):
@@ -503,7 +507,7 @@ class _Rows:
             split = np.log(self.old_shares / np.where(self.new_shares > 0, self.new_shares, np.nan))
             left = 1 - self.amount / self._price()
             cash = np.log(np.where(left > 0, left, np.nan))
-        return np.where(self.group == "split", split, cash)
+        return np.where(self.group == _SPLIT, split, cash)
 
     def decide(
         self, accepted: frozenset[str], ignored: frozenset[str], added: frozenset[str]
@@ -512,7 +516,7 @@ class _Rows:
         possible = (
             ~no_day(self.session)
             & (self.impossible == "")
-            & ((self.group == "split") | ~np.isnan(self.amount))
+            & ((self.group == _SPLIT) | ~np.isnan(self.amount))
         )
         self.decision = np.full(self.count, None, dtype=object)
         for name, chosen in (("accept", accepted), ("ignore", ignored), ("add", added)):
@@ -525,7 +529,7 @@ class _Rows:
     def multiply(self) -> None:
         """The factors, amounts of one day summed."""
         price = self._price()
-        split = self.group == "split"
+        split = self.group == _SPLIT
         safe_new = np.where(self.new_shares > 0, self.new_shares, 1)
         safe_old = np.where(self.old_shares > 0, self.old_shares, 1)
         # What was taken from the price, and paid by the close, by the rows before this one.
@@ -540,7 +544,7 @@ class _Rows:
             taken[index], paid[index] = taken[index - 1], paid[index - 1]
             if self.applied[index - 1] and not split[index - 1]:
                 taken[index] += self.amount[index - 1]
-                if self.group[index - 1] == "dividend":
+                if self.group[index - 1] == _DIVIDEND:
                     paid[index] += self.amount[index - 1]
         acts = ~no_day(self.session) & (self.impossible == "")
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -552,7 +556,7 @@ class _Rows:
         self.price_factor = np.where(ok_split, safe_old / safe_new, np.where(cash, by_price, 1.0))
         self.volume_factor = np.where(ok_split, safe_new / safe_old, 1.0)
         # The value of a spin-off is of the open, like its price factor.
-        dividend = cash & (self.group == "dividend")
+        dividend = cash & (self.group == _DIVIDEND)
         self.total_return_factor = np.where(dividend, by_close, self.price_factor)
 
     # What is told
@@ -565,7 +569,7 @@ class _Rows:
                 self.decision == "add",
                 no_day(self.session),
                 self.impossible != "",
-                (self.group != "split") & np.isnan(self.amount),
+                (self.group != _SPLIT) & np.isnan(self.amount),
                 self.twin >= 0,
                 self.verdict == CONFIRMED,
                 self.verdict == TOO_SMALL,
@@ -594,7 +598,7 @@ class _Rows:
 
     def table(self) -> pa.Table:
         """In `FACTORS`."""
-        split = self.group == "split"
+        split = self.group == _SPLIT
         self.reason = self._reasons()
         table = pa.table(
             {
@@ -603,7 +607,7 @@ class _Rows:
                 "session": as_days(self.session),
                 "effective_date": as_days(self.day),
                 "kind": pa.array(self.kind, pa.string()),
-                "adjustment": pa.array(self.group, pa.string()),
+                "adjustment": pa.array(_GROUPS).take(pa.array(self.group)),
                 "action_id": pa.array(self.id, pa.string()),
                 "new_shares": pa.array(self.new_shares, mask=~split | (self.new_shares <= 0)),
                 "old_shares": pa.array(self.old_shares, mask=~split | (self.old_shares <= 0)),
@@ -628,13 +632,13 @@ class _Rows:
         """Actions that are not applied though they could be, or should be."""
         acts = ~no_day(self.session)
         open_question = self.decision == None  # noqa: E711 - of an array
-        unknown = acts & (self.group != "split") & np.isnan(self.amount) & open_question
+        unknown = acts & (self.group != _SPLIT) & np.isnan(self.amount) & open_question
         contradicted = acts & (self.verdict == CONTRADICTED) & open_question
         found = []
         for index in np.flatnonzero(contradicted | unknown).tolist():
             symbol, day, action = self.symbol[index].as_py(), self.day[index], self.id[index]
             would = _would(
-                self.group[index],
+                _GROUPS[self.group[index]],
                 int(self.new_shares[index]),
                 int(self.old_shares[index]),
                 float(self.amount[index]),
@@ -650,7 +654,9 @@ class _Rows:
                 decide = f"datalake decide ignore {action}, and add what is right"
             else:
                 kind = (
-                    "listed twice" if self.twin[index] >= 0 else f"{self.group[index]} contradicted"
+                    "listed twice"
+                    if self.twin[index] >= 0
+                    else f"{_GROUPS[self.group[index]]} contradicted"
                 )
                 decide = f"datalake decide accept {action}, or ignore {action}"
             found.append(
@@ -684,6 +690,16 @@ def _nature(body: str) -> tuple[Any, ...]:
 
 def _floats(column: pa.ChunkedArray) -> Floats:
     return np.asarray(pc.fill_null(column, np.nan).to_numpy(), dtype=np.float64)
+
+
+def _coded(texts: pa.ChunkedArray | pa.Array, codes: Mapping[str, int]) -> npt.NDArray[np.int8]:
+    """Texts of which there are few as small numbers."""
+    encoded = encode(texts)
+    of = np.array([codes[text] for text in encoded.dictionary.to_pylist()], np.int8)
+    found: npt.NDArray[np.int8] = (
+        of[encoded.indices.to_numpy()] if len(of) else np.zeros(len(texts), np.int8)
+    )
+    return found
 
 
 def _ranks(texts: pa.Array) -> Ints:
@@ -721,18 +737,17 @@ def cumulate(factors: pa.Table, securities: pa.Table) -> pa.Table:
     ).astype(np.int64)
     whose = pc.index_in(applied["security"], encoded.dictionary).to_numpy().astype(np.int64)
     day = days_of(applied["session"]).astype(np.int64)
-    groups = applied["adjustment"].to_numpy(zero_copy_only=False)
-    rank = np.array([_ORDER[group] for group in groups], dtype=np.int64)
-    order = np.lexsort((_ranks(applied["action_id"].combine_chunks()), rank, day, whose))
+    groups = _coded(applied["adjustment"], {name: at for at, name in enumerate(_GROUPS)})
+    order = np.lexsort((_ranks(applied["action_id"].combine_chunks()), groups, day, whose))
     whose, day, groups = whose[order], day[order], groups[order]
     price = applied["price_factor"].to_numpy()[order]
     volume = applied["volume_factor"].to_numpy()[order]
     total = applied["total_return_factor"].to_numpy()[order]
     ones = np.ones(len(price))
     parts = {
-        "split": np.where(groups == "split", price, ones),
-        "spin_off": np.where(groups == "spin-off", price, ones),
-        "dividend": np.where(groups == "dividend", price, ones),
+        "split": np.where(groups == _SPLIT, price, ones),
+        "spin_off": np.where(groups == _SPIN_OFF, price, ones),
+        "dividend": np.where(groups == _DIVIDEND, price, ones),
         "total_return": total,
         "volume": volume,
     }
