@@ -75,6 +75,10 @@ _GROUPS = ("split", "spin-off", "dividend")
 
 _SPLIT, _SPIN_OFF, _DIVIDEND = range(3)
 _GROUP_OF = {kind: _GROUPS.index(name) for kind, name in _ADJUSTMENT.items()}
+_NEEDED = [
+    *("id", "kind", "effective_date", "process_date", "symbol", "new_symbol"),
+    *("new_rate", "old_rate", "cash", "body"),
+]
 _KINDS = {kind: place for place, kind in enumerate(_ADJUSTMENT)}
 
 Bools = npt.NDArray[np.bool_]
@@ -235,7 +239,9 @@ class _Rows:
         self.group: npt.NDArray[np.int8]
         self.id: npt.NDArray[Any]
         self.process: Days
-        self.body: pa.Array
+        self.body: pa.ChunkedArray
+        self.place: Ints
+        """Where each row stands in `body`, of which few are looked at."""
         self.new_shares: Ints
         self.old_shares: Ints
         self.amount: Floats
@@ -249,25 +255,21 @@ class _Rows:
     def of(cls, e: Evidence, stretches: Stretches, actions: pa.Table) -> _Rows:
         """Find the bars of each action."""
         kinds = pa.array(list(_ADJUSTMENT))
-        actions = actions.filter(pc.is_in(actions["kind"], kinds)).combine_chunks()
+        actions = actions.select(_NEEDED).filter(pc.is_in(actions["kind"], kinds))
         day = days_of(actions["effective_date"])
         code = e.codes(actions["symbol"])
         where = stretches.holding(code, day.astype(np.int64))
         keep = where >= 0
-        kind_names = actions["kind"].to_numpy(zero_copy_only=False)
+        kind_names = _coded(actions["kind"], _KINDS)
         other = e.codes(actions["new_symbol"])
         # A unit that was split has ended, unless it goes on under another ticker.
-        units = kind_names == "unit_splits"
+        units = kind_names == _KINDS["unit_splits"]
         if units.any():
             onward = stretches.previous[np.maximum(where, 0)] >= 0
             keep &= ~units | onward
-        actions, day, where, other = (
-            actions.filter(pa.array(keep)),
-            day[keep],
-            where[keep],
-            other[keep],
-        )
-        kind_names = kind_names[keep]
+        if not keep.all():
+            actions = actions.filter(pa.array(keep))
+            day, where, other, kind_names = day[keep], where[keep], other[keep], kind_names[keep]
         self = cls(len(day))
         if not self.count:
             return self._filled(stretches, actions)
@@ -332,7 +334,8 @@ class _Rows:
         self.kind = actions["kind"].to_numpy(zero_copy_only=False)
         self.group = _coded(actions["kind"], _GROUP_OF)
         self.id = actions["id"].to_numpy(zero_copy_only=False)
-        self.body = actions["body"].combine_chunks()
+        self.body = actions["body"]
+        self.place = np.arange(count)
         self.new_shares = np.zeros(count, np.int64)
         self.old_shares = np.zeros(count, np.int64)
         self.amount = np.full(count, np.nan)
@@ -349,7 +352,7 @@ class _Rows:
         for index in np.flatnonzero(self.group == _SPLIT).tolist():
             if not (new[index] > 0 and old[index] > 0):
                 continue  # an impossible rate: named as one
-            more = kinds[index] == "stock_dividends"
+            more = kinds[index] == _KINDS["stock_dividends"]
             pair = ratio(float(new[index]), 1.0 if more else float(old[index]), more=more)
             self.new_shares[index], self.old_shares[index] = pair
 
@@ -390,7 +393,6 @@ class _Rows:
             if isinstance(values, np.ndarray):
                 setattr(self, name, values[order])
         self.symbol = self.symbol.take(pa.array(order))
-        self.body = self.body.take(pa.array(order))
         return self
 
     # Which are true
@@ -422,8 +424,13 @@ class _Rows:
             )
         )
         for first, second in zip(one[alike].tolist(), two[alike].tolist(), strict=True):
-            if _nature(self.body[first].as_py()) == _nature(self.body[second].as_py()):
+            if self._nature(first) == self._nature(second):
                 self.twin[second] = first
+
+    def _nature(self, index: int) -> tuple[Any, ...]:
+        """What tells two cash dividends of one amount and day apart."""
+        told = json.loads(self.body[int(self.place[index])].as_py())
+        return tuple(told.get(name) for name in ("special", "sub_type", "foreign", "currency"))
 
     def judge(self) -> None:
         """What the prices say of each."""
@@ -680,12 +687,6 @@ def _would(group: str, new: int, old: int, amount: float) -> str:
     if group == "split":
         return f"a split of {new} for {old}" if new > 0 else "a split"
     return f"a {group} of {'unknown value' if np.isnan(amount) else f'{amount:g} dollars a share'}"
-
-
-def _nature(body: str) -> tuple[Any, ...]:
-    """What tells two cash dividends of one amount and day apart."""
-    told = json.loads(body)
-    return tuple(told.get(name) for name in ("special", "sub_type", "foreign", "currency"))
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
