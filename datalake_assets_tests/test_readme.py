@@ -31,6 +31,7 @@ from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource
 from datalake_assets.securities.decisions import Decision, decide
+from datalake_assets.securities.evidence import quarter_of
 from datalake_assets.settings import LAKE_OF_EXCHANGE, SETTINGS, Setting, Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -114,6 +115,10 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
         layout.SECURITIES_TABLE,
         layout.FACTORS_TABLE,
         layout.CUMULATIVE_TABLE,
+        layout.FINDINGS_TABLE,
+        layout.DECISIONS,
+        layout.REGISTRY,
+        layout.evidence_key(quarter_of(day)),
         layout.universe_key(taken),
         layout.survey_key(taken),
     ]
@@ -338,7 +343,9 @@ def test_every_command_and_option_of_datalake_that_is_named_exists() -> None:
     calls = called("datalake")
     assert {words[0] for _, words in calls} == set(commands())
     for document, words in calls:
-        options = {name for param in commands()[words[0]].params for name in param.opts}
+        command = commands()[words[0]]
+        parts = [command, *getattr(command, "commands", {}).values()]
+        options = {name for part in parts for param in part.params for name in param.opts}
         unknown = [word for word in words if word.startswith("--") and word not in options]
         assert unknown == [], f"{document}: datalake {words[0]} has no {unknown}"
 

@@ -16,7 +16,7 @@ to which sweep, and is never needed to know anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -107,6 +107,11 @@ class Sweep:
     examples: tuple[str, ...]
     unknown: Mapping[str, int]
 
+    @property
+    def mark(self) -> str:
+        """What tells it from every other sweep, also of another log: its number and instant."""
+        return f"{self.number} {self.seen_at.isoformat()}"
+
     def told(self) -> dict[str, Any]:
         """It as JSON-able values."""
         return {
@@ -159,6 +164,18 @@ class _Object:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """The table for readers: its rows, the mark of the sweep up to which it is, and its version.
+
+    No rows when there is no table, or a damaged one: the log has it all, it is made anew.
+    """
+
+    table: pa.Table | None
+    mark: str
+    version: str | None
+
+
 class ActionLog:
     """The log of corporate actions of a lake.
 
@@ -190,11 +207,13 @@ class ActionLog:
             ChangedError: Others appended again and again meanwhile; nothing was written.
         """
         for attempt in count(1):
+            published = self._published()
             newest = self._newest()
             last = newest.sweeps[-1] if newest else None
-            events = _changes(self._standing(newest), answer.actions, answer.gone)
-            if last and last.number > answer.known:
-                meanwhile = self._events_after(answer.known, newest)["id"].combine_chunks()
+            events = _changes(self._standing(newest, published), answer.actions, answer.gone)
+            if newest and last and last.number > answer.known:
+                objects = self._back_to(answer.known + 1, newest)
+                meanwhile = _after(answer.known, objects)["id"].combine_chunks()
                 events = events.filter(pc.invert(pc.is_in(events["id"], meanwhile)))
             sweep = Sweep(
                 last.number + 1 if last else 1,
@@ -235,18 +254,18 @@ class ActionLog:
         Killed before it, the next sweep does it.
         """
         for _ in range(_ATTEMPTS):
+            # In this order, so that the log is never behind the table that is compared with it.
+            published = self._published()
             newest = self._newest()
             if newest is None:
                 return False
-            up_to, held, version = self._published()
-            now = newest.sweeps[-1].number
-            if held is not None and up_to >= now:
-                return False
-            if held is not None and not self._events_after(up_to, newest).num_rows:
+            since = self._since(published.mark, newest)
+            if published.table is not None and since is not None and not since.num_rows:
                 return False  # nothing new since: the table is right as it is
             try:
-                data = _encode_standing(self._standing(newest), now)
-                self._store.replace(layout.STANDING_ACTIONS, data, version)
+                standing = self._standing(newest, published)
+                data = _encode_standing(standing, newest.sweeps[-1].mark)
+                self._store.replace(layout.STANDING_ACTIONS, data, published.version)
             except ChangedError:
                 continue  # by another sweep, with as much or less
             return True
@@ -265,11 +284,12 @@ class ActionLog:
             raise ValueError(
                 f"{at!r} is no instant: give a datetime with its zone, like datetime.now(UTC)"
             )
+        published = self._published()
         newest = self._newest()
         if newest is None:
             return SCHEMA.empty_table()
         if at is None or at >= newest.sweeps[-1].seen_at:
-            return self._standing(newest)
+            return self._standing(newest, published)
         return _folded((found.events for found in self._objects()), at)
 
     def events(self, symbol: str | None = None) -> pa.Table:
@@ -278,70 +298,93 @@ class ActionLog:
         Args:
             symbol: Only of actions that were ever about this ticker, or bring it; None: all.
         """
-        found = list(self._objects())[::-1]
-        tables = [one.events for one in found]
-        if symbol is not None:
+        if symbol is None:
+            tables = [one.events for one in self._objects()]
+        else:
             ids: set[str] = set()
-            for table in tables:
+            for one in self._objects(columns=["id", "symbol", "new_symbol"]):
                 named = pc.or_kleene(
-                    pc.equal(table["symbol"], symbol), pc.equal(table["new_symbol"], symbol)
+                    pc.equal(one.events["symbol"], symbol),
+                    pc.equal(one.events["new_symbol"], symbol),
                 )
-                ids.update(table.filter(named)["id"].to_pylist())
+                ids.update(one.events.filter(named)["id"].to_pylist())
             wanted = pa.array(sorted(ids), pa.string())
-            tables = [table.filter(pc.is_in(table["id"], wanted)) for table in tables]
-        return pa.concat_tables([EVENTS.empty_table(), *tables])
+            found = self._objects() if ids else ()
+            tables = [one.events.filter(pc.is_in(one.events["id"], wanted)) for one in found]
+        return pa.concat_tables([EVENTS.empty_table(), *reversed(tables)])
 
     def sweeps(self) -> Iterator[Sweep]:
         """The sweeps, newest first; objects are read as far as they are asked for."""
         for number in reversed(self._numbers()):
             yield from reversed(self._read(number).sweeps)
 
-    def _standing(self, newest: _Object | None) -> pa.Table:
+    def _standing(self, newest: _Object | None, published: _Published) -> pa.Table:
         """What stands after the newest object: the published table, and the events since."""
         if newest is None:
             return SCHEMA.empty_table()
-        up_to, held, _ = self._published()
-        if held is None or up_to > newest.sweeps[-1].number:
+        since = self._since(published.mark, newest)
+        if published.table is None or since is None:
             return _folded((one.events for one in self._objects(newest)), None)
-        since = self._events_after(up_to, newest)
         if not since.num_rows:
-            return held
-        return _folded([since, _as_events(INSERTED, held)], None)
+            return published.table
+        return _folded([since, _as_events(INSERTED, published.table)], None)
 
-    def _published(self) -> tuple[int, pa.Table | None, str | None]:
-        """The published table: up to which sweep, the rows, and the object's version."""
+    def _published(self) -> _Published:
         try:
             data, version = self._store.get_versioned(layout.STANDING_ACTIONS)
         except FileNotFoundError:
-            return 0, None, None
+            return _Published(None, "", None)
         try:
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-            return int(file.schema_arrow.metadata[_UP_TO]), file.read().cast(SCHEMA), version
+            mark = file.schema_arrow.metadata[_UP_TO].decode()
+            return _Published(file.read().cast(SCHEMA), mark, version)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
-            return 0, None, version  # the log has it all: it is made anew
+            return _Published(None, "", version)
 
-    def _events_after(self, number: int, newest: _Object | None) -> pa.Table:
-        """The events of the sweeps after one, in their order."""
-        found: list[pa.Table] = []
-        while newest is not None:
-            found.append(newest.events.filter(pc.greater(newest.events["sweep"], number)))
-            if newest.sweeps[0].number <= number + 1 or newest.number == 1:
-                break
-            newest = self._read(newest.number - 1)
-        return pa.concat_tables([EVENTS.empty_table(), *reversed(found)])
+    def _since(self, mark: str, newest: _Object) -> pa.Table | None:
+        """The events after the sweep with this mark, in their order.
+
+        None when the log does not have that sweep: it is an older one, from a backup, or another.
+        """
+        told = mark.partition(" ")[0]
+        number = int(told) if told.isdecimal() else 0
+        if not 1 <= number <= newest.sweeps[-1].number:
+            return None
+        objects = self._back_to(number, newest)
+        if mark not in (sweep.mark for sweep in objects[-1].sweeps):
+            return None
+        return _after(number, objects)
+
+    def _back_to(self, number: int, newest: _Object) -> list[_Object]:
+        """The objects down to the one that holds this sweep, newest first."""
+        found = [newest]
+        while found[-1].sweeps[0].number > number and found[-1].number > 1:
+            found.append(self._read(found[-1].number - 1))
+        return found
 
     def _newest(self) -> _Object | None:
         numbers = self._numbers()
         return self._read(numbers[-1]) if numbers else None
 
-    def _objects(self, newest: _Object | None = None) -> Iterator[_Object]:
-        """All objects, newest first; up to this one, which is taken as it is."""
-        numbers = self._numbers()
+    def _objects(
+        self, newest: _Object | None = None, columns: list[str] | None = None
+    ) -> Iterator[_Object]:
+        """All objects, newest first.
+
+        Args:
+            newest: Begin with this one, taken as it is.
+            columns: Read of the events only these.
+        """
+        numbers = self._numbers()[::-1]
         if newest is not None:
             yield newest
             numbers = [number for number in numbers if number < newest.number]
-        with ThreadPoolExecutor(self._store.readers(16)) as threads:
-            yield from threads.map(self._read, reversed(numbers))
+        # A few at a time: all of them decoded at once can be a gigabyte.
+        at_once = self._store.readers(16)
+        with ThreadPoolExecutor(at_once) as threads:
+            for begin in range(0, len(numbers), at_once):
+                some = numbers[begin : begin + at_once]
+                yield from threads.map(lambda number: self._read(number, columns), some)
 
     def _numbers(self) -> list[int]:
         found = map(layout.action_log_number, self._store.list(layout.ACTION_LOG))
@@ -354,7 +397,7 @@ class ActionLog:
             )
         return numbers
 
-    def _read(self, number: int) -> _Object:
+    def _read(self, number: int, columns: list[str] | None = None) -> _Object:
         key = layout.action_log_key(number)
         data, version = self._store.get_versioned(key)
         try:
@@ -363,13 +406,25 @@ class ActionLog:
             sweeps = tuple(map(Sweep.read, told))
             if not sweeps:
                 raise ValueError("it names no sweep")
-            return _Object(number, sweeps, file.read().cast(EVENTS), version)
+            schema = pa.schema([EVENTS.field(name) for name in columns or EVENTS.names])
+            return _Object(number, sweeps, file.read(columns).cast(schema), version)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
             raise BrokenFileError(
                 f"{self._store.url(key)} is no whole object of the log of corporate actions "
                 f"({error!r}): restore it from a backup; without it nobody can tell what was "
                 "known when"
             ) from error
+
+
+def _after(number: int, objects: Sequence[_Object]) -> pa.Table:
+    """The events of the sweeps after one, in their order.
+
+    Args:
+        number: Of that sweep.
+        objects: Those that have them, newest first.
+    """
+    tables = [one.events.filter(pc.greater(one.events["sweep"], number)) for one in objects]
+    return pa.concat_tables([EVENTS.empty_table(), *reversed(tables)])
 
 
 def _changes(before: pa.Table, said: pa.Table, gone: Iterable[str]) -> pa.Table:
@@ -436,8 +491,8 @@ def _encode(log: _Object) -> bytes:
     return _parquet(log.events.replace_schema_metadata({_SWEEPS: told}))
 
 
-def _encode_standing(actions: pa.Table, up_to: int) -> bytes:
-    return _parquet(actions.replace_schema_metadata({_UP_TO: str(up_to)}))
+def _encode_standing(actions: pa.Table, mark: str) -> bytes:
+    return _parquet(actions.replace_schema_metadata({_UP_TO: mark}))
 
 
 def _parquet(table: pa.Table) -> bytes:

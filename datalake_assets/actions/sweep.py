@@ -105,11 +105,6 @@ class Window:
     first: date
     last: date
 
-    @property
-    def whole(self) -> bool:
-        """Whether it is the whole history."""
-        return self.first <= FIRST
-
 
 def due(today: date, sweeps: Iterable[Sweep], *, whole: bool = False) -> Window:
     """The window to ask for today.

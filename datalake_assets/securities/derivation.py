@@ -33,6 +33,9 @@ from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
 
 _TRIES = 5
 
+_DISTINCT = ("action_id", "price_factor", "total_return_factor", "total_return", "what", "decide")
+"""Columns whose values hardly repeat: a dictionary of them is only built to be thrown away."""
+
 
 class NothingDerivedError(LookupError):
     """The lake has no table of securities yet."""

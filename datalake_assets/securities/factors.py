@@ -17,7 +17,7 @@ of one day are summed: each row takes its part of the sum, so that their product
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from fractions import Fraction
@@ -70,7 +70,15 @@ _ADJUSTMENT = {
     **dict.fromkeys(SPIN_OFFS, "spin-off"),
     **dict.fromkeys(DIVIDENDS, "dividend"),
 }
-_ORDER = {"split": 0, "spin-off": 1, "dividend": 2}
+_GROUPS = ("split", "spin-off", "dividend")
+"""In this order they act on one day."""
+
+_SPLIT, _SPIN_OFF, _DIVIDEND = range(3)
+_GROUP_OF = {kind: _GROUPS.index(name) for kind, name in _ADJUSTMENT.items()}
+_NEEDED = [
+    *("id", "kind", "effective_date", "process_date", "symbol", "new_symbol"),
+    *("new_rate", "old_rate", "cash", "body"),
+]
 _KINDS = {kind: place for place, kind in enumerate(_ADJUSTMENT)}
 
 Bools = npt.NDArray[np.bool_]
@@ -228,10 +236,12 @@ class _Rows:
         self.session: Days
         self.day: Days
         self.kind: npt.NDArray[Any]
-        self.group: npt.NDArray[Any]
+        self.group: npt.NDArray[np.int8]
         self.id: npt.NDArray[Any]
         self.process: Days
-        self.body: pa.Array
+        self.body: pa.ChunkedArray
+        self.place: Ints
+        """Where each row stands in `body`, of which few are looked at."""
         self.new_shares: Ints
         self.old_shares: Ints
         self.amount: Floats
@@ -245,25 +255,21 @@ class _Rows:
     def of(cls, e: Evidence, stretches: Stretches, actions: pa.Table) -> _Rows:
         """Find the bars of each action."""
         kinds = pa.array(list(_ADJUSTMENT))
-        actions = actions.filter(pc.is_in(actions["kind"], kinds)).combine_chunks()
+        actions = actions.select(_NEEDED).filter(pc.is_in(actions["kind"], kinds))
         day = days_of(actions["effective_date"])
         code = e.codes(actions["symbol"])
         where = stretches.holding(code, day.astype(np.int64))
         keep = where >= 0
-        kind_names = actions["kind"].to_numpy(zero_copy_only=False)
+        kind_names = _coded(actions["kind"], _KINDS)
         other = e.codes(actions["new_symbol"])
         # A unit that was split has ended, unless it goes on under another ticker.
-        units = kind_names == "unit_splits"
+        units = kind_names == _KINDS["unit_splits"]
         if units.any():
             onward = stretches.previous[np.maximum(where, 0)] >= 0
             keep &= ~units | onward
-        actions, day, where, other = (
-            actions.filter(pa.array(keep)),
-            day[keep],
-            where[keep],
-            other[keep],
-        )
-        kind_names = kind_names[keep]
+        if not keep.all():
+            actions = actions.filter(pa.array(keep))
+            day, where, other, kind_names = day[keep], where[keep], other[keep], kind_names[keep]
         self = cls(len(day))
         if not self.count:
             return self._filled(stretches, actions)
@@ -326,9 +332,10 @@ class _Rows:
         self.day = days_of(actions["effective_date"])
         self.process = days_of(actions["process_date"])
         self.kind = actions["kind"].to_numpy(zero_copy_only=False)
-        self.group = np.array([_ADJUSTMENT[kind] for kind in self.kind], dtype=object)
+        self.group = _coded(actions["kind"], _GROUP_OF)
         self.id = actions["id"].to_numpy(zero_copy_only=False)
-        self.body = actions["body"].combine_chunks()
+        self.body = actions["body"]
+        self.place = np.arange(count)
         self.new_shares = np.zeros(count, np.int64)
         self.old_shares = np.zeros(count, np.int64)
         self.amount = np.full(count, np.nan)
@@ -342,10 +349,10 @@ class _Rows:
     def _shares(self, actions: pa.Table, kinds: npt.NDArray[Any]) -> None:
         new = _floats(actions["new_rate"])
         old = np.nan_to_num(_floats(actions["old_rate"]), nan=1.0)
-        for index in np.flatnonzero(self.group == "split").tolist():
+        for index in np.flatnonzero(self.group == _SPLIT).tolist():
             if not (new[index] > 0 and old[index] > 0):
                 continue  # an impossible rate: named as one
-            more = kinds[index] == "stock_dividends"
+            more = kinds[index] == _KINDS["stock_dividends"]
             pair = ratio(float(new[index]), 1.0 if more else float(old[index]), more=more)
             self.new_shares[index], self.old_shares[index] = pair
 
@@ -358,8 +365,8 @@ class _Rows:
         day: Days,
     ) -> None:
         cash = _floats(actions["cash"])
-        self.amount = np.where(self.group == "dividend", cash, np.nan)
-        spun = np.flatnonzero(self.group == "spin-off")
+        self.amount = np.where(self.group == _DIVIDEND, cash, np.nan)
+        spun = np.flatnonzero(self.group == _SPIN_OFF)
         if not len(spun):
             return
         new = _floats(actions["new_rate"])[spun]
@@ -380,13 +387,12 @@ class _Rows:
                 )
 
     def _sorted(self) -> _Rows:
-        rank = np.array([_ORDER[group] for group in self.group])
-        order = np.lexsort((_ranks(pa.array(self.id)), rank, self.session, self.security))
+        ranks = _ranks(pa.array(self.id, pa.string()))
+        order = np.lexsort((ranks, self.group, self.session, self.security))
         for name, values in vars(self).items():
             if isinstance(values, np.ndarray):
                 setattr(self, name, values[order])
         self.symbol = self.symbol.take(pa.array(order))
-        self.body = self.body.take(pa.array(order))
         return self
 
     # Which are true
@@ -401,10 +407,10 @@ class _Rows:
         if self.count < 2:
             return
         value = np.where(
-            self.group == "split", self.new_shares / np.maximum(self.old_shares, 1), self.amount
+            self.group == _SPLIT, self.new_shares / np.maximum(self.old_shares, 1), self.amount
         )
         value = np.nan_to_num(value, nan=-1.0)
-        kind = np.array([_KINDS[name] for name in self.kind], np.int64)
+        kind = _coded(pa.array(self.kind, pa.string()), _KINDS)
         order = np.lexsort((np.arange(self.count), self.day, value, kind, self.security))
         one, two = order[:-1], order[1:]
         alike = (
@@ -414,12 +420,17 @@ class _Rows:
             & (self.day[two] - self.day[one] <= 7)
             & (
                 (self.process[one] == self.process[two])
-                | ((self.group[one] == "split") & (self.day[one] != self.day[two]))
+                | ((self.group[one] == _SPLIT) & (self.day[one] != self.day[two]))
             )
         )
         for first, second in zip(one[alike].tolist(), two[alike].tolist(), strict=True):
-            if _nature(self.body[first].as_py()) == _nature(self.body[second].as_py()):
+            if self._nature(first) == self._nature(second):
                 self.twin[second] = first
+
+    def _nature(self, index: int) -> tuple[Any, ...]:
+        """What tells two cash dividends of one amount and day apart."""
+        told = json.loads(self.body[int(self.place[index])].as_py())
+        return tuple(told.get(name) for name in ("special", "sub_type", "foreign", "currency"))
 
     def judge(self) -> None:
         """What the prices say of each."""
@@ -440,7 +451,7 @@ class _Rows:
                 np.nan if self.twin[index] >= begin else self.expected[index]
                 for index in range(begin, begin + many)
             ]
-            is_split = self.group[day] == "split"
+            is_split = self.group[day] == _SPLIT
             scale = np.where(
                 is_split & (self.new_shares[day] > 0),
                 self.old_shares[day] / np.maximum(self.new_shares[day], 1),
@@ -452,10 +463,10 @@ class _Rows:
             )
         self._judge_twins()
         impossible = acts & (
-            ((self.group == "dividend") & ~(self.amount > 0))
-            | ((self.group == "split") & (self.new_shares <= 0))
+            ((self.group == _DIVIDEND) & ~(self.amount > 0))
+            | ((self.group == _SPLIT) & (self.new_shares <= 0))
         )
-        too_much = acts & (self.group != "split") & (self.amount >= self._price())
+        too_much = acts & (self.group != _SPLIT) & (self.amount >= self._price())
         self.impossible = np.select(
             [impossible, too_much], ["an impossible rate", "not less than the price"], default=""
         ).astype(object)
@@ -479,7 +490,7 @@ class _Rows:
     def _price(self) -> Floats:
         """The close before in shares of the day: divided by its splits."""
         scale = np.ones(self.count)
-        splits = np.flatnonzero((self.group == "split") & (self.new_shares > 0))
+        splits = np.flatnonzero((self.group == _SPLIT) & (self.new_shares > 0))
         self_key = self.security * 2**33 + self.session.astype(np.int64) + 2**32
         _, inverse = np.unique(self_key, return_inverse=True)
         if len(splits):
@@ -503,7 +514,7 @@ class _Rows:
             split = np.log(self.old_shares / np.where(self.new_shares > 0, self.new_shares, np.nan))
             left = 1 - self.amount / self._price()
             cash = np.log(np.where(left > 0, left, np.nan))
-        return np.where(self.group == "split", split, cash)
+        return np.where(self.group == _SPLIT, split, cash)
 
     def decide(
         self, accepted: frozenset[str], ignored: frozenset[str], added: frozenset[str]
@@ -512,7 +523,7 @@ class _Rows:
         possible = (
             ~no_day(self.session)
             & (self.impossible == "")
-            & ((self.group == "split") | ~np.isnan(self.amount))
+            & ((self.group == _SPLIT) | ~np.isnan(self.amount))
         )
         self.decision = np.full(self.count, None, dtype=object)
         for name, chosen in (("accept", accepted), ("ignore", ignored), ("add", added)):
@@ -525,7 +536,7 @@ class _Rows:
     def multiply(self) -> None:
         """The factors, amounts of one day summed."""
         price = self._price()
-        split = self.group == "split"
+        split = self.group == _SPLIT
         safe_new = np.where(self.new_shares > 0, self.new_shares, 1)
         safe_old = np.where(self.old_shares > 0, self.old_shares, 1)
         # What was taken from the price, and paid by the close, by the rows before this one.
@@ -540,7 +551,7 @@ class _Rows:
             taken[index], paid[index] = taken[index - 1], paid[index - 1]
             if self.applied[index - 1] and not split[index - 1]:
                 taken[index] += self.amount[index - 1]
-                if self.group[index - 1] == "dividend":
+                if self.group[index - 1] == _DIVIDEND:
                     paid[index] += self.amount[index - 1]
         acts = ~no_day(self.session) & (self.impossible == "")
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -552,7 +563,7 @@ class _Rows:
         self.price_factor = np.where(ok_split, safe_old / safe_new, np.where(cash, by_price, 1.0))
         self.volume_factor = np.where(ok_split, safe_new / safe_old, 1.0)
         # The value of a spin-off is of the open, like its price factor.
-        dividend = cash & (self.group == "dividend")
+        dividend = cash & (self.group == _DIVIDEND)
         self.total_return_factor = np.where(dividend, by_close, self.price_factor)
 
     # What is told
@@ -565,7 +576,7 @@ class _Rows:
                 self.decision == "add",
                 no_day(self.session),
                 self.impossible != "",
-                (self.group != "split") & np.isnan(self.amount),
+                (self.group != _SPLIT) & np.isnan(self.amount),
                 self.twin >= 0,
                 self.verdict == CONFIRMED,
                 self.verdict == TOO_SMALL,
@@ -594,7 +605,7 @@ class _Rows:
 
     def table(self) -> pa.Table:
         """In `FACTORS`."""
-        split = self.group == "split"
+        split = self.group == _SPLIT
         self.reason = self._reasons()
         table = pa.table(
             {
@@ -603,7 +614,7 @@ class _Rows:
                 "session": as_days(self.session),
                 "effective_date": as_days(self.day),
                 "kind": pa.array(self.kind, pa.string()),
-                "adjustment": pa.array(self.group, pa.string()),
+                "adjustment": pa.array(_GROUPS).take(pa.array(self.group)),
                 "action_id": pa.array(self.id, pa.string()),
                 "new_shares": pa.array(self.new_shares, mask=~split | (self.new_shares <= 0)),
                 "old_shares": pa.array(self.old_shares, mask=~split | (self.old_shares <= 0)),
@@ -628,13 +639,13 @@ class _Rows:
         """Actions that are not applied though they could be, or should be."""
         acts = ~no_day(self.session)
         open_question = self.decision == None  # noqa: E711 - of an array
-        unknown = acts & (self.group != "split") & np.isnan(self.amount) & open_question
+        unknown = acts & (self.group != _SPLIT) & np.isnan(self.amount) & open_question
         contradicted = acts & (self.verdict == CONTRADICTED) & open_question
         found = []
         for index in np.flatnonzero(contradicted | unknown).tolist():
             symbol, day, action = self.symbol[index].as_py(), self.day[index], self.id[index]
             would = _would(
-                self.group[index],
+                _GROUPS[self.group[index]],
                 int(self.new_shares[index]),
                 int(self.old_shares[index]),
                 float(self.amount[index]),
@@ -650,14 +661,17 @@ class _Rows:
                 decide = f"datalake decide ignore {action}, and add what is right"
             else:
                 kind = (
-                    "listed twice" if self.twin[index] >= 0 else f"{self.group[index]} contradicted"
+                    "listed twice"
+                    if self.twin[index] >= 0
+                    else f"{_GROUPS[self.group[index]]} contradicted"
                 )
                 decide = f"datalake decide accept {action}, or ignore {action}"
             found.append(
                 Finding(
                     "action",
                     kind,
-                    True,
+                    # Rights are seldom traded before they are used: of most nobody knows a value.
+                    self.kind[index] != "rights_distributions",
                     symbol,
                     int(day),
                     action,
@@ -675,14 +689,18 @@ def _would(group: str, new: int, old: int, amount: float) -> str:
     return f"a {group} of {'unknown value' if np.isnan(amount) else f'{amount:g} dollars a share'}"
 
 
-def _nature(body: str) -> tuple[Any, ...]:
-    """What tells two cash dividends of one amount and day apart."""
-    told = json.loads(body)
-    return tuple(told.get(name) for name in ("special", "sub_type", "foreign", "currency"))
-
-
 def _floats(column: pa.ChunkedArray) -> Floats:
     return np.asarray(pc.fill_null(column, np.nan).to_numpy(), dtype=np.float64)
+
+
+def _coded(texts: pa.ChunkedArray | pa.Array, codes: Mapping[str, int]) -> npt.NDArray[np.int8]:
+    """Texts of which there are few as small numbers."""
+    encoded = encode(texts)
+    of = np.array([codes[text] for text in encoded.dictionary.to_pylist()], np.int8)
+    found: npt.NDArray[np.int8] = (
+        of[encoded.indices.to_numpy()] if len(of) else np.zeros(len(texts), np.int8)
+    )
+    return found
 
 
 def _ranks(texts: pa.Array) -> Ints:
@@ -720,18 +738,17 @@ def cumulate(factors: pa.Table, securities: pa.Table) -> pa.Table:
     ).astype(np.int64)
     whose = pc.index_in(applied["security"], encoded.dictionary).to_numpy().astype(np.int64)
     day = days_of(applied["session"]).astype(np.int64)
-    groups = applied["adjustment"].to_numpy(zero_copy_only=False)
-    rank = np.array([_ORDER[group] for group in groups], dtype=np.int64)
-    order = np.lexsort((_ranks(applied["action_id"].combine_chunks()), rank, day, whose))
+    groups = _coded(applied["adjustment"], {name: at for at, name in enumerate(_GROUPS)})
+    order = np.lexsort((_ranks(applied["action_id"].combine_chunks()), groups, day, whose))
     whose, day, groups = whose[order], day[order], groups[order]
     price = applied["price_factor"].to_numpy()[order]
     volume = applied["volume_factor"].to_numpy()[order]
     total = applied["total_return_factor"].to_numpy()[order]
     ones = np.ones(len(price))
     parts = {
-        "split": np.where(groups == "split", price, ones),
-        "spin_off": np.where(groups == "spin-off", price, ones),
-        "dividend": np.where(groups == "dividend", price, ones),
+        "split": np.where(groups == _SPLIT, price, ones),
+        "spin_off": np.where(groups == _SPIN_OFF, price, ones),
+        "dividend": np.where(groups == _DIVIDEND, price, ones),
         "total_return": total,
         "volume": volume,
     }

@@ -53,7 +53,15 @@ _LINKED = 8
 """Tickers in one chain of renames, at most, of which all are asked for on a day."""
 
 _MERGERS = ("cash_mergers", "stock_mergers", "stock_and_cash_mergers")
-_ENDS = ("redemptions", "worthless_removals")
+_ENDS = ("redemptions", "worthless_removals", "reorganizations")
+_FOLLOWED_BY = {
+    "redemptions": "delisting",
+    "worthless_removals": "delisting",
+    "unit_splits": "split",
+}
+_OF_SOME_HOLDERS = ("unit_splits", "redemptions", "reorganizations")
+"""After these a security may go on: units are split, and shares redeemed, by those who want it."""
+
 _SPLITS = ("forward_splits", "reverse_splits", "unit_splits")
 
 
@@ -378,8 +386,8 @@ class _Work:
         day = np.array([day for _, day in cuts], np.int64)
         code = np.concatenate([self.runs.symbol.astype(np.int64), code])
         day = np.concatenate([self.runs.first.astype(np.int64), day])
-        borders = np.unique(np.stack([code, day], axis=1), axis=0)
-        symbol, start = borders[:, 0], borders[:, 1]
+        borders = np.unique(code << 32 | day)
+        symbol, start = borders >> 32, borders & 0xFFFFFFFF
         # The last stretch of a ticker is open; the others end where the next begins.
         later = np.append(symbol[1:] == symbol[:-1], False)
         until = np.where(later, np.append(start[1:], 0), 2**31 - 1)
@@ -387,21 +395,25 @@ class _Work:
         first = np.where(row >= 0, self.e.session[row], 2**31 - 1).astype(np.int64)
         last = self._last(symbol, until)
         held = (first < until) & (last >= start)
-        place = {
-            (int(s), int(b)): index
-            for index, (s, b) in enumerate(zip(symbol[held], start[held], strict=True))
-        }
         symbol, start, until = symbol[held], start[held], until[held]
         first, last = first[held], self._last(symbol, until)
-        count = len(symbol)
-        self._place, self._symbol, self._start = place, symbol, start
+        count, keys = len(symbol), borders[held]
+        place = {key: index for index, key in enumerate(keys.tolist())}
+
+        def ending_at(codes: list[int], cuts: list[int]) -> list[int]:
+            """The stretches of tickers that end where others begin, or -1."""
+            code, cut = np.array(codes, np.int64), np.array(cuts, np.int64)
+            at = np.searchsorted(keys, code << 32 | cut) - 1
+            found: list[int] = np.where((at >= 0) & (symbol[at] == code), at, -1).tolist()
+            return found
+
         next_of = np.full(count, -1, np.int64)
         previous = np.full(count, -1, np.int64)
         told: dict[int, _Ending] = {}
         came: dict[int, str] = {}
-        for link, cut, begins in followed:
-            before = self._ending_at(link.old_code, cut)
-            after = place.get((link.new_code, begins), -1)
+        old = ending_at([link.old_code for link, _, _ in followed], [cut for _, cut, _ in followed])
+        for (link, _, begins), before in zip(followed, old, strict=True):
+            after = place.get(link.new_code << 32 | begins, -1)
             if before < 0:
                 continue
             kind = "rename" if link.kind == "name_changes" else "split"
@@ -414,12 +426,11 @@ class _Work:
                 words += f", first of {link.new} {day_of(first[after])}"
                 came[after] = words
             told[before] = _Ending(kind, words, link.new, link.action)
-        for end, day_ in ends:
-            before = self._ending_at(end.code, day_)
+        old = ending_at([end.code for end, _ in ends], [cut for _, cut in ends])
+        for (end, _), before in zip(ends, old, strict=True):
             if before < 0 or before in told:
                 continue
-            kind = "merger" if end.kind in _MERGERS or end.kind == "unit_splits" else "delisting"
-            kind = "split" if end.kind == "unit_splits" else kind
+            kind = _FOLLOWED_BY.get(end.kind, "merger")
             told[before] = _Ending(
                 kind,
                 f"{end.kind} {end.action} of {day_of(end.day)}; last bar {day_of(last[before])}",
@@ -429,11 +440,10 @@ class _Work:
         self._join_halted(symbol, start, first, last, previous, next_of, told, came)
         self._quiet(symbol, first, last, until, told)
         chains = _chains(next_of, previous)
+        names = self.e.symbols.take(pa.array(symbol)).to_pylist()
+        starts, firsts = as_days(start).to_pylist(), as_days(first).to_pylist()
         identifiers, registry = registry.assign(
-            [
-                [Stretch(self.names[symbol[i]], day_of(start[i]), day_of(first[i])) for i in chain]
-                for chain in chains
-            ]
+            [[Stretch(names[i], starts[i], firsts[i]) for i in chain] for chain in chains]
         )
         security = np.empty(count, dtype=object)
         for chain, identifier in zip(chains, identifiers, strict=True):
@@ -444,12 +454,6 @@ class _Work:
     def _last(self, symbol: Ints, until: Ints) -> Ints:
         """The day of each symbol's last bar before a day."""
         return self.e.before(symbol, until)[0].astype(np.int64)
-
-    def _ending_at(self, code: int, cut: int) -> int:
-        """The stretch of a ticker that ends where another begins, or begins no more."""
-        low, high = np.searchsorted(self._symbol, [code, code + 1])
-        at = int(low) + int(np.searchsorted(self._start[low:high], cut)) - 1
-        return at if at >= low else -1
 
     def _ends(self) -> list[tuple[_End, int]]:
         """The ends that the bars allow, and the first day after it."""
@@ -474,8 +478,8 @@ class _Work:
                 if self._apart(end.day, last) <= NEAR:
                     cut = last + 1  # it traded a few days longer
                 elif end.action not in self.accepted:
-                    if end.kind == "unit_splits" or end.kind == "redemptions":
-                        continue  # units are split, and shares redeemed, by those who want it
+                    if end.kind in _OF_SOME_HOLDERS:
+                        continue
                     self._finding(
                         "end contradicted",
                         end.symbol,
@@ -695,7 +699,9 @@ def _told(
 ) -> tuple[list[_Link], list[_End]]:
     """What the actions say of tickers that change and securities that end."""
     kinds = pa.array(["name_changes", *_SPLITS, *_MERGERS, *_ENDS])
-    rows = actions.filter(pc.is_in(actions["kind"], kinds))
+    # What is announced has not happened: a session after the newest one is none of the lake's.
+    happened = pc.less_equal(actions["effective_date"], pa.scalar(day_of(e.sessions[-1])))
+    rows = actions.filter(pc.and_(pc.is_in(actions["kind"], kinds), happened))
     old, new = e.codes(rows["symbol"]), e.codes(rows["new_symbol"])
     days = days_of(rows["effective_date"])
     links, ends = [], []

@@ -77,11 +77,11 @@ def judge(expected: Floats, seen: Floats) -> npt.NDArray[np.object_]:
     """
     blind = np.isnan(expected) | np.isnan(seen)
     small = np.abs(expected) < SMALL
-    found: npt.NDArray[np.object_] = np.select(
-        [blind, small, fits(expected, seen)],
-        [UNSEEN, TOO_SMALL, CONFIRMED],
-        default=CONTRADICTED,
-    ).astype(object)
+    found = np.full(len(expected), CONTRADICTED, dtype=object)
+    # The later ones take precedence.
+    found[fits(expected, seen)] = CONFIRMED
+    found[small] = TOO_SMALL
+    found[blind] = UNSEEN
     return found
 
 

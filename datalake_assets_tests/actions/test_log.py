@@ -209,6 +209,41 @@ def test_the_table_is_never_needed_and_made_anew_from_the_log(folder: Store, dam
     assert folder.get(layout.STANDING_ACTIONS) == whole
 
 
+def test_a_table_of_sweeps_that_the_log_does_not_have_is_made_anew(store: Store) -> None:
+    """The log was restored from a backup, and the table was not."""
+    log = ActionLog(store)
+    log.append(answer(action("a")), minutes(0))
+    backup = store.get(layout.action_log_key(1))
+    for number in (1, 2):
+        log.append(answer(action("a"), action(f"lost {number}"), known=number), minutes(number))
+    log.publish()
+
+    store.put(layout.action_log_key(1), backup)
+    assert rates(log.standing()) == {"a": 0.25}
+    for number in (1, 2, 3):  # one less, as many and one more than the table has
+        log.append(answer(action("a"), action(f"new {number}"), known=number), minutes(9 + number))
+        assert "lost 1" not in rates(log.standing())
+    assert log.publish()
+    assert set(rates(log.standing())) == {"a", "new 1", "new 2", "new 3"}
+    assert not log.publish()
+
+
+def test_a_late_writer_of_the_table_does_not_put_an_older_one_in_the_place_of_a_newer_one(
+    folder: Store,
+) -> None:
+    log = ActionLog(folder)
+    log.append(answer(action("a")), minutes(0))
+
+    def overtake() -> None:
+        log.append(answer(action("a"), action("b"), known=1), minutes(1))
+        log.publish()
+
+    ActionLog(WatchedStore(folder, **Interlude(1, False, overtake).moments)).publish()
+
+    table = pq.read_table(io.BytesIO(folder.get(layout.STANDING_ACTIONS)))
+    assert rates(table) == {"a": 0.25, "b": 0.25}
+
+
 # --- two writers, and kills -----------------------------------------------------------------------
 
 

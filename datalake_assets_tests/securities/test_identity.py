@@ -183,6 +183,15 @@ def test_a_cash_merger_ends_a_security_with_its_payout():
     assert (ended["followed_by"], ended["payout_cash"], ended["action_id"]) == ("merger", 42.5, "m")
 
 
+def test_a_merger_and_a_rename_that_are_announced_have_not_happened():
+    history = History().add("A", DAYS[:101]).add("B", DAYS[:101])
+    told = (
+        action("m", "cash_mergers", "A", DAYS[101], cash=42.5),
+        action("r", "name_changes", "B", DAYS[101], new_symbol="C"),
+    )
+    assert [row[4] for row in rows(derive(history, *told))] == [None, None]
+
+
 def test_a_merger_whose_ticker_goes_on_is_named():
     history = History().add("A", DAYS)
     found = derive(history, action("m", "cash_mergers", "A", MID, cash=42.5))
