@@ -119,8 +119,8 @@ def test_the_checks_name_what_is_contradicted_and_what_is_suspected(bench: Bench
     assert (actions.passed, actions.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert actions.description == "1 × split contradicted"
     assert jumps.description == "1 × suspected split"
-    (record,) = actions.metadata["findings"].value
-    assert "META 2024-03-01: a split of 3 for 1" in str(record.data["what"])
+    (record,) = actions.metadata["findings"].value.records
+    assert "META 2024-02-29: a split of 3 for 1" in str(record.data["what"])
     assert record.data["decide"] == "datalake decide accept w, or ignore w"
 
 

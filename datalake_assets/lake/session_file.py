@@ -252,7 +252,8 @@ def decode_columns(data: bytes, where: str, columns: Sequence[str]) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         schema = pa.schema([SCHEMA.field(name) for name in columns])
-        return file.read(columns=list(columns)).replace_schema_metadata(None).cast(schema)
+        table = file.read(columns=list(columns), use_threads=False)
+        return table.replace_schema_metadata(None).cast(schema)
     except _BROKEN as error:
         raise _broken(where, error) from error
 
