@@ -27,7 +27,7 @@ _COLUMNS = tuple(name for name in SCHEMA.names if name != "symbol")
 _LANES = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03))
 _MASK = (1 << 64) - 1
 _NULL = np.uint64(0x7FF4_6E75_6C6C_2E2E)
-"""The word of a missing value: as a float a NaN with a payload, as a whole number 9.2e18."""
+"""What is mixed into the hash of a row where a value is missing."""
 
 FINGERPRINT = pa.binary(16)
 """How a fingerprint is stored, beside the number of rows."""
