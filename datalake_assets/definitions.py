@@ -13,6 +13,7 @@ from datalake_assets.assets.corporate_actions import corporate_actions
 from datalake_assets.assets.daily_ticks import build_daily_ticks
 from datalake_assets.assets.lake_report import build_lake_report
 from datalake_assets.assets.securities import adjustment_factors, securities
+from datalake_assets.assets.source_agrees import build_source_agrees
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.assets.symbol_year_ticks import build_symbol_year_ticks
 from datalake_assets.automation.actions import build_actions_sensor
@@ -27,10 +28,12 @@ from datalake_assets.automation.jobs import (
     repair_job,
     securities_job,
     symbol_year_ticks_job,
+    witness_job,
 )
 from datalake_assets.automation.lambda_session import build_lambda_session_job
 from datalake_assets.automation.securities import build_securities_sensor
 from datalake_assets.automation.sensors import build_sensors
+from datalake_assets.automation.witness import build_witness_sensor
 from datalake_assets.checks import universe_is_whole
 from datalake_assets.collection.audit import Thresholds
 from datalake_assets.collection.clock import Clock
@@ -113,7 +116,11 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
                 build_lake_report(settings.first_session),
             ]
         ),
-        asset_checks=[universe_is_whole, build_freshness_check(settings)],
+        asset_checks=[
+            universe_is_whole,
+            build_freshness_check(settings),
+            build_source_agrees(settings),
+        ],
         jobs=[
             daily_ticks_job,
             repair_job,
@@ -121,6 +128,7 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
             lake_report_job,
             corporate_actions_job,
             securities_job,
+            witness_job,
             freshness_job,
             *_lambda_jobs(settings),
         ],
@@ -130,6 +138,7 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
             build_actions_sensor(settings),
             build_securities_sensor(),
             build_freshness_sensor(settings),
+            build_witness_sensor(settings),
             build_failure_sensor(settings),
         ],
         resources={

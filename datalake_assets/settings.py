@@ -370,6 +370,14 @@ SETTINGS: tuple[Setting, ...] = (
         _whole(0, 1_000_000),
     ),
     Setting(
+        "DATALAKE_WITNESS_REQUESTS_PER_DAY",
+        "witness_requests_per_day",
+        "20",
+        "requests",
+        "how many requests a day compare adjusted prices with the source's own; 0: none",
+        _whole(0, 1_000_000),
+    ),
+    Setting(
         "DATALAKE_FRESH_WITHIN_HOURS",
         "fresh_within_hours",
         "6",
@@ -433,6 +441,7 @@ class Settings:
     catch_up_sessions: int
     second_look_sessions: int
     repair_requests_per_day: int
+    witness_requests_per_day: int
     fresh_within_hours: int
     alert_webhook: str | None = field(repr=False)
     rate_limit: str | None = field(repr=False)

@@ -182,6 +182,7 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
         "jumps_are_explained",
         "layouts_agree",
         "newest_session_is_there",
+        "source_agrees",
         "universe_is_whole",
     }
     job = definitions.resolve_job_def("daily_ticks_job")
@@ -201,6 +202,10 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
     securities = definitions.resolve_job_def("securities_job")
     both = {dg.AssetKey("securities"), dg.AssetKey("adjustment_factors")}
     assert set(securities.asset_layer.selected_asset_keys) == both
+    asking = dg.AssetCheckKey(dg.AssetKey("adjustment_factors"), "source_agrees")
+    assert asking not in securities.asset_layer.asset_graph.asset_check_keys
+    witness = definitions.resolve_job_def("witness_job")
+    assert set(witness.asset_layer.asset_graph.asset_check_keys) == {asking}
     assert graph.get(dg.AssetKey("securities")).parent_keys == {
         dg.AssetKey("daily_ticks"),
         dg.AssetKey("stock_universe"),

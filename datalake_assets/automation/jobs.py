@@ -10,6 +10,7 @@ from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.securities import FACTORS_KEY, SECURITIES_KEY
+from datalake_assets.assets.source_agrees import NAME as SOURCE_AGREES_NAME
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.automation.due import PARTITION_APPEARS
@@ -45,10 +46,20 @@ corporate_actions_job = dg.define_asset_job(
     description="Ask what corporate actions there are, and log what changed.",
 )
 
+SOURCE_AGREES = dg.AssetCheckKey(FACTORS_KEY, SOURCE_AGREES_NAME)
+"""The check that asks the source: within a budget of its own, so no part of a derivation."""
+
 securities_job = dg.define_asset_job(
     "securities_job",
-    selection=AssetSelection.assets(SECURITIES_KEY, FACTORS_KEY),
+    selection=AssetSelection.assets(SECURITIES_KEY, FACTORS_KEY)
+    - AssetSelection.checks(SOURCE_AGREES),
     description="Derive who is who, and what earlier prices are worth: a few seconds.",
+)
+
+witness_job = dg.define_asset_job(
+    "witness_job",
+    selection=AssetSelection.checks(SOURCE_AGREES),
+    description="Hold our adjusted bars and histories against the source's own.",
 )
 
 lake_report_job = dg.define_asset_job(
@@ -70,6 +81,7 @@ JOBS = (
     symbol_year_ticks_job.name,
     corporate_actions_job.name,
     securities_job.name,
+    witness_job.name,
     lake_report_job.name,
     freshness_job.name,
     LAMBDA_SESSION_JOB,

@@ -123,6 +123,16 @@ class Budget(RateLimiter):
         super().__init__(limiter.per_minute)
         self._limiter, self._requests, self._left = limiter, requests, requests
 
+    @property
+    def left(self) -> int:
+        """Requests that may still be sent."""
+        return self._left
+
+    @property
+    def used(self) -> int:
+        """Requests that were sent, those that were sent again included."""
+        return self._requests - self._left
+
     def acquire(self, stop: threading.Event, timeout: float = math.inf) -> float:
         """Wait as the other limiter says.
 

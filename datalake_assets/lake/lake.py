@@ -37,9 +37,10 @@ from datalake_assets.lake.panel import field_of, panel
 from datalake_assets.lake.reader import NotInLakeError, Reader, as_day, known_days, span_of
 from datalake_assets.lake.restatements import Restatements, changes, undone
 from datalake_assets.lake.returns import missing, total_returns
-from datalake_assets.lake.security_reader import SecurityReader
+from datalake_assets.lake.security_reader import SecurityReader, Tables
 from datalake_assets.lake.session_file import Session, Summary
 from datalake_assets.securities.adjusting import KINDS, RAW, kinds
+from datalake_assets.securities.decisions import read_decisions
 from datalake_assets.securities.security import Security
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -365,8 +366,8 @@ class Lake:
         return Snapshots(self.universe_days(), self.universe_of, self._named_in_actions)
 
     def _named_in_actions(self) -> set[str]:
-        """Every ticker that a corporate action names: those before a rename are on no list."""
-        actions = ActionLog(self.store).standing()
+        """Every ticker that an action of the source or the user names: of many no list does."""
+        actions = read_decisions(self.store).with_added(ActionLog(self.store).standing())
         names = {*actions["symbol"].to_pylist(), *actions["new_symbol"].to_pylist()}
         return {name for name in names if name}
 
@@ -667,6 +668,15 @@ class Lake:
         found = total_returns(answer, first, last, sessions, partial(_close, reader))
         _warn([*answer.warnings, *reader.holes(start, end), *missing(found)])
         return found
+
+    def securities(self) -> Tables:
+        """The tables of securities and factors, as they are now.
+
+        Raises:
+            NotInLakeError: They were not derived yet; says what to type.
+            BrokenFileError: One of them is damaged.
+        """
+        return self._securities.required("what is known of securities")
 
     def security(self, symbol: str, asof: date | str | None = None) -> Security:
         """The security that holds a ticker: its names over time, its actions, and how it ended.

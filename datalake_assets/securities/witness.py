@@ -68,7 +68,8 @@ def partings(ours: pa.Table, theirs: pa.Table, factors: pa.Table) -> list[Partin
     """Where the two series part, the newest first.
 
     Only sessions that both have are compared. The newest of them anchors both: an action after it
-    shifts all of the source's series by a constant.
+    shifts all of the source's series by a constant. From there back one ratio is kept for as long
+    as rounding allows it.
 
     Args:
         ours: Bars of one security, adjusted by all; `session` and `close`, ascending.
@@ -78,23 +79,27 @@ def partings(ours: pa.Table, theirs: pa.Table, factors: pa.Table) -> list[Partin
     days, here, there = np.intersect1d(
         ours["session"].to_numpy(), theirs["session"].to_numpy(), return_indices=True
     )
-    if not len(days):
-        return []
-    mine = ours["close"].to_numpy()[here]
-    other = theirs["close"].to_numpy()[there]
-    found: list[Parting] = []
-    ratio = _ratio(mine, other, len(days) - 1, len(days))
-    at = len(days)
-    while len(found) < MOST_PARTINGS:
-        off = ~_agree(mine[:at], other[:at], ratio)
-        if not off.any():
+    mine, other = ours["close"].to_numpy()[here], theirs["close"].to_numpy()[there]
+    allowed = ROUNDING + _SLACK * np.abs(other)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = ((other - allowed) / mine).tolist(), ((other + allowed) / mine).tolist()
+    found: list[tuple[int, float, float]] = []  # place, and between what the ratio is
+    ratio = (1.0, 1.0) if len(days) and low[-1] <= 1.0 <= high[-1] else (-np.inf, np.inf)
+    for at in range(len(days) - 1, -1, -1):
+        both = max(ratio[0], low[at]), min(ratio[1], high[at])
+        if both[0] <= both[1]:
+            ratio = both
+        else:
+            ratio = low[at], high[at]
+            found.append((at, *ratio))
+        if found:
+            found[-1] = (found[-1][0], *ratio)
+        if len(found) > MOST_PARTINGS:
             break
-        newest = int(np.flatnonzero(off)[-1])
-        since = _begins(days, newest, factors)
-        ratio = _ratio(mine, other, since, newest + 1)
-        found.append(_parting(days, newest, mine, other, ratio, factors))
-        at = newest
-    return found
+    return [
+        _parting(days, at, mine, other, (least + most) / 2, factors)
+        for at, least, most in found[:MOST_PARTINGS]
+    ]
 
 
 def gaps(ours: Sequence[date], theirs: Sequence[date]) -> list[tuple[date, date, int]]:
@@ -115,30 +120,6 @@ def gaps(ours: Sequence[date], theirs: Sequence[date]) -> list[tuple[date, date,
             days = list(run)
             spans.append((days[0], days[-1], len(days)))
     return spans
-
-
-def _agree(ours: Floats, theirs: Floats, ratio: float) -> npt.NDArray[np.bool_]:
-    allowed = ROUNDING + _SLACK * np.abs(theirs)
-    return np.asarray(np.abs(ours * ratio - theirs) <= allowed)
-
-
-def _ratio(ours: Floats, theirs: Floats, first: int, stop: int) -> float:
-    """By how much the second series is a multiple of the first, over these places.
-
-    1 wherever rounding allows it; else by the highest price, which rounding blurs least.
-    """
-    mine, other = ours[first:stop], theirs[first:stop]
-    if _agree(mine, other, 1.0).all():
-        return 1.0
-    best = int(np.argmax(mine))
-    return float(other[best] / mine[best])
-
-
-def _begins(days: npt.NDArray[np.datetime64], newest: int, factors: pa.Table) -> int:
-    """The first place of the stretch, without an action of ours, that ends at `newest`."""
-    acts = np.array(factors["session"].drop_null().to_pylist(), "datetime64[D]")
-    before = acts[acts <= days[newest]]
-    return int(np.searchsorted(days, before.max())) if len(before) else 0
 
 
 def _parting(

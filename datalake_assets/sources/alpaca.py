@@ -141,10 +141,14 @@ class AlpacaSource:
         self._decoding.shutdown(wait=False, cancel_futures=True)
         self._transport.close()
 
-    def bars(self) -> Fetch:
-        """How one page of raw daily bars is fetched: the `Fetch` that `collection` asks for.
+    def bars(self, *, adjustment: str = "raw", asof: str | None = AS_TRADED) -> Fetch:
+        """How one page of daily bars is fetched: the `Fetch` that `collection` asks for.
 
-        A symbol means the bars that traded under it (`AS_TRADED`).
+        Args:
+            adjustment: `raw`, which a lake holds, or Alpaca's own: `split`, `dividend`,
+                `spin-off`, `all`.
+            asof: Whom a symbol means: by default the bars that traded under it. None: the
+                security that holds it today, with its bars under earlier tickers.
         """
 
         def fetch(
@@ -154,15 +158,17 @@ class AlpacaSource:
             from alpaca.data.timeframe import TimeFrame
 
             start = datetime.combine(first, time(), UTC)
-            body = self._bars(TimeFrame.Day, symbols, start, self._end(last), page_token)
+            end = self._end(last)
+            body = self._bars(TimeFrame.Day, symbols, start, end, page_token, adjustment, asof)
             return self._decoding.submit(decode, body).result()
 
         return fetch
 
-    def years(self) -> AskYears:
+    def years(self, *, asof: str | None = AS_TRADED) -> AskYears:
         """How one page of bars of whole years is fetched: what `collection.survey` asks for.
 
-        A symbol means the bars that traded under it, as for `bars`.
+        Args:
+            asof: As for `bars`.
         """
 
         def ask(
@@ -173,7 +179,7 @@ class AlpacaSource:
             start = datetime(first, 1, 1, tzinfo=UTC)
             end = min(datetime(last, 12, 31, 23, 59, 59, tzinfo=UTC), self._clock.now() - DELAY)
             year = TimeFrame(12, TimeFrameUnit.Month)
-            return decode_years(self._bars(year, symbols, start, end, page_token))
+            return decode_years(self._bars(year, symbols, start, end, page_token, asof=asof))
 
         return ask
 
@@ -184,6 +190,8 @@ class AlpacaSource:
         start: datetime,
         end: datetime,
         page_token: str | None,
+        adjustment: str = "raw",
+        asof: str | None = AS_TRADED,
     ) -> bytes:
         from alpaca.data.enums import Adjustment, DataFeed
         from alpaca.data.requests import StockBarsRequest
@@ -194,9 +202,9 @@ class AlpacaSource:
             start=start,
             end=end,
             limit=PAGE_LIMIT,
-            adjustment=Adjustment.RAW,
+            adjustment=Adjustment(adjustment),
             feed=DataFeed(self._account.feed),
-            asof=AS_TRADED,
+            asof=asof,
         )
         params = request.to_request_fields()
         if page_token is not None:

@@ -27,6 +27,7 @@ CUMULATIVE_TABLE = f"{SECURITIES}/cumulative.parquet"
 FINDINGS_TABLE = f"{SECURITIES}/findings.parquet"
 REGISTRY = f"{SECURITIES}/registry.parquet"
 DECISIONS = f"{SECURITIES}/decisions.json"
+TESTIMONY = f"{SECURITIES}/testimony.parquet"
 EVIDENCE = f"{SECURITIES}/evidence"
 REPORT = "reports/latest.html"
 

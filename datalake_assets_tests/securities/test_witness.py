@@ -65,7 +65,7 @@ def test_a_dividend_that_the_source_applied_twice_is_named_with_both_values() ->
     assert found.theirs == 39.52
     assert found.ratio == pytest.approx(0.97, rel=2e-4)
     assert str(found) == (
-        f"close of {DAYS[2]}: 40.7400 here, 39.52 at the source, 0.970054 of it: the action div-1 "
+        f"close of {DAYS[2]}: 40.7400 here, 39.52 at the source, 0.970075 of it: the action div-1 "
         "(cash_dividends, applied here)"
     )
 

@@ -1,0 +1,401 @@
+"""A witness from the source: its own adjusted bars, and its own histories, beside ours.
+
+Belongs here: whom to ask about next, asking within a budget of requests, and remembering what was
+found. Does not belong here: comparing two series (`securities.witness`), and who is right where
+they differ: nothing is repaired here.
+
+Two questions are put, each with today's tickers, as the source's users put them:
+
+- Bars adjusted by everything, of the securities whose actions are newest. They must be ours, within
+  the source's rounding.
+- In which years the security of a ticker traded, under whatever ticker. Where we know of fewer
+  years, or of a rename, its whole history is asked for. A session that the source has and we lack
+  lies under a ticker that neither a list nor an action names: nothing else would show that hole.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datalake_assets import market_calendar
+from datalake_assets.collection.collect import Fetch
+from datalake_assets.collection.errors import PermanentError, RejectedSymbolError, StoppedError
+from datalake_assets.collection.plan import Packing
+from datalake_assets.collection.rate_limit import Budget
+from datalake_assets.collection.retry import Caller
+from datalake_assets.collection.survey import AskYears
+from datalake_assets.lake.lake import Lake
+from datalake_assets.publication import How
+from datalake_assets.securities.holders import Held
+from datalake_assets.securities.witness import gaps, partings
+from datalake_assets.sources.alpaca import AlpacaSource
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import Store
+
+WINDOW = 63
+"""Sessions of adjusted bars that are compared: a quarter, in which a regular dividend acts once."""
+
+LOOKED_AT = 30
+"""Days after which what was found wrong is asked about again."""
+
+ADJUSTED, HISTORY = "adjusted bars", "history"
+
+TESTIMONY = pa.schema(
+    [
+        pa.field("security", pa.string(), nullable=False),
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("asked_on", pa.date32(), nullable=False),
+        pa.field("since", pa.date32(), nullable=False),
+        pa.field("tickers", pa.int64(), nullable=False),
+        pa.field("differences", pa.list_(pa.string()), nullable=False),
+    ]
+)
+"""The last answer about each security: what was asked, when, the session of its newest action (or
+of its newest ticker) then, how many tickers it had then, and each difference in a sentence."""
+
+_DAY, _REQUESTS = b"datalake.day", b"datalake.requests"
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """What the source has said so far.
+
+    Args:
+        day: The day (UTC) on which it was asked last.
+        requests: Requests that were sent on it.
+        answers: The last answer about each security and question, in `TESTIMONY`.
+    """
+
+    day: date
+    requests: int
+    answers: pa.Table = field(repr=False)
+
+    @property
+    def differences(self) -> list[tuple[str, str]]:
+        """The securities about which the source says something else, by ticker, and what."""
+        rows = self.answers.sort_by([("symbol", "ascending"), ("question", "ascending")])
+        return [(row["symbol"], what) for row in rows.to_pylist() for what in row["differences"]]
+
+
+def read_testimony(store: Store) -> Testimony | None:
+    """What the source has said so far; None when it was never asked, or the object is damaged.
+
+    It can be asked again at any time, so a damaged object is as good as none.
+    """
+    try:
+        data = store.get(layout.TESTIMONY)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        told = file.metadata.metadata or {}
+        day = date.fromisoformat(told[_DAY].decode())
+        return Testimony(day, int(told[_REQUESTS]), file.read().cast(TESTIMONY))
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return None
+
+
+def ask_source(
+    alpaca: AlpacaSource,
+    lake: Lake,
+    how: How,
+    *,
+    requests: int,
+    now: datetime,
+) -> Testimony:
+    """Put as many questions as the day's budget allows, and keep what was answered.
+
+    Args:
+        alpaca: The source.
+        lake: The lake, with its tables of securities and factors.
+        how: The account's limit, how often to try again, and how much one request may ask for.
+        requests: Requests a day; those that were sent today already are taken off.
+        now: The time, UTC.
+
+    Raises:
+        NotInLakeError: The lake has no tables of securities.
+        RefusedError: The source refuses every request.
+    """
+    before = read_testimony(lake.store)
+    today = now.date()
+    spent = before.requests if before and before.day == today else 0
+    known = before.answers if before else TESTIMONY.empty_table()
+    budget = Budget(how.limiter, max(0, requests - spent))
+    witness = _Witness(alpaca, lake, Caller(budget, how.retry), known, today, budget, how.packing)
+    with suppress(StoppedError):  # the budget is used up; the rest waits for tomorrow
+        witness.ask()
+    told = Testimony(today, spent + budget.used, witness.answers())
+    _keep(lake.store, told)
+    return told
+
+
+def _keep(store: Store, told: Testimony) -> None:
+    table = told.answers.replace_schema_metadata(None)
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(buffer, TESTIMONY, compression="zstd", write_page_checksum=True) as out:
+        out.write_table(table)
+        out.add_key_value_metadata({_DAY: told.day.isoformat(), _REQUESTS: str(told.requests)})
+    store.put(layout.TESTIMONY, bytes(buffer.getvalue()))
+
+
+class _Witness:
+    """One day's questions."""
+
+    def __init__(
+        self,
+        alpaca: AlpacaSource,
+        lake: Lake,
+        caller: Caller,
+        known: pa.Table,
+        today: date,
+        budget: Budget,
+        packing: Packing,
+    ) -> None:
+        self._alpaca, self._lake, self._caller = alpaca, lake, caller
+        self._today, self._budget, self._packing = today, budget, packing
+        self._answers = {(row["security"], row["question"]): row for row in known.to_pylist()}
+        tables = lake.securities()
+        self._factors = tables.factors
+        self._securities = tables.holders.securities
+        newest = tables.holders.newest or date.min
+        self._sessions = [day for day in lake.sessions() if day <= newest]
+        # Those that trade: today's ticker of one that ended may be another's by now.
+        self._trading = {
+            security: tickers
+            for security, tickers in self._securities.items()
+            if tickers[-1].followed_by is None
+        }
+
+    def answers(self) -> pa.Table:
+        """The last answer about each security that the lake still knows."""
+        kept = [row for row in self._answers.values() if row["security"] in self._securities]
+        return pa.Table.from_pylist(kept, TESTIMONY)
+
+    def ask(self) -> None:
+        """All questions, the most urgent first, until the budget is used up."""
+        if not self._sessions:
+            return
+        # A third is for histories, however many actions there are.
+        self._adjusted(self._budget.left // 3)
+        self._histories()
+
+    # Adjusted bars
+
+    def _adjusted(self, leave: int) -> None:
+        days = self._sessions[-WINDOW:]
+        acting = self._newest_actions(days[0], days[-1])
+        due = [s for s in acting if self._is_due(s, ADJUSTED, acting[s])]
+        due.sort(key=lambda security: acting[security], reverse=True)
+        width = max(1, min(self._packing.symbols, self._packing.bars // len(days)))
+        fetch = self._alpaca.bars(adjustment="all", asof=None)
+        for some in _batches(due, width):
+            if self._budget.left <= leave:
+                return
+            for security, symbol, mine, other in self._pairs(fetch, some, days[0], days[-1], "all"):
+                factors = self._factors.filter(pc.equal(self._factors["security"], security))
+                told = [str(one) for one in partings(mine, other, factors)]
+                if mine.num_rows and not other.num_rows:
+                    told = [f"the source has no bar of {symbol} from {days[0]} to {days[-1]}"]
+                self._answered(security, ADJUSTED, acting[security], told)
+
+    def _newest_actions(self, first: date, last: date) -> dict[str, date]:
+        """The securities that trade and an action of which acts in these sessions, and when."""
+        rows = self._factors.select(["security", "session"]).to_pylist()
+        acting: dict[str, date] = {}
+        for row in rows:
+            day, security = row["session"], row["security"]
+            if day is not None and first < day <= last and security in self._trading:
+                acting[security] = max(day, acting.get(security, day))
+        return acting
+
+    # Histories
+
+    def _histories(self) -> None:
+        due = [s for s in self._trading if self._is_due(s, HISTORY, self._began(s))]
+        renamed = [security for security in due if len(self._trading[security]) > 1]
+        never = [security for security in due if len(self._trading[security]) == 1]
+        # Years are asked of 500 tickers at once; half of what is left is for whole histories.
+        due = [*self._lacking_years(never, self._budget.left // 2), *renamed]
+        due.sort(key=self._began, reverse=True)
+        first, last = self._sessions[0], self._sessions[-1]
+        count = len(market_calendar.sessions(first, last))
+        fetch = self._alpaca.bars(asof=None)
+        for some in _batches(due, max(1, self._packing.bars // count)):
+            for security, symbol, mine, other in self._pairs(fetch, some, first, last, "raw"):
+                told = list(self._holes(symbol, mine, other))
+                self._answered(security, HISTORY, self._began(security), told)
+
+    def _began(self, security: str) -> date:
+        """The first session of its newest ticker."""
+        return self._trading[security][-1].first
+
+    def _lacking_years(self, securities: Sequence[str], leave: int) -> list[str]:
+        """Those that traded in years, by the source, in which we know of no bar of theirs."""
+        held = {day.year for day in self._sessions}
+        ask = self._alpaca.years(asof=None)
+        found: list[str] = []
+        for some in _batches(securities, self._packing.symbols):
+            if self._budget.left <= leave:
+                break
+            tickers = {self._trading[security][-1].symbol: security for security in some}
+            with suppress(PermanentError):  # asked about again on another day
+                years = self._years(ask, tickers, min(held), max(held))
+                for symbol, traded in years.items():
+                    security = tickers[symbol]
+                    if _years_of(self._trading[security]).issuperset(held & traded):
+                        self._answered(security, HISTORY, self._began(security), [])
+                    else:
+                        found.append(security)
+        return found
+
+    def _holes(self, symbol: str, ours: pa.Table, theirs: pa.Table) -> Iterator[str]:
+        """What the source's history of a security has, and ours has not, in sentences."""
+        published = frozenset(self._sessions)
+        days = [day for day in theirs["session"].to_pylist() if day in published]
+        held = ours["session"].to_pylist()
+        for first, last, count in gaps(held, days):
+            began = next((day for day in held if day > last), None)
+            told = (
+                f"the source has {count:,} bars of {symbol} from {first} to {last} that are none "
+                "of its own here"
+            )
+            if ticker := self._whose(_at(theirs, last), last):
+                yield (
+                    f"{told}: they stand under {ticker}, which is another security by all that is "
+                    f"known. If it is the same: datalake decide add rename {ticker} "
+                    f"{began or last} --to {symbol}"
+                )
+            else:
+                yield (
+                    f"{told}, nor of anybody's: they traded under a ticker that neither a list nor "
+                    "an action names. If you know it: datalake decide add rename TICKER "
+                    f"{began or last} --to {symbol}, then datalake collect --from {first} "
+                    f"--to {last}"
+                )
+        none = self._factors.slice(0, 0)
+        yield from (f"unadjusted, {one}" for one in partings(ours, theirs, none))
+
+    def _whose(self, bar: Mapping[str, object], day: date) -> str | None:
+        """The ticker under which the lake holds this very bar, if it does."""
+        bars = self._lake.read(day).bars
+        same = pc.and_(
+            pc.equal(bars["close"], bar["close"]), pc.equal(bars["volume"], bar["volume"])
+        )
+        found = bars["symbol"].filter(same).to_pylist()
+        return str(found[0]) if len(found) == 1 else None
+
+    # Asking
+
+    def _is_due(self, security: str, question: str, since: date) -> bool:
+        """Was it never asked since this session, or long ago with a difference?"""
+        last = self._answers.get((security, question))
+        if last is None or last["since"] < since:
+            return True
+        if last["tickers"] != len(self._securities[security]):
+            return True
+        again = (self._today - last["asked_on"]).days >= (1 if question == ADJUSTED else LOOKED_AT)
+        return bool(last["differences"]) and again
+
+    def _answered(self, security: str, question: str, since: date, told: list[str]) -> None:
+        self._answers[security, question] = {
+            "security": security,
+            "symbol": self._trading[security][-1].symbol,
+            "question": question,
+            "asked_on": self._today,
+            "since": since,
+            "tickers": len(self._securities[security]),
+            "differences": told,
+        }
+
+    def _pairs(
+        self, fetch: Fetch, securities: Sequence[str], first: date, last: date, adjustment: str
+    ) -> Iterator[tuple[str, str, pa.Table, pa.Table]]:
+        """Each security that the source answers for, its ticker, our bars and the source's."""
+        tickers = {self._trading[security][-1].symbol: security for security in securities}
+        with suppress(PermanentError):  # asked about again on another day
+            names, theirs = self._bars(fetch, tickers, first, last)
+            with warnings.catch_warnings():
+                # What waits for a decision, or is missing, is told elsewhere.
+                warnings.simplefilter("ignore")
+                ours = self._lake.bars(list(tickers), first, last, adjustment=adjustment)
+            for name in names:
+                mine = ours.filter(pc.equal(ours["security"], tickers[name]))
+                yield tickers[name], name, mine, theirs.filter(pc.equal(theirs["symbol"], name))
+
+    def _bars(
+        self, fetch: Fetch, symbols: Iterable[str], first: date, last: date
+    ) -> tuple[tuple[str, ...], pa.Table]:
+        """The source's bars of these tickers, by session, and for which of them it answered."""
+
+        def pages(names: tuple[str, ...]) -> pa.Table:
+            found: list[pa.Table] = []
+            token: str | None = None
+            while not found or token is not None:
+                after = token
+                page = self._caller.call(lambda: fetch(names, first, last, after))  # noqa: B023
+                found.append(page.bars)
+                token = page.next_token
+            return pa.concat_tables(found).sort_by("session")
+
+        return self._asked(pages, symbols)
+
+    def _years(
+        self, ask: AskYears, symbols: Iterable[str], first: int, last: int
+    ) -> dict[str, set[int]]:
+        """The years in which each of these tickers that it answered for traded, by the source."""
+
+        def pages(names: tuple[str, ...]) -> dict[str, set[int]]:
+            found: dict[str, set[int]] = {name: set() for name in names}
+            token: str | None = None
+            more = True
+            while more:
+                after = token
+                page, token = self._caller.call(lambda: ask(names, first, last, after))  # noqa: B023
+                for symbol, years in (page or {}).items():
+                    if symbol in found:
+                        found[symbol].update(years or ())
+                more = token is not None
+            return found
+
+        return self._asked(pages, symbols)[1]
+
+    def _asked(
+        self, pages: Callable[[tuple[str, ...]], _Item], symbols: Iterable[str]
+    ) -> tuple[tuple[str, ...], _Item]:
+        """The answer for as many of these as the source takes; which those are comes with it."""
+        names = tuple(sorted(symbols))
+        while True:
+            try:
+                return names, pages(names)
+            except RejectedSymbolError as error:
+                # Today's list need not have them any more; the others are asked about without.
+                refused = error.of(names)
+                names = tuple(name for name in names if name not in refused)
+                if not refused or not names:
+                    raise
+
+
+def _years_of(tickers: Sequence[Held]) -> frozenset[int]:
+    return frozenset(
+        year for held in tickers for year in range(held.first.year, held.last.year + 1)
+    )
+
+
+def _at(bars: pa.Table, day: date) -> Mapping[str, object]:
+    row: Mapping[str, object] = bars.filter(pc.equal(bars["session"], day)).to_pylist()[0]
+    return row
+
+
+def _batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
