@@ -264,7 +264,9 @@ class Reader:
         printed: dict[date, set[str]] = {day: set() for day in days}
         for name, day in zip(*(bars[c].to_pylist() for c in ("symbol", "session")), strict=True):
             printed[day].add(name)
-        doubtful = [day for day in days if len(printed[day]) < len(names)]
+        # What lies in the lake of a day that was no session lacks nothing that could be collected.
+        sessions = _closed_sessions(first, last, self._clock.now())
+        doubtful = [day for day in days if len(printed[day]) < len(names) and day in sessions]
         for day, ledger in zip(doubtful, self._each(self._unbarred, doubtful), strict=True):
             known = ledger.symbols
             for name in names - printed[day]:
@@ -383,14 +385,9 @@ class Reader:
         held = [day for year in years for day in year.sessions if first <= day <= last]
         if not held and (start is None or end is None):
             return []
-        first = held[0] if start is None else max(first, market_calendar.FIRST)
-        last = held[-1] if end is None else min(last, market_calendar.LAST)
-        with suppress(market_calendar.OutsideCalendar):
-            last = min(last, market_calendar.latest_closed_session(self._clock.now()))
-        if last < first:
-            return []
-        there = frozenset(held)
-        return [day for day in market_calendar.sessions(first, last) if day not in there]
+        first = held[0] if start is None else first
+        last = held[-1] if end is None else last
+        return sorted(_closed_sessions(first, last, self._clock.now()).difference(held))
 
     def _unbarred(self, day: date) -> Ledger:
         key = layout.session_key(day)
@@ -608,6 +605,14 @@ def as_day(day: date | str) -> date:
 def known_days(days: Sequence[date], now: datetime) -> list[date]:
     """Those of these ascending days that are not still to come in New York."""
     return list(days[: bisect_right(days, market_calendar.today(now))])
+
+
+def _closed_sessions(first: date, last: date, now: datetime) -> frozenset[date]:
+    """The sessions from the first to the last day that have closed, as far as the calendar goes."""
+    first, last = max(first, market_calendar.FIRST), min(last, market_calendar.LAST)
+    with suppress(market_calendar.OutsideCalendar):
+        last = min(last, market_calendar.latest_closed_session(now))
+    return frozenset(market_calendar.sessions(first, last) if first <= last else ())
 
 
 def _span(start: date | str | None, end: date | str | None) -> tuple[date, date]:
