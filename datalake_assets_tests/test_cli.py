@@ -418,7 +418,7 @@ def test_a_symbol_that_fails_is_told_with_the_sources_error_wherever_it_is_count
 
 def test_volumes_that_were_rounded_are_told(remote: Remote) -> None:
     odd = Fault(kind="fractional_volume")
-    remote.exchange.faults = FaultScript([Rule(odd, path="/v2/stocks/bars")])
+    remote.exchange.faults = FaultScript([Rule(odd, times=None, path="/v2/stocks/bars")])
     # Sessions that are collected together share one count.
     result = invoke("collect", "--from", "2024-07-02", "--to", "2024-07-03")
     assert result.exit_code == 0, result.output
