@@ -161,7 +161,7 @@ _TOLD = ("symbol", "kind", "effective_date", "id", "body")
 
 
 def judge(swept: Sweep, odd: Sequence[Oddity]) -> dg.AssetCheckResult:
-    """The check: what is odd, named; the newest first, for of the old ones one knows."""
+    """The check: it names what is odd, the newest first."""
     counts = counted(odd)
     told = [f"{number:,} × {kind}" for kind, number in counts.items() if number]
     if swept.skipped:

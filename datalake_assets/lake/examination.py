@@ -379,7 +379,7 @@ class _Examiner:
         defects = [
             Defect(
                 self._store.url(key),
-                "it is no object of the lake, and who reads by a pattern sees it",
+                "it is no object of the lake, and who reads all files of a folder reads it, too",
                 removal(self._store, key),
             )
             for key in sorted(strays)
@@ -426,7 +426,7 @@ def _contradiction(day: date, session: Session, source: str | None, now: datetim
     if not _has_closed(day, now):
         return f"the session of {day} is still to come"
     if (collected := session.provenance.collected_at) > now + _AHEAD:
-        return f"it says that it was collected at {collected:%Y-%m-%d %H:%M} UTC, which is to come"
+        return f"it says that it was collected at {collected:%Y-%m-%d %H:%M} UTC, in the future"
     bars, ledger = session.bars, session.ledger
     if ledger.session != day:
         return f"its ledger is of {ledger.session}"

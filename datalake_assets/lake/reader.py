@@ -76,7 +76,10 @@ class NotInLakeError(LookupError):
 
 
 class MissingSessionsWarning(UserWarning):
-    """Bars were read over sessions that the lake does not hold: a change over them is none."""
+    """Bars were read over sessions that the lake does not hold.
+
+    A return over such a gap spans more than one session.
+    """
 
 
 MISSING = pa.schema(
@@ -217,8 +220,8 @@ class Reader:
             also = f" … {lost[-1]}" if lost[1:] else ""
             warnings.warn(
                 f"{len(lost):,} of the sessions asked for are not in {self._store.uri}: "
-                f"{lost[0]}{also}. Changes over them are none of one session; `Lake.missing` and "
-                "`Lake.coverage` tell which they are",
+                f"{lost[0]}{also}. A return over such a gap spans more than one session; "
+                "`Lake.missing` and `Lake.coverage` tell which they are",
                 MissingSessionsWarning,
                 stacklevel=3,
             )
