@@ -903,7 +903,7 @@ def test_bars_over_missing_sessions_are_warned_of_once_a_call(holed: Lake) -> No
     span = f"{HOLED[1]} … {HOLED[4]}"
     assert f"3 of the sessions asked for are not in memory://: {span}" in str(warning.message)
     assert Path(warning.filename).name == Path(__file__).name
-    with pytest.warns(MissingSessionsWarning, match=f": {HOLED[4]}. Changes"):
+    with pytest.warns(MissingSessionsWarning, match=f": {HOLED[4]}. A return"):
         holed.bars("A", HOLED[3], HOLED[5])
 
 
