@@ -408,7 +408,9 @@ def with_downstream(bench: Workbench, ran: list[str]) -> dg.Definitions:
         asset_checks=own.asset_checks,
         resources=own.resources,
         jobs=[
-            dg.define_asset_job("everything", selection="*"),
+            dg.define_asset_job(
+                "everything", selection=["stock_universe", "daily_ticks", "reader"]
+            ),
             dg.define_asset_job("readers", selection="reader"),
         ],
         executor=dg.in_process_executor,
