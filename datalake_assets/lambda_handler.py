@@ -307,7 +307,7 @@ def _told(outcome: Outcome, lake: Lake) -> dict[str, Any]:
         "success_rate": ledger.success_rate,
         "audit": [_finding(finding) for finding in outcome.findings],
         "statistics": outcome.statistics.to_dict(),
-        "failures": dict(list(ledger.failed.items())[:_SHOWN]),
+        "failures": dict(list(outcome.failed.items())[:_SHOWN]),
     }
 
 

@@ -91,6 +91,8 @@ class Outcome:
             nothing was answered.
         asked: Symbols asked for by this collection: fewer than the ledger's after a repair.
         statistics: What the collection took, shared by `sessions` sessions.
+        failed: Why symbols failed in this collection, those included of which the ledger has an
+            earlier answer.
         closed: Whether there was no session by the source's own calendar: a closure to declare.
     """
 
@@ -101,6 +103,7 @@ class Outcome:
     asked: int
     statistics: Statistics
     sessions: int
+    failed: Mapping[str, str] = field(default_factory=dict)
     closed: bool = False
 
 
@@ -288,6 +291,7 @@ class Publication:
             asked=len(self._asked[day]),
             statistics=statistics,
             sessions=together,
+            failed=session.ledger.failed,
             closed=closed,
         )
 

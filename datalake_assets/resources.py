@@ -73,8 +73,8 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     )
     repair: bool = Field(
         default=False,
-        description="Ask only for what the lake's session calls failed or pending, and merge; "
-        "for all of it when it lacks nothing and did not pass.",
+        description="Ask only for what the lake's session calls failed or pending, or never asked "
+        "for, and merge; for all of it when it lacks nothing and did not pass.",
     )
     missing_only: bool = Field(
         default=False,

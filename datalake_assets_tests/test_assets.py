@@ -279,6 +279,23 @@ def test_a_run_tells_why_symbols_failed_of_sessions_that_pass_and_of_those_that_
     assert [dict(row.data) for row in user.metadata["failure_reasons"].records] == rows[:1]
 
 
+def test_a_run_tells_why_symbols_failed_that_keep_what_is_published_of_them(
+    bench: Workbench,
+) -> None:
+    bench.run(MONDAY)
+    bench.market.failing = {("AAA", MONDAY)}
+
+    result = bench.run(MONDAY, unanswered_allowed=1)
+
+    assert bench.lake.read(MONDAY).ledger.failed == {}
+    told = [
+        materializations(result)["2024-07-01"]["failure_reasons"],
+        checks(result)["success_rate"].metadata["failure_reasons"],
+    ]
+    rows = [{"error": "HTTP 500 for AAA", "count": 1, "symbols": "AAA"}]
+    assert [dict(row.data) for table in told for row in table.records] == rows * 2
+
+
 def test_chosen_symbols_that_are_not_on_the_list_are_warned_of(bench: Workbench) -> None:
     result = bench.run(MONDAY, symbols="AAA,AAB,XYZZY")
 
@@ -391,7 +408,9 @@ def with_downstream(bench: Workbench, ran: list[str]) -> dg.Definitions:
         asset_checks=own.asset_checks,
         resources=own.resources,
         jobs=[
-            dg.define_asset_job("everything", selection="*"),
+            dg.define_asset_job(
+                "everything", selection=["stock_universe", "daily_ticks", "reader"]
+            ),
             dg.define_asset_job("readers", selection="reader"),
         ],
         executor=dg.in_process_executor,

@@ -400,7 +400,7 @@ def test_a_symbol_that_fails_is_told_with_the_sources_error_wherever_it_is_count
     monkeypatch.setenv("DATALAKE_SYMBOLS", ",".join(others))
     assert invoke("collect", "--session", "2024-07-03").exit_code == 0
     monkeypatch.setenv("DATALAKE_SYMBOLS", ",".join((symbol, *others)))
-    remote.hold_back(symbol)
+    remote.hold_back()
 
     result = invoke("collect", "--session", "2024-07-03", "--repair")
 
@@ -414,6 +414,15 @@ def test_a_symbol_that_fails_is_told_with_the_sources_error_wherever_it_is_count
     assert (doctor.exit_code, bool(why.search(doctor.stdout))) == (0, True), doctor.output
     assert json.loads(invoke("doctor", "--json").stdout)["failures"] == [failure]
     assert "2024-07-03: 1 session missing (failed)" in invoke("show", symbol).stdout
+
+
+def test_volumes_that_were_rounded_are_told(remote: Remote) -> None:
+    odd = Fault(kind="fractional_volume")
+    remote.exchange.faults = FaultScript([Rule(odd, times=None, path="/v2/stocks/bars")])
+    # Sessions that are collected together share one count.
+    result = invoke("collect", "--from", "2024-07-02", "--to", "2024-07-03")
+    assert result.exit_code == 0, result.output
+    assert "1 volume with a fraction of a share, rounded to whole shares" in result.stdout
 
 
 def test_a_universe_that_grew_is_told_and_a_repair_asks_for_the_new_names_only(

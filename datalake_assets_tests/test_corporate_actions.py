@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from datalake_assets import liveness
 from datalake_assets.actions.action import KINDS
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.actions.oddities import KINDS as ODDITIES
@@ -110,6 +111,13 @@ def test_a_run_asks_for_what_is_due_and_tells_what_changed_in_numbers(bench: Ben
     assert check(result).passed
     assert check(result).description == "nothing is odd"
     assert ActionLog(bench.lake.store).standing().num_rows == 3
+
+
+def test_a_run_notes_the_process_that_carries_it_out(bench: Bench) -> None:
+    """Else nobody can tell at once that it was killed."""
+    run = bench.instance.get_run_by_id(bench.run().run_id)
+    assert run is not None
+    assert liveness.process_of(run) == liveness.Process.current()
 
 
 def records(table: Any) -> list[dict[str, Any]]:

@@ -144,6 +144,10 @@ def test_collecting_from_a_compatible_server_needs_its_address_and_nothing_else(
     assert sum(request["path"] == "/v2/assets" for request in log) == 1
 
 
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_lake_of_a_server_and_one_of_the_embedded_exchange_never_mix(
     tmp_path: Path, symbols: str
 ) -> None:
@@ -154,12 +158,12 @@ def test_a_lake_of_a_server_and_one_of_the_embedded_exchange_never_mix(
         embedded = {n: v for n, v in remote.items() if not n.startswith("ALPACA_")}
 
         assert collect(tmp_path, remote, "--session", "2024-07-03").returncode == 0
-        held = {path: path.read_bytes() for path in (tmp_path / "lake").rglob("*.*")}
+        held = files(tmp_path / "lake")
         refused = collect(tmp_path, embedded, "--session", "2024-07-05")
 
         assert refused.returncode == 2
         assert "nothing was written" in " ".join(refused.stderr.split())
-        assert {path: path.read_bytes() for path in (tmp_path / "lake").rglob("*.*")} == held
+        assert files(tmp_path / "lake") == held
 
         other = {"DATALAKE_URI": str(tmp_path / "embedded")}
         assert collect(tmp_path, embedded | other, "--session", "2024-07-05").returncode == 0

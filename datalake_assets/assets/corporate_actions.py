@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from datalake_assets import __version__
+from datalake_assets import __version__, liveness
 from datalake_assets.actions.action import COLUMN_DESCRIPTIONS, KINDS, SCHEMA
 from datalake_assets.actions.log import CHANGED, INSERTED, VANISHED, ActionLog, Sweep
 from datalake_assets.actions.oddities import Oddity, counted, oddities
@@ -89,6 +89,7 @@ def corporate_actions(
     clock: dg.ResourceParam[Clock],
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Ask for what is due, log what changed, and judge what stands."""
+    liveness.mark(context)
     target = lake.open(source.identity)
     log = ActionLog(target.store)
     window = due(today(clock), log.sweeps(), whole=config.whole_history)
@@ -160,7 +161,7 @@ _TOLD = ("symbol", "kind", "effective_date", "id", "body")
 
 
 def judge(swept: Sweep, odd: Sequence[Oddity]) -> dg.AssetCheckResult:
-    """The check: what is odd, named; the newest first, for of the old ones one knows."""
+    """The check: it names what is odd, the newest first."""
     counts = counted(odd)
     told = [f"{number:,} × {kind}" for kind, number in counts.items() if number]
     if swept.skipped:

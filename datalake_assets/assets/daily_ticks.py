@@ -189,7 +189,7 @@ class _Told:
 
     @classmethod
     def of(cls, outcome: Outcome) -> Self:
-        failed = outcome.ledger.failed
+        failed = outcome.failed
         return cls(
             outcome.ledger.session,
             outcome.published,
@@ -326,7 +326,7 @@ def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
         success_rate=ledger.success_rate,
         statistics=outcome.statistics.to_dict(),
         findings=outcome.findings,
-        failures=ledger.failed,
+        failures=outcome.failed,
         uri=lake.store.url(layout.session_key(ledger.session)),
         size=written.size if written else None,
     )

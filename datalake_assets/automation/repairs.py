@@ -209,7 +209,7 @@ class Holes:
 
 
 def mark(versions: Mapping[str, str]) -> str:
-    """A short text that is another one when a file is another one, or is there or gone."""
+    """A short text that changes when one of the files changes, is added or is removed."""
     told = json.dumps(sorted(versions.items())).encode()
     return hashlib.blake2b(told, digest_size=8).hexdigest()
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from datalake_assets import market_calendar
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
@@ -129,4 +130,6 @@ def _why_not(day: date, keys: Sequence[str]) -> str:
         return f"the first session is {keys[0]} (DATALAKE_START_DATE, ALPACA_HISTORY_START)"
     if day.isoformat() > keys[-1]:
         return f"the newest session that has closed and can be had is {keys[-1]}"
+    if day in market_calendar.undeclared_sessions(day, day):
+        return f"it is no trading session ({market_calendar.DECLARED} declares it closed)"
     return f"it is no trading session ({day:%A})"

@@ -63,6 +63,7 @@ def materialize(settings: Settings, start: date, end: date, **knobs: float) -> b
         _show_sessions(result)
         _show_checks(result)
         _show_reasons(result)
+        _show_rounded(result)
         _show_universe(settings, start, end)
         if _interrupted(result):
             return False
@@ -234,6 +235,21 @@ def _show_reasons(result: dg.ExecuteInProcessResult) -> None:
             told.append(Reason(error, count, tuple(symbols.split(", "))))
     for reason in joined(told)[:_REASONS]:
         tell(out, str(reason))
+
+
+def _show_rounded(result: dg.ExecuteInProcessResult) -> None:
+    """How many volumes are not as the source gave them."""
+    told: dict[tuple[Any, Any], int] = {}
+    for event in result.get_asset_materialization_events():
+        metadata: dict[str, Any] = {
+            name: value.value for name, value in event.materialization.metadata.items()
+        }
+        if rounded := metadata.get("rounded_volumes"):
+            # Sessions that were collected together share the numbers of their collection.
+            told[metadata["requests"], metadata["duration_seconds"]] = rounded
+    if count := sum(told.values()):
+        volumes = "volume" if count == 1 else "volumes"
+        tell(out, f"{count:,} {volumes} with a fraction of a share, rounded to whole shares")
 
 
 def _show_universe(settings: Settings, start: date, end: date) -> None:

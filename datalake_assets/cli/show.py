@@ -191,7 +191,7 @@ def _bars(
 
 
 def _change(before: Bar, bar: Bar) -> float | None:
-    """Of the closes; None from a price of nothing, of which there is no share."""
+    """The change of the close, as a share; None when the earlier close is zero."""
     return bar["close"] / before["close"] - 1 if before["close"] else None
 
 

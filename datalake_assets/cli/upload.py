@@ -55,7 +55,7 @@ def upload(
                 # Its manifests name the versions that the folder's objects have: until they name
                 # these, a reader looks into the footers of the sessions.
                 again = f"DATALAKE_URI={store.uri} {command()} publish"
-                tell(out, f"This is a lake, current as it is; to prove it there: {again}")
+                tell(out, f"This lake is current; to prove it: {again}")
     raise typer.Exit(0 if report.passed else 1)
 
 

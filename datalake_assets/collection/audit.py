@@ -218,7 +218,7 @@ def _success_rate(ledger: Ledger, limits: Thresholds) -> Finding:
 
 
 def _verdict(reached: bool, allowed: bool) -> Verdict:
-    """Of a share that was reached or not, and of a number that allows it all the same or not."""
+    """Pass when the share is reached, a warning when only the number of symbols allows it."""
     if reached:
         return Verdict.PASS
     return Verdict.WARN if allowed else Verdict.FAIL

@@ -50,7 +50,8 @@ class Reason:
     symbols: tuple[str, ...]
 
     def __str__(self) -> str:
-        more = ", …" if self.count > len(self.symbols) else ""
+        # Fewer names than there is room for are all: the same symbols failed in several sessions.
+        more = ", …" if self.count > len(self.symbols) >= _NAMED else ""
         return f"{self.count:,} failed ({', '.join(self.symbols)}{more}): {self.error}"
 
 

@@ -218,7 +218,7 @@ class RecordedMarket:
             columns["session"] = self._days(found["session"])
             for name in ("volume", "trade_count"):
                 if name in found:
-                    columns[name] = found[name].cast(pa.int64()).to_numpy(zero_copy_only=False)
+                    columns[name] = self._whole(found[name], name)
             columns["symbol"] = np.array(found["symbol"].cast(pa.string()).to_pylist())
         except pa.ArrowException as error:
             raise RecordingError(f"{self._path} cannot be read: {error}") from error
@@ -244,6 +244,17 @@ class RecordedMarket:
                 "round or drop it"
             )
         return np.asarray(scaled, np.int64)
+
+    def _whole(self, column: Any, name: str) -> Ints:
+        if pa.types.is_floating(column.type):
+            numbers = column.to_numpy(zero_copy_only=False)
+            if (bad := np.rint(numbers) != numbers).any():
+                row = int(np.argmax(bad))
+                raise RecordingError(
+                    f"{self._path}: {name} {float(numbers[row])!r} in row {row + 1} is no whole "
+                    "number; round or drop it"
+                )
+        return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False), np.int64)
 
     def _days(self, column: Any) -> npt.NDArray[Any]:
         """Dates as an array of `datetime64[D]`."""

@@ -781,7 +781,7 @@ def _warn(warned: Iterable[Warning]) -> None:
 
 
 def _same(before: Session, session: Session) -> bool:
-    """Would the later session say nothing but when it was looked at?"""
+    """Do both hold the same bars and ledger of the same source?"""
     return (
         before.ledger == session.ledger
         and before.bars.equals(session.bars)

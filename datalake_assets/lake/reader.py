@@ -75,7 +75,10 @@ class NotInLakeError(LookupError):
 
 
 class MissingSessionsWarning(UserWarning):
-    """Bars were read over sessions that the lake does not hold: a change over them is none."""
+    """Bars were read over sessions that the lake does not hold.
+
+    A return over such a gap spans more than one session.
+    """
 
 
 MISSING = pa.schema(
@@ -196,8 +199,8 @@ class Reader:
         return [
             MissingSessionsWarning(
                 f"{len(lost):,} of the sessions asked for are not in {self._store.uri}: "
-                f"{lost[0]}{also}. Changes over them are none of one session; `Lake.missing` and "
-                "`Lake.coverage` tell which they are"
+                f"{lost[0]}{also}. A return over such a gap spans more than one session; "
+                "`Lake.missing` and `Lake.coverage` tell which they are"
             )
         ]
 
@@ -241,7 +244,9 @@ class Reader:
         printed: dict[date, set[str]] = {day: set() for day in days}
         for name, day in zip(*(bars[c].to_pylist() for c in ("symbol", "session")), strict=True):
             printed[day].add(name)
-        doubtful = [day for day in days if len(printed[day]) < len(names)]
+        # What lies in the lake of a day that was no session lacks nothing that could be collected.
+        sessions = _closed_sessions(first, last, self._clock.now())
+        doubtful = [day for day in days if len(printed[day]) < len(names) and day in sessions]
         for day, ledger in zip(doubtful, self._each(self._unbarred, doubtful), strict=True):
             known = ledger.symbols
             for name in names - printed[day]:
@@ -398,14 +403,9 @@ class Reader:
         held = [day for year in years for day in year.sessions if first <= day <= last]
         if not held and (start is None or end is None):
             return []
-        first = held[0] if start is None else max(first, market_calendar.FIRST)
-        last = held[-1] if end is None else min(last, market_calendar.LAST)
-        with suppress(market_calendar.OutsideCalendar):
-            last = min(last, market_calendar.latest_closed_session(self._clock.now()))
-        if last < first:
-            return []
-        there = frozenset(held)
-        return [day for day in market_calendar.sessions(first, last) if day not in there]
+        first = held[0] if start is None else first
+        last = held[-1] if end is None else last
+        return sorted(_closed_sessions(first, last, self._clock.now()).difference(held))
 
     def _unbarred(self, day: date) -> Ledger:
         key = layout.session_key(day)
@@ -623,6 +623,14 @@ def as_day(day: date | str) -> date:
 def known_days(days: Sequence[date], now: datetime) -> list[date]:
     """Those of these ascending days that are not still to come in New York."""
     return list(days[: bisect_right(days, market_calendar.today(now))])
+
+
+def _closed_sessions(first: date, last: date, now: datetime) -> frozenset[date]:
+    """The sessions from the first to the last day that have closed, as far as the calendar goes."""
+    first, last = max(first, market_calendar.FIRST), min(last, market_calendar.LAST)
+    with suppress(market_calendar.OutsideCalendar):
+        last = min(last, market_calendar.latest_closed_session(now))
+    return frozenset(market_calendar.sessions(first, last) if first <= last else ())
 
 
 def span_of(start: date | str | None, end: date | str | None) -> tuple[date, date]:

@@ -178,6 +178,11 @@ def test_the_reasons_of_several_sessions_are_added_up() -> None:
     assert joined([]) == reasons({}) == ()
 
 
+def test_a_symbol_that_failed_in_several_sessions_is_named_alone() -> None:
+    (found,) = joined(reason for _ in range(3) for reason in reasons({"A": "boom"}))
+    assert str(found) == "3 failed (A): boom"
+
+
 def test_a_repair_may_bring_symbols_that_were_never_asked_for() -> None:
     found = ledger({"A": State.PRESENT}).repaired_by(
         Ledger(MONDAY, present=("B",), no_print=("C",), failed={"D": "gone"})

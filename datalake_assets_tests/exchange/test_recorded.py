@@ -211,7 +211,8 @@ def test_a_ticker_that_reads_like_another_type_is_a_ticker(tmp_path, symbol):
         ({"vwap": [1.0, 2.0, 1.0000001]}, "vwap 1.0000001 in row 3"),
         ({"vwap": [1.0, 2.0, 1e8]}, "vwap 100000000.0 in row 3"),
         ({"volume": [1, -1, 1]}, "volume is not everywhere"),
-        ({"volume": [1.5, 1.0, 1.0]}, "cannot be read"),
+        ({"volume": [1.0, 1.5, 1.0]}, "volume 1.5 in row 2 is no whole number"),
+        ({"trade_count": [1.0, 1.0, float("nan")]}, "trade_count nan in row 3"),
         ({name: [] for name in BARS}, "no bar"),
     ],
 )

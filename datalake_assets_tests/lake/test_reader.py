@@ -870,6 +870,25 @@ def test_sessions_that_have_not_closed_are_not_missing() -> None:
     assert found["session"].to_pylist() == [date(2024, 7, 2), date(2024, 7, 3)]
 
 
+def test_nothing_is_missing_of_a_day_that_was_no_session_after_all(
+    holed: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its closure was declared later: what it says to collect would be refused."""
+    monkeypatch.setenv("DATALAKE_CLOSURES", f"{HOLED[2]},{HOLED[3]}")
+    universe(holed.store, "P", "X")
+    days = [row[1] for row in missing(holed, ["P", "X"], HOLED[2], HOLED[4])]
+    assert days == [HOLED[4]] * 2
+    assert holed.bars("A", HOLED[3], HOLED[3]).num_rows == 1
+
+
+def test_nothing_is_missing_of_a_session_that_is_dated_in_the_future() -> None:
+    store = open_store("memory://")
+    write(store, date(2024, 7, 1), ["A", "X"])
+    write(store, date(2024, 12, 2), ["A"])
+    universe(store, "X")
+    assert Reader(store, clock=FakeClock()).missing("X", "2024-12-02").num_rows == 0
+
+
 def test_what_is_missing_takes_symbols_that_are_known(holed: Lake) -> None:
     with pytest.raises(NotInLakeError, match="knows no symbol ZZZ"):
         holed.missing("ZZZ")
@@ -884,7 +903,7 @@ def test_bars_over_missing_sessions_are_warned_of_once_a_call(holed: Lake) -> No
     span = f"{HOLED[1]} … {HOLED[4]}"
     assert f"3 of the sessions asked for are not in memory://: {span}" in str(warning.message)
     assert Path(warning.filename).name == Path(__file__).name
-    with pytest.warns(MissingSessionsWarning, match=f": {HOLED[4]}. Changes"):
+    with pytest.warns(MissingSessionsWarning, match=f": {HOLED[4]}. A return"):
         holed.bars("A", HOLED[3], HOLED[5])
 
 
