@@ -23,13 +23,21 @@ from datalake_assets.securities import factors, identity, jumps
 from datalake_assets.securities.decisions import Decisions, read_decisions
 from datalake_assets.securities.evidence import Evidence, gather
 from datalake_assets.securities.factors import Factors
-from datalake_assets.securities.findings import Finding, read_findings, table_of
+from datalake_assets.securities.findings import FINDINGS, Finding, read_findings, table_of
 from datalake_assets.securities.identity import Identities
 from datalake_assets.securities.jumps import Jumps
 from datalake_assets.securities.registry import keep_registry, read_registry
-from datalake_assets.securities.tables import SECURITIES
+from datalake_assets.securities.tables import CUMULATIVE, FACTORS, SECURITIES
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
+
+DERIVED = {
+    layout.SECURITIES_TABLE: SECURITIES,
+    layout.FACTORS_TABLE: FACTORS,
+    layout.CUMULATIVE_TABLE: CUMULATIVE,
+    layout.FINDINGS_TABLE: FINDINGS,
+}
+"""What is derived, and its columns."""
 
 _TRIES = 5
 
@@ -145,16 +153,27 @@ def read_securities(store: Store) -> pa.Table:
         NothingDerivedError: There is none yet.
         BrokenFileError: It is damaged.
     """
-    where = store.url(layout.SECURITIES_TABLE)
+    return read_derived(store, layout.SECURITIES_TABLE)
+
+
+def read_derived(store: Store, key: str) -> pa.Table:
+    """One of the tables in `DERIVED`, with its schema.
+
+    Raises:
+        NothingDerivedError: There is none yet.
+        BrokenFileError: It is damaged.
+    """
+    where, schema = store.url(key), DERIVED[key]
     try:
-        return pq.read_table(pa.BufferReader(store.get(layout.SECURITIES_TABLE))).cast(SECURITIES)
+        file = pq.ParquetFile(pa.BufferReader(store.get(key)), page_checksum_verification=True)
+        return file.read().select(schema.names).cast(schema)
     except FileNotFoundError as error:
         raise NothingDerivedError(
-            f"{where} is not there: materialize the asset securities first"
+            f"{where} is not there: derive it: datalake securities"
         ) from error
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise BrokenFileError(
-            f"{where} is no whole table of securities ({error!r}): materialize the asset securities"
+            f"{where} is no whole table ({error!r}): derive it again: datalake securities"
         ) from error
 
 
