@@ -37,7 +37,7 @@ from datalake_assets.storage.store import BrokenFileError, Store, UnreadableErro
 
 _READERS = 16
 
-_AHEAD = timedelta(hours=1)
+AHEAD = timedelta(hours=1)
 """How far another machine's clock may be ahead of this one's."""
 
 Progress = Callable[[str, int, int], object]
@@ -334,7 +334,7 @@ class _Examiner:
             except BrokenFileError as error:
                 defects.append(Defect(self._store.url(layout.restatements_of(day)), str(error), ""))
         # The name of each is the instant of its change.
-        latest = layout.restatement_key(date.min, self._now + _AHEAD).rpartition("/")[2]
+        latest = layout.restatement_key(date.min, self._now + AHEAD).rpartition("/")[2]
         keys = filter(layout.restatement, self._store.list(layout.RESTATEMENTS))
         ahead = [key for key in keys if key.rpartition("/")[2] > latest]
         return len(days), defects + self._to_come(ahead)
@@ -425,7 +425,7 @@ def _contradiction(day: date, session: Session, source: str | None, now: datetim
         return f"{day} is no trading session"
     if not _has_closed(day, now):
         return f"the session of {day} is still to come"
-    if (collected := session.provenance.collected_at) > now + _AHEAD:
+    if (collected := session.provenance.collected_at) > now + AHEAD:
         return f"it says that it was collected at {collected:%Y-%m-%d %H:%M} UTC, which is to come"
     bars, ledger = session.bars, session.ledger
     if ledger.session != day:
