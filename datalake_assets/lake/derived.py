@@ -164,7 +164,7 @@ def _tables(lake: Lake, progress: Progress) -> _Found:
             defects[key] = Defect(store.url(key), str(error), error.repair)
         except BrokenFileError as error:
             what = f"it is damaged ({error.__cause__!r})"
-            defects[key] = Defect(store.url(key), what, f"{removal(store, key)} && {DERIVE}")
+            defects[key] = Defect(store.url(key), what, DERIVE)
     for key in _differing(lake, DERIVED.keys() - defects.keys()):
         what = (
             "it is not what the sessions, the actions and your decisions give: something came "

@@ -11,6 +11,7 @@ identifiers first. Killed in between, the next run writes the same and goes on.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -38,6 +39,8 @@ DERIVED = {
     layout.FINDINGS_TABLE: FINDINGS,
 }
 """What is derived, and its columns."""
+
+_log = logging.getLogger(__name__)
 
 _TRIES = 5
 
@@ -96,7 +99,7 @@ def derive_securities(store: Store, given: Material, listed: pa.Table | None) ->
         listed: The newest list of assets, if there is one.
 
     Raises:
-        BrokenFileError: The registry of identifiers, or the findings, are damaged.
+        BrokenFileError: The registry of identifiers is damaged.
         ChangedError: Another run derived securities at the same time.
     """
     registry, version = read_registry(store)
@@ -125,7 +128,7 @@ def derive_factors(store: Store, given: Material) -> tuple[Factors, Jumps]:
 
     Raises:
         NothingDerivedError: There is no table of securities yet.
-        BrokenFileError: It, or the findings, are damaged.
+        BrokenFileError: It is damaged.
     """
     securities = read_securities(store)
     decisions = given.decisions
@@ -191,7 +194,12 @@ def _keep_findings(store: Store, findings: Sequence[Finding], *about: str) -> No
             version: str | None = store.get_versioned(layout.FINDINGS_TABLE)[1]
         except FileNotFoundError:
             version = None
-        known = read_findings(store)
+        try:
+            known = read_findings(store)
+        except BrokenFileError as error:
+            # Else no command would mend it. Those about other things come with their own asset.
+            _log.warning("%s", error)
+            known = FINDINGS.empty_table()
         others = known.filter(pc.invert(pc.is_in(known["about"], pa.array(about))))
         by = [(name, "ascending") for name in ("symbol", "session", "about", "action_id")]
         merged = pa.concat_tables([others, new]).sort_by(by)
