@@ -216,14 +216,15 @@ def _of_securities(news: SecurityNews) -> Iterator[str]:
         *(f"{one.symbol} {one.what}" for one in news.changed[:3]),
     ]
     more = len(news.splits) + len(news.changed) - len(told)
-    told += [f"{news.dividends:,} dividends"] if news.dividends else []
+    dividends = "dividend" if news.dividends == 1 else "dividends"
+    told += [f"{news.dividends:,} {dividends}"] if news.dividends else []
     told += [f"{more:,} more in the report"] if more else []
     if told:
         yield f"securities since {news.since}: {'; '.join(told)}"
     if news.suspected:
         first = news.suspected[0]
         many = f" (of {len(news.suspected):,})" if news.suspected[1:] else ""
-        yield f"unexplained{many}: {first.what}  →  {first.decide}"
+        yield f"unexplained{many}: {first.what}"
 
 
 def as_dict(found: Overview) -> dict[str, Any]:

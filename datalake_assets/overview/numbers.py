@@ -477,11 +477,12 @@ class Overview:
     @property
     def decisions(self) -> list[Step]:
         """What is the user's to decide. The lake is none the worse: nothing of it is applied."""
-        waiting = len(self.securities.undecided) if self.securities else 0
+        news = self.securities
+        waiting = [*news.undecided, *news.suspected] if news else []
         if not waiting:
             return []
-        wait = "waits" if waiting == 1 else "wait"
-        return [Step(f"{_many(waiting, 'action')} {wait} for your decision", "decide")]
+        wait = "waits" if len(waiting) == 1 else "wait"
+        return [Step(f"{_many(len(waiting), 'finding')} {wait} for your decision", "decide")]
 
     def _told_holes(self) -> str:
         if self.holes == [self.newest_due]:

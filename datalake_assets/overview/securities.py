@@ -120,13 +120,14 @@ def security_news(store: Store, days: Sequence[date]) -> SecurityNews | None:
     )
     acts = factors.filter(happened).to_pylist()
     paid = [row for row in acts if row["adjustment"] == "dividend"]
+    jumps = pc.equal(findings["about"], "jump")
     changed = _changed(securities.to_pylist(), since, days)
     return SecurityNews(
         since=since,
         derived=pc.max(securities["last_session"]).as_py(),
         published=newest,
         changed=_newest(changed),
-        undecided=_open(findings.filter(findings["undecided"])),
+        undecided=_open(findings.filter(pc.and_not(findings["undecided"], jumps))),
         suspected=_open(
             findings.filter(pc.is_in(findings["kind"], pa.array([Kind.SPLIT, Kind.SPIN_OFF])))
         ),

@@ -94,7 +94,7 @@ def test_what_happened_of_late_is_told_newest_first(lake: Lake) -> None:
 def test_the_lake_is_good_while_decisions_wait_and_they_are_told_last(lake: Lake) -> None:
     found = looked(lake)
     told = [(step.why, step.command) for step in found.decisions]
-    assert told == [("1 action waits for your decision", "decide")]
+    assert told == [("2 findings wait for your decision", "decide")]
     assert "decide" not in [step.command for step in found.steps]
     assert as_dict(found)["to_do"][-1]["command"] == "datalake decide"
 
@@ -148,7 +148,7 @@ def test_the_page_names_each_with_what_to_type_and_stays_whole(lake: Lake) -> No
         "rename: goes on as META",
         "split 4:1, confirmed",
         "1 cash dividend,",
-        "1 action waits for your decision",
+        "2 findings wait for your decision",
     ):
         assert text in shown.text, text
 
@@ -163,9 +163,9 @@ def test_the_terminal_says_it_in_two_lines(lake: Lake) -> None:
     told = captured.get()
     (line,) = [line for line in told.splitlines() if line.startswith("securities since")]
     assert line.startswith(f"securities since {SINCE}: META split 3:1, contradicted (not applied)")
-    assert line.endswith("1 dividends")
+    assert line.endswith("1 dividend")
     assert "unexplained: LOST" in told
-    assert "1 action waits for your decision  →" in told
+    assert "2 findings wait for your decision  →" in told
 
 
 def test_dagster_shows_and_plots_it(lake: Lake) -> None:
@@ -179,6 +179,10 @@ def test_what_was_decided_does_not_wait(lake: Lake) -> None:
     decided = new_lake()
     for key in lake.store.list("data"):
         decided.store.put(key, lake.store.get(key))
-    decide(decided.store, Decision("ignore", "ann", NOW, "never was", subject="w"))
+    decide(
+        decided.store,
+        Decision("ignore", "ann", NOW, "never was", subject="w"),
+        Decision("ignore", "ann", NOW, "a crash", symbol="LOST", day=FELL),
+    )
     derive(decided.store)
     assert looked(decided).decisions == []
