@@ -126,6 +126,12 @@ def test_all_is_well_with_a_whole_lake(lake: Lake) -> None:
         f"symbol-years against their sessions: {symbol_years(lake)} looked at",
         "restatements: 0 looked at",
         "snapshots of the universe: 1 looked at",
+        "log of corporate actions: 0 looked at",
+        "corporate actions against their log: 0 looked at",
+        "your decisions: 0 looked at",
+        "identifiers of securities: 0 looked at",
+        "evidence of securities: 0 looked at",
+        "securities and factors against sessions and actions: 0 looked at",
         f"objects that nobody knows: {len(lake.store.list('data'))} looked at",
         "Dagster's records: 6 looked at",
     ]
@@ -165,7 +171,7 @@ def test_a_place_without_a_lake_is_wrong_input_and_no_healthy_lake(
 
 def test_json_tells_everything(lake: Lake) -> None:
     told = json.loads(doctor("--json").stdout)
-    assert (told["lake"], told["well"], len(told["examinations"])) == (lake.store.uri, True, 8)
+    assert (told["lake"], told["well"], len(told["examinations"])) == (lake.store.uri, True, 14)
     put(lake, layout.session_key(DAYS[1]), b"damaged")
     result = doctor("--json")
     assert result.exit_code == 1

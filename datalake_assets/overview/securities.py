@@ -36,7 +36,8 @@ class Happening:
     """Something that happened to a security.
 
     Args:
-        day: When the price knew it, or its first or last session.
+        day: The day from which on the price knows it; of a security that began, its first session;
+            of a ticker that ended, its last one.
         symbol: Its ticker then.
         what: In a few words.
     """
@@ -144,23 +145,24 @@ def _changed(rows: list[dict[str, Any]], since: date, days: Sequence[date]) -> I
         if row["first_session"] < first["first_session"]:
             begun[row["security"]] = row
         if row["followed_by"] and row["last_session"] >= since:
-            yield Happening(row["last_session"], row["symbol"], _end(row))
+            yield _end(row)
     for row in begun.values():
         if row["first_session"] >= since and row["first_session"] in days[KNOWN:]:
             yield Happening(row["first_session"], row["symbol"], "first session")
 
 
-def _end(row: dict[str, Any]) -> str:
+def _end(row: dict[str, Any]) -> Happening:
+    last, symbol, how = row["last_session"], row["symbol"], row["followed_by"]
     if row["next_symbol"]:
-        return f"{row['followed_by']}: goes on as {row['next_symbol']}"
+        return Happening(last, symbol, f"{how}, goes on as {row['next_symbol']}")
     told = []
     if row["payout_cash"] is not None:
         told.append(f"${row['payout_cash']:g}")
     if row["payout_shares"] is not None:
         told.append(f"{row['payout_shares']:g} {row['payout_symbol']}")
     paid = f", {' and '.join(told)} a share" if told else ""
-    why = "ended, nobody says why" if row["followed_by"] == "unknown" else row["followed_by"]
-    return f"{why}{paid}"
+    why = "ended, no action says why" if how == "unknown" else how
+    return Happening(last, symbol, f"{why}{paid}")
 
 
 def _split(row: dict[str, Any]) -> Happening:
@@ -169,8 +171,8 @@ def _split(row: dict[str, Any]) -> Happening:
         what += f" {row['new_shares']:,}:{row['old_shares']:,}"
     elif row["amount"] is not None:
         what += f" worth ${price_text(row['amount'])} a share"
-    applied = "" if row["applied"] else " (not applied)"
-    return Happening(row["effective_date"], row["symbol"], f"{what}, {row['verdict']}{applied}")
+    how = row["verdict"] if row["applied"] else f"not applied: {row['reason']}"
+    return Happening(row["effective_date"], row["symbol"], f"{what}, {how}")
 
 
 def _paid(row: dict[str, Any]) -> Happening:

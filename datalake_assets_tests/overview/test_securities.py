@@ -78,10 +78,11 @@ def test_what_happened_of_late_is_told_newest_first(lake: Lake) -> None:
     assert [(one.day, one.symbol, one.what) for one in news.changed] == [
         (BEGUN, "NEW", "first session"),
         (DAYS[-10], "GONE", "merger, $51 a share"),
-        (DAYS[-20], "FB", "rename: goes on as META"),
+        (DAYS[-20], "FB", "rename, goes on as META"),
     ]
+    why = "it would open at -66.7%, and it opened at +0.0%"
     assert [(one.day, one.what) for one in news.splits] == [
-        (WRONG, "split 3:1, contradicted (not applied)"),
+        (WRONG, f"split 3:1, not applied: {why}"),
         (SPLIT, "split 4:1, confirmed"),
     ]
     assert news.dividends == 1
@@ -145,7 +146,7 @@ def test_the_page_names_each_with_what_to_type_and_stays_whole(lake: Lake) -> No
     for text in (
         "Securities and actions",
         "datalake decide accept w, or ignore w",
-        "rename: goes on as META",
+        "rename, goes on as META",
         "split 4:1, confirmed",
         "1 cash dividend,",
         "2 findings wait for your decision",
@@ -162,7 +163,7 @@ def test_the_terminal_says_it_in_two_lines(lake: Lake) -> None:
         show(looked(lake))
     told = captured.get()
     (line,) = [line for line in told.splitlines() if line.startswith("securities since")]
-    assert line.startswith(f"securities since {SINCE}: META split 3:1, contradicted (not applied)")
+    assert line.startswith(f"securities since {SINCE}: META split 3:1, not applied: ")
     assert line.endswith("1 dividend")
     assert "unexplained: LOST" in told
     assert "2 findings wait for your decision  →" in told
