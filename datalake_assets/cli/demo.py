@@ -43,7 +43,7 @@ def demo() -> None:
         # First of all, as renamed companies are asked for by their earlier tickers, too.
         good = sweep_actions(settings, since=days[0])
         if good:
-            good = materialize(settings, _with_a_split(open_lake(settings), days), newest)
+            good = materialize(settings, with_a_split(open_lake(settings), days), newest)
         if good:
             good = write_report(settings)
             lake = open_lake(settings)
@@ -53,7 +53,7 @@ def demo() -> None:
     raise typer.Exit(0 if good else 1)
 
 
-def _with_a_split(lake: Lake, days: Sequence[date]) -> date:
+def with_a_split(lake: Lake, days: Sequence[date]) -> date:
     """The first of the sessions to collect, so that there is a split with a session before it."""
     few = days[-DEMO_SESSIONS:]
     actions = ActionLog(lake.store).standing()

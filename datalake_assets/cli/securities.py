@@ -14,8 +14,8 @@ from datalake_assets.settings import Settings
 def securities() -> None:
     """Derive securities and adjustment factors anew from sessions, actions and your decisions.
 
-    Asks for the corporate actions first if they were never asked for. `collect` and `backfill`
-    derive by themselves in a lake that has them, and the sensor securities_follow does.
+    Asks for the corporate actions first if they were never asked for as far back as the sessions
+    go. `collect` and `backfill` do the same in a lake that has actions; so does a sensor.
     """
     with plain_errors():
         settings = Settings.load()
