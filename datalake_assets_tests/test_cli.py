@@ -13,7 +13,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from datalake_assets import market_calendar
+from datalake_assets.actions.log import ActionLog
 from datalake_assets.cli import app, terminal
-from datalake_assets.cli.demo import DEMO_SESSIONS
+from datalake_assets.cli.demo import DEMO_SESSIONS, MOST_SESSIONS, with_a_split
 from datalake_assets.cli.terminal import TerminalDisplay
 from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.progress import Snapshot
@@ -37,9 +38,11 @@ from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.liveness import process_of
 from datalake_assets.partitions import session_partitions
+from datalake_assets.securities.derivation import read_derived
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
+from datalake_assets_tests.actions.sayings import action, answer
 from datalake_assets_tests.exchange.calling import keys_to
 
 ROOT = Path(__file__).parents[1]
@@ -552,6 +555,31 @@ def test_dagsters_home_is_made_with_its_settings_and_never_overwritten(
     assert config.read_text().endswith("# mine\n")
 
 
+@pytest.mark.parametrize(
+    ("splits", "first"),
+    [
+        ([], 6),
+        ([11], 6),
+        ([7], 6),
+        ([6], 5),
+        ([3], 2),
+        ([1], 0),
+        ([0], 6),  # with no session before it
+        ([2, 8], 6),
+        ([12], 6),  # announced
+    ],
+)
+def test_the_demo_goes_back_as_far_as_it_takes_to_have_a_split(
+    splits: list[int], first: int
+) -> None:
+    days = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 18))
+    assert len(days) == MOST_SESSIONS + 1
+    lake = Lake(open_store("memory://"))
+    told = [action(str(day), "A", days[day], kind="forward_splits") for day in splits]
+    ActionLog(lake.store).append(answer(*told), datetime(2024, 7, 17, tzinfo=UTC))
+    assert with_a_split(lake, days[:MOST_SESSIONS]) == days[first]
+
+
 # --- in processes of their own ---
 
 
@@ -563,7 +591,7 @@ def test_demo_goes_from_an_empty_folder_and_an_empty_home_to_a_lake_and_a_first_
     assert result.returncode == 0, result.stderr
     lake = Lake(open_store(str(empty_folder / ".datalake/embedded")))
     days = lake.sessions()
-    assert len(days) == DEMO_SESSIONS
+    assert DEMO_SESSIONS <= len(days) <= MOST_SESSIONS
     assert str(lake.source()).startswith("embedded exchange: ")
     newest = lake.read(days[-1])
     assert newest.bars.num_rows >= 5_000
@@ -571,6 +599,10 @@ def test_demo_goes_from_an_empty_folder_and_an_empty_home_to_a_lake_and_a_first_
     assert "the embedded exchange" in told
     assert f"Most traded on {days[-1]}" in plain(told)
     assert f"{newest.bars.num_rows:,} bars of {days[-1]}" in plain(told)
+    factors = read_derived(lake.store, layout.FACTORS_TABLE).to_pylist()
+    split = [row for row in factors if row["adjustment"] == "split" and row["applied"]]
+    assert (", which split" in told) == bool(split)
+    assert ("No security split" in told) == (not split)
     (code,) = re.findall(r'python -c "(.+)"', told)
     shown = subprocess.run(
         [sys.executable, "-c", code],

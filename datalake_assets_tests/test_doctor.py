@@ -62,7 +62,6 @@ def whole(environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) 
         enter(patch, folder, environ)
         result = invoke("collect", "--from", str(DAYS[0]), "--to", str(DAYS[-1]))
         assert result.exit_code == 0, result.output
-        assert invoke("actions", "--sweep").exit_code == 0
     return folder
 
 
@@ -127,8 +126,13 @@ def test_all_is_well_with_a_whole_lake(lake: Lake) -> None:
         f"symbol-years against their sessions: {symbol_years(lake)} looked at",
         "restatements: 0 looked at",
         "snapshots of the universe: 1 looked at",
-        "corporate actions: 2 looked at",
-        "securities: 0 looked at",
+        "log of corporate actions: 0 looked at",
+        "corporate actions against their log: 0 looked at",
+        "your decisions: 0 looked at",
+        "identifiers of securities: 0 looked at",
+        "evidence of securities: 0 looked at",
+        "securities and factors against sessions and actions: 0 looked at",
+        "comparison with the source: 0 looked at",
         f"objects that nobody knows: {len(lake.store.list('data'))} looked at",
         "Dagster's records: 6 looked at",
     ]
@@ -168,7 +172,7 @@ def test_a_place_without_a_lake_is_wrong_input_and_no_healthy_lake(
 
 def test_json_tells_everything(lake: Lake) -> None:
     told = json.loads(doctor("--json").stdout)
-    assert (told["lake"], told["well"], len(told["examinations"])) == (lake.store.uri, True, 10)
+    assert (told["lake"], told["well"], len(told["examinations"])) == (lake.store.uri, True, 15)
     put(lake, layout.session_key(DAYS[1]), b"damaged")
     result = doctor("--json")
     assert result.exit_code == 1
@@ -329,20 +333,8 @@ FUTURE = date(2035, 12, 28)
 DAWN = datetime(2024, 1, 4, tzinfo=UTC)
 
 
-def damage_the_table_of_actions(lake: Lake) -> None:
-    put(lake, layout.STANDING_ACTIONS, lake.store.get(layout.STANDING_ACTIONS)[:-1])
-
-
-def lose_an_action(lake: Lake) -> None:
-    """In the table; its metadata say all the same that it is up to the newest sweep."""
-    table = pq.read_table(pa.BufferReader(lake.store.get(layout.STANDING_ACTIONS)))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.slice(1), sink)
-    put(lake, layout.STANDING_ACTIONS, bytes(sink.getvalue()))
-
-
-def delete_the_table_of_actions(lake: Lake) -> None:
-    lake.store.delete(layout.STANDING_ACTIONS)
+def damage_what_the_source_said(lake: Lake) -> None:
+    put(lake, layout.TESTIMONY, b"none")
 
 
 def leave_strays(lake: Lake) -> None:
@@ -378,11 +370,7 @@ def lose_a_session(lake: Lake) -> None:
 PUBLISH = "datalake publish --year 2024"
 COLLECT = ([f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],)
 BOTH = {"published sessions": 1, "symbol-years against their sessions": 1}
-ACTIONS_AGAIN = f"rm {{lake}}/{layout.STANDING_ACTIONS} && datalake actions --sweep"
 DAMAGES: dict[Callable[[Lake], None], tuple[dict[str, int], list[str]]] = {
-    damage_the_table_of_actions: ({"corporate actions": 1}, [ACTIONS_AGAIN]),
-    lose_an_action: ({"corporate actions": 1}, [ACTIONS_AGAIN]),
-    delete_the_table_of_actions: ({"corporate actions": 1}, ["datalake actions --sweep"]),
     damage_a_session: (
         {"published sessions": 1, "symbol-years against their sessions": 1},
         [f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],
@@ -462,6 +450,10 @@ DAMAGES: dict[Callable[[Lake], None], tuple[dict[str, int], list[str]]] = {
             f"rm {{lake}}/{layout.universe_key(FUTURE)}",
             f"rm {{lake}}/{layout.survey_key(FUTURE)}",
         ],
+    ),
+    damage_what_the_source_said: (
+        {"comparison with the source": 1},
+        [f"rm {{lake}}/{layout.TESTIMONY}"],
     ),
     leave_strays: (
         {"objects that nobody knows": 3},
@@ -625,39 +617,6 @@ def test_a_damaged_restatement_is_named_with_its_way_out() -> None:
     (defect,) = examined(store)["restatements"].defects
     assert store.url(key) in defect.what
     assert "restore it from a backup" in defect.what
-
-
-@pytest.mark.parametrize("damage", [b"PAR1", None])
-def test_a_damaged_log_of_actions_is_named_and_never_removed(
-    lake: Lake, damage: bytes | None
-) -> None:
-    """Nothing else knows what was known when."""
-    keys = [layout.action_log_key(number) for number in (1, 2)]
-    put(lake, keys[1], lake.store.get(keys[0]))
-    if damage is None:
-        lake.store.delete(keys[0])
-    else:
-        put(lake, keys[0], damage)
-    found = {one.subject: one for one in examine(lake)}
-    (defect,) = found["corporate actions"].defects
-    assert lake.store.url(keys[0]) in defect.what
-    assert "restore it from a backup" in defect.what
-    assert defect.repair == ""
-    assert found["objects that nobody knows"].defects == []
-
-
-def test_what_is_kept_of_securities_is_never_foreign() -> None:
-    store = open_store("memory://")
-    Lake(store).claim("alpaca/sip")
-    store.put(f"{layout.SECURITIES}/decisions.json", b"{}")
-    store.put(f"{layout.SECURITIES}/factors.parquet", b"PAR1")
-    found = examined(store)
-    (defect,) = found["securities"].defects
-    assert (defect.where, defect.repair) == (
-        store.url(f"{layout.SECURITIES}/factors.parquet"),
-        "",
-    )
-    assert found["objects that nobody knows"].defects == []
 
 
 def test_files_that_may_not_be_read_are_named_with_their_rights_and_hide_nothing(

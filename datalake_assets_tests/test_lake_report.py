@@ -295,6 +295,7 @@ def test_the_asset_explains_itself_in_the_graph() -> None:
     assert {dependency.asset_key.to_user_string() for dependency in spec.deps} == {
         "daily_ticks",
         "symbol_year_ticks",
+        "adjustment_factors",
     }
     assert spec.kinds == {"python", "html"}
     assert spec.group_name == "ticks"

@@ -93,7 +93,7 @@ def test_a_lake_without_tables_says_how_to_have_them(tmp_path: Path) -> None:
     told = run(lake, "FB", "--adjustment", "all")
 
     assert told.exit_code == 2
-    assert "derive them: dagster job execute" in told.stderr
+    assert "derive them: datalake securities" in told.stderr
     assert run(lake, "FB").exit_code == 0
 
 

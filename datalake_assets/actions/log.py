@@ -271,6 +271,26 @@ class ActionLog:
             return True
         return False
 
+    def difference(self) -> str:
+        """What is wrong with the table of standing actions; empty when it says what the log does.
+
+        A lake without a log needs none.
+        """
+        published, newest = self._published(), self._newest()
+        if newest is None:
+            return "the log that it was made from is not there" if published.version else ""
+        if published.version is None:
+            return "it is not there"
+        if published.table is None:
+            return "it is damaged"
+        since = self._since(published.mark, newest)
+        if since is None:
+            return "it was made from another log, or from an older one"
+        if since.num_rows:
+            return "it lacks what the newest sweeps saw"
+        told = _folded((one.events for one in self._objects(newest)), None)
+        return "" if told.equals(published.table) else "it is not what the log says"
+
     def standing(self, at: datetime | None = None) -> pa.Table:
         """The actions as known at an instant, in `action.SCHEMA`, by effective date and symbol.
 

@@ -106,15 +106,20 @@ class Window:
     last: date
 
 
-def due(today: date, sweeps: Iterable[Sweep], *, whole: bool = False) -> Window:
+def due(
+    today: date, sweeps: Iterable[Sweep], *, whole: bool = False, since: date | None = None
+) -> Window:
     """The window to ask for today.
 
     Args:
         today: The day, in New York.
         sweeps: The ones before, newest first.
         whole: Ask for the whole history, however new the last such sweep is.
+        since: Ask from this day on, and leave what was before to another sweep.
     """
     last = today + AHEAD
+    if since:
+        return Window(since, last)
     newest = None
     for sweep in () if whole else sweeps:
         newest = newest or _day(sweep)

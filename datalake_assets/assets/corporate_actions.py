@@ -7,6 +7,7 @@ asked (`actions.sweep`), how it is kept (`actions.log`), and what is odd (`actio
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -42,6 +43,11 @@ class SweepConfig(dg.Config):
         default=False,
         description="Ask for the whole history, as is done once a month anyway. Off: for what is "
         "processed from five weeks before the last run to a year ahead.",
+    )
+    since: str = Field(
+        default="",
+        description="Ask for what is processed from this day on (YYYY-MM-DD), and leave the "
+        "history before it to another run.",
     )
     max_loss: float = Field(
         default=MAX_LOSS,
@@ -92,7 +98,8 @@ def corporate_actions(
     liveness.mark(context)
     target = lake.open(source.identity)
     log = ActionLog(target.store)
-    window = due(today(clock), log.sweeps(), whole=config.whole_history)
+    since = date.fromisoformat(config.since) if config.since else None
+    window = due(today(clock), log.sweeps(), whole=config.whole_history, since=since)
     context.log.info(
         "asking for the actions that are processed from %s to %s", window.first, window.last
     )

@@ -14,6 +14,7 @@ import dagster as dg
 
 from datalake_assets import __version__, liveness
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.collection.bars import price_text
@@ -26,6 +27,7 @@ from datalake_assets.overview.numbers import (
     overview,
     written,
 )
+from datalake_assets.overview.securities import Happening, Open
 from datalake_assets.partitions import TIMEZONE
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.storage import layout
@@ -45,7 +47,7 @@ def build_lake_report(first_session: date) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=KEY,
-        deps=[DAILY_TICKS, SYMBOL_YEAR_TICKS],
+        deps=[DAILY_TICKS, SYMBOL_YEAR_TICKS, FACTORS_KEY],
         group_name=GROUP,
         owners=OWNERS,
         kinds={"python", "html"},
@@ -86,8 +88,9 @@ def build_lake_report(first_session: date) -> dg.AssetsDefinition:
 
 _DESCRIPTION = """\
 Is the lake good, and what is to be done? Which sessions it holds, the newest one against the 20
-before, symbols that fell silent, restatements, requests used: below, and as one self-contained
-page in the lake, `reports/latest.html`. The same in a terminal: `datalake status`.
+before, symbols that fell silent, actions to decide, splits, restatements, requests used: below,
+and as one self-contained page in the lake, `reports/latest.html`. The same in a terminal:
+`datalake status`.
 """
 
 
@@ -137,12 +140,20 @@ def report_metadata(found: Overview) -> dict[str, Any]:
                 ),
             )
         )
+    if news := found.securities:
+        metadata |= {
+            "actions_to_decide": dg.MetadataValue.md(_open(news.undecided)),
+            "unexplained_jumps": dg.MetadataValue.md(_open(news.suspected)),
+            "newest_splits": dg.MetadataValue.md(_happened(news.splits)),
+            "securities_changed": dg.MetadataValue.md(_happened(news.changed)),
+        }
     return metadata | {name: value for name, value in _plotted(found).items() if value is not None}
 
 
 def _plotted(found: Overview) -> dict[str, float | None]:
     """The numbers; None for what can't be known, which is no point in a plot."""
     newest, usage, counts = found.newest, found.usage, found.counts
+    news = found.securities
     return {
         "sessions_due": found.due,
         "sessions_published": found.published,
@@ -160,6 +171,8 @@ def _plotted(found: Overview) -> dict[str, float | None]:
         "coverage_newest": newest.coverage if newest else None,
         "duration_seconds_newest": newest.duration if newest else None,
         "silent_symbols": None if found.silent is None else len(found.silent),
+        "decisions_waiting": len(news.undecided) if news else None,
+        "jumps_unexplained": len(news.suspected) if news else None,
         "requests_last_day": usage.requests if usage else None,
         "requests_share_of_plan": usage.share if usage else None,
     }
@@ -193,7 +206,7 @@ def _alternative(found: Overview) -> str:
 def _steps(found: Overview) -> str:
     return _shown(
         f"- `datalake {step.command}`: {step.why}" if step.command else f"- {step.why}"
-        for step in found.steps
+        for step in (*found.steps, *found.decisions)
     )
 
 
@@ -211,6 +224,17 @@ def _years(found: Overview) -> str:
             for year in reversed(found.years)
         ),
     )
+
+
+def _open(rows: Sequence[Open]) -> str:
+    return _shown(f"- {row.what}. `{row.decide}`" for row in rows)
+
+
+def _happened(rows: Sequence[Happening]) -> str:
+    if not rows:
+        return "None of late."
+    lines = ([row.symbol, str(row.day), row.what] for row in rows)
+    return _table(["symbol", "day", "what"], lines)
 
 
 def _newest(found: Overview) -> str:

@@ -6,7 +6,6 @@ tables are derived (`datalake_assets.securities`), and when (`automation.securit
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -20,16 +19,14 @@ from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.stock_universe import OWNERS
-from datalake_assets.lake import session_file
+from datalake_assets.lake.derived import gathered
 from datalake_assets.lake.lake import Lake
 from datalake_assets.resources import LakeResource, SourceResource
 from datalake_assets.securities.derivation import (
     Material,
     derive_factors,
     derive_securities,
-    material,
 )
-from datalake_assets.securities.evidence import BAR_COLUMNS
 from datalake_assets.securities.factors import Factors
 from datalake_assets.securities.findings import read_findings
 from datalake_assets.securities.identity import Identities
@@ -85,6 +82,7 @@ def securities(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Derive who is who."""
     target = lake.open(source.identity)
+    ActionLog(target.store).publish()  # which a sweep that was killed did not do
     given = gathered(target)
     universe = target.universe()
     found = derive_securities(target.store, given, universe[1] if universe else None)
@@ -141,20 +139,6 @@ def adjustment_factors(
     yield judge(target, ACTIONS_AGREE, "action")
     # A fall that is taken for the market's is no reason to look.
     yield judge(target, JUMPS_EXPLAINED, "jump", fine=(Kind.MOVE,))
-
-
-def gathered(lake: Lake) -> Material:
-    """What both tables are derived from, as the lake holds it now."""
-    store = lake.store
-    versions = store.versions(layout.SESSIONS)
-
-    def read(day: date) -> pa.Table:
-        key = layout.session_key(day)
-        return session_file.decode_columns(store.get(key), store.url(key), BAR_COLUMNS)
-
-    days = layout.dated(layout.SESSIONS, list(versions))
-    sessions = {day: versions[layout.session_key(day)] for day in days}
-    return material(store, sessions, read, ActionLog(store).standing())
 
 
 def identity_metadata(given: Material, found: Identities) -> dict[str, Any]:

@@ -10,16 +10,13 @@ import dagster as dg
 
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.automation import due, runs
+from datalake_assets.automation.following import follow
 from datalake_assets.automation.jobs import corporate_actions_job
 from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
 
 ACTIONS = "corporate actions"
 """What the runs are for: the value of the tag `runs.FOR`."""
-
-_ASSET = CORPORATE_ACTIONS.to_user_string()
-
-PATIENCE = due.Patience()
 
 
 def build_actions_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -43,25 +40,16 @@ def build_actions_sensor(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         now = runs.begin_tick(context, clock)
         (session,) = due.newest(now, 1, delay)
-        since = due.available_at(session, delay)
-        asked = runs.last_materialized(context.instance, CORPORATE_ACTIONS, now)
-        if asked and asked >= since:
-            return dg.SkipReason(f"the actions were asked for after the session of {session}")
-        made = runs.attempts(context.instance, ACTIONS)
-        (verdict,) = due.decide(
+        return follow(
+            context,
             now,
-            {_ASSET: f"the session of {session} is over"},
-            busy={},
-            # Those before were about another session.
-            attempts={_ASSET: [one for one in made if not one.ended or one.ended >= since]},
-            patience=PATIENCE,
-            by_hand="dagster asset materialize -m datalake_assets.definitions --select",
+            asset=CORPORATE_ACTIONS,
+            purpose=ACTIONS,
+            since=due.available_at(session, delay),
+            occasion=str(session),
+            because=f"the session of {session} is over",
+            done=f"the actions were asked for after the session of {session}",
+            by_hand="datalake actions --sweep",
         )
-        if not verdict.attempt:
-            return dg.SkipReason(verdict.why)
-        request = dg.RunRequest(
-            run_key=f"{ACTIONS} {session} #{verdict.attempt}", tags={runs.FOR: ACTIONS}
-        )
-        return dg.SensorResult(run_requests=[request])
 
     return new_actions

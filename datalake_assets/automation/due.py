@@ -117,7 +117,7 @@ def decide(
         busy: Partitions that somebody is about, and who.
         attempts: The runs that were asked for each one for this reason, in any order.
         patience: How often to ask.
-        by_hand: The command that a person types once it was given up, without the partition.
+        by_hand: The command that a person types once it was given up; `{}` is the partition.
     """
 
     def verdict(partition: str, due: str) -> tuple[int | None, str]:
@@ -132,7 +132,7 @@ def decide(
             return number, due
         if len(ended) >= patience.attempts:
             tried = f"given up after {len(ended)} attempts; see its last run"
-            return None, f"{tried}, then type `{by_hand} {partition}`"
+            return None, f"{tried}, then type `{by_hand.format(partition)}`"
         failed = f"attempt {len(ended)} failed"
         # An end that lies in the future was written by a clock that was wrong.
         last = max((at for at in ended if at <= now), default=datetime.min.replace(tzinfo=UTC))

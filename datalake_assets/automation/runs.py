@@ -128,6 +128,14 @@ def partitions_of(tags: Mapping[str, str]) -> list[str]:
     return [day.isoformat() for day in days]
 
 
+def going_on(instance: dg.DagsterInstance, jobs: Collection[str]) -> str:
+    """Which run of one of these jobs is queued or runs, in words; empty when none is."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        if run.job_name in jobs:
+            return f"run {run.run_id[:8]} of {run.job_name} is under way"
+    return ""
+
+
 def attempts(
     instance: dg.DagsterInstance, purpose: str, partition: str | None = None
 ) -> list[Attempt]:

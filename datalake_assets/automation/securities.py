@@ -9,8 +9,9 @@ import dagster as dg
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.securities import FACTORS_KEY
-from datalake_assets.automation import due, runs
-from datalake_assets.automation.jobs import securities_job
+from datalake_assets.automation import runs
+from datalake_assets.automation.following import follow
+from datalake_assets.automation.jobs import corporate_actions_job, securities_job
 from datalake_assets.automation.sensors import COLLECTING
 from datalake_assets.collection.clock import Clock
 from datalake_assets.resources import LakeResource
@@ -19,10 +20,6 @@ from datalake_assets.storage.store import open_store
 
 SECURITIES = "securities"
 """What the runs are for: the value of the tag `runs.FOR`."""
-
-PATIENCE = due.Patience()
-
-_ASSET = FACTORS_KEY.to_user_string()
 
 
 def build_securities_sensor() -> dg.SensorDefinition:
@@ -40,34 +37,27 @@ def build_securities_sensor() -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock], lake: LakeResource
     ) -> dg.SensorResult | dg.SkipReason:
         now = runs.begin_tick(context, clock)
-        newest = runs.newest_news(context.instance, (DAILY_TICKS, CORPORATE_ACTIONS), (), now)
-        if newest is None:
-            return dg.SkipReason("no session and no action was materialized yet")
-        decided = [each.when for each in read_decisions(open_store(lake.uri)).made]
-        newest = max([newest, *decided])
-        derived = runs.last_materialized(context.instance, FACTORS_KEY, now)
-        if derived and newest <= derived:
-            return dg.SkipReason("nothing came since they were derived")
         definitions = context.repository_def
         graph = definitions.asset_graph if definitions else None
-        busy = runs.under_way(context.instance, DAILY_TICKS, COLLECTING, graph)
-        if busy:
-            return dg.SkipReason(f"{len(busy):,} sessions are still being collected")
-        made = runs.attempts(context.instance, SECURITIES)
-        (verdict,) = due.decide(
+        sessions = runs.under_way(context.instance, DAILY_TICKS, COLLECTING, graph)
+        if sessions:
+            busy = f"{len(sessions):,} sessions are still being collected"
+        else:
+            busy = runs.going_on(context.instance, (corporate_actions_job.name,))
+        came = runs.newest_news(context.instance, (DAILY_TICKS, CORPORATE_ACTIONS), (), now)
+        decided = [each.when for each in read_decisions(open_store(lake.uri)).made]
+        newest = max([came, *decided]) if came else None
+        return follow(
+            context,
             now,
-            {_ASSET: "something came since it was derived"},
-            busy={},
-            attempts={_ASSET: [one for one in made if not one.ended or one.ended >= newest]},
-            patience=PATIENCE,
-            by_hand="dagster asset materialize -m datalake_assets.definitions --select",
+            asset=FACTORS_KEY,
+            purpose=SECURITIES,
+            since=newest,
+            occasion=newest.isoformat() if newest else "",
+            because="something came since it was derived",
+            done="no session, no action and no decision came since they were derived",
+            by_hand="datalake securities",
+            busy=busy,
         )
-        if not verdict.attempt:
-            return dg.SkipReason(verdict.why)
-        request = dg.RunRequest(
-            run_key=f"{SECURITIES} {newest.isoformat()} #{verdict.attempt}",
-            tags={runs.FOR: SECURITIES},
-        )
-        return dg.SensorResult(run_requests=[request])
 
     return securities_follow

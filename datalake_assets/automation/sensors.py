@@ -17,15 +17,20 @@ from typing import Any
 import dagster as dg
 
 from datalake_assets import market_calendar
+from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.daily_ticks import REQUESTS_TAG
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
+from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.automation import due, runs
+from datalake_assets.automation.following import PATIENCE, follow
 from datalake_assets.automation.jobs import (
+    corporate_actions_job,
     daily_ticks_job,
     lake_report_job,
     repair_job,
+    securities_job,
     symbol_year_ticks_job,
 )
 from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
@@ -48,9 +53,7 @@ YEARS_JOB = symbol_year_ticks_job.name
 GRANTED_TAG, DAY_TAG = "datalake/max_requests", "datalake/day"
 """Tags of a repair: the requests that it may use, and of which day's budget."""
 
-PATIENCE = due.Patience()
-
-_REPORT = LAKE_REPORT.to_user_string()
+_KNOWLEDGE = (corporate_actions_job.name, securities_job.name)
 _REASONS = 8  # that one tick tells
 
 
@@ -212,7 +215,7 @@ def _years_follow() -> dg.SensorDefinition:
                 for year, made in attempts.items()
             },
             patience=PATIENCE,
-            by_hand="datalake publish --year",
+            by_hand="datalake publish --year {}",
         )
         told = [verdict.why for verdict in verdicts] or [
             "every year shows its sessions as they are"
@@ -236,36 +239,32 @@ def _report_follows() -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
         now = runs.begin_tick(context, clock)
-        newest = runs.newest_news(
-            context.instance, (DAILY_TICKS, SYMBOL_YEAR_TICKS), (*COLLECTING, YEARS_JOB), now
-        )
-        written = runs.last_materialized(context.instance, LAKE_REPORT, now)
-        if newest is None or (written and newest <= written):
-            return dg.SkipReason("nothing happened since the report was written")
-        busy = {
+        partitions = {
             **_under_way(context),
             **runs.under_way(context.instance, SYMBOL_YEAR_TICKS, (YEARS_JOB,), _graph(context)),
         }
-        if busy:
-            return dg.SkipReason(f"{len(busy):,} partitions are still being worked on")
-        made = runs.attempts(context.instance, REPORT)
-        verdicts = due.decide(
+        if partitions:
+            busy = f"{len(partitions):,} partitions are still being worked on"
+        else:
+            busy = runs.going_on(context.instance, _KNOWLEDGE)
+        newest = runs.newest_news(
+            context.instance,
+            (DAILY_TICKS, SYMBOL_YEAR_TICKS, CORPORATE_ACTIONS, FACTORS_KEY),
+            (*COLLECTING, YEARS_JOB, *_KNOWLEDGE),
             now,
-            {_REPORT: "something happened since it was written"},
-            busy={},
-            attempts={_REPORT: [one for one in made if not one.ended or one.ended >= newest]},
-            patience=PATIENCE,
-            by_hand="dagster asset materialize -m datalake_assets.definitions --select",
         )
-        requests = [
-            dg.RunRequest(
-                run_key=f"report {newest.isoformat()} #{verdict.attempt}",
-                tags={runs.FOR: REPORT},
-            )
-            for verdict in verdicts
-            if verdict.attempt
-        ]
-        return _answer(context, requests, [verdict.why for verdict in verdicts])
+        return follow(
+            context,
+            now,
+            asset=LAKE_REPORT,
+            purpose=REPORT,
+            since=newest,
+            occasion=newest.isoformat() if newest else "",
+            because="something happened since it was written",
+            done="nothing happened since the report was written",
+            by_hand="dagster asset materialize -m datalake_assets.definitions --select {}",
+            busy=busy,
+        )
 
     return report_follows
 
@@ -291,7 +290,7 @@ def _verdicts(
         busy=_under_way(context) if wanted else {},
         attempts={day: runs.attempts(context.instance, purpose, day) for day in wanted},
         patience=PATIENCE,
-        by_hand="datalake collect --session",
+        by_hand="datalake collect --session {}",
     )
 
 

@@ -21,6 +21,7 @@ from datalake_assets.cli.doctor import doctor
 from datalake_assets.cli.exchange import exchange
 from datalake_assets.cli.plan import plan
 from datalake_assets.cli.publish import publish
+from datalake_assets.cli.securities import securities
 from datalake_assets.cli.show import show
 from datalake_assets.cli.status import status
 from datalake_assets.cli.upload import upload
@@ -51,6 +52,7 @@ for command in (
     status,
     show,
     actions,
+    securities,
     doctor,
     upload,
     exchange,

@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 
 from datalake_assets.cli.arguments import open_lake
-from datalake_assets.cli.terminal import out, plain_errors, tell
+from datalake_assets.cli.terminal import command, out, plain_errors, tell
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import as_day
 from datalake_assets.securities.decisions import (
@@ -50,10 +50,7 @@ Day = Annotated[
 Why = Annotated[str, typer.Option("--why", help="The reason, kept with the decision.")]
 Who = Annotated[str | None, typer.Option("--who", help="Who decides; the user's login if none.")]
 
-_NEXT = (
-    "The sensor securities_follow applies it within minutes; at once: "
-    "dagster job execute -m datalake_assets.definitions -j securities_job"
-)
+_NEXT = "The sensor securities_follow applies it within minutes; at once: {} securities"
 
 
 @decide.callback()
@@ -209,7 +206,7 @@ def _require_a_lake(lake: Lake) -> None:
     if not lake.store.exists(layout.FACTORS_TABLE):
         raise typer.BadParameter(
             f"no factors were derived in {lake.store.uri} yet: correct DATALAKE_URI, or "
-            "materialize the assets securities and adjustment_factors"
+            "derive them: datalake securities"
         )
 
 
@@ -233,7 +230,7 @@ def _keep(lake: Lake, *decisions: Decision) -> None:
         raise typer.BadParameter(str(error)) from error
     for each in made:
         tell(out, f"{each.id}: {each.what} {_about(each)}, by {each.who}")
-    tell(out, _NEXT)
+    tell(out, _NEXT.format(command()))
 
 
 def _about(decision: Decision) -> str:

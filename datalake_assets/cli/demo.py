@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+import pyarrow.compute as pc
 import typer
 from rich.table import Table
 
 from datalake_assets import market_calendar
+from datalake_assets.actions.log import ActionLog
 from datalake_assets.cli.arguments import open_lake, partitions
-from datalake_assets.cli.runs import materialize, write_report
+from datalake_assets.cli.marks import marks, words
+from datalake_assets.cli.runs import materialize, sweep_actions, write_report
+from datalake_assets.cli.show import draw
 from datalake_assets.cli.terminal import command, out, plain_errors, sparkline, tell
 from datalake_assets.collection.bars import price_text
 from datalake_assets.lake.lake import Lake
+from datalake_assets.securities.derivation import read_derived
+from datalake_assets.securities.factors import SPLITS
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 
@@ -21,24 +28,76 @@ DEMO_SESSIONS = 6
 """The newest session, and the five before that its coverage is measured by. They cost no more
 requests than one: a request has room for them."""
 
+MOST_SESSIONS = 12
+"""So many at most, if it takes more than `DEMO_SESSIONS` to have a split among them: of two weeks
+in a market of 6,000 names one in fifty has none."""
+
 
 def demo() -> None:
     """Collect the newest sessions into a lake and have a first look; needs no key."""
     with plain_errors():
         settings = Settings.load()
         newest = date.fromisoformat(partitions(settings)[-1])
-        first = [*market_calendar.previous_sessions(newest, DEMO_SESSIONS - 1), newest][0]
-        good = materialize(settings, max(first, settings.first_session), newest)
+        days = [*market_calendar.previous_sessions(newest, MOST_SESSIONS - 1), newest]
+        days = [day for day in days if day >= settings.first_session]
+        # First of all, as renamed companies are asked for by their earlier tickers, too.
+        good = sweep_actions(settings, since=days[0])
+        if good:
+            good = materialize(settings, with_a_split(open_lake(settings), days), newest)
         if good:
             good = write_report(settings)
-            _first_look(open_lake(settings), newest)
+            lake = open_lake(settings)
+            if (symbol := _first_look(lake, newest)) is not None:
+                _a_split(lake, newest)
+                _how_to_go_on(lake, newest, symbol)
     raise typer.Exit(0 if good else 1)
 
 
-def _first_look(lake: Lake, newest: date) -> None:
-    """The most traded names of the newest session, and how to read on."""
-    import pyarrow.compute as pc
+def with_a_split(lake: Lake, days: Sequence[date]) -> date:
+    """The first of the sessions to collect, so that there is a split with a session before it."""
+    few = days[-DEMO_SESSIONS:]
+    actions = ActionLog(lake.store).standing()
+    told = zip(actions["kind"].to_pylist(), actions["effective_date"].to_pylist(), strict=True)
+    splits = [day for kind, day in told if kind in SPLITS and days[0] < day <= days[-1]]
+    newest = max(splits, default=few[-1])
+    return few[0] if newest > few[0] else max(day for day in days if day < newest)
 
+
+def _a_split(lake: Lake, newest: date) -> None:
+    """The most traded security that split in the newest sessions: as traded, and adjusted."""
+    days = lake.sessions()[-MOST_SESSIONS:]
+    factors = read_derived(lake.store, layout.FACTORS_TABLE).to_pylist()
+    split = {
+        row["symbol"]
+        for row in factors
+        if row["adjustment"] == "split" and row["applied"] and row["session"] in days
+    }
+    bars = {symbol: lake.bars(symbol, days[0], newest) for symbol in split}
+    traded = {
+        symbol: pc.sum(pc.multiply(table["close"], pc.cast(table["volume"], "float64"))).as_py()
+        for symbol, table in bars.items()
+        if table.num_rows
+    }
+    if not traded:
+        tell(out, "No security split in these sessions.")
+        return
+    symbol = max(sorted(traded), key=traded.__getitem__)
+    adjusted = lake.bars(symbol, days[0], newest, "all").to_pylist()
+    marked = marks(lake, adjusted)
+    table = Table("session", "as traded", "adjusted", "event", title=f"{symbol}, which split")
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for raw, bar in zip(bars[symbol].to_pylist(), adjusted, strict=True):
+        event = words(marked.get(bar["session"], ()))
+        closes = (price_text(raw["close"]), price_text(bar["close"]))
+        table.add_row(str(bar["session"]), *closes, event)
+    out.print(table)
+    for line in draw(adjusted, min(out.width, 60), (), marked, ascii_only=out.options.ascii_only):
+        out.print(line, soft_wrap=True)
+
+
+def _first_look(lake: Lake, newest: date) -> str | None:
+    """The most traded names of the newest session; the first of them, if any traded."""
     days = [day for day in lake.sessions() if day <= newest][-DEMO_SESSIONS:]
     tables = {day: lake.read(day).bars for day in days}
     bars = tables[newest]
@@ -51,7 +110,7 @@ def _first_look(lake: Lake, newest: date) -> None:
     }
     if not bars.num_rows:
         tell(out, f"no symbol asked for has a bar on {newest}")
-        return
+        return None
     table = Table(
         "symbol",
         "close",
@@ -76,13 +135,18 @@ def _first_look(lake: Lake, newest: date) -> None:
             sparkline([close for close in history if close is not None]),
         )
     out.print(table)
+    return str(top["symbol"][0].as_py())
+
+
+def _how_to_go_on(lake: Lake, newest: date, symbol: str) -> None:
+    bars = lake.read(newest).bars
     sessions = lake.store.url(layout.SESSIONS)
     python = Path(command()).with_name("python")
     out.print(
         f"{bars.num_rows:,} bars of {newest} lie in {sessions}. Next:\n"
         f'  {python} -c "from datalake_assets import Lake; '
-        f"print(Lake.open('{lake.store.uri}').bars('{top['symbol'][0].as_py()}').to_pandas())\"\n"
-        f"  {command()} show {top['symbol'][0].as_py()}: its bars, drawn\n"
+        f"print(Lake.open('{lake.store.uri}').bars('{symbol}').to_pandas())\"\n"
+        f"  {command()} show {symbol}: its bars, drawn\n"
         f"  {command()} status: what the lake holds; the same as a page:\n"
         f"    {lake.store.url(layout.REPORT)}\n"
         "  make dev: the same in Dagster's UI",

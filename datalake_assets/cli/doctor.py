@@ -13,19 +13,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from datalake_assets.cli.arguments import Json, open_lake, partitions
 from datalake_assets.cli.runs import instance
 from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
+from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.report import Reason
-from datalake_assets.lake.examination import Defect, Examination, Progress, examine, spans
+from datalake_assets.lake.derived import subjects
+from datalake_assets.lake.examination import (
+    Defect,
+    Examination,
+    Progress,
+    Subject,
+    examine,
+    removal,
+    spans,
+)
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.securities.findings import read_findings
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError
+from datalake_assets.witness import read_testimony
 
 _SHOWN = 20
 """Defects with the same repair that are told one by one; `--json` tells all."""
@@ -54,6 +68,7 @@ def doctor(
                     _show(one)
         defects = [defect for one in examinations for defect in one.defects]
         failed = _failed(lake, year)
+        undecided = _undecided(lake) if year is None else []
         if not defects and lake.source() is None:
             # All is well with what is not there, and a mistyped DATALAKE_URI must not look so.
             raise NotInLakeError(
@@ -61,13 +76,14 @@ def doctor(
                 "or make one: datalake demo, datalake backfill"
             )
         if as_json:
-            out.print_json(json.dumps(_as_json(lake, examinations, failed)))
+            out.print_json(json.dumps(_as_json(lake, examinations, failed, undecided)))
         else:
             _tell(defects)
             if failed:
                 tell(out, f"\nnot damaged, but to ask again ({command()} status tells how):")
             for reason in failed[:_SHOWN]:
                 tell(out, str(reason))
+            _tell_undecided(undecided)
     raise typer.Exit(1 if defects else 0)
 
 
@@ -78,6 +94,28 @@ def _failed(lake: Lake, year: int | None) -> tuple[Reason, ...]:
     return lake.coverage(date(year, 1, 1), date(year, 12, 31)).reasons
 
 
+def _undecided(lake: Lake) -> list[dict[str, Any]]:
+    """What waits for the user's decision, the newest first; nothing of it is damaged."""
+    try:
+        found = read_findings(lake.store)
+    except BrokenFileError:
+        return []  # told as damaged
+    waiting = found.filter(found["undecided"])
+    rows: list[dict[str, Any]] = waiting.sort_by(
+        [("session", "descending"), ("symbol", "ascending")]
+    ).to_pylist()
+    return rows
+
+
+def _tell_undecided(undecided: Sequence[dict[str, Any]]) -> None:
+    if undecided:
+        tell(out, "\nnot damaged, but to decide; until then nothing of these is applied:")
+    for row in undecided[:_SHOWN]:
+        tell(out, f"{row['what']}\n  {row['decide']}")
+    if len(undecided) > _SHOWN:
+        tell(out, f"… and {len(undecided) - _SHOWN:,} more: {command()} decide")
+
+
 def _years(lake: Lake) -> set[int]:
     days = (*lake.sessions(), *lake.incomplete())
     return {day.year for day in days} | set(SymbolYears(lake.store).years())
@@ -86,8 +124,23 @@ def _years(lake: Lake) -> set[int]:
 def _all(
     lake: Lake, settings: Settings, year: int | None, progress: Progress
 ) -> Iterator[Examination]:
-    yield from examine(lake, None if year is None else [year], progress)
+    besides = [*subjects(lake, Clock().now()), _testimony(lake)]
+    yield from examine(lake, None if year is None else [year], progress, besides=besides)
     yield _records(lake, settings, year)
+
+
+def _testimony(lake: Lake) -> Subject:
+    """What the source said as a witness: asked again when it can't be read."""
+
+    def look(progress: Progress) -> tuple[int, list[Defect]]:
+        there = layout.TESTIMONY in lake.store.list(layout.SECURITIES)
+        if not there or read_testimony(lake.store):
+            return int(there), []
+        what = "it can't be read; the source is asked again without it"
+        where = lake.store.url(layout.TESTIMONY)
+        return 1, [Defect(where, what, removal(lake.store, layout.TESTIMONY))]
+
+    return Subject("comparison with the source", look, layout.TESTIMONY.__eq__)
 
 
 def _records(lake: Lake, settings: Settings, year: int | None) -> Examination:
@@ -173,11 +226,17 @@ def _as_typed(repair: str) -> str:
 
 
 def _as_json(
-    lake: Lake, examinations: Sequence[Examination], failed: Sequence[Reason]
+    lake: Lake,
+    examinations: Sequence[Examination],
+    failed: Sequence[Reason],
+    undecided: Sequence[dict[str, Any]],
 ) -> dict[str, object]:
     return {
         "lake": lake.store.uri,
         "well": not any(one.defects for one in examinations),
         "examinations": [asdict(one) for one in examinations],
         "failures": [asdict(reason) for reason in failed],
+        "to_decide": [
+            {**row, "session": row["session"] and row["session"].isoformat()} for row in undecided
+        ],
     }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from datalake_assets.actions.log import ActionLog
 from datalake_assets.cli.arguments import claimed_lake, open_lake
 from datalake_assets.cli.terminal import TerminalDisplay, command, err, out, tell
 from datalake_assets.collection.clock import Clock
@@ -69,7 +70,11 @@ def materialize(settings: Settings, start: date, end: date, **knobs: float) -> b
             return False
         # Also when a session did not pass: the others did, and readers may have them.
         changed = behind(settings, range(start.year, end.year + 1))
-        return _publish(settings, records, changed) and bool(result.success)
+        good = _publish(settings, records, changed) and bool(result.success)
+        if _reach(settings) is None:
+            tell(out, f"For adjusted prices and identities over renames: {command()} securities")
+            return good
+        return _derive(settings, records) and good
 
 
 def publish_years(settings: Settings, years: Sequence[int]) -> bool:
@@ -84,21 +89,59 @@ def write_report(settings: Settings) -> bool:
         return bool(_run(settings, records, "lake_report_job", None, None, {}).success)
 
 
-def sweep_actions(settings: Settings) -> bool:
-    """Ask for the whole history of corporate actions in this process; True when it was had."""
+def sweep_actions(settings: Settings, since: date | None = None) -> bool:
+    """Ask for corporate actions in this process; True when they were had.
+
+    Args:
+        settings: The defaults of the resources.
+        since: Those that are processed from this day on; None for the whole history.
+    """
     claimed_lake(settings)
-    config = {"ops": {"corporate_actions": {"config": {"whole_history": True}}}}
     with instance() as records:
-        result = _run(settings, records, "corporate_actions_job", None, None, config)
-        _show_actions(result)
-        _show_checks(result)
-        return bool(result.success)
+        return _sweep(settings, records, since)
+
+
+def derive_securities(settings: Settings) -> bool:
+    """Derive securities and factors in this process; True when they were.
+
+    Actions that the sessions need and that were never asked for are asked for first.
+    """
+    claimed_lake(settings)
+    with instance() as records:
+        return _derive(settings, records)
 
 
 def behind(settings: Settings, years: Iterable[int]) -> list[int]:
     """The years among these whose symbol-years don't show every session as it is now."""
     symbol_years = SymbolYears(open_store(settings.lake_uri))
     return [year for year in years if symbol_years.behind(year)]
+
+
+def _sweep(settings: Settings, records: dg.DagsterInstance, since: date | None = None) -> bool:
+    asked = {"since": since.isoformat()} if since else {"whole_history": True}
+    config = {"ops": {"corporate_actions": {"config": asked}}}
+    result = _run(settings, records, "corporate_actions_job", None, None, config)
+    _show_actions(result)
+    _show_checks(result)
+    return bool(result.success)
+
+
+def _derive(settings: Settings, records: dg.DagsterInstance) -> bool:
+    sessions = open_lake(settings).sessions()
+    reach = _reach(settings)
+    # Factors without the actions of early sessions would be wrong, and look right.
+    if sessions and (reach is None or reach > sessions[0]) and not _sweep(settings, records):
+        return False
+    result = _run(settings, records, "securities_job", None, None, {})
+    _show_securities(result)
+    _show_checks(result)
+    return bool(result.success)
+
+
+def _reach(settings: Settings) -> date | None:
+    """The day from which on actions were asked for; None when they never were."""
+    log = ActionLog(open_store(settings.lake_uri))
+    return min((sweep.first for sweep in log.sweeps()), default=None)
 
 
 def _publish(settings: Settings, records: dg.DagsterInstance, years: Sequence[int]) -> bool:
@@ -296,6 +339,20 @@ def _show_actions(result: dg.ExecuteInProcessResult) -> None:
             f"{told['changed']:,} changed, {told['vanished']:,} vanished; processed from "
             f"{told['window']}, {told['requests']:,} requests",
         )
+
+
+def _show_securities(result: dg.ExecuteInProcessResult) -> None:
+    told: dict[str, Any] = {}
+    for event in result.get_asset_materialization_events():
+        told |= {name: value.value for name, value in event.materialization.metadata.items()}
+    if "securities" in told and "applied" in told:
+        tell(
+            out,
+            f"{told['securities']:,} securities, {told['trading']:,} of them trade; "
+            f"{told['applied']:,} factors are applied",
+        )
+    if waiting := told.get("undecided"):
+        tell(out, f"{waiting:,} actions wait for a decision: {command()} decide")
 
 
 def _show_checks(result: dg.ExecuteInProcessResult) -> None:

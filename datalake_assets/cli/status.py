@@ -32,6 +32,7 @@ from datalake_assets.overview.numbers import (
     overview,
     written,
 )
+from datalake_assets.overview.securities import SecurityNews
 from datalake_assets.settings import Settings
 
 _STEPS = 10
@@ -75,7 +76,7 @@ def status(
             out.print_json(json.dumps(as_dict(found)))
         else:
             show(found)
-    if check and found.steps:
+    if check and found.steps:  # a decision that waits is no fault of the lake
         raise typer.Exit(1)
 
 
@@ -93,7 +94,7 @@ def show(found: Overview) -> None:
     out.print()
     for text in _told(found):
         tell(out, text)
-    steps = found.steps
+    steps = [*found.steps, *found.decisions]
     for step in steps[:_STEPS]:
         typed = f"  →  {command()} {step.command}" if step.command else ""
         tell(out, f"{step.why}{typed}")
@@ -199,11 +200,31 @@ def _told(found: Overview) -> Iterator[str]:
         yield f"{row['change']}: {row['symbol']} of {row['session']}, {at}: {what}"
     if len(changed) > _RESTATED:
         yield "… and earlier ones: the report, or data/ticks/restatements in the lake"
+    if news := found.securities:
+        yield from _of_securities(news)
     if usage := found.usage:
         share = "" if usage.share is None else f", {usage.share:.0%} of what the plan allows"
         yield (
             f"requests of {usage.day}: {usage.requests:,} in {usage.minutes:,.1f} minutes{share}"
         )
+
+
+def _of_securities(news: SecurityNews) -> Iterator[str]:
+    """One line or two: what happened to securities, and what nobody can explain."""
+    told = [
+        *(f"{one.symbol} {one.what}" for one in news.splits[:3]),
+        *(f"{one.symbol} {one.what}" for one in news.changed[:3]),
+    ]
+    more = len(news.splits) + len(news.changed) - len(told)
+    dividends = "dividend" if news.dividends == 1 else "dividends"
+    told += [f"{news.dividends:,} {dividends}"] if news.dividends else []
+    told += [f"{more:,} more in the report"] if more else []
+    if told:
+        yield f"securities since {news.since}: {'; '.join(told)}"
+    if news.suspected:
+        first = news.suspected[0]
+        many = f" (of {len(news.suspected):,})" if news.suspected[1:] else ""
+        yield f"unexplained{many}: {first.what}"
 
 
 def as_dict(found: Overview) -> dict[str, Any]:
@@ -270,9 +291,24 @@ def as_dict(found: Overview) -> dict[str, Any]:
             }
             for row, what in changed_values(found.restatements)
         ],
+        "securities": found.securities
+        and {
+            "since": found.securities.since.isoformat(),
+            "derived": found.securities.derived and found.securities.derived.isoformat(),
+            **{
+                name: [asdict(each) | {"day": each.day and each.day.isoformat()} for each in rows]
+                for name, rows in (
+                    ("changed", found.securities.changed),
+                    ("splits", found.securities.splits),
+                    ("undecided", found.securities.undecided),
+                    ("suspected", found.securities.suspected),
+                )
+            },
+            "dividends": found.securities.dividends,
+        },
         "to_do": [
             {"why": step.why, "command": step.command and f"datalake {step.command}"}
-            for step in found.steps
+            for step in (*found.steps, *found.decisions)
         ],
         "sessions": [
             {

@@ -22,12 +22,9 @@ from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from datalake_assets import market_calendar
-from datalake_assets.actions.log import VANISHED, ActionLog
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake import session_file
 from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError
@@ -40,7 +37,7 @@ from datalake_assets.storage.store import BrokenFileError, Store, UnreadableErro
 
 _READERS = 16
 
-_AHEAD = timedelta(hours=1)
+AHEAD = timedelta(hours=1)
 """How far another machine's clock may be ahead of this one's."""
 
 Progress = Callable[[str, int, int], object]
@@ -194,14 +191,6 @@ class _Examiner:
                 self._universe,
                 lambda key: _dated(layout.UNIVERSE, key) or _dated(layout.SURVEYS, key),
             ),
-            Subject(
-                "corporate actions",
-                self._actions,
-                lambda key: key == layout.STANDING_ACTIONS or bool(layout.action_log_number(key)),
-            ),
-            Subject(
-                "securities", self._securities, lambda key: key.startswith(f"{layout.SECURITIES}/")
-            ),
         ]
 
     def _marker(self, progress: Progress) -> _Found:
@@ -345,7 +334,7 @@ class _Examiner:
             except BrokenFileError as error:
                 defects.append(Defect(self._store.url(layout.restatements_of(day)), str(error), ""))
         # The name of each is the instant of its change.
-        latest = layout.restatement_key(date.min, self._now + _AHEAD).rpartition("/")[2]
+        latest = layout.restatement_key(date.min, self._now + AHEAD).rpartition("/")[2]
         keys = filter(layout.restatement, self._store.list(layout.RESTATEMENTS))
         ahead = [key for key in keys if key.rpartition("/")[2] > latest]
         return len(days), defects + self._to_come(ahead)
@@ -371,49 +360,6 @@ class _Examiner:
                 )
                 defects.append(Defect(where, what, removal(self._store, key)))
         return len(days), defects
-
-    def _actions(self, progress: Progress) -> _Found:
-        """The log, which nothing can replace, and the table of what stands by it."""
-        log, count = ActionLog(self._store), len(self._store.list(layout.ACTIONS))
-        try:
-            events = log.events()
-        except UnreadableError as error:
-            return count, [Defect(self._store.url(layout.ACTION_LOG), str(error), error.repair)]
-        except BrokenFileError as error:
-            return count, [Defect(self._store.url(layout.ACTION_LOG), str(error), "")]
-        where = self._store.url(layout.STANDING_ACTIONS)
-        again = f"{removal(self._store, layout.STANDING_ACTIONS)} && datalake actions --sweep"
-        try:
-            told = _parquet(self._store.get(layout.STANDING_ACTIONS)).sort_by("id")
-        except FileNotFoundError:
-            if not count:
-                return 0, []
-            what = "it is not there, although the log of corporate actions is"
-            return count, [Defect(where, what, "datalake actions --sweep")]
-        except UnreadableError as error:
-            return count, [Defect(where, str(error), error.repair)]
-        except _BROKEN as error:
-            return count, [Defect(where, f"it is damaged ({error!r})", again)]
-        last = dict(zip(events["id"].to_pylist(), range(events.num_rows), strict=True))
-        newest = events.take(pa.array(last.values(), pa.int64()))
-        stands = newest.filter(pc.not_equal(newest["event"], VANISHED)).sort_by("id")
-        if told.num_columns and told.equals(stands.select(told.column_names).cast(told.schema)):
-            return count, []
-        return count, [Defect(where, "it does not hold what the log says", again)]
-
-    def _securities(self, progress: Progress) -> _Found:
-        keys = self._store.list(layout.SECURITIES)
-        defects = []
-        for key in (key for key in keys if key.endswith(".parquet")):
-            where = self._store.url(key)
-            try:
-                _parquet(self._store.get(key))
-            except UnreadableError as error:
-                defects.append(Defect(where, str(error), error.repair))
-            except _BROKEN as error:
-                what = f"it is damaged ({error!r}): restore it, or materialize `securities` again"
-                defects.append(Defect(where, what, ""))
-        return len(keys), defects
 
     def _to_come(self, keys: Iterable[str]) -> list[Defect]:
         what = "its time is still to come, so what it says can't be true"
@@ -464,15 +410,6 @@ _DATA = "data"
 """The folder of all that readers look for by a pattern."""
 
 
-_BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
-
-
-def _parquet(data: bytes) -> pa.Table:
-    """The rows of a file, whole."""
-    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    return file.read().replace_schema_metadata(None)
-
-
 def _dated(prefix: str, key: str) -> bool:
     return bool(layout.dated(prefix, [key]))
 
@@ -488,7 +425,7 @@ def _contradiction(day: date, session: Session, source: str | None, now: datetim
         return f"{day} is no trading session"
     if not _has_closed(day, now):
         return f"the session of {day} is still to come"
-    if (collected := session.provenance.collected_at) > now + _AHEAD:
+    if (collected := session.provenance.collected_at) > now + AHEAD:
         return f"it says that it was collected at {collected:%Y-%m-%d %H:%M} UTC, in the future"
     bars, ledger = session.bars, session.ledger
     if ledger.session != day:

@@ -48,7 +48,7 @@ _LEAD = 10
 
 _AFTER_ITS_END = timedelta(days=10)
 
-DERIVE = "dagster job execute -m datalake_assets.definitions -j securities_job"
+DERIVE = "datalake securities"
 """The command that derives the tables."""
 
 

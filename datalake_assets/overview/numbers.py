@@ -37,6 +37,7 @@ from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.overview.securities import SecurityNews, security_news
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
 
@@ -332,6 +333,7 @@ class Overview:
         narrow: The published sessions that were asked for fewer symbols than their universe has
             now, ascending.
         unlisted: The chosen symbols that are not on the source's list, ascending.
+        securities: What happened to securities of late; None when none were derived.
     """
 
     now: datetime
@@ -348,6 +350,7 @@ class Overview:
     damaged: Sequence[Damage]
     narrow: Mapping[date, Narrow] = field(default_factory=dict)
     unlisted: Sequence[str] = ()
+    securities: SecurityNews | None = None
 
     @cached_property
     def counts(self) -> Mapping[SessionState, int]:
@@ -414,6 +417,8 @@ class Overview:
             return Health.BAD
         if self.counts[SessionState.UNTOUCHED] or self.counts[SessionState.FLAWED] or self.behind:
             return Health.LOOSE_ENDS
+        if self.securities and self.securities.behind:
+            return Health.LOOSE_ENDS
         return Health.GOOD
 
     @property
@@ -450,6 +455,7 @@ class Overview:
             (untouched, f"{untouched:,} of the history were not collected yet"),
             (flawed, f"{_many(flawed, 'published session')} {_have(flawed)} symbols to ask again"),
             (len(self.behind), f"the files per symbol of {behind} are behind"),
+            (len(self._derive()), "securities and factors are behind"),
         ]
         reasons = "; ".join(text for count, text in told if count)
         return (
@@ -465,7 +471,18 @@ class Overview:
             *self._repair(),
             *self._widen(),
             *self._publish(),
+            *self._derive(),
         ]
+
+    @property
+    def decisions(self) -> list[Step]:
+        """What is the user's to decide. The lake is none the worse: nothing of it is applied."""
+        news = self.securities
+        waiting = [*news.undecided, *news.suspected] if news else []
+        if not waiting:
+            return []
+        wait = "waits" if len(waiting) == 1 else "wait"
+        return [Step(f"{_many(len(waiting), 'finding')} {wait} for your decision", "decide")]
 
     def _told_holes(self) -> str:
         if self.holes == [self.newest_due]:
@@ -526,6 +543,13 @@ class Overview:
                 command = f"collect --from {first} --to {last} --repair"
                 steps.append(Step(f"{what}: {widest}", command))
         return steps
+
+    def _derive(self) -> list[Step]:
+        news = self.securities
+        if not news or not news.behind:
+            return []
+        why = f"securities and factors know the sessions up to {news.derived}"
+        return [Step(f"{why}, and there are some up to {news.published}", "securities")]
 
     def _publish(self) -> list[Step]:
         damaged = {damage.step.command for damage in self.damaged}
@@ -606,7 +630,18 @@ def overview(
         damaged=damaged,
         narrow=few,
         unlisted=unlisted_symbols,
+        securities=_securities(lake, published, damaged),
     )
+
+
+def _securities(
+    lake: Lake, published: Sequence[date], damaged: list[Damage]
+) -> SecurityNews | None:
+    try:
+        return security_news(lake.store, published)
+    except BrokenFileError as error:
+        damaged.append(Damage(lake.store.url(layout.SECURITIES), Step(str(error), "securities")))
+        return None
 
 
 def _universe(

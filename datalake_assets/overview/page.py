@@ -28,6 +28,7 @@ from datalake_assets.overview.numbers import (
     changed_values,
     written,
 )
+from datalake_assets.overview.securities import LISTED
 
 if TYPE_CHECKING:
     import jinja2
@@ -97,6 +98,8 @@ def render(overview: Overview, program: str = "datalake") -> str:
             printed=PRINTED,
             silent_sessions=SILENT,
             listed=_LISTED,
+            news=overview.securities,
+            news_listed=LISTED,
             written=written,
             price=price_text,
             day=_day,

@@ -11,6 +11,7 @@ identifiers first. Killed in between, the next run writes the same and goes on.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -23,13 +24,23 @@ from datalake_assets.securities import factors, identity, jumps
 from datalake_assets.securities.decisions import Decisions, read_decisions
 from datalake_assets.securities.evidence import Evidence, gather
 from datalake_assets.securities.factors import Factors
-from datalake_assets.securities.findings import Finding, read_findings, table_of
+from datalake_assets.securities.findings import FINDINGS, Finding, read_findings, table_of
 from datalake_assets.securities.identity import Identities
 from datalake_assets.securities.jumps import Jumps
 from datalake_assets.securities.registry import keep_registry, read_registry
-from datalake_assets.securities.tables import SECURITIES
+from datalake_assets.securities.tables import CUMULATIVE, FACTORS, SECURITIES
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
+
+DERIVED = {
+    layout.SECURITIES_TABLE: SECURITIES,
+    layout.FACTORS_TABLE: FACTORS,
+    layout.CUMULATIVE_TABLE: CUMULATIVE,
+    layout.FINDINGS_TABLE: FINDINGS,
+}
+"""What is derived, and its columns."""
+
+_log = logging.getLogger(__name__)
 
 _TRIES = 5
 
@@ -88,7 +99,7 @@ def derive_securities(store: Store, given: Material, listed: pa.Table | None) ->
         listed: The newest list of assets, if there is one.
 
     Raises:
-        BrokenFileError: The registry of identifiers, or the findings, are damaged.
+        BrokenFileError: The registry of identifiers is damaged.
         ChangedError: Another run derived securities at the same time.
     """
     registry, version = read_registry(store)
@@ -117,7 +128,7 @@ def derive_factors(store: Store, given: Material) -> tuple[Factors, Jumps]:
 
     Raises:
         NothingDerivedError: There is no table of securities yet.
-        BrokenFileError: It, or the findings, are damaged.
+        BrokenFileError: It is damaged.
     """
     securities = read_securities(store)
     decisions = given.decisions
@@ -145,16 +156,27 @@ def read_securities(store: Store) -> pa.Table:
         NothingDerivedError: There is none yet.
         BrokenFileError: It is damaged.
     """
-    where = store.url(layout.SECURITIES_TABLE)
+    return read_derived(store, layout.SECURITIES_TABLE)
+
+
+def read_derived(store: Store, key: str) -> pa.Table:
+    """One of the tables in `DERIVED`, with its schema.
+
+    Raises:
+        NothingDerivedError: There is none yet.
+        BrokenFileError: It is damaged.
+    """
+    where, schema = store.url(key), DERIVED[key]
     try:
-        return pq.read_table(pa.BufferReader(store.get(layout.SECURITIES_TABLE))).cast(SECURITIES)
+        file = pq.ParquetFile(pa.BufferReader(store.get(key)), page_checksum_verification=True)
+        return file.read().select(schema.names).cast(schema)
     except FileNotFoundError as error:
         raise NothingDerivedError(
-            f"{where} is not there: materialize the asset securities first"
+            f"{where} is not there: derive it: datalake securities"
         ) from error
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise BrokenFileError(
-            f"{where} is no whole table of securities ({error!r}): materialize the asset securities"
+            f"{where} is no whole table ({error!r}): derive it again: datalake securities"
         ) from error
 
 
@@ -172,7 +194,12 @@ def _keep_findings(store: Store, findings: Sequence[Finding], *about: str) -> No
             version: str | None = store.get_versioned(layout.FINDINGS_TABLE)[1]
         except FileNotFoundError:
             version = None
-        known = read_findings(store)
+        try:
+            known = read_findings(store)
+        except BrokenFileError as error:
+            # Else no command would mend it. Those about other things come with their own asset.
+            _log.warning("%s", error)
+            known = FINDINGS.empty_table()
         others = known.filter(pc.invert(pc.is_in(known["about"], pa.array(about))))
         by = [(name, "ascending") for name in ("symbol", "session", "about", "action_id")]
         merged = pa.concat_tables([others, new]).sort_by(by)

@@ -18,6 +18,7 @@ import io
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -553,10 +554,21 @@ def _stored(store: Store, quarter: str, digest: bytes) -> pa.Table | None:
         return None
 
 
-def _decoded(data: bytes, digest: bytes, where: str) -> pa.Table | None:
+def read_quarter(store: Store, key: str) -> None:
+    """Read a quarter's bars whole, to see that they can be.
+
+    Raises:
+        BrokenFileError: They can't.
+    """
+    with suppress(FileNotFoundError):  # removed since it was listed
+        _decoded(store.get(key), None, store.url(key))
+
+
+def _decoded(data: bytes, digest: bytes | None, where: str) -> pa.Table | None:
+    """The bars, if they were made from this; None for the digest: from whatever."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        if (file.metadata.metadata or {}).get(_MADE_FROM) != digest:
+        if digest and (file.metadata.metadata or {}).get(_MADE_FROM) != digest:
             return None
         return file.read().replace_schema_metadata(None).cast(OBSERVED)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:

@@ -78,5 +78,6 @@ def read_findings(store: Store) -> pa.Table:
         return FINDINGS.empty_table()
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise BrokenFileError(
-            f"{where} is no whole table of findings ({error!r}): materialize adjustment_factors"
+            f"{where} is no whole table of findings ({error!r}): derive it again: datalake "
+            "securities"
         ) from error

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,10 @@ from datalake_assets.securities.tables import SECURITIES
 
 NEAR = 5
 """Sessions by which the day of an action may miss the day on which the ticker changed."""
+
+_BEFORE = timedelta(days=10)
+"""How far before the lake's first session an action may be dated that is about its bars: more than
+`NEAR` sessions."""
 
 TIMES_USUAL = 10
 """A gap is long only if it is so many times the usual distance between the symbol's bars: of what
@@ -701,6 +706,9 @@ def _told(
     kinds = pa.array(["name_changes", *_SPLITS, *_MERGERS, *_ENDS])
     # What is announced has not happened: a session after the newest one is none of the lake's.
     happened = pc.less_equal(actions["effective_date"], pa.scalar(day_of(e.sessions[-1])))
+    # What was over before the first session happened to securities that have no bar here.
+    first = day_of(e.sessions[0]) - _BEFORE
+    happened = pc.and_(happened, pc.greater_equal(actions["effective_date"], pa.scalar(first)))
     rows = actions.filter(pc.and_(pc.is_in(actions["kind"], kinds), happened))
     old, new = e.codes(rows["symbol"]), e.codes(rows["new_symbol"])
     days = days_of(rows["effective_date"])

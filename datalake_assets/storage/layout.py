@@ -37,6 +37,7 @@ _RESTATEMENT = re.compile(
     rf"{RESTATEMENTS}/year=(\d{{4}})/((\d{{4}})-\d{{2}}-\d{{2}})/\d{{8}}T\d{{6}}\.\d{{6}}Z\.parquet"
 )
 _ACTION_LOG = re.compile(rf"{ACTION_LOG}/(\d{{6}})\.parquet")
+_EVIDENCE = re.compile(rf"{EVIDENCE}/(\d{{4}}-Q[1-4])\.parquet")
 _DATED = re.compile(r"(?:year=(\d{4})/)?((\d{4})-\d{2}-\d{2})\.parquet")
 _BY_YEAR = (SESSIONS, INCOMPLETE)
 
@@ -121,6 +122,12 @@ def action_log_number(key: str) -> int | None:
 def evidence_key(quarter: str) -> str:
     """Where the bars of a quarter lie that tell of securities and actions."""
     return f"{EVIDENCE}/{quarter}.parquet"
+
+
+def evidence_quarter(key: str) -> str | None:
+    """The quarter of such a key; None for keys of another shape."""
+    match = _EVIDENCE.fullmatch(key)
+    return match[1] if match else None
 
 
 def dated(prefix: str, keys: list[str]) -> list[date]:

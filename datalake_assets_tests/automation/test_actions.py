@@ -59,4 +59,4 @@ def test_it_gives_up_after_seven_attempts_and_says_what_to_type(tmp_path: Path) 
 
     assert [one[-2:] for one in asked] == [f"#{number}" for number in range(1, 8)]
     assert "given up after 7 attempts" in world.skipped
-    assert "--select corporate_actions" in world.skipped
+    assert "then type `datalake actions --sweep`" in world.skipped

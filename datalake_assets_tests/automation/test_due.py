@@ -95,7 +95,7 @@ def verdict(
         busy=busy or {},
         attempts={"2025-12-05": made},
         patience=PATIENCE,
-        by_hand="type this",
+        by_hand="type this {}",
     )
     assert found.partition == "2025-12-05"
     return found.attempt, found.why

@@ -487,6 +487,28 @@ def test_the_report_is_written_once_after_all_that_happened(tmp_path: Path) -> N
     assert world.skipped == "nothing happened since the report was written"
 
 
+@pytest.mark.parametrize(
+    ("asset", "job"),
+    [("corporate_actions", "corporate_actions_job"), ("adjustment_factors", "securities_job")],
+)
+def test_the_report_follows_new_actions_and_new_factors_too(
+    tmp_path: Path, asset: str, job: str
+) -> None:
+    world = World(tmp_path, utc("2025-12-05 22:00"))
+    report = create_run_for_test(world.instance, job_name="lake_report_job")
+    world.end(report.run_id, good=True, materialized=[None], asset=LAKE_REPORT)
+    world.clock.time = utc("2025-12-05 22:10")
+    run = create_run_for_test(world.instance, job_name=job, status=dg.DagsterRunStatus.STARTED)
+    session = create_run_for_test(world.instance, job_name="daily_ticks_job")
+    world.end(session.run_id, good=True, materialized=["2025-12-05"])
+    assert world.tick("report_follows") == []
+    assert world.skipped == f"run {run.run_id[:8]} of {job} is under way"
+    world.clock.time = utc("2025-12-05 22:20")
+    world.end(run.run_id, good=True, materialized=[None], asset=dg.AssetKey(asset))
+    (request,) = world.tick("report_follows")
+    assert "22:20" in str(request.run_key)
+
+
 def test_a_report_that_failed_is_tried_again_with_growing_pauses_and_given_up(
     tmp_path: Path,
 ) -> None:

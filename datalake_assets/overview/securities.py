@@ -1,0 +1,198 @@
+"""Securities and actions of late: what changed, what splits and pays, and what is to be decided.
+
+Belongs here: choosing what a person acts on from the tables of securities. Does not belong here:
+how it is drawn, and how the tables are derived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datalake_assets.collection.bars import price_text
+from datalake_assets.securities.derivation import NothingDerivedError, read_derived
+from datalake_assets.securities.jumps import Kind
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import Store
+
+LATEST = 20
+"""The newest sessions that are looked at: about a month."""
+
+LISTED = 10
+"""Rows of each kind, the newest first."""
+
+KNOWN = 20
+"""Sessions that the lake must have before a security's first bar for it to be a new one: what
+rarely trades has no bar in the first sessions of a lake either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that happened to a security.
+
+    Args:
+        day: The day from which on the price knows it; of a security that began, its first session;
+            of a ticker that ended, its last one.
+        symbol: Its ticker then.
+        what: In a few words.
+    """
+
+    day: date
+    symbol: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Something to look at.
+
+    Args:
+        day: The day that it is about; None if it is about none.
+        symbol: The ticker.
+        what: What was found, in a sentence.
+        decide: What to type, or where to look.
+    """
+
+    day: date | None
+    symbol: str
+    what: str
+    decide: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityNews:
+    """What happened to securities of late.
+
+    Args:
+        since: The first session that was looked at.
+        derived: The newest session that the tables know.
+        published: The newest session of the lake.
+        changed: Renames, ends and new securities, newest first.
+        undecided: Actions that are not applied until somebody decides, newest first.
+        suspected: Jumps that look like a split or a spin-off that no list names, newest first.
+        splits: Splits and spin-offs, newest first.
+        dividends: How many cash dividends there were.
+        largest: Those of them that are the most of the price, the largest first.
+    """
+
+    since: date
+    derived: date | None
+    published: date
+    changed: Sequence[Happening] = ()
+    undecided: Sequence[Open] = ()
+    suspected: Sequence[Open] = ()
+    splits: Sequence[Happening] = ()
+    dividends: int = 0
+    largest: Sequence[Happening] = ()
+
+    @property
+    def behind(self) -> bool:
+        """Are there sessions that the tables don't know?"""
+        return self.derived is None or self.derived < self.published
+
+
+def security_news(store: Store, days: Sequence[date]) -> SecurityNews | None:
+    """What happened to securities in the newest sessions; None when none were derived.
+
+    Args:
+        store: Where the lake is.
+        days: Its published sessions, ascending.
+
+    Raises:
+        BrokenFileError: A table is damaged.
+    """
+    if not days:
+        return None
+    since, newest = days[-LATEST:][0], days[-1]
+    try:
+        securities = read_derived(store, layout.SECURITIES_TABLE)
+        factors = read_derived(store, layout.FACTORS_TABLE)
+        findings = read_derived(store, layout.FINDINGS_TABLE)
+    except NothingDerivedError:
+        return None
+    happened = pc.and_(
+        pc.greater_equal(factors["effective_date"], pa.scalar(since)),
+        pc.less_equal(factors["effective_date"], pa.scalar(newest)),
+    )
+    acts = factors.filter(happened).to_pylist()
+    paid = [row for row in acts if row["adjustment"] == "dividend"]
+    jumps = pc.equal(findings["about"], "jump")
+    changed = _changed(securities.to_pylist(), since, days)
+    return SecurityNews(
+        since=since,
+        derived=pc.max(securities["last_session"]).as_py(),
+        published=newest,
+        changed=_newest(changed),
+        undecided=_open(findings.filter(pc.and_not(findings["undecided"], jumps))),
+        suspected=_open(
+            findings.filter(pc.is_in(findings["kind"], pa.array([Kind.SPLIT, Kind.SPIN_OFF])))
+        ),
+        splits=_newest(_split(row) for row in acts if row["adjustment"] != "dividend"),
+        dividends=len(paid),
+        largest=[_paid(row) for row in sorted(paid, key=_yield, reverse=True)[:LISTED]],
+    )
+
+
+def _changed(rows: list[dict[str, Any]], since: date, days: Sequence[date]) -> Iterator[Happening]:
+    begun: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        first = begun.setdefault(row["security"], row)
+        if row["first_session"] < first["first_session"]:
+            begun[row["security"]] = row
+        if row["followed_by"] and row["last_session"] >= since:
+            yield _end(row)
+    for row in begun.values():
+        if row["first_session"] >= since and row["first_session"] in days[KNOWN:]:
+            yield Happening(row["first_session"], row["symbol"], "first session")
+
+
+def _end(row: dict[str, Any]) -> Happening:
+    last, symbol, how = row["last_session"], row["symbol"], row["followed_by"]
+    if row["next_symbol"]:
+        return Happening(last, symbol, f"{how}, goes on as {row['next_symbol']}")
+    told = []
+    if row["payout_cash"] is not None:
+        told.append(f"${row['payout_cash']:g}")
+    if row["payout_shares"] is not None:
+        told.append(f"{row['payout_shares']:g} {row['payout_symbol']}")
+    paid = f", {' and '.join(told)} a share" if told else ""
+    why = "ended, no action says why" if how == "unknown" else how
+    return Happening(last, symbol, f"{why}{paid}")
+
+
+def _split(row: dict[str, Any]) -> Happening:
+    what = row["adjustment"]
+    if row["new_shares"] is not None:
+        what += f" {row['new_shares']:,}:{row['old_shares']:,}"
+    elif row["amount"] is not None:
+        what += f" worth ${price_text(row['amount'])} a share"
+    how = row["verdict"] if row["applied"] else f"not applied: {row['reason']}"
+    return Happening(row["effective_date"], row["symbol"], f"{what}, {how}")
+
+
+def _paid(row: dict[str, Any]) -> Happening:
+    share = f", {_yield(row):.2%} of the price" if _yield(row) else ""
+    applied = "" if row["applied"] else " (not applied)"
+    amount = row["amount"] or 0.0
+    return Happening(row["effective_date"], row["symbol"], f"${amount:g} a share{share}{applied}")
+
+
+def _yield(row: dict[str, Any]) -> float:
+    """The dividend as a share of the price before it; 0 if that is unknown."""
+    before = row["close_before"]
+    return float(row["amount"] or 0.0) / before if before else 0.0
+
+
+def _open(findings: pa.Table) -> list[Open]:
+    newest = findings.sort_by([("session", "descending"), ("symbol", "ascending")])
+    columns = ("session", "symbol", "what", "decide")
+    return [Open(*row.values()) for row in newest.select(columns).to_pylist()]
+
+
+def _newest(happenings: Iterator[Happening]) -> list[Happening]:
+    return sorted(happenings, key=lambda one: (-one.day.toordinal(), one.symbol))
