@@ -160,7 +160,15 @@ def read_securities(store: Store) -> pa.Table:
 
 def _encoded(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", store_schema=False, write_page_checksum=True)
+    repeating = [name for name in table.column_names if name not in _DISTINCT]
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        use_dictionary=repeating,
+        store_schema=False,
+        write_page_checksum=True,
+    )
     return buffer.getvalue()
 
 
