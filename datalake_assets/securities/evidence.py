@@ -142,11 +142,15 @@ class Points:
 
     def ordered(self) -> Points:
         """By day and symbol, each once."""
-        table = pa.table({"day": pa.array(self.days), "symbol": self.symbols})
-        table = table.group_by(["day", "symbol"], use_threads=False).aggregate([])
-        table = table.sort_by([("day", "ascending"), ("symbol", "ascending")]).combine_chunks()
-        symbols = table["symbol"].combine_chunks()
-        return Points(symbols, table["day"].to_numpy().astype(np.int32))
+        encoded = encode(self.symbols)
+        by_name = pc.sort_indices(encoded.dictionary).to_numpy()
+        rank = np.empty(len(by_name), np.int64)
+        rank[by_name] = np.arange(len(by_name))
+        code = rank[encoded.indices.to_numpy()]
+        key = np.sort((self.days.astype(np.int64) << 32) + code)
+        key = key[np.append(True, key[1:] != key[:-1])[: len(key)]]
+        symbols = encoded.dictionary.take(pa.array(by_name[key & 0xFFFFFFFF]))
+        return Points(symbols, (key >> 32).astype(np.int32))
 
     def within(self, start: date, end: date) -> Points:
         """Those from `start` to `end`, both included; of ordered ones."""
@@ -194,9 +198,11 @@ def observe(
     column = np.repeat(np.arange(stop), [table.num_rows for _, table in tables])
     shape = (len(symbols), stop)
 
+    cell = code * np.int64(stop) + column
+
     def panel(values: Sequence[Floats]) -> Floats:
         filled = np.full(shape, np.nan)
-        filled[code, column] = np.concatenate(values)
+        filled.ravel()[cell] = np.concatenate(values)
         return filled
 
     opened = panel([table["open"].to_numpy() for _, table in tables])
@@ -205,12 +211,15 @@ def observe(
 
     there = ~np.isnan(closed)
     at = np.arange(stop, dtype=np.int32)
-    latest = np.maximum.accumulate(np.where(there, at, -1), axis=1)
-    before = np.hstack([np.full((shape[0], 1), -1), latest[:, :-1]])
-    soonest = np.minimum.accumulate(np.where(there, at, stop)[:, ::-1], axis=1)[:, ::-1]
-    after = np.hstack([soonest[:, 1:], np.full((shape[0], 1), stop)])
+    before, after = np.full(shape, -1, np.int32), np.full(shape, stop, np.int32)
+    latest = np.where(there, at, np.int32(-1))
+    np.maximum.accumulate(latest, axis=1, out=latest)
+    before[:, 1:] = latest[:, :-1]
+    soonest = np.where(there, at, np.int32(stop))
+    np.minimum.accumulate(soonest[:, ::-1], axis=1, out=soonest[:, ::-1])
+    after[:, :-1] = soonest[:, 1:]
 
-    close_before = np.take_along_axis(closed, np.maximum(before, 0), axis=1)
+    close_before = closed.ravel()[np.maximum(before, 0) + np.arange(shape[0])[:, None] * stop]
     close_before[before < 0] = np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = opened / close_before
@@ -235,9 +244,9 @@ def observe(
     ended = later == stop
     later = np.minimum(later, stop - 1)
     begun = np.argmax(there, axis=1)[row]
-    bars = np.cumsum(there, axis=1)[row, col]
+    bars = np.cumsum(there, axis=1, dtype=np.int32)[row, col]
     with np.errstate(divide="ignore", invalid="ignore"):
-        moves = np.abs(np.log(ratio))
+        moves = np.abs(np.log(_usual(ratio, row, col)))
     table = pa.table(
         {
             "symbol": symbols.take(pa.array(row)),
@@ -248,8 +257,8 @@ def observe(
             "usual_distance": (col - begun + 1) / bars,
             "session_before": as_days(np.where(earlier < 0, NO_DAY, days[np.maximum(earlier, 0)])),
             "close_before": _or_null(close_before[row, col]),
-            "usual_dollars": _or_null(_usual(dollars, row, col)),
-            "usual_move": _or_null(_usual(moves, row, col)),
+            "usual_dollars": _or_null(_median(_usual(dollars, row, col))),
+            "usual_move": _or_null(_median(moves)),
             "session_after": as_days(np.where(ended, NO_DAY, days[later])),
             "close_after": _or_null(np.where(ended, np.nan, closed[row, later])),
             "market": _or_null(market[col]),
@@ -280,8 +289,7 @@ def _asked(
 def _market(ratio: Floats) -> Floats:
     """Ln of the median of each session's column, or not a number."""
     found = np.full(ratio.shape[1], np.nan)
-    for each in range(ratio.shape[1]):
-        moves = ratio[:, each]
+    for each, moves in enumerate(ratio.T.copy()):
         moves = moves[~np.isnan(moves)]
         if moves.size >= A_MARKET:
             found[each] = np.log(max(float(np.median(moves)), FALL))
@@ -289,12 +297,16 @@ def _market(ratio: Floats) -> Floats:
 
 
 def _usual(values: Floats, row: Ints, col: Ints) -> Floats:
-    """The median of the 20 sessions before each of these cells; what is missing is left out."""
+    """The 20 sessions before each of these cells; not a number where something is missing."""
     back = col[:, None] - np.arange(USUAL, 0, -1)
-    window = np.where(back >= 0, values[row[:, None], np.maximum(back, 0)], np.nan)
+    return np.where(back >= 0, values[row[:, None], np.maximum(back, 0)], np.nan)
+
+
+def _median(window: Floats) -> Floats:
+    """The median of each row; what is missing is left out. Puts the rows in order."""
     window.sort(axis=1)  # what is missing goes to the end
     count = (~np.isnan(window)).sum(axis=1)
-    lines = np.arange(len(row))
+    lines = np.arange(len(window))
     low, high = np.maximum(count - 1, 0) // 2, np.maximum(count, 1) // 2
     median: Floats = (window[lines, low] + window[lines, high]) / 2
     return median
@@ -558,6 +570,7 @@ def _decoded(data: bytes, digest: bytes, where: str) -> pa.Table | None:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         if (file.metadata.metadata or {}).get(_MADE_FROM) != digest:
             return None
-        return file.read().replace_schema_metadata(None).cast(OBSERVED)
+        found = file.read(use_threads=False)  # so few rows: threads only cost
+        return found.replace_schema_metadata(None).cast(OBSERVED)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise BrokenFileError(f"{where} is no whole file of evidence ({error!r})") from error

@@ -701,7 +701,8 @@ def _told(
     kinds = pa.array(["name_changes", *_SPLITS, *_MERGERS, *_ENDS])
     # What is announced has not happened: a session after the newest one is none of the lake's.
     happened = pc.less_equal(actions["effective_date"], pa.scalar(day_of(e.sessions[-1])))
-    rows = actions.filter(pc.and_(pc.is_in(actions["kind"], kinds), happened))
+    told = ["id", "kind", "effective_date", "symbol", "new_symbol", "new_rate", "old_rate", "cash"]
+    rows = actions.select(told).filter(pc.and_(pc.is_in(actions["kind"], kinds), happened))
     old, new = e.codes(rows["symbol"]), e.codes(rows["new_symbol"])
     days = days_of(rows["effective_date"])
     links, ends = [], []
@@ -737,7 +738,7 @@ def _told(
 def _begun(e: Evidence, actions: pa.Table) -> list[tuple[int, int]]:
     """Symbols of companies that are spun off, and the day on which they begin."""
     spun = pa.array(["spin_offs", "rights_distributions"])
-    rows = actions.filter(pc.is_in(actions["kind"], spun))
+    rows = actions.select(["new_symbol", "effective_date"]).filter(pc.is_in(actions["kind"], spun))
     codes, days = e.codes(rows["new_symbol"]), days_of(rows["effective_date"])
     return [
         (code, day) for code, day in zip(codes.tolist(), days.tolist(), strict=True) if code >= 0
@@ -760,40 +761,35 @@ def asked_of(actions: pa.Table) -> Points:
     """
     day, symbol, other = (actions[name] for name in ("effective_date", "symbol", "new_symbol"))
     others = _renamed(actions)
-    renamed = actions.filter(pc.is_in(symbol, pa.array(list(others), pa.string())))
-    pairs = [
-        (name, date_)
-        for of, date_ in zip(
-            renamed["symbol"].to_pylist(), days_of(renamed["effective_date"]).tolist(), strict=True
-        )
-        for name in others[of]
-        if name != of
-    ]
+    # The tickers that each of them is linked with, in a row, and where its own begin.
+    linked = [[name for name in names if name != of] for of, names in others.items()]
+    size = np.array([len(names) for names in linked], np.int64)
+    start = np.cumsum(size) - size
+    names = pa.array([name for each in linked for name in each], pa.string())
+    place = pc.index_in(symbol, pa.array(list(others), pa.string())).fill_null(-1).to_numpy()
+    rows = np.flatnonzero(place >= 0)
+    of = place[rows]
+    times = size[of]
+    each = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
     some = other.is_valid()
+    days = days_of(day)
     return Points(
         pa.concat_arrays(
             [
                 *symbol.chunks,
                 *other.filter(some).chunks,
-                pa.array([name for name, _ in pairs], pa.string()),
+                names.take(pa.array(np.repeat(start[of], times) + each)),
             ]
         ),
-        np.concatenate(
-            [
-                days_of(day),
-                days_of(day.filter(some)),
-                np.array([date_ for _, date_ in pairs], np.int32),
-            ]
-        ),
+        np.concatenate([days, days[some.to_numpy()], np.repeat(days[rows], times)]),
     )
 
 
 def _renamed(actions: pa.Table) -> dict[str, set[str]]:
     """The tickers that actions link each ticker with, over any number of renames."""
     kinds = pa.array(["name_changes", *_SPLITS])
-    rows = actions.filter(
-        pc.and_(pc.is_in(actions["kind"], kinds), actions["new_symbol"].is_valid())
-    )
+    links = pc.and_(pc.is_in(actions["kind"], kinds), actions["new_symbol"].is_valid())
+    rows = actions.select(["symbol", "new_symbol"]).filter(links)
     group: dict[str, set[str]] = {}
     for old, new in zip(rows["symbol"].to_pylist(), rows["new_symbol"].to_pylist(), strict=True):
         if old != new:
