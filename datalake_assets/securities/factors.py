@@ -267,8 +267,6 @@ class _Rows:
         """Place in `_KINDS`."""
         self.group: npt.NDArray[np.int8]
         self.id: pa.Array
-        self.rank: Ints
-        """The place of each id among all, in their order."""
         self.process: Days
         self.body: pa.ChunkedArray
         self.place: Ints
@@ -362,7 +360,6 @@ class _Rows:
         self.kind = kinds
         self.group = _GROUP_OF_KIND[kinds]
         self.id = actions["id"].combine_chunks()
-        self.rank = _ranks(self.id)
         self.body = actions["body"]
         self.place = np.arange(count)
         self.new_shares = np.zeros(count, np.int64)
@@ -415,7 +412,7 @@ class _Rows:
                 )
 
     def _sorted(self) -> _Rows:
-        order = np.lexsort((self.rank, self.group, self.session, self.security))
+        order = _in_order(self.id, self.group, self.session, self.security)
         for name, values in vars(self).items():
             if isinstance(values, np.ndarray):
                 setattr(self, name, values[order])
@@ -634,7 +631,7 @@ class _Rows:
         """In `FACTORS`."""
         split = self.group == _SPLIT
         self.reason = self._reasons()
-        order = np.lexsort((self.rank, self.day, _ranks(self.securities)[self.security]))
+        order = _in_order(self.id, self.day, _ranks(self.securities)[self.security])
 
         def named(names: Sequence[str | None] | pa.Array, codes: npt.NDArray[Any]) -> pa.Array:
             of = names if isinstance(names, pa.Array) else pa.array(names, pa.string())
@@ -747,6 +744,24 @@ def _codes_of(verdicts: npt.NDArray[np.object_]) -> npt.NDArray[np.int8]:
     return found
 
 
+def _in_order(ids: pa.Array, *keys: npt.NDArray[np.integer[Any]]) -> Ints:
+    """The order by these keys, the last one first, and by id where all are alike.
+
+    Few are alike: only their ids are compared, which are long texts.
+    """
+    order = np.lexsort(keys)
+    if not len(order):
+        return order
+    alike = np.ones(len(order) - 1, bool)
+    for key in keys:
+        alike &= np.diff(key[order]) == 0
+    tied = np.append(False, alike) | np.append(alike, False)
+    rows = order[tied]
+    rank = _ranks(ids.take(pa.array(rows)))
+    order[tied] = rows[np.lexsort((rank, *(key[rows] for key in keys)))]
+    return order
+
+
 def _ranks(texts: pa.Array) -> Ints:
     """The place of each text among all, in their order."""
     order = pc.sort_indices(texts).to_numpy().astype(np.int64)
@@ -786,14 +801,7 @@ def cumulate(factors: pa.Table, securities: pa.Table) -> pa.Table:
     whose = pc.index_in(applied["security"], encoded.dictionary).to_numpy().astype(np.int64)
     day = days_of(applied["session"]).astype(np.int64)
     groups = _coded(applied["adjustment"], {name: at for at, name in enumerate(_GROUPS)})
-    order = np.lexsort((groups, day, whose))
-    alike = np.append(False, (np.diff(whose[order]) == 0) & (np.diff(day[order]) == 0))
-    if alike.any():
-        # Few are not alone on their day: only their ids are put in order.
-        of_many = order[alike | np.append(alike[1:], False)]
-        rank = np.zeros(len(order), np.int64)
-        rank[of_many] = _ranks(applied["action_id"].take(pa.array(of_many)).combine_chunks())
-        order = np.lexsort((rank, groups, day, whose))
+    order = _in_order(applied["action_id"].combine_chunks(), groups, day, whose)
     whose, day, groups = whose[order], day[order], groups[order]
     price = applied["price_factor"].to_numpy()[order]
     volume = applied["volume_factor"].to_numpy()[order]
@@ -811,7 +819,7 @@ def cumulate(factors: pa.Table, securities: pa.Table) -> pa.Table:
     product = np.stack(list(parts.values()), axis=1)
     for begin, end in zip(begins.tolist(), (ends + 1).tolist(), strict=True):
         if end - begin > 1:
-            product[begin:end] = np.cumprod(product[begin:end][::-1], axis=0)[::-1]
+            product[begin:end] = np.multiply.accumulate(product[begin:end][::-1])[::-1]
     products = dict(zip(parts, product.T, strict=True))
     # A span begins with each stretch, and with each day of an action inside one.
     new_day = np.append(True, (np.diff(whose) != 0) | (np.diff(day) != 0))[: len(whose)]

@@ -62,6 +62,9 @@ _FOLLOWED_BY = {
 _OF_SOME_HOLDERS = ("unit_splits", "redemptions", "reorganizations")
 """After these a security may go on: units are split, and shares redeemed, by those who want it."""
 
+_TOLD = ("id", "kind", "symbol", "new_symbol", "new_rate", "old_rate", "cash")
+"""What is looked at of an action, besides its day."""
+
 _SPLITS = ("forward_splits", "reverse_splits", "unit_splits")
 
 
@@ -660,6 +663,10 @@ class _Listed:
         for symbol, now in zip(symbols, trading, strict=True):
             status = "active" if now else "inactive"
             entries = self._of.get(symbol, [])
+            if not entries:
+                exchanges.append(None)
+                names.append(None)
+                continue
             fitting = [entry for entry in entries if entry[0] == status]
             if len(fitting) != 1:
                 fitting = entries if len(entries) == 1 and (now or not fitting) else []
@@ -701,37 +708,30 @@ def _told(
     kinds = pa.array(["name_changes", *_SPLITS, *_MERGERS, *_ENDS])
     # What is announced has not happened: a session after the newest one is none of the lake's.
     happened = pc.less_equal(actions["effective_date"], pa.scalar(day_of(e.sessions[-1])))
-    told = ["id", "kind", "effective_date", "symbol", "new_symbol", "new_rate", "old_rate", "cash"]
-    rows = actions.select(told).filter(pc.and_(pc.is_in(actions["kind"], kinds), happened))
+    rows = actions.select([*_TOLD, "effective_date"]).filter(pc.and_(pc.is_in(actions["kind"], kinds), happened))
     old, new = e.codes(rows["symbol"]), e.codes(rows["new_symbol"])
     days = days_of(rows["effective_date"])
     links, ends = [], []
-    for index, row in enumerate(rows.to_pylist()):
-        if row["id"] in ignored or (old[index] < 0 and new[index] < 0):
+    columns = (rows[name].to_pylist() for name in _TOLD)
+    numbers = (old.tolist(), new.tolist(), days.tolist())
+    for action, kind, symbol, other, new_rate, old_rate, cash, code, new_code, day in zip(
+        *columns, *numbers, strict=True
+    ):
+        if action in ignored or (code < 0 and new_code < 0):
             continue
-        symbol, other, kind = row["symbol"], row["new_symbol"], row["kind"]
-        day = int(days[index])
-        code = int(old[index])
-        rate = (
-            row["new_rate"] / (row["old_rate"] or 1.0)
-            if row["new_rate"] and row["new_rate"] > 0
-            else None
-        )
+        rate = new_rate / (old_rate or 1.0) if new_rate and new_rate > 0 else None
         renames = kind == "name_changes" or kind in _SPLITS
-        if renames and other and (other != symbol or row["id"] in accepted):
+        if renames and other and (other != symbol or action in accepted):
             ratio = 1.0 if kind == "name_changes" or not rate else 1 / rate
-            if kind != "unit_splits" or not _traded_before(e, int(new[index]), day):
-                links.append(
-                    _Link(symbol, other, code, int(new[index]), day, row["id"], kind, ratio)
-                )
+            if kind != "unit_splits" or not _traded_before(e, new_code, day):
+                links.append(_Link(symbol, other, code, new_code, day, action, kind, ratio))
                 continue
         if code < 0 or (kind != "unit_splits" and kind not in _MERGERS and kind not in _ENDS):
             continue
         shares = rate if kind != "cash_mergers" and other else None
-        cash = row["cash"]
         if kind == "worthless_removals":
             cash = 0.0
-        ends.append(_End(symbol, code, day, row["id"], kind, cash, shares, other))
+        ends.append(_End(symbol, code, day, action, kind, cash, shares, other))
     return links, sorted(ends, key=lambda end: (end.day, end.action))
 
 
