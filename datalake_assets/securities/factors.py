@@ -514,13 +514,14 @@ class _Rows:
         """The close before in shares of the day: divided by its splits."""
         splits = np.flatnonzero((self.group == _SPLIT) & (self.new_shares > 0) & self._counting())
         if not len(splits):
-            return self.close_before.copy()
+            return self.close_before
         # The rows of one security and session stand together.
         new = np.append(True, (np.diff(self.security) != 0) | (np.diff(self.session) != 0))
         day = np.cumsum(new) - 1
         product = np.ones(int(day[-1]) + 1)
         np.multiply.at(product, day[splits], self.old_shares[splits] / self.new_shares[splits])
-        return self.close_before * product[day]
+        price: Floats = self.close_before * product[day]
+        return price
 
     def _counting(self) -> Bools:
         """Which splits count for what else happens that day."""
@@ -675,7 +676,11 @@ class _Rows:
         contradicted = acts & (self.verdict == _CONTRADICTED) & open_question
         found = []
         for index in np.flatnonzero(contradicted | unknown).tolist():
-            symbol, day, action = self.symbol[index].as_py(), self.day[index], self.id[index].as_py()
+            symbol, day, action = (
+                self.symbol[index].as_py(),
+                self.day[index],
+                self.id[index].as_py(),
+            )
             listed = list(_KINDS)[self.kind[index]]
             would = _would(
                 _GROUPS[self.group[index]],
@@ -749,16 +754,19 @@ def _in_order(ids: pa.Array, *keys: npt.NDArray[np.integer[Any]]) -> Ints:
 
     Few are alike: only their ids are compared, which are long texts.
     """
-    order = np.lexsort(keys)
-    if not len(order):
-        return order
-    alike = np.ones(len(order) - 1, bool)
-    for key in keys:
-        alike &= np.diff(key[order]) == 0
+    if not len(ids):
+        return np.zeros(0, np.int64)
+    # In one number: securities, days and kinds together are far fewer than 2**63.
+    whole = np.zeros(len(ids), np.int64)
+    for key in reversed(keys):
+        low = int(key.min())
+        whole = whole * (int(key.max()) - low + 1) + (key.astype(np.int64) - low)
+    order = np.argsort(whole, kind="stable")
+    alike = np.diff(whole[order]) == 0
     tied = np.append(False, alike) | np.append(alike, False)
     rows = order[tied]
     rank = _ranks(ids.take(pa.array(rows)))
-    order[tied] = rows[np.lexsort((rank, *(key[rows] for key in keys)))]
+    order[tied] = rows[np.lexsort((rank, whole[rows]))]
     return order
 
 

@@ -708,7 +708,9 @@ def _told(
     kinds = pa.array(["name_changes", *_SPLITS, *_MERGERS, *_ENDS])
     # What is announced has not happened: a session after the newest one is none of the lake's.
     happened = pc.less_equal(actions["effective_date"], pa.scalar(day_of(e.sessions[-1])))
-    rows = actions.select([*_TOLD, "effective_date"]).filter(pc.and_(pc.is_in(actions["kind"], kinds), happened))
+    rows = actions.select([*_TOLD, "effective_date"]).filter(
+        pc.and_(pc.is_in(actions["kind"], kinds), happened)
+    )
     old, new = e.codes(rows["symbol"]), e.codes(rows["new_symbol"])
     days = days_of(rows["effective_date"])
     links, ends = [], []
