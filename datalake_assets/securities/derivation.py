@@ -42,6 +42,26 @@ _DISTINCT = (
 """Columns whose values hardly repeat: a dictionary of them is only built to be thrown away."""
 
 
+@contextmanager
+def _lean() -> Iterator[None]:
+    """A third of the CPU less, by two habits that are of no use here.
+
+    Python's collector of garbage waits: a hundred thousand small objects are made within a second,
+    none of them in a cycle, and it would look through the whole process for each few thousand.
+    And Arrow takes memory from the C library, which gives what was freed again at once. Its own
+    allocator hands pages back to the system, and each one is cleared anew.
+    """
+    enabled, pool = gc.isenabled(), pa.default_memory_pool()
+    gc.disable()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(pool)
+        if enabled:
+            gc.enable()
+
+
 class NothingDerivedError(LookupError):
     """The lake has no table of securities yet."""
 
@@ -61,6 +81,7 @@ class Material:
     decisions: Decisions
 
 
+@_lean()
 def material(
     store: Store,
     sessions: Mapping[date, str],
@@ -80,11 +101,11 @@ def material(
     """
     decisions = read_decisions(store)
     known = decisions.with_added(actions)
-    with _lean():
-        found = gather(store, sessions, read, identity.asked_of(known))
+    found = gather(store, sessions, read, identity.asked_of(known))
     return Material(found, known, decisions)
 
 
+@_lean()
 def derive_securities(store: Store, given: Material, listed: pa.Table | None) -> Identities:
     """Derive and write the table of securities, and name what contradicts it.
 
@@ -99,15 +120,14 @@ def derive_securities(store: Store, given: Material, listed: pa.Table | None) ->
     """
     registry, version = read_registry(store)
     decisions = given.decisions
-    with _lean():
-        found = identity.identify(
-            given.evidence,
-            given.actions,
-            listed,
-            registry,
-            ignored=decisions.ignored,
-            accepted=decisions.accepted | decisions.added,
-        )
+    found = identity.identify(
+        given.evidence,
+        given.actions,
+        listed,
+        registry,
+        ignored=decisions.ignored,
+        accepted=decisions.accepted | decisions.added,
+    )
     if found.registry != registry:
         keep_registry(store, found.registry, version)
     store.put(layout.SECURITIES_TABLE, _encoded(found.table))
@@ -115,6 +135,7 @@ def derive_securities(store: Store, given: Material, listed: pa.Table | None) ->
     return found
 
 
+@_lean()
 def derive_factors(store: Store, given: Material) -> tuple[Factors, Jumps]:
     """Derive and write the tables of factors, and name what is not applied and not explained.
 
@@ -128,16 +149,15 @@ def derive_factors(store: Store, given: Material) -> tuple[Factors, Jumps]:
     """
     securities = read_securities(store)
     decisions = given.decisions
-    with _lean():
-        found = factors.derive(
-            given.evidence,
-            securities,
-            given.actions,
-            accepted=decisions.accepted,
-            ignored=decisions.ignored,
-            added=decisions.added,
-        )
-        unexplained = jumps.find(given.evidence, securities, found.table)
+    found = factors.derive(
+        given.evidence,
+        securities,
+        given.actions,
+        accepted=decisions.accepted,
+        ignored=decisions.ignored,
+        added=decisions.added,
+    )
+    unexplained = jumps.find(given.evidence, securities, found.table)
     # The spans last: who reads between the two writes has the older products, which are whole.
     store.put(layout.FACTORS_TABLE, _encoded(found.table))
     store.put(layout.CUMULATIVE_TABLE, _encoded(found.cumulative))
@@ -164,26 +184,6 @@ def read_securities(store: Store) -> pa.Table:
         raise BrokenFileError(
             f"{where} is no whole table of securities ({error!r}): materialize the asset securities"
         ) from error
-
-
-@contextmanager
-def _lean() -> Iterator[None]:
-    """A third of the CPU less, by two habits that are of no use here.
-
-    Python's collector of garbage waits: a hundred thousand small objects are made within a second,
-    none of them in a cycle, and it would look through the whole process for each few thousand.
-    And Arrow takes memory from the C library, which gives what was freed again at once. Its own
-    allocator hands pages back to the system, and each one is cleared anew.
-    """
-    enabled, pool = gc.isenabled(), pa.default_memory_pool()
-    gc.disable()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(pool)
-        if enabled:
-            gc.enable()
 
 
 def _encoded(table: pa.Table) -> bytes:
