@@ -77,6 +77,10 @@ the median of ln(open / close before) over all symbols, if there are `A_MARKET`.
 looked for in the 30 sessions before, the one after in the quarter. A bar
 that is followed by one of the next quarter may stand in both, there with the bar after."""
 
+_AT_ONCE = 1_024
+"""Symbols that are looked at together: so few that what is made of them stays in the processor's
+cache. All at once they take twice as long."""
+
 _VERSION = b"1"
 """Of the rule that chooses the bars: another one gathers them again."""
 
@@ -143,11 +147,15 @@ class Points:
 
     def ordered(self) -> Points:
         """By day and symbol, each once."""
-        table = pa.table({"day": pa.array(self.days), "symbol": self.symbols})
-        table = table.group_by(["day", "symbol"], use_threads=False).aggregate([])
-        table = table.sort_by([("day", "ascending"), ("symbol", "ascending")]).combine_chunks()
-        symbols = table["symbol"].combine_chunks()
-        return Points(symbols, table["day"].to_numpy().astype(np.int32))
+        encoded = encode(self.symbols)
+        by_name = pc.sort_indices(encoded.dictionary).to_numpy()
+        rank = np.empty(len(by_name), np.int64)
+        rank[by_name] = np.arange(len(by_name))
+        code = rank[encoded.indices.to_numpy()]
+        key = np.sort((self.days.astype(np.int64) << 32) + code)
+        key = key[np.append(True, key[1:] != key[:-1])[: len(key)]]
+        symbols = encoded.dictionary.take(pa.array(by_name[key & 0xFFFFFFFF]))
+        return Points(symbols, (key >> 32).astype(np.int32))
 
     def within(self, start: date, end: date) -> Points:
         """Those from `start` to `end`, both included; of ordered ones."""
@@ -192,24 +200,57 @@ def observe(
     )
     encoded = encode(names)
     code, symbols = encoded.indices.to_numpy(), encoded.dictionary
-    column = np.repeat(np.arange(stop), [table.num_rows for _, table in tables])
+    start = np.cumsum([0, *(table.num_rows for _, table in tables)])
     shape = (len(symbols), stop)
 
-    def panel(values: Sequence[Floats]) -> Floats:
+    def panel(values: Iterable[Floats]) -> Floats:
         filled = np.full(shape, np.nan)
-        filled[code, column] = np.concatenate(values)
+        for column, each in enumerate(values):
+            filled[code[start[column] : start[column + 1]], column] = each
         return filled
 
-    opened = panel([table["open"].to_numpy() for _, table in tables])
-    closed = panel([table["close"].to_numpy() for _, table in tables])
-    dollars = panel([table["close"].to_numpy() * table["volume"].to_numpy() for _, table in tables])
+    opened = panel(table["open"].to_numpy() for _, table in tables)
+    closed = panel(table["close"].to_numpy() for _, table in tables)
+    dollars = panel(table["close"].to_numpy() * table["volume"].to_numpy() for _, table in tables)
+    market = _market(opened, closed)
+    found = [
+        _telling(
+            symbols.slice(at, _AT_ONCE),
+            days,
+            begins,
+            (opened[at : at + _AT_ONCE], closed[at : at + _AT_ONCE], dollars[at : at + _AT_ONCE]),
+            market,
+            points,
+            newest=newest,
+        )
+        for at in range(0, len(symbols), _AT_ONCE)
+    ]
+    table = pa.concat_tables([OBSERVED.empty_table(), *found])
+    return table.sort_by([("symbol", "ascending"), ("session", "ascending")])
 
+
+def _telling(
+    symbols: pa.Array,
+    days: Days,
+    begins: int,
+    panels: tuple[Floats, Floats, Floats],
+    market: Floats,
+    points: Points,
+    *,
+    newest: bool,
+) -> pa.Table:
+    """Of these symbols, with their opens, closes and dollars by session."""
+    opened, closed, dollars = panels
+    shape, stop = closed.shape, len(days)
     there = ~np.isnan(closed)
     at = np.arange(stop, dtype=np.int32)
-    latest = np.maximum.accumulate(np.where(there, at, -1), axis=1)
-    before = np.hstack([np.full((shape[0], 1), -1), latest[:, :-1]])
-    soonest = np.minimum.accumulate(np.where(there, at, stop)[:, ::-1], axis=1)[:, ::-1]
-    after = np.hstack([soonest[:, 1:], np.full((shape[0], 1), stop)])
+    before, after = np.full(shape, -1, np.int32), np.full(shape, stop, np.int32)
+    latest = np.where(there, at, np.int32(-1))
+    np.maximum.accumulate(latest, axis=1, out=latest)
+    before[:, 1:] = latest[:, :-1]
+    soonest = np.where(there, at, np.int32(stop))
+    np.minimum.accumulate(soonest[:, ::-1], axis=1, out=soonest[:, ::-1])
+    after[:, :-1] = soonest[:, 1:]
 
     close_before = np.take_along_axis(closed, np.maximum(before, 0), axis=1)
     close_before[before < 0] = np.nan
@@ -231,14 +272,13 @@ def observe(
     tells[:, : max(0, begins - LONG_GAP)] = False
 
     row, col = np.nonzero(tells)
-    market = _market(np.where(before == at - 1, ratio, np.nan))
     earlier, later = before[row, col], after[row, col]
     ended = later == stop
     later = np.minimum(later, stop - 1)
     begun = np.argmax(there, axis=1)[row]
-    bars = np.cumsum(there, axis=1)[row, col]
+    bars = np.cumsum(there, axis=1, dtype=np.int32)[row, col]
     with np.errstate(divide="ignore", invalid="ignore"):
-        moves = np.abs(np.log(ratio))
+        moves = np.abs(np.log(_usual(ratio, row, col)))
     table = pa.table(
         {
             "symbol": symbols.take(pa.array(row)),
@@ -249,14 +289,14 @@ def observe(
             "usual_distance": (col - begun + 1) / bars,
             "session_before": as_days(np.where(earlier < 0, NO_DAY, days[np.maximum(earlier, 0)])),
             "close_before": _or_null(close_before[row, col]),
-            "usual_dollars": _or_null(_usual(dollars, row, col)),
-            "usual_move": _or_null(_usual(moves, row, col)),
+            "usual_dollars": _or_null(_median(_usual(dollars, row, col))),
+            "usual_move": _or_null(_median(moves)),
             "session_after": as_days(np.where(ended, NO_DAY, days[later])),
             "close_after": _or_null(np.where(ended, np.nan, closed[row, later])),
             "market": _or_null(market[col]),
         }
     )
-    return table.cast(OBSERVED).sort_by([("symbol", "ascending"), ("session", "ascending")])
+    return table.cast(OBSERVED)
 
 
 def encode(names: pa.ChunkedArray | pa.Array) -> pa.DictionaryArray:
@@ -278,24 +318,29 @@ def _asked(
     return row[found < len(days)], found[found < len(days)]
 
 
-def _market(ratio: Floats) -> Floats:
-    """Ln of the median of each session's column, or not a number."""
-    found = np.full(ratio.shape[1], np.nan)
-    for each in range(ratio.shape[1]):
-        moves = ratio[:, each]
+def _market(opened: Floats, closed: Floats) -> Floats:
+    """Ln of the median of each session's open by the close of the session before; or no number."""
+    found = np.full(opened.shape[1], np.nan)
+    for column in range(1, opened.shape[1]):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            moves = opened[:, column] / closed[:, column - 1]
         moves = moves[~np.isnan(moves)]
         if moves.size >= A_MARKET:
-            found[each] = np.log(max(float(np.median(moves)), FALL))
+            found[column] = np.log(max(float(np.median(moves)), FALL))
     return found
 
 
 def _usual(values: Floats, row: Ints, col: Ints) -> Floats:
-    """The median of the 20 sessions before each of these cells; what is missing is left out."""
+    """The 20 sessions before each of these cells; not a number where something is missing."""
     back = col[:, None] - np.arange(USUAL, 0, -1)
-    window = np.where(back >= 0, values[row[:, None], np.maximum(back, 0)], np.nan)
+    return np.where(back >= 0, values[row[:, None], np.maximum(back, 0)], np.nan)
+
+
+def _median(window: Floats) -> Floats:
+    """The median of each row; what is missing is left out. Puts the rows in order."""
     window.sort(axis=1)  # what is missing goes to the end
     count = (~np.isnan(window)).sum(axis=1)
-    lines = np.arange(len(row))
+    lines = np.arange(len(window))
     low, high = np.maximum(count - 1, 0) // 2, np.maximum(count, 1) // 2
     median: Floats = (window[lines, low] + window[lines, high]) / 2
     return median
@@ -570,6 +615,7 @@ def _decoded(data: bytes, digest: bytes | None, where: str) -> pa.Table | None:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         if digest and (file.metadata.metadata or {}).get(_MADE_FROM) != digest:
             return None
-        return file.read().replace_schema_metadata(None).cast(OBSERVED)
+        found = file.read(use_threads=False)  # so few rows: threads only cost
+        return found.replace_schema_metadata(None).cast(OBSERVED)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise BrokenFileError(f"{where} is no whole file of evidence ({error!r})") from error

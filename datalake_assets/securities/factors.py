@@ -74,12 +74,40 @@ _GROUPS = ("split", "spin-off", "dividend")
 """In this order they act on one day."""
 
 _SPLIT, _SPIN_OFF, _DIVIDEND = range(3)
-_GROUP_OF = {kind: _GROUPS.index(name) for kind, name in _ADJUSTMENT.items()}
+_GROUP_OF_KIND = np.array([_GROUPS.index(name) for name in _ADJUSTMENT.values()], np.int8)
 _NEEDED = [
     *("id", "kind", "effective_date", "process_date", "symbol", "new_symbol"),
     *("new_rate", "old_rate", "cash", "body"),
 ]
 _KINDS = {kind: place for place, kind in enumerate(_ADJUSTMENT)}
+
+# What repeats in every row is a small number until the table is made of it: comparing and
+# encoding texts would be most of the work.
+_VERDICTS = (CONFIRMED, CONTRADICTED, TOO_SMALL, UNSEEN)
+_CONFIRMED, _CONTRADICTED, _TOO_SMALL, _UNSEEN = range(4)
+_VERDICT = {verdict: code for code, verdict in enumerate(_VERDICTS)}
+
+_DECISIONS = (None, "accept", "ignore", "add")
+_UNDECIDED, _ACCEPT, _IGNORE, _ADD = range(4)
+
+_WHY_UNSEEN = (
+    "",
+    "after its last bar",
+    "no bar since",
+    "no bar before it",
+    "no bar for a long time before it",
+    "nothing was traded on that day",
+)
+_IMPOSSIBLE = ("", "an impossible rate", "not less than the price")
+_REASONS = (
+    "the user decided to ignore it",
+    "the user decided to accept it",
+    "the user added it",
+    "the value of what was spun off is unknown: it has no bar",
+    "it is listed twice",
+    "the prices confirm it",
+    "too small to be seen in the prices: taken as the source says",
+)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -235,9 +263,10 @@ class _Rows:
         self.symbol: pa.Array
         self.session: Days
         self.day: Days
-        self.kind: npt.NDArray[Any]
+        self.kind: npt.NDArray[np.int8]
+        """Place in `_KINDS`."""
         self.group: npt.NDArray[np.int8]
-        self.id: npt.NDArray[Any]
+        self.id: pa.Array
         self.process: Days
         self.body: pa.ChunkedArray
         self.place: Ints
@@ -249,7 +278,8 @@ class _Rows:
         self.close_before: Floats
         self.close: Floats
         self.seen: Floats
-        self.why_unseen: npt.NDArray[Any]
+        self.why_unseen: npt.NDArray[np.int8]
+        """Place in `_WHY_UNSEEN`."""
 
     @classmethod
     def of(cls, e: Evidence, stretches: Stretches, actions: pa.Table) -> _Rows:
@@ -272,8 +302,8 @@ class _Rows:
             day, where, other, kind_names = day[keep], where[keep], other[keep], kind_names[keep]
         self = cls(len(day))
         if not self.count:
-            return self._filled(stretches, actions)
-        self._filled(stretches, actions)
+            return self._filled(stretches, actions, kind_names)
+        self._filled(stretches, actions, kind_names)
         row = e.at_or_after(stretches.symbol[where], np.maximum(day, stretches.first[where]))
         inside = (row >= 0) & (
             (e.session[row] <= stretches.last[where]) | stretches.open_ended[where]
@@ -303,26 +333,22 @@ class _Rows:
                 gap > LONG_GAP,
                 still,
             ],
-            [
-                "after its last bar",
-                "no bar since",
-                "no bar before it",
-                "no bar for a long time before it",
-                "nothing was traded on that day",
-            ],
-            default="",
-        ).astype(object)
+            [1, 2, 3, 4, 5],
+            default=0,
+        ).astype(np.int8)
         effective = seen_at_all
         self.session = np.where(effective, session, NO_DAY).astype(np.int32)
         self.close_before = np.where(effective, before_close, np.nan)
         self.close = np.where(inside, e.close[row], np.nan)
         self.security = stretches.security[where]
         self.symbol = e.symbols.take(pa.array(stretches.symbol[where]))
-        self._shares(actions, kind_names)
-        self._amounts(e, actions, kind_names, other, day)
+        self._shares(actions)
+        self._amounts(e, actions, other, day)
         return self._sorted()
 
-    def _filled(self, stretches: Stretches, actions: pa.Table) -> _Rows:
+    def _filled(
+        self, stretches: Stretches, actions: pa.Table, kinds: npt.NDArray[np.int8]
+    ) -> _Rows:
         """The columns that come from the actions alone, and empty ones."""
         count = self.count
         self.securities = stretches.securities
@@ -331,9 +357,9 @@ class _Rows:
         self.session = np.full(count, NO_DAY, np.int32)
         self.day = days_of(actions["effective_date"])
         self.process = days_of(actions["process_date"])
-        self.kind = actions["kind"].to_numpy(zero_copy_only=False)
-        self.group = _coded(actions["kind"], _GROUP_OF)
-        self.id = actions["id"].to_numpy(zero_copy_only=False)
+        self.kind = kinds
+        self.group = _GROUP_OF_KIND[kinds]
+        self.id = actions["id"].combine_chunks()
         self.body = actions["body"]
         self.place = np.arange(count)
         self.new_shares = np.zeros(count, np.int64)
@@ -343,16 +369,16 @@ class _Rows:
         self.close_before = np.full(count, np.nan)
         self.close = np.full(count, np.nan)
         self.seen = np.full(count, np.nan)
-        self.why_unseen = np.full(count, "", dtype=object)
+        self.why_unseen = np.zeros(count, np.int8)
         return self
 
-    def _shares(self, actions: pa.Table, kinds: npt.NDArray[Any]) -> None:
+    def _shares(self, actions: pa.Table) -> None:
         new = _floats(actions["new_rate"])
         old = np.nan_to_num(_floats(actions["old_rate"]), nan=1.0)
         for index in np.flatnonzero(self.group == _SPLIT).tolist():
             if not (new[index] > 0 and old[index] > 0):
                 continue  # an impossible rate: named as one
-            more = kinds[index] == _KINDS["stock_dividends"]
+            more = self.kind[index] == _KINDS["stock_dividends"]
             pair = ratio(float(new[index]), 1.0 if more else float(old[index]), more=more)
             self.new_shares[index], self.old_shares[index] = pair
 
@@ -360,7 +386,6 @@ class _Rows:
         self,
         e: Evidence,
         actions: pa.Table,
-        kinds: npt.NDArray[Any],
         other: Ints,
         day: Days,
     ) -> None:
@@ -376,23 +401,22 @@ class _Rows:
         known = (row >= 0) & (late <= NEAR) & (new > 0) & (old > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             value = np.where(known, new / old * e.open[row], np.nan)
-        names = actions["new_symbol"].to_pylist()
+        names = actions["new_symbol"].take(pa.array(spun)).to_pylist()
         for place, index in enumerate(spun.tolist()):
             if not np.isnan(cash[index]):
                 self.amount[index], self.amount_from[index] = cash[index], "the user"
             elif known[place]:
                 self.amount[index] = value[place]
                 self.amount_from[index] = (
-                    f"open of {names[index]} on {day_of(e.session[row[place]])}"
+                    f"open of {names[place]} on {day_of(e.session[row[place]])}"
                 )
 
     def _sorted(self) -> _Rows:
-        ranks = _ranks(pa.array(self.id, pa.string()))
-        order = np.lexsort((ranks, self.group, self.session, self.security))
+        order = _in_order(self.id, self.group, self.session, self.security)
         for name, values in vars(self).items():
             if isinstance(values, np.ndarray):
                 setattr(self, name, values[order])
-        self.symbol = self.symbol.take(pa.array(order))
+        self.symbol, self.id = (each.take(pa.array(order)) for each in (self.symbol, self.id))
         return self
 
     # Which are true
@@ -410,8 +434,8 @@ class _Rows:
             self.group == _SPLIT, self.new_shares / np.maximum(self.old_shares, 1), self.amount
         )
         value = np.nan_to_num(value, nan=-1.0)
-        kind = _coded(pa.array(self.kind, pa.string()), _KINDS)
-        order = np.lexsort((np.arange(self.count), self.day, value, kind, self.security))
+        kind = self.kind
+        order = np.lexsort((self.day, value, kind, self.security))
         one, two = order[:-1], order[1:]
         alike = (
             (self.security[one] == self.security[two])
@@ -435,7 +459,7 @@ class _Rows:
     def judge(self) -> None:
         """What the prices say of each."""
         self.expected = self._expected()
-        self.verdict = judge(self.expected, self.seen)
+        self.verdict = _codes_of(judge(self.expected, self.seen))
         acts = ~no_day(self.session)
         start = np.flatnonzero(
             np.append(True, (np.diff(self.security) != 0) | (np.diff(self.session) != 0))
@@ -458,56 +482,57 @@ class _Rows:
                 1.0,
             )
             share = np.where(is_split, 0.0, self.amount[day] / self.close_before[day])
-            self.verdict[day] = judge_together(
+            together = judge_together(
                 single, scale.tolist(), share.tolist(), float(self.seen[begin])
             )
+            self.verdict[day] = [_VERDICT[verdict] for verdict in together]
         self._judge_twins()
         impossible = acts & (
             ((self.group == _DIVIDEND) & ~(self.amount > 0))
             | ((self.group == _SPLIT) & (self.new_shares <= 0))
         )
         too_much = acts & (self.group != _SPLIT) & (self.amount >= self._price())
-        self.impossible = np.select(
-            [impossible, too_much], ["an impossible rate", "not less than the price"], default=""
-        ).astype(object)
-        self.verdict[self.impossible != ""] = CONTRADICTED
+        self.impossible = np.select([impossible, too_much], [1, 2], default=0).astype(np.int8)
+        self.verdict[self.impossible > 0] = _CONTRADICTED
 
     def _judge_twins(self) -> None:
         """Of two rows that say the same, the one that the prices confirm, else the first."""
         for second in np.flatnonzero(self.twin >= 0).tolist():
             first = int(self.twin[second])
             if self.day[first] != self.day[second] and (
-                self.verdict[first] == self.verdict[second] == CONFIRMED
+                self.verdict[first] == self.verdict[second] == _CONFIRMED
             ):
                 self.twin[second] = -1  # both happened
-            elif self.verdict[second] == CONFIRMED and self.verdict[first] != CONFIRMED:
+            elif self.verdict[second] == _CONFIRMED and self.verdict[first] != _CONFIRMED:
                 # It stands on two days, and this is the right one.
                 self.twin[first], self.twin[second] = second, -1
-                self.verdict[first] = CONTRADICTED
+                self.verdict[first] = _CONTRADICTED
             else:
-                self.verdict[second] = CONTRADICTED
+                self.verdict[second] = _CONTRADICTED
 
     def _price(self) -> Floats:
         """The close before in shares of the day: divided by its splits."""
-        scale = np.ones(self.count)
-        splits = np.flatnonzero((self.group == _SPLIT) & (self.new_shares > 0))
-        self_key = self.security * 2**33 + self.session.astype(np.int64) + 2**32
-        _, inverse = np.unique(self_key, return_inverse=True)
-        if len(splits):
-            product = np.ones(int(inverse.max()) + 1)
-            used = [i for i in splits.tolist() if self._counts(i)]
-            for index in used:
-                product[inverse[index]] *= self.old_shares[index] / self.new_shares[index]
-            scale = product[inverse]
-        return self.close_before * scale
+        splits = np.flatnonzero((self.group == _SPLIT) & (self.new_shares > 0) & self._counting())
+        if not len(splits):
+            return self.close_before
+        # The rows of one security and session stand together.
+        new = np.append(True, (np.diff(self.security) != 0) | (np.diff(self.session) != 0))
+        day = np.cumsum(new) - 1
+        product = np.ones(int(day[-1]) + 1)
+        np.multiply.at(product, day[splits], self.old_shares[splits] / self.new_shares[splits])
+        price: Floats = self.close_before * product[day]
+        return price
 
-    def _counts(self, index: int) -> bool:
-        """Whether a split counts for what else happens that day."""
-        applied = getattr(self, "applied", None)
+    def _counting(self) -> Bools:
+        """Which splits count for what else happens that day."""
+        applied: Bools | None = getattr(self, "applied", None)
         if applied is not None:
-            return bool(applied[index])
+            return applied
         verdict = getattr(self, "verdict", None)
-        return verdict is None or verdict[index] != CONTRADICTED
+        if verdict is None:
+            return np.ones(self.count, bool)
+        true: Bools = verdict != _CONTRADICTED
+        return true
 
     def _expected(self) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -522,16 +547,17 @@ class _Rows:
         """What is applied: what the prices do not contradict, unless the user says otherwise."""
         possible = (
             ~no_day(self.session)
-            & (self.impossible == "")
+            & (self.impossible == 0)
             & ((self.group == _SPLIT) | ~np.isnan(self.amount))
         )
-        self.decision = np.full(self.count, None, dtype=object)
-        for name, chosen in (("accept", accepted), ("ignore", ignored), ("add", added)):
+        self.decision = np.full(self.count, _UNDECIDED, np.int8)
+        for code, chosen in ((_ACCEPT, accepted), (_IGNORE, ignored), (_ADD, added)):
             if chosen:
-                self.decision[np.isin(self.id.astype(str), list(chosen))] = name
-        says_yes = np.isin(self.decision.astype(str), ["accept", "add"])
-        trusted = (self.verdict != CONTRADICTED) | says_yes
-        self.applied = possible & trusted & (self.decision != "ignore")
+                about = pc.is_in(self.id, pa.array(sorted(chosen), pa.string()))
+                self.decision[about.to_numpy(zero_copy_only=False)] = code
+        says_yes = (self.decision == _ACCEPT) | (self.decision == _ADD)
+        trusted = (self.verdict != _CONTRADICTED) | says_yes
+        self.applied = possible & trusted & (self.decision != _IGNORE)
 
     def multiply(self) -> None:
         """The factors, amounts of one day summed."""
@@ -553,7 +579,7 @@ class _Rows:
                 taken[index] += self.amount[index - 1]
                 if self.group[index - 1] == _DIVIDEND:
                     paid[index] += self.amount[index - 1]
-        acts = ~no_day(self.session) & (self.impossible == "")
+        acts = ~no_day(self.session) & (self.impossible == 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             by_price = (price - (taken + self.amount)) / (price - taken)
             by_price = np.where(taken == 0, 1 - self.amount / price, by_price)
@@ -568,82 +594,94 @@ class _Rows:
 
     # What is told
 
-    def _reasons(self) -> npt.NDArray[Any]:
+    def _reasons(self) -> pa.Array:
+        words = (*_REASONS, *_WHY_UNSEEN, *_IMPOSSIBLE, None)
+        unseen = len(_REASONS) + self.why_unseen
         by_verdict = np.select(
             [
-                self.decision == "ignore",
-                self.decision == "accept",
-                self.decision == "add",
+                self.decision == _IGNORE,
+                self.decision == _ACCEPT,
+                self.decision == _ADD,
                 no_day(self.session),
-                self.impossible != "",
+                self.impossible > 0,
                 (self.group != _SPLIT) & np.isnan(self.amount),
                 self.twin >= 0,
-                self.verdict == CONFIRMED,
-                self.verdict == TOO_SMALL,
-                self.verdict == UNSEEN,
+                self.verdict == _CONFIRMED,
+                self.verdict == _TOO_SMALL,
+                self.verdict == _UNSEEN,
             ],
             [
-                "the user decided to ignore it",
-                "the user decided to accept it",
-                "the user added it",
-                self.why_unseen,
-                self.impossible,
-                "the value of what was spun off is unknown: it has no bar",
-                "it is listed twice",
-                "the prices confirm it",
-                "too small to be seen in the prices: taken as the source says",
-                self.why_unseen,
+                *(0, 1, 2),
+                unseen,
+                len(_REASONS) + len(_WHY_UNSEEN) + self.impossible,
+                *(3, 4, 5, 6),
+                unseen,
             ],
-            default="",
-        ).astype(object)
-        for index in np.flatnonzero(by_verdict == "").tolist():
-            by_verdict[index] = (
-                f"it would open at {np.expm1(self.expected[index]):+.1%}, "
-                f"and it opened at {np.expm1(self.seen[index]):+.1%}"
-            )
-        return by_verdict
+            default=len(words) - 1,
+        ).astype(np.int64)
+        by_price = np.flatnonzero(np.isin(by_verdict, np.flatnonzero([not w for w in words])))
+        told = [
+            f"it would open at {np.expm1(self.expected[index]):+.1%}, "
+            f"and it opened at {np.expm1(self.seen[index]):+.1%}"
+            for index in by_price.tolist()
+        ]
+        by_verdict[by_price] = len(words) + np.arange(len(by_price))
+        return pa.array([*words, *told], pa.string()).take(pa.array(by_verdict))
 
     def table(self) -> pa.Table:
         """In `FACTORS`."""
         split = self.group == _SPLIT
         self.reason = self._reasons()
-        table = pa.table(
+        order = _in_order(self.id, self.day, _ranks(self.securities)[self.security])
+
+        def named(names: Sequence[str | None] | pa.Array, codes: npt.NDArray[Any]) -> pa.Array:
+            of = names if isinstance(names, pa.Array) else pa.array(names, pa.string())
+            return of.take(pa.array(codes[order]))
+
+        def numbers(values: npt.NDArray[Any], there: Bools) -> pa.Array:
+            return pa.array(values[order], mask=~there[order])
+
+        taken = pa.array(order)
+        return pa.table(
             {
-                "security": self.securities.take(pa.array(self.security)),
-                "symbol": self.symbol,
-                "session": as_days(self.session),
-                "effective_date": as_days(self.day),
-                "kind": pa.array(self.kind, pa.string()),
-                "adjustment": pa.array(_GROUPS).take(pa.array(self.group)),
-                "action_id": pa.array(self.id, pa.string()),
-                "new_shares": pa.array(self.new_shares, mask=~split | (self.new_shares <= 0)),
-                "old_shares": pa.array(self.old_shares, mask=~split | (self.old_shares <= 0)),
-                "amount": _or_null(self.amount),
-                "amount_from": pa.array(self.amount_from, pa.string()),
-                "close_before": _or_null(self.close_before),
-                "close": _or_null(self.close),
-                "price_factor": self.price_factor,
-                "volume_factor": self.volume_factor,
-                "total_return_factor": self.total_return_factor,
-                "verdict": pa.array(self.verdict, pa.string()),
-                "applied": self.applied,
-                "decision": pa.array(self.decision, pa.string()),
-                "reason": pa.array(self.reason, pa.string()),
+                "security": named(self.securities, self.security),
+                "symbol": self.symbol.take(taken),
+                "session": as_days(self.session[order]),
+                "effective_date": as_days(self.day[order]),
+                "kind": named(list(_KINDS), self.kind),
+                "adjustment": named(_GROUPS, self.group),
+                "action_id": self.id.take(taken),
+                "new_shares": numbers(self.new_shares, split & (self.new_shares > 0)),
+                "old_shares": numbers(self.old_shares, split & (self.old_shares > 0)),
+                "amount": _or_null(self.amount[order]),
+                "amount_from": pa.array(self.amount_from[order], pa.string()),
+                "close_before": _or_null(self.close_before[order]),
+                "close": _or_null(self.close[order]),
+                "price_factor": self.price_factor[order],
+                "volume_factor": self.volume_factor[order],
+                "total_return_factor": self.total_return_factor[order],
+                "verdict": named(_VERDICTS, self.verdict),
+                "applied": self.applied[order],
+                "decision": named(_DECISIONS, self.decision),
+                "reason": self.reason.take(taken),
             },
             schema=FACTORS,
         )
-        by = [(name, "ascending") for name in ("security", "effective_date", "action_id")]
-        return table.sort_by(by)
 
     def findings(self) -> list[Finding]:
         """Actions that are not applied though they could be, or should be."""
         acts = ~no_day(self.session)
-        open_question = self.decision == None  # noqa: E711 - of an array
+        open_question = self.decision == _UNDECIDED
         unknown = acts & (self.group != _SPLIT) & np.isnan(self.amount) & open_question
-        contradicted = acts & (self.verdict == CONTRADICTED) & open_question
+        contradicted = acts & (self.verdict == _CONTRADICTED) & open_question
         found = []
         for index in np.flatnonzero(contradicted | unknown).tolist():
-            symbol, day, action = self.symbol[index].as_py(), self.day[index], self.id[index]
+            symbol, day, action = (
+                self.symbol[index].as_py(),
+                self.day[index],
+                self.id[index].as_py(),
+            )
+            listed = list(_KINDS)[self.kind[index]]
             would = _would(
                 _GROUPS[self.group[index]],
                 int(self.new_shares[index]),
@@ -671,12 +709,12 @@ class _Rows:
                     "action",
                     kind,
                     # Rights are seldom traded before they are used: of most nobody knows a value.
-                    self.kind[index] != "rights_distributions",
+                    listed != "rights_distributions",
                     symbol,
                     int(day),
                     action,
-                    f"{symbol} {day_of(day)}: {would} ({self.kind[index]}) is not applied: "
-                    f"{self.reason[index]}",
+                    f"{symbol} {day_of(day)}: {would} ({listed}) is not applied: "
+                    f"{self.reason[index].as_py()}",
                     decide,
                 )
             )
@@ -701,6 +739,35 @@ def _coded(texts: pa.ChunkedArray | pa.Array, codes: Mapping[str, int]) -> npt.N
         of[encoded.indices.to_numpy()] if len(of) else np.zeros(len(texts), np.int8)
     )
     return found
+
+
+def _codes_of(verdicts: npt.NDArray[np.object_]) -> npt.NDArray[np.int8]:
+    """Verdicts as their places in `_VERDICTS`."""
+    found = np.full(len(verdicts), _CONTRADICTED, np.int8)
+    for code, verdict in enumerate(_VERDICTS):
+        found[verdicts == verdict] = code
+    return found
+
+
+def _in_order(ids: pa.Array, *keys: npt.NDArray[np.integer[Any]]) -> Ints:
+    """The order by these keys, the last one first, and by id where all are alike.
+
+    Few are alike: only their ids are compared, which are long texts.
+    """
+    if not len(ids):
+        return np.zeros(0, np.int64)
+    # In one number: securities, days and kinds together are far fewer than 2**63.
+    whole = np.zeros(len(ids), np.int64)
+    for key in reversed(keys):
+        low = int(key.min())
+        whole = whole * (int(key.max()) - low + 1) + (key.astype(np.int64) - low)
+    order = np.argsort(whole, kind="stable")
+    alike = np.diff(whole[order]) == 0
+    tied = np.append(False, alike) | np.append(alike, False)
+    rows = order[tied]
+    rank = _ranks(ids.take(pa.array(rows)))
+    order[tied] = rows[np.lexsort((rank, whole[rows]))]
+    return order
 
 
 def _ranks(texts: pa.Array) -> Ints:
@@ -728,7 +795,10 @@ def cumulate(factors: pa.Table, securities: pa.Table) -> pa.Table:
     A product is made from the newest action to the oldest, so that it does not depend on the order
     of the rows.
     """
-    applied = factors.filter(pc.and_(factors["applied"], factors["session"].is_valid()))
+    named = ["security", "session", "adjustment", "action_id"]
+    numbers = ["price_factor", "volume_factor", "total_return_factor"]
+    acting = pc.and_(factors["applied"], factors["session"].is_valid())
+    applied = factors.select(named + numbers).filter(acting)
     encoded = encode(securities["security"])
     security = encoded.indices.to_numpy().astype(np.int64)
     first = days_of(securities["first_session"]).astype(np.int64)
@@ -739,7 +809,7 @@ def cumulate(factors: pa.Table, securities: pa.Table) -> pa.Table:
     whose = pc.index_in(applied["security"], encoded.dictionary).to_numpy().astype(np.int64)
     day = days_of(applied["session"]).astype(np.int64)
     groups = _coded(applied["adjustment"], {name: at for at, name in enumerate(_GROUPS)})
-    order = np.lexsort((_ranks(applied["action_id"].combine_chunks()), groups, day, whose))
+    order = _in_order(applied["action_id"].combine_chunks(), groups, day, whose)
     whose, day, groups = whose[order], day[order], groups[order]
     price = applied["price_factor"].to_numpy()[order]
     volume = applied["volume_factor"].to_numpy()[order]
@@ -757,7 +827,7 @@ def cumulate(factors: pa.Table, securities: pa.Table) -> pa.Table:
     product = np.stack(list(parts.values()), axis=1)
     for begin, end in zip(begins.tolist(), (ends + 1).tolist(), strict=True):
         if end - begin > 1:
-            product[begin:end] = np.cumprod(product[begin:end][::-1], axis=0)[::-1]
+            product[begin:end] = np.multiply.accumulate(product[begin:end][::-1])[::-1]
     products = dict(zip(parts, product.T, strict=True))
     # A span begins with each stretch, and with each day of an action inside one.
     new_day = np.append(True, (np.diff(whose) != 0) | (np.diff(day) != 0))[: len(whose)]

@@ -67,6 +67,9 @@ _FOLLOWED_BY = {
 _OF_SOME_HOLDERS = ("unit_splits", "redemptions", "reorganizations")
 """After these a security may go on: units are split, and shares redeemed, by those who want it."""
 
+_TOLD = ("id", "kind", "symbol", "new_symbol", "new_rate", "old_rate", "cash")
+"""What is looked at of an action, besides its day."""
+
 _SPLITS = ("forward_splits", "reverse_splits", "unit_splits")
 
 
@@ -665,6 +668,10 @@ class _Listed:
         for symbol, now in zip(symbols, trading, strict=True):
             status = "active" if now else "inactive"
             entries = self._of.get(symbol, [])
+            if not entries:
+                exchanges.append(None)
+                names.append(None)
+                continue
             fitting = [entry for entry in entries if entry[0] == status]
             if len(fitting) != 1:
                 fitting = entries if len(entries) == 1 and (now or not fitting) else []
@@ -709,43 +716,39 @@ def _told(
     # What was over before the first session happened to securities that have no bar here.
     first = day_of(e.sessions[0]) - _BEFORE
     happened = pc.and_(happened, pc.greater_equal(actions["effective_date"], pa.scalar(first)))
-    rows = actions.filter(pc.and_(pc.is_in(actions["kind"], kinds), happened))
+    rows = actions.select([*_TOLD, "effective_date"]).filter(
+        pc.and_(pc.is_in(actions["kind"], kinds), happened)
+    )
     old, new = e.codes(rows["symbol"]), e.codes(rows["new_symbol"])
     days = days_of(rows["effective_date"])
     links, ends = [], []
-    for index, row in enumerate(rows.to_pylist()):
-        if row["id"] in ignored or (old[index] < 0 and new[index] < 0):
+    columns = (rows[name].to_pylist() for name in _TOLD)
+    numbers = (old.tolist(), new.tolist(), days.tolist())
+    for action, kind, symbol, other, new_rate, old_rate, cash, code, new_code, day in zip(
+        *columns, *numbers, strict=True
+    ):
+        if action in ignored or (code < 0 and new_code < 0):
             continue
-        symbol, other, kind = row["symbol"], row["new_symbol"], row["kind"]
-        day = int(days[index])
-        code = int(old[index])
-        rate = (
-            row["new_rate"] / (row["old_rate"] or 1.0)
-            if row["new_rate"] and row["new_rate"] > 0
-            else None
-        )
+        rate = new_rate / (old_rate or 1.0) if new_rate and new_rate > 0 else None
         renames = kind == "name_changes" or kind in _SPLITS
-        if renames and other and (other != symbol or row["id"] in accepted):
+        if renames and other and (other != symbol or action in accepted):
             ratio = 1.0 if kind == "name_changes" or not rate else 1 / rate
-            if kind != "unit_splits" or not _traded_before(e, int(new[index]), day):
-                links.append(
-                    _Link(symbol, other, code, int(new[index]), day, row["id"], kind, ratio)
-                )
+            if kind != "unit_splits" or not _traded_before(e, new_code, day):
+                links.append(_Link(symbol, other, code, new_code, day, action, kind, ratio))
                 continue
         if code < 0 or (kind != "unit_splits" and kind not in _MERGERS and kind not in _ENDS):
             continue
         shares = rate if kind != "cash_mergers" and other else None
-        cash = row["cash"]
         if kind == "worthless_removals":
             cash = 0.0
-        ends.append(_End(symbol, code, day, row["id"], kind, cash, shares, other))
+        ends.append(_End(symbol, code, day, action, kind, cash, shares, other))
     return links, sorted(ends, key=lambda end: (end.day, end.action))
 
 
 def _begun(e: Evidence, actions: pa.Table) -> list[tuple[int, int]]:
     """Symbols of companies that are spun off, and the day on which they begin."""
     spun = pa.array(["spin_offs", "rights_distributions"])
-    rows = actions.filter(pc.is_in(actions["kind"], spun))
+    rows = actions.select(["new_symbol", "effective_date"]).filter(pc.is_in(actions["kind"], spun))
     codes, days = e.codes(rows["new_symbol"]), days_of(rows["effective_date"])
     return [
         (code, day) for code, day in zip(codes.tolist(), days.tolist(), strict=True) if code >= 0
@@ -768,40 +771,35 @@ def asked_of(actions: pa.Table) -> Points:
     """
     day, symbol, other = (actions[name] for name in ("effective_date", "symbol", "new_symbol"))
     others = _renamed(actions)
-    renamed = actions.filter(pc.is_in(symbol, pa.array(list(others), pa.string())))
-    pairs = [
-        (name, date_)
-        for of, date_ in zip(
-            renamed["symbol"].to_pylist(), days_of(renamed["effective_date"]).tolist(), strict=True
-        )
-        for name in others[of]
-        if name != of
-    ]
+    # The tickers that each of them is linked with, in a row, and where its own begin.
+    linked = [[name for name in names if name != of] for of, names in others.items()]
+    size = np.array([len(names) for names in linked], np.int64)
+    start = np.cumsum(size) - size
+    names = pa.array([name for each in linked for name in each], pa.string())
+    place = pc.index_in(symbol, pa.array(list(others), pa.string())).fill_null(-1).to_numpy()
+    rows = np.flatnonzero(place >= 0)
+    of = place[rows]
+    times = size[of]
+    each = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
     some = other.is_valid()
+    days = days_of(day)
     return Points(
         pa.concat_arrays(
             [
                 *symbol.chunks,
                 *other.filter(some).chunks,
-                pa.array([name for name, _ in pairs], pa.string()),
+                names.take(pa.array(np.repeat(start[of], times) + each)),
             ]
         ),
-        np.concatenate(
-            [
-                days_of(day),
-                days_of(day.filter(some)),
-                np.array([date_ for _, date_ in pairs], np.int32),
-            ]
-        ),
+        np.concatenate([days, days[some.to_numpy()], np.repeat(days[rows], times)]),
     )
 
 
 def _renamed(actions: pa.Table) -> dict[str, set[str]]:
     """The tickers that actions link each ticker with, over any number of renames."""
     kinds = pa.array(["name_changes", *_SPLITS])
-    rows = actions.filter(
-        pc.and_(pc.is_in(actions["kind"], kinds), actions["new_symbol"].is_valid())
-    )
+    links = pc.and_(pc.is_in(actions["kind"], kinds), actions["new_symbol"].is_valid())
+    rows = actions.select(["symbol", "new_symbol"]).filter(links)
     group: dict[str, set[str]] = {}
     for old, new in zip(rows["symbol"].to_pylist(), rows["new_symbol"].to_pylist(), strict=True):
         if old != new:

@@ -13,6 +13,7 @@ ever applied.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,7 +28,7 @@ from datalake_assets.securities.evidence import (
     Evidence,
     Floats,
     Ints,
-    day_of,
+    as_days,
     days_of,
 )
 from datalake_assets.securities.factors import Stretches
@@ -192,7 +193,8 @@ def find(evidence: Evidence, securities: pa.Table, factors: pa.Table) -> Jumps:
 
 def _explained(e: Evidence, factors: pa.Table, own: Ints) -> Floats:
     """The logarithm of what applied actions multiply the price by, for each row of the evidence."""
-    applied = factors.filter(pc.and_(factors["applied"], factors["session"].is_valid()))
+    acting = pc.and_(factors["applied"], factors["session"].is_valid())
+    applied = factors.select(["symbol", "session", "price_factor"]).filter(acting)
     keys = e.codes(applied["symbol"]) * 2**33 + days_of(applied["session"]).astype(np.int64) + 2**32
     order = np.argsort(keys, kind="stable")
     unique, start = np.unique(keys[order], return_index=True)
@@ -213,16 +215,24 @@ def findings(jumps: Jumps, ignored: Collection[tuple[str, int]] = ()) -> list[Fi
     """
     place, _ = nearest(jumps.move)
     told = []
-    for index, symbol in enumerate(jumps.symbol.to_pylist()):
-        session, kind = int(jumps.session[index]), jumps.kind[index]
+    rises = np.expm1(jumps.move).tolist()
+    columns = (
+        jumps.symbol.to_pylist(),
+        jumps.session.tolist(),
+        as_days(jumps.session).to_pylist(),
+        jumps.move.tolist(),
+        rises,
+        jumps.traded.tolist(),
+        jumps.kind.tolist(),
+        place.tolist(),
+    )
+    for symbol, session, day, move, rise, traded, kind, ratio in zip(*columns, strict=True):
         if (symbol, session) in ignored:
             continue
-        day, move = day_of(session), float(jumps.move[index])
-        new, old = RATIOS[place[index]] if move < 0 else RATIOS[place[index]][::-1]
-        traded = jumps.traded[index]
-        what = f"{symbol} {day}: opened at {np.expm1(move):+.1%}, which no action explains; " + (
+        new, old = RATIOS[ratio] if move < 0 else RATIOS[ratio][::-1]
+        what = f"{symbol} {day}: opened at {rise:+.1%}, which no action explains; " + (
             "what is usually traded is unknown"
-            if np.isnan(traded)
+            if math.isnan(traded)
             else f"{traded:.1f} times the usual dollars were traded"
         )
         match kind:
