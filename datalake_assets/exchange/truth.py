@@ -90,6 +90,11 @@ class Truth:
         session = bisect_left(self._sessions, day)
         return self._histories.tickers(np.array([security]), np.array([session]))[0]
 
+    def bars(self, security: int, start: date, end: date) -> Bars:
+        """The bars of a security from a day to another, under whatever ticker they traded."""
+        first, stop = bisect_left(self._sessions, start), bisect_right(self._sessions, end)
+        return self._bars(security, first, stop)
+
     def ending(self, security: int) -> Kind | None:
         """The action that ends a security; `None`: it is delisted without one, or does not end."""
         kind = int(self._histories.ending[security])
