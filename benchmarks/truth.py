@@ -117,9 +117,7 @@ class World:
     def _made(self) -> pa.Table:
         parts = []
         days = np.array(self.market.sessions, "datetime64[D]")
-        stamps = {
-            day: stamp for day in self.days if (stamp := market_calendar.session_stamp(day))
-        }
+        stamps = {day: stamp for day in self.days if (stamp := market_calendar.session_stamp(day))}
         for held in self.truth.holdings:
             first = max(held.first, self.days[0])
             last = min(held.last or date.max, self.days[-1])
@@ -167,9 +165,7 @@ class World:
         source.close()
         asked = frozenset(next(iter(wanted.values())))
         unlisted = self.traded() & asked - set(listed["symbol"].to_pylist())
-        return Told(
-            time.perf_counter() - began, sum(requests.values()), asked, frozenset(unlisted)
-        )
+        return Told(time.perf_counter() - began, sum(requests.values()), asked, frozenset(unlisted))
 
     def a_year_later(self) -> None:
         """Move both clocks."""

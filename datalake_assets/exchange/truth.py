@@ -48,7 +48,7 @@ class Truth:
 
     Attributes:
         holdings: Who held which ticker when, by security, then in time.
-        jumps: Crashes and leaps without an action.
+        jumps: Crashes and leaps without an action, also the falls of those who end worthless.
     """
 
     def __init__(self, market: Market, histories: Histories, prices: Prices, bars: BarsOf) -> None:
@@ -69,10 +69,10 @@ class Truth:
             )
             if stop > first >= 0
         ]
-        rows, days, factors = (column.tolist() for column in prices.shocks)
         self.jumps = [
             Jump(row, self._sessions[day], factor)
-            for row, day, factor in zip(rows, days, factors, strict=True)
+            for jumps in (prices.shocks, prices.collapses)
+            for row, day, factor in zip(*(column.tolist() for column in jumps), strict=True)
         ]
         self._by_ticker: dict[str, list[Held]] = {}
         for holding in self.holdings:
