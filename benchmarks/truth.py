@@ -19,6 +19,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -33,6 +34,7 @@ from datalake_assets.collection.bars import SCHEMA, by_session
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
+from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import inactive, symbols_for
 from datalake_assets.exchange.errata import Errata
 from datalake_assets.exchange.market import DOLLAR
@@ -145,27 +147,47 @@ class World:
     def collect(self, lake: Lake, url: str) -> Told:
         """The list, the actions, the survey and all sessions, as the program asks for them."""
         began = time.perf_counter()
+        with self.client(lake, url) as source:
+            limiter, policy, log = RateLimiter(1e9), RetryPolicy(), ActionLog(lake.store)
+            taken, listed, _ = take_snapshot(source, lake, limiter, policy, clock=self.clock)
+            window = due(today(self.clock), log.sweeps(), whole=True)
+            sweep(source, log, Caller(limiter, policy), window, clock=self.clock)
+            wanted = symbols_for(self.days, lake.snapshots())
+            since = self.market.sessions[0].year
+            survey = take_survey(source, lake, How(limiter), wanted, since, taken)
+            requests = self.publish(source, lake, wanted, taken, survey, inactive(listed))
+        asked = frozenset(next(iter(wanted.values())))
+        unlisted = self.traded() & asked - set(listed["symbol"].to_pylist())
+        return Told(time.perf_counter() - began, requests, asked, frozenset(unlisted))
+
+    @contextmanager
+    def client(self, lake: Lake, url: str) -> Iterator[AlpacaSource]:
+        """Who asks the exchange there, for this lake."""
         account = Account("any", "any", data_url=url, trading_url=url)
-        source = AlpacaSource(account, connections=20, clock=self.clock)
-        limiter, policy = RateLimiter(1e9), RetryPolicy()
         lake.claim(account.source)
-        how = How(limiter)
-        log = ActionLog(lake.store)
-        taken, listed, _ = take_snapshot(source, lake, limiter, policy, clock=self.clock)
-        window = due(today(self.clock), log.sweeps(), whole=True)
-        sweep(source, log, Caller(limiter, policy), window, clock=self.clock)
-        wanted = symbols_for(self.days, lake.snapshots())
-        survey = take_survey(source, lake, how, wanted, self.market.sessions[0].year, taken)
-        run = Publication(wanted, lake, how, survey=survey, inactive=inactive(listed))
-        origin = Origin(account.source, listed=taken, run_id="benchmark")
+        source = AlpacaSource(account, connections=20, clock=self.clock)
+        try:
+            yield source
+        finally:
+            source.close()
+
+    def publish(
+        self,
+        source: AlpacaSource,
+        lake: Lake,
+        wanted: Mapping[date, tuple[str, ...]],
+        taken: date,
+        survey: Survey | None = None,
+        dead: frozenset[str] = frozenset(),
+    ) -> int:
+        """Collect sessions and publish them; the number of requests for bars."""
+        run = Publication(wanted, lake, How(RateLimiter(1e9)), survey=survey, inactive=dead)
+        origin = Origin(lake.source() or "", listed=taken, run_id="truth")
         requests = {}
         for outcome in run.run(source.bars(), origin, clock=self.clock):
             assert outcome.published, [str(finding) for finding in outcome.findings]
             requests[outcome.statistics.started] = outcome.statistics.requests
-        source.close()
-        asked = frozenset(next(iter(wanted.values())))
-        unlisted = self.traded() & asked - set(listed["symbol"].to_pylist())
-        return Told(time.perf_counter() - began, sum(requests.values()), asked, frozenset(unlisted))
+        return sum(requests.values())
 
     def a_year_later(self) -> None:
         """Move both clocks."""
