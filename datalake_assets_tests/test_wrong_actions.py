@@ -46,8 +46,9 @@ from datalake_assets.storage.store import open_store
 from datalake_assets_tests.securities.deriving import derive
 from datalake_assets_tests.workbench import QUIET
 
-DAYS = market_calendar.sessions(date(2022, 1, 3), date(2024, 12, 31))
-CHANGED = datetime(2025, 1, 2, 12, tzinfo=UTC)
+# Early ones, for the whole history is swept, and the exchange tells nothing of days to come.
+DAYS = market_calendar.sessions(date(2012, 1, 3), date(2014, 12, 31))
+CHANGED = datetime(2015, 1, 2, 12, tzinfo=UTC)
 """When the source corrects itself: between the two collections."""
 LATER = timedelta(days=31)
 """After which the whole history is swept again."""
