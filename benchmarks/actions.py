@@ -1,9 +1,9 @@
 """Corporate actions of a whole market over many years: requests, and what the log costs to read.
 
-The embedded exchange is swept over HTTP by the client that ships: all that happened to its market in
-these years, whole, whole once more, and for a day. A source in this process, which answers in
-Alpaca's bytes at once, is swept likewise: there the CPU time is the program's own. Then a log of one
-sweep each session of those years is laid down, as they would have left it, and read: what
+The embedded exchange is swept over HTTP by the client that ships: all that happened to its market
+in these years, whole, whole once more, and for a day. A source in this process, which answers in
+Alpaca's bytes at once, is swept likewise: there the CPU time is the program's own. Then a log of
+one sweep each session of those years is laid down, as they would have left it, and read: what
 stands now, what was known years ago, one symbol's history; and one day's answer is appended.
 
     python -m benchmarks.actions [--years 15] [--symbols 11000] [--a-day 300] [--s3]
@@ -30,7 +30,7 @@ import pyarrow as pa
 from datalake_assets import market_calendar
 from datalake_assets.actions import log as actions_log
 from datalake_assets.actions.log import EVENTS, ActionLog, Sweep
-from datalake_assets.actions.sweep import ActionsPage, ActionSource, Window, sweep
+from datalake_assets.actions.sweep import ActionSource, ActionsPage, Window, sweep
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller
 from datalake_assets.exchange.process import ExchangeServer

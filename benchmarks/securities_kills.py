@@ -1,11 +1,11 @@
 """Kill and resume: `kill -9` at random moments while actions, securities and factors are written.
 
 A lake is collected from an exchange in this process. Then a process of its own runs the jobs of the
-three assets, `corporate_actions_job` and `securities_job`, and is killed at a random moment. After
-each kill every object of the three assets must decode, the log of actions and the registry of
-identifiers must hold all that they held before, and the lake must be readable as it was. Before
+three assets, `corporate_actions_job` and `securities_job`, and is killed soon after a random number
+of writes. After each kill every object of the three assets must decode, the log of actions and the
+registry of identifiers must hold all that they held before, and the lake must be readable. Before
 each start the clock moves by a month, so that there are new actions, and a decision of the user is
-added, so that all tables change. In the end the jobs run through: the tables must be those that the
+added, so that the tables change. In the end the jobs run through: the tables must be those that the
 same jobs write into a lake where nobody was killed.
 
     python -m benchmarks.securities_kills [--kills 12] [--symbols 300] [--seed 1]
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -44,6 +45,9 @@ from datalake_assets.storage.store import open_store
 
 FIRST, LAST = date(2023, 1, 3), date(2024, 6, 28)
 MONTH = timedelta(days=31)
+WRITES = 9
+"""Objects that a run changes: the log and what stands, evidence, four tables, findings twice."""
+
 TABLES = (
     layout.SECURITIES_TABLE,
     layout.FACTORS_TABLE,
@@ -74,24 +78,24 @@ def main() -> None:
         made, whole = Path(folder) / "killed", Path(folder) / "whole"
         lake = Lake(open_store(str(made)), world.clock)
         world.collect(lake, server.url)
-        usual = _seconds(made, server.url, world)  # the first run: how long one takes
+        _whole(made, server.url, world)
         shutil.copytree(made, whole)
         for number in range(given.kills):
             world.clock.offset += MONTH
             for place in (made, whole):
                 _decide(Lake(open_store(str(place))), number)
             before = _state(lake)
-            moment = drawn.uniform(0, usual)
-            changed = _kill(made, server.url, world, moment)
+            writes = drawn.randrange(WRITES)
+            changed = _kill(made, server.url, world, writes, drawn.expovariate(20))
             told.objects += _check(lake, before)
             told.moments[changed] = told.moments.get(changed, 0) + 1
-            print(f"kill {number + 1}, {moment:.2f} s after its start: {changed}", flush=True)
-        _seconds(made, server.url, world)
-        _seconds(whole, server.url, world)
+            print(f"kill {number + 1}, after {writes} writes: {changed}", flush=True)
+        _whole(made, server.url, world)
+        _whole(whole, server.url, world)
         _compare(lake, Lake(open_store(str(whole))))
     print(
-        f"{given.kills} kills, {told.objects:,} objects decoded, a whole run takes {usual:.1f} s; "
-        "in the end the same tables as where nobody was killed"
+        f"{given.kills} kills, {told.objects:,} objects decoded; in the end the same tables as "
+        "where nobody was killed"
     )
     print("written when it was killed:", told.moments)
 
@@ -129,22 +133,30 @@ def _start(place: Path, url: str, world: World) -> subprocess.Popen[bytes]:
     return process
 
 
-def _seconds(place: Path, url: str, world: World) -> float:
+def _whole(place: Path, url: str, world: World) -> None:
     """Run the jobs to their end."""
     with _start(place, url, world) as process:
-        began = time.perf_counter()
         process.wait()
     if process.returncode:
         sys.exit(f"the jobs failed with {process.returncode}")
-    return time.perf_counter() - began
 
 
-def _kill(place: Path, url: str, world: World, moment: float) -> str:
-    """Kill the jobs at a moment; what they had written by then."""
+def _kill(place: Path, url: str, world: World, writes: int, later: float) -> str:
+    """Kill the jobs soon after so many writes, whatever the machine's load; what they had written.
+
+    Args:
+        place: The lake.
+        url: The exchange's.
+        world: Whose clock they take.
+        writes: Objects that have changed by then.
+        later: Seconds to wait after that.
+    """
     store = open_store(str(place))
-    before = _versions(store)
+    before, stamps = _versions(store), _stamps(place)
     with _start(place, url, world) as process:
-        time.sleep(moment)
+        while process.poll() is None and len(_stamps(place) - stamps) < writes:
+            time.sleep(0.001)
+        time.sleep(later)
         process.kill()
     changed = {key for key, version in _versions(store).items() if before.get(key) != version}
     steps = {
@@ -157,6 +169,16 @@ def _kill(place: Path, url: str, world: World, moment: float) -> str:
     }
     wrote = [name for name, key in steps.items() if any(each.startswith(key) for each in changed)]
     return (wrote[-1] + " written last") if wrote else "nothing written"
+
+
+def _stamps(place: Path) -> set[tuple[str, int]]:
+    """The files of the three assets, each with the instant of its last change."""
+    found = set()
+    for folder in (layout.ACTIONS, layout.SECURITIES):
+        for path in (place / folder).rglob("*.*"):
+            with suppress(FileNotFoundError):  # a staged file that took its place meanwhile
+                found.add((path.name, path.stat().st_mtime_ns))
+    return found
 
 
 def _versions(store: Any) -> dict[str, bytes]:

@@ -4,7 +4,6 @@ A small market over HTTP, as `benchmarks.truth` does it with three years of 2,00
 rename is withheld by the source, so that nobody names a ticker: that must be the only hole.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -56,7 +55,7 @@ class Twice:
 
 
 @pytest.fixture(scope="module")
-def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Twice:
     folder = Path(tmp_path_factory.mktemp("truth"))
     hole, day = lost()
     errata = Errata([Erratum(mistake="missing", symbol=hole, day=day, kind=Kind.NAME_CHANGE)])
@@ -71,7 +70,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
         for place in (lake, fresh):
             made.told.append(world.collect(place, server.url))
         made.names.append(named(lake))
-    yield made
+    return made
 
 
 def named(lake: Lake) -> set[str]:

@@ -50,9 +50,9 @@ of some size, and another security has its first bar in these sessions."""
 _SPUN_OFF_TRADED, _SIZE, _BEGAN, _UNUSUAL = 2.0, 1e6, 5, 10.0
 
 DOOMED = 365
-"""Days before the end of a security that ended worthless in which no fall is taken for a split: those
-split forward that do well. Bankruptcies fall in steps, of which many are near a ratio, and some are
-hardly traded."""
+"""Days before the end of a security that ended worthless in which no fall is taken for a split:
+those split forward that do well. Bankruptcies fall in steps, of which many are near a ratio, and
+some are hardly traded."""
 
 RATIOS = (
     *((3, 2), (2, 1), (5, 2), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1), (10, 1), (12, 1)),

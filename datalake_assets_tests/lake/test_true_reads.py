@@ -197,22 +197,50 @@ def test_all_bars_are_each_of_one_security_and_none_is_lost(world: World) -> Non
 KEYS = ("symbol", "session", "security")
 
 
-def test_mergers_for_cash_end_with_their_payout(world: World) -> None:
-    ended = [
+def ended_by(world: World, kind: Kind) -> list[Held]:
+    return [
         held
         for held in world.held
-        if world.truth.ending(held.security) == Kind.CASH_MERGER
+        if world.truth.ending(held.security) == kind
         and FIRST < until(held) < LAST
         and held.last == world.truth.last(held.security)
     ]
+
+
+def grown(rows: list[dict[str, Any]]) -> float:
+    return float(np.prod([1 + r["total_return"] for r in rows if r["total_return"] is not None]))
+
+
+def test_mergers_for_cash_end_with_their_payout(world: World) -> None:
+    ended = ended_by(world, Kind.CASH_MERGER)
     assert len(ended) >= 4
     for held in ended:
         mine = world.of(held.security)
         rows = world.lake.returns(held.ticker, asof=until(held)).to_pylist()
-        grown = np.prod(
-            [1 + row["total_return"] for row in rows if row["total_return"] is not None]
-        )
 
         assert rows[-1]["status"] == PAYOUT
         true = world.truth.total_return(held.security, min(mine), LAST)
-        assert grown == pytest.approx(true, rel=1e-9), held
+        assert grown(rows) == pytest.approx(true, rel=1e-9), held
+
+
+@pytest.mark.parametrize("kind", [Kind.STOCK_MERGER, Kind.STOCK_AND_CASH_MERGER])
+def test_mergers_for_shares_end_with_the_first_close_of_the_acquirers(
+    world: World, kind: Kind
+) -> None:
+    ended = ended_by(world, kind)
+    assert ended
+    for held in ended:
+        last = until(held)
+        (told,) = (
+            one for one in world.truth.actions(last, LAST, [kind]) if one.security == held.security
+        )
+        acquirer = world.truth.holder(told.row["acquirer_symbol"], told.counts)
+        assert acquirer is not None
+        close = world.truth.bars(acquirer, told.counts, LAST).close[0] / DOLLAR
+        own = world.truth.bars(held.security, FIRST, last).close[-1] / DOLLAR
+        paid = told.row.get("cash_rate", 0) + told.row["acquirer_rate"] * close
+        rows = world.lake.returns(held.ticker, asof=last).to_pylist()
+
+        assert (rows[-1]["status"], rows[-1]["session"]) == (PAYOUT, told.counts)
+        until_then = world.truth.total_return(held.security, min(world.of(held.security)), last)
+        assert grown(rows) == pytest.approx(until_then * paid / own, rel=1e-9), held

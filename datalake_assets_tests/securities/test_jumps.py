@@ -105,25 +105,20 @@ YEAR = sessions("2020-01-02", "2021-12-31")
         ("worthless_removals", None, DOOMED, Kind.MOVE),
         ("worthless_removals", None, DOOMED + 1, Kind.SPLIT),
         # What pays something was no bankruptcy.
-        ("cash_mergers", 25.0, 60, Kind.SPLIT),
-        ("redemptions", 25.0, 60, Kind.SPLIT),
+        ("cash_mergers", 25.0, 63, Kind.SPLIT),
+        ("redemptions", 25.0, 63, Kind.SPLIT),
     ],
 )
 def test_who_ends_worthless_within_a_year_did_not_split(
     kind: str, cash: float | None, days: int, called: Kind
 ):
-    last = YEAR[300]
-    fell = next(i for i in range(300) if (last - YEAR[i]).days <= days)
-    days_of_it = [*YEAR[: fell + 1], *YEAR[fell + 1 : 301]]
-    if (last - YEAR[fell]).days != days:
-        days_of_it[fell] = last - timedelta(days=days)  # a day that was no session will do as well
-        days_of_it = sorted({*days_of_it})
-    at = days_of_it.index(last - timedelta(days=days))
-    history = History().add(
-        "A", days_of_it, [100.0 if i < at else 25.0 for i in range(len(days_of_it))]
-    )
-    history.add("B", sorted({*YEAR, *days_of_it}))
-    end = action("w", kind, "A", YEAR[301], cash=cash)
+    last = date(2021, 7, 1)
+    fell = last - timedelta(days=days)
+    traded = [day for day in YEAR if day <= last]
+    assert fell in traded
+    history = History().add("A", traded, [100.0 if day < fell else 25.0 for day in traded])
+    history.add("B", YEAR)
+    end = action("w", kind, "A", date(2021, 7, 2), cash=cash)
     assert [row[2] for row in told(find(history, end))] == [called]
 
 
