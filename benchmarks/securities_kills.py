@@ -1,8 +1,8 @@
 """Kill and resume: `kill -9` at random moments while actions, securities and factors are written.
 
 A lake is collected from an exchange in this process. Then a process of its own runs the jobs of the
-three assets, `corporate_actions_job` and `securities_job`, and is killed soon after a random number
-of writes. After each kill every object of the three assets must decode, the log of actions and the
+three assets, `corporate_actions_job` and `securities_job`, and is killed at a random moment
+soon after each of their writes in turn. After each kill every object of the three assets must decode, the log of actions and the
 registry of identifiers must hold all that they held before, and the lake must be readable. Before
 each start the clock moves by a month, so that there are new actions, and a decision of the user is
 added, so that the tables change. In the end the jobs run through: the tables must be those that the
@@ -45,8 +45,15 @@ from datalake_assets.storage.store import open_store
 
 FIRST, LAST = date(2023, 1, 3), date(2024, 6, 28)
 MONTH = timedelta(days=31)
-WRITES = 9
-"""Objects that a run changes: the log and what stands, evidence, four tables, findings twice."""
+STEPS = {
+    "the log": layout.ACTION_LOG,
+    "what stands": layout.STANDING_ACTIONS,
+    "evidence": layout.EVIDENCE,
+    "securities": layout.SECURITIES_TABLE,
+    "factors": layout.FACTORS_TABLE,
+    "spans": layout.CUMULATIVE_TABLE,
+}
+"""What the jobs write, in this order."""
 
 TABLES = (
     layout.SECURITIES_TABLE,
@@ -85,11 +92,12 @@ def main() -> None:
             for place in (made, whole):
                 _decide(Lake(open_store(str(place))), number)
             before = _state(lake)
-            writes = drawn.randrange(WRITES)
-            changed = _kill(made, server.url, world, writes, drawn.expovariate(20))
+            name = [*STEPS, None][number % (len(STEPS) + 1)]
+            later = drawn.expovariate(20) if name else drawn.uniform(0, 1)
+            changed = _kill(made, server.url, world, name, later)
             told.objects += _check(lake, before)
             told.moments[changed] = told.moments.get(changed, 0) + 1
-            print(f"kill {number + 1}, after {writes} writes: {changed}", flush=True)
+            print(f"kill {number + 1}: {changed}", flush=True)
         _whole(made, server.url, world)
         _whole(whole, server.url, world)
         _compare(lake, Lake(open_store(str(whole))))
@@ -141,43 +149,35 @@ def _whole(place: Path, url: str, world: World) -> None:
         sys.exit(f"the jobs failed with {process.returncode}")
 
 
-def _kill(place: Path, url: str, world: World, writes: int, later: float) -> str:
-    """Kill the jobs soon after so many writes, whatever the machine's load; what they had written.
+def _kill(place: Path, url: str, world: World, name: str | None, later: float) -> str:
+    """Kill the jobs soon after a write, whatever the machine's load; what they had written.
 
     Args:
         place: The lake.
         url: The exchange's.
         world: Whose clock they take.
-        writes: Objects that have changed by then.
+        name: After a change of what: one of `STEPS`; None: after their start.
         later: Seconds to wait after that.
     """
-    store = open_store(str(place))
-    before, stamps = _versions(store), _stamps(place)
+    store, key = open_store(str(place)), STEPS[name] if name else ""
+    before, stamps = _versions(store), _stamps(place, key)
     with _start(place, url, world) as process:
-        while process.poll() is None and len(_stamps(place) - stamps) < writes:
+        while name and process.poll() is None and _stamps(place, key) <= stamps:
             time.sleep(0.001)
         time.sleep(later)
         process.kill()
     changed = {key for key, version in _versions(store).items() if before.get(key) != version}
-    steps = {
-        "the log": layout.ACTION_LOG,
-        "what stands": layout.STANDING_ACTIONS,
-        "evidence": layout.EVIDENCE,
-        "securities": layout.SECURITIES_TABLE,
-        "factors": layout.FACTORS_TABLE,
-        "spans": layout.CUMULATIVE_TABLE,
-    }
-    wrote = [name for name, key in steps.items() if any(each.startswith(key) for each in changed)]
+    wrote = [name for name, key in STEPS.items() if any(each.startswith(key) for each in changed)]
     return (wrote[-1] + " written last") if wrote else "nothing written"
 
 
-def _stamps(place: Path) -> set[tuple[str, int]]:
-    """The files of the three assets, each with the instant of its last change."""
+def _stamps(place: Path, key: str) -> set[tuple[str, int]]:
+    """The files of a key, or of those that begin with it, and the instant of their last change."""
     found = set()
-    for folder in (layout.ACTIONS, layout.SECURITIES):
-        for path in (place / folder).rglob("*.*"):
-            with suppress(FileNotFoundError):  # a staged file that took its place meanwhile
-                found.add((path.name, path.stat().st_mtime_ns))
+    paths = [place / key] if key.endswith(".parquet") else list((place / key).glob("*.parquet"))
+    for path in paths:
+        with suppress(FileNotFoundError):  # not there yet
+            found.add((path.name, path.stat().st_mtime_ns))
     return found
 
 
