@@ -1,12 +1,12 @@
 """Kill and resume: `kill -9` at random moments while actions, securities and factors are written.
 
 A lake is collected from an exchange in this process. Then a process of its own runs the jobs of the
-three assets, `corporate_actions_job` and `securities_job`, and is killed at a random moment
-soon after each of their writes in turn. After each kill every object of the three assets must decode, the log of actions and the
-registry of identifiers must hold all that they held before, and the lake must be readable. Before
-each start the clock moves by a month, so that there are new actions, and a decision of the user is
-added, so that the tables change. In the end the jobs run through: the tables must be those that the
-same jobs write into a lake where nobody was killed.
+three assets, `corporate_actions_job` and `securities_job`, and is killed at a random moment soon
+after each of their writes in turn. After each kill every object of the three assets must decode,
+the log of actions and the registry of identifiers must hold all that they held before, and the lake
+must be readable. Before each start the clock moves by a month, so that there are new actions, and a
+decision of the user is added, so that the tables change. In the end the jobs run through: the
+tables must be those that the same jobs write into a lake where nobody was killed.
 
     python -m benchmarks.securities_kills [--kills 12] [--symbols 300] [--seed 1]
 """
