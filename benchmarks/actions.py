@@ -1,7 +1,8 @@
 """Corporate actions of a whole market over many years: requests, and what the log costs to read.
 
-A source in this process answers in Alpaca's bytes: dividends of two fifths of the symbols each
-quarter, splits, renames, mergers. It is swept whole, whole once more, and for a day. Then a log of
+The embedded exchange is swept over HTTP by the client that ships: all that happened to its market
+in these years, whole, whole once more, and for a day. A source in this process, which answers in
+Alpaca's bytes at once, is swept likewise: there the CPU time is the program's own. Then a log of
 one sweep each session of those years is laid down, as they would have left it, and read: what
 stands now, what was known years ago, one symbol's history; and one day's answer is appended.
 
@@ -29,10 +30,14 @@ import pyarrow as pa
 from datalake_assets import market_calendar
 from datalake_assets.actions import log as actions_log
 from datalake_assets.actions.log import EVENTS, ActionLog, Sweep
-from datalake_assets.actions.sweep import ActionsPage, Window, sweep
+from datalake_assets.actions.sweep import ActionSource, ActionsPage, Window, sweep
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller
+from datalake_assets.exchange.process import ExchangeServer
+from datalake_assets.exchange.server import Exchange
+from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.sources.action_pages import ACTIONS_PAGE_LIMIT, decode_actions
+from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 
@@ -49,18 +54,32 @@ def main() -> None:
     given = parser.parse_args()
     source = Said(given.years, given.symbols)
     with _place(s3=given.s3) as uri:
-        _sweeps(source, open_store(f"{uri}/swept"))
+        _sweep_exchange(open_store(f"{uri}/exchange"), given.years, given.symbols)
+        _sweeps(source, open_store(f"{uri}/swept"), "in this process")
         _log(source, open_store(f"{uri}/daily"), given.years, given.a_day)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory {peak:,.0f} MiB")
 
 
-def _sweeps(source: Said, store: Store) -> None:
+def _sweep_exchange(store: Store, years: int, symbols: int) -> None:
+    """Sweep an exchange whose clock shows that so many years have passed."""
+    market = SyntheticMarket(active=symbols * 3 // 4, inactive=symbols // 4)
+    first = market.sessions[0]
+    now = datetime(first.year + years, first.month, first.day, 22, tzinfo=UTC)
+    with ExchangeServer(Exchange(market, clock=lambda: now)) as server:
+        account = Account("any", "any", data_url=server.url, trading_url=server.url)
+        source = AlpacaSource(account, connections=1)
+        _sweeps(source, store, "the exchange", now.date())
+        source.close()
+
+
+def _sweeps(source: ActionSource, store: Store, name: str, today: date = TODAY) -> None:
     log = ActionLog(store)
-    whole = Window(date(2000, 1, 1), TODAY + timedelta(days=366))
-    daily = Window(TODAY - timedelta(days=36), whole.last)
+    whole = Window(date(2000, 1, 1), today + timedelta(days=366))
+    daily = Window(today - timedelta(days=36), whole.last)
+    print(f"{name}:")
     print("         sweep   actions  requests  of the fewest  wall, s  CPU, s")
-    for name, window in (("whole", whole), ("whole again", whole), ("a day", daily)):
+    for kind, window in (("whole", whole), ("whole again", whole), ("a day", daily)):
         caller = Caller(RateLimiter(10**9))
         wall, cpu = time.perf_counter(), time.process_time()
         done, _ = sweep(source, log, caller, window)
@@ -68,7 +87,7 @@ def _sweeps(source: Said, store: Store) -> None:
         fewest = -(-done.actions // ACTIONS_PAGE_LIMIT)
         ratio = done.requests / fewest
         counts = f"{done.actions:9,} {done.requests:9,}"
-        print(f"{name:>14} {counts} {ratio:14.3f} {wall:8.1f} {cpu:7.1f}")
+        print(f"{kind:>14} {counts} {ratio:14.3f} {wall:8.1f} {cpu:7.1f}")
 
 
 def _log(source: Said, store: Store, years: int, a_day: int) -> None:

@@ -67,6 +67,7 @@ class Prices:
         events: All that is told as corporate actions, amounts and terms in it.
         deals: The terms of ends.
         shocks: Rows, sessions and factors of jumps that no action explains, in order of time.
+        collapses: The same of those who end worthless, in the order of their steps.
     """
 
     def __init__(self, histories: Histories) -> None:
@@ -129,6 +130,16 @@ class Prices:
         order = np.lexsort((row, session))
         self.shocks = (row[order], session[order], factor[order])
         self._shock_surge = exp2(2.5 + 5.0 * unit(word, 0))[order]
+        # A bankruptcy: one day on which everybody learns it, and four that leave little.
+        histories = self._histories
+        worthless = np.flatnonzero(histories.ending == Kind.WORTHLESS_REMOVAL)
+        least = np.array([[0.1], [0.4], [0.4], [0.5], [0.5]])
+        step = np.arange(len(least))[:, None]
+        word = draw(self._keys[worthless], _TERMS, 100 + step)
+        session = histories.quiet[worthless] + 6 * step
+        rows = np.broadcast_to(worthless, session.shape)
+        self.collapses = (rows.ravel(), session.ravel(), (least + 0.25 * unit(word, 0)).ravel())
+        self._collapse_surge = exp2(1.0 + 4.0 * unit(word, 1)).ravel()
 
     # Factors
 
@@ -146,15 +157,11 @@ class Prices:
             (np.arange(len(self._keys)) << SHIFT, np.ones(len(self._keys)), None),
             ((events.row << SHIFT | events.session)[counts], left[counts], None),
         ]
-        row, session, factor = self.shocks
-        entries.append((row << SHIFT | session, factor, self._shock_surge))
-        # A bankruptcy: one day on which everybody learns it, and four that leave little.
-        worthless = np.flatnonzero(histories.ending == Kind.WORTHLESS_REMOVAL)
-        begin = histories.quiet[worthless]
-        for step, least in enumerate((0.1, 0.4, 0.4, 0.5, 0.5)):
-            word = draw(self._keys[worthless], _TERMS, 100 + step)
-            at = worthless << SHIFT | (begin + 6 * step)
-            entries.append((at, least + 0.25 * unit(word, 0), exp2(1.0 + 4.0 * unit(word, 1))))
+        for (row, session, factor), surge in (
+            (self.shocks, self._shock_surge),
+            (self.collapses, self._collapse_surge),
+        ):
+            entries.append((row << SHIFT | session, factor, surge))
         deal = np.flatnonzero(np.isin(histories.ending, DEALS))
         news = np.full(len(deal), 8.0)
         entries.append((deal << SHIFT | histories.quiet[deal], np.ones(len(deal)), news))

@@ -48,7 +48,7 @@ class Truth:
 
     Attributes:
         holdings: Who held which ticker when, by security, then in time.
-        jumps: Crashes and leaps without an action.
+        jumps: Crashes and leaps without an action, also the falls of those who end worthless.
     """
 
     def __init__(self, market: Market, histories: Histories, prices: Prices, bars: BarsOf) -> None:
@@ -69,10 +69,10 @@ class Truth:
             )
             if stop > first >= 0
         ]
-        rows, days, factors = (column.tolist() for column in prices.shocks)
         self.jumps = [
             Jump(row, self._sessions[day], factor)
-            for row, day, factor in zip(rows, days, factors, strict=True)
+            for jumps in (prices.shocks, prices.collapses)
+            for row, day, factor in zip(*(column.tolist() for column in jumps), strict=True)
         ]
         self._by_ticker: dict[str, list[Held]] = {}
         for holding in self.holdings:
@@ -89,6 +89,11 @@ class Truth:
         """The ticker of a security on a session; of one that has ended, its last."""
         session = bisect_left(self._sessions, day)
         return self._histories.tickers(np.array([security]), np.array([session]))[0]
+
+    def bars(self, security: int, start: date, end: date) -> Bars:
+        """The bars of a security from a day to another, under whatever ticker they traded."""
+        first, stop = bisect_left(self._sessions, start), bisect_right(self._sessions, end)
+        return self._bars(security, first, stop)
 
     def ending(self, security: int) -> Kind | None:
         """The action that ends a security; `None`: it is delisted without one, or does not end."""

@@ -305,6 +305,7 @@ class _Rows:
             return self._filled(stretches, actions, kind_names)
         self._filled(stretches, actions, kind_names)
         row = e.at_or_after(stretches.symbol[where], np.maximum(day, stretches.first[where]))
+        row = _traded(e, row)
         inside = (row >= 0) & (
             (e.session[row] <= stretches.last[where]) | stretches.open_ended[where]
         )
@@ -725,6 +726,26 @@ def _would(group: str, new: int, old: int, amount: float) -> str:
     if group == "split":
         return f"a split of {new} for {old}" if new > 0 else "a split"
     return f"a {group} of {'unknown value' if np.isnan(amount) else f'{amount:g} dollars a share'}"
+
+
+def _traded(e: Evidence, row: Ints) -> Ints:
+    """The bar on which the price shows an action: one of a day without trades repeats the close.
+
+    Alpaca has such bars on days of splits (MRBK 2023-03-21): the price changes with the next one.
+
+    Args:
+        e: The bars.
+        row: The first bar on or after each action's day, or -1.
+    """
+    if not len(e.symbol):
+        return row
+    here = np.maximum(row, 0)
+    later = np.minimum(here + 1, len(e.symbol) - 1)
+    repeats = (e.dollars[here] == 0) & (e.close[here] == e.close_before[here])
+    next_one = (e.symbol[later] == e.symbol[here]) & (later > here)
+    next_one &= (e.close_before[later] == e.close[here]) & (e.dollars[later] > 0)
+    near = e.sessions_between(e.session[here], e.session[later]) <= NEAR
+    return np.where((row >= 0) & repeats & next_one & near, later, row)
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

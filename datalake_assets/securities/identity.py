@@ -467,7 +467,7 @@ class _Work:
         """The ends that the bars allow, and the first day after it."""
         code = np.array([end.code for end in self.ends], np.int64)
         day = np.array([end.day for end in self.ends], np.int64)
-        was, _ = self.e.before(code, day)
+        was, was_close = self.e.before(code, day)
         row = self.e.at_or_after(code, day)
         allowed = []
         for index, end in enumerate(self.ends):
@@ -485,7 +485,9 @@ class _Work:
                     continue  # the newest sessions: nobody can tell yet
                 if self._apart(end.day, last) <= NEAR:
                     cut = last + 1  # it traded a few days longer
-                elif end.action not in self.accepted:
+                elif end.action not in self.accepted and not self._another(
+                    end, float(was_close[index]), after
+                ):
                     if end.kind in _OF_SOME_HOLDERS:
                         continue
                     self._finding(
@@ -494,12 +496,22 @@ class _Work:
                         end.day,
                         end.action,
                         f"{end.symbol} ends on {day_of(end.day)} by {end.kind}, says the source, "
-                        "but it goes on trading without a gap: it was not ended",
+                        "but it goes on trading near the price before: it was not ended",
                         f"datalake decide accept {end.action}, or ignore {end.action}",
                     )
                     continue
             allowed.append((end, cut))
         return allowed
+
+    def _another(self, end: _End, was_close: float, after: int) -> bool:
+        """Whether the bar after an end is another security's, by its price.
+
+        After sessions without a bar a price that does not go on is enough; on the very next one it
+        must be far off, for the action may be wrong, and a security may fall by itself.
+        """
+        opened, missed = self.e.open[after], self.e.session[after] > end.day
+        off = abs(math.log(opened / was_close))
+        return off > (CONTINUES if missed else BREAKS)
 
     def _join_halted(
         self,

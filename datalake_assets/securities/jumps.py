@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from datalake_assets.securities.evidence import (
     LONG_GAP,
+    NO_DAY,
     Evidence,
     Floats,
     Ints,
@@ -48,6 +49,11 @@ SPUN_OFF = float(np.log(0.90))
 """A fall at the open from which on it may be a spin-off's, if it is traded as usual, in a security
 of some size, and another security has its first bar in these sessions."""
 _SPUN_OFF_TRADED, _SIZE, _BEGAN, _UNUSUAL = 2.0, 1e6, 5, 10.0
+
+DOOMED = 365
+"""Days before the end of a security that ended worthless in which no fall is taken for a split:
+those split forward that do well. Bankruptcies fall in steps, of which many are near a ratio, and
+some are hardly traded."""
 
 RATIOS = (
     *((3, 2), (2, 1), (5, 2), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1), (10, 1), (12, 1)),
@@ -181,6 +187,7 @@ def find(evidence: Evidence, securities: pa.Table, factors: pa.Table) -> Jumps:
     kind = np.full(len(own), None, dtype=object)
     some = np.flatnonzero(np.nan_to_num(size) > min(-SPUN_OFF, -FELL, ROSE))
     kind[some] = classify(move[some], traded[some], (reverses | back)[some], begins[some])
+    kind[(kind == Kind.SPLIT) & (move < 0) & _doomed(e, stretches, securities, where)] = Kind.MOVE
     told = np.flatnonzero(kind != None)  # noqa: E711 - of an array
     return Jumps(
         e.symbols.take(pa.array(e.symbol[told])),
@@ -189,6 +196,22 @@ def find(evidence: Evidence, securities: pa.Table, factors: pa.Table) -> Jumps:
         traded[told],
         kind[told],
     )
+
+
+def _doomed(
+    e: Evidence, stretches: Stretches, securities: pa.Table, where: Ints
+) -> npt.NDArray[np.bool_]:
+    """Whether the security of each row of the evidence ended worthless soon after it.
+
+    `where` is the row of the table of securities, for each row of the evidence.
+    """
+    worthless = np.flatnonzero(pc.fill_null(pc.equal(securities["payout_cash"], 0.0), False))
+    worthless = worthless[stretches.next[worthless] < 0]
+    end = np.full(len(stretches.securities), NO_DAY, np.int64)
+    end[stretches.security[worthless]] = stretches.last[worthless]
+    left = end[stretches.security[where]] - e.session
+    found: npt.NDArray[np.bool_] = (left >= 0) & (left <= DOOMED)
+    return found
 
 
 def _explained(e: Evidence, factors: pa.Table, own: Ints) -> Floats:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets.securities import factors, identity
-from datalake_assets.securities.factors import OPEN_END, Factors, ratio
+from datalake_assets.securities.factors import NEAR, OPEN_END, Factors, ratio
 from datalake_assets.securities.registry import Registry
 from datalake_assets_tests.securities.bars import History, action, actions, sessions
 
@@ -128,6 +128,28 @@ def test_an_ex_date_without_a_bar_acts_at_the_next_bar():
     history = History().add("A", [*DAYS[:30], *DAYS[33:60]]).add("Z", DAYS[:60])
     row = only(derive(history, dividend("d", "A", EX, 1.0)))
     assert (row["session"], row["effective_date"], row["applied"]) == (DAYS[33], EX, True)
+
+
+@pytest.mark.parametrize(
+    ("silent", "counts", "verdict"),
+    [
+        # With trades at the price before there was no split.
+        (0, 30, "contradicted"),
+        (1, 31, "confirmed"),
+        (NEAR, 30 + NEAR, "confirmed"),
+        # After so long it is not that split any more.
+        (NEAR + 1, 30, "unseen"),
+    ],
+)
+def test_a_bar_without_trades_that_repeats_the_close_is_no_bar(
+    silent: int, counts: int, verdict: str
+):
+    closes = [100.0 if at < 30 + max(silent, 1) else 50.0 for at in range(60)]
+    volume = [0 if 30 <= at < 30 + silent else 10_000 for at in range(60)]
+    history = History().add("A", DAYS[:60], closes, volume=volume)
+    row = only(derive(history, split("s", "A", EX, 2.0, 1.0)))
+    assert (row["session"], row["verdict"]) == (DAYS[counts], verdict)
+    assert row["applied"] is (verdict != "contradicted")
 
 
 @pytest.mark.parametrize("day", [date(2019, 12, 2), DAYS[0]])

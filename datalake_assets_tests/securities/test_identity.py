@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from datetime import date
 
@@ -8,7 +9,13 @@ import pytest
 
 from datalake_assets.collection.universe import SCHEMA as LIST
 from datalake_assets.securities.evidence import LONG_GAP
-from datalake_assets.securities.identity import Identities, asked_of, identify
+from datalake_assets.securities.identity import (
+    BREAKS,
+    CONTINUES,
+    Identities,
+    asked_of,
+    identify,
+)
 from datalake_assets.securities.registry import Registry
 from datalake_assets_tests.securities.bars import History, action, actions, sessions
 
@@ -197,6 +204,63 @@ def test_a_merger_whose_ticker_goes_on_is_named():
     found = derive(history, action("m", "cash_mergers", "A", MID, cash=42.5))
     assert rows(found) == [(f"A-{DAYS[0]}", "A", DAYS[0], DAYS[-1], None, None)]
     assert kinds(found) == ["end contradicted"]
+
+
+# --- a ticker that trades again after its security ended ------------------------------------------
+
+
+def ended_and_back(opens: float, missed: int, kind: str = "cash_mergers", **decided) -> Identities:
+    """A ends at 100 dollars; its ticker opens at another price after so many sessions without."""
+    history = History().add("A", DAYS[:100]).add("B", DAYS).add("A", DAYS[100 + missed :], opens)
+    return derive(history, action("m", kind, "A", MID, cash=42.5), **decided)
+
+
+@pytest.mark.parametrize(
+    ("off", "missed", "securities"),
+    [
+        # With sessions between, a price that does not go on is another security's.
+        (CONTINUES - 0.001, 1, 1),
+        (CONTINUES + 0.001, 1, 2),
+        (CONTINUES + 0.001, 2, 2),
+        (CONTINUES - 0.001, LONG_GAP - 1, 1),
+        # On the next session it must be far off.
+        (CONTINUES + 0.001, 0, 1),
+        (BREAKS - 0.001, 0, 1),
+        (BREAKS + 0.001, 0, 2),
+        # A long gap needs no price.
+        (0.0, LONG_GAP, 2),
+    ],
+)
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("kind", ["cash_mergers", "worthless_removals"])
+def test_an_end_is_believed_unless_the_price_goes_on(
+    kind: str, sign: int, off: float, missed: int, securities: int
+):
+    found = ended_and_back(100 * math.exp(sign * off), missed, kind)
+    mine = [row for row in rows(found) if row[1] == "A"]
+    assert len({row[0] for row in mine}) == securities
+    assert kinds(found) == ([] if securities == 2 else ["end contradicted"])
+    if securities == 2:
+        assert mine[0][3:5] == (DAYS[99], "merger" if kind == "cash_mergers" else "delisting")
+        assert mine[1][:5] == (f"A-{DAYS[100 + missed]}", "A", DAYS[100 + missed], DAYS[-1], None)
+        assert found.table["payout_cash"][0].as_py() == (42.5 if kind == "cash_mergers" else 0.0)
+
+
+@pytest.mark.parametrize(("off", "missed"), [(CONTINUES, 1), (BREAKS, 0)])
+def test_a_price_just_at_the_bound_goes_on(off: float, missed: int):
+    opens = 100 * math.exp(off) * (1 - 1e-15)
+    assert kinds(ended_and_back(opens, missed)) == ["end contradicted"]
+
+
+def test_of_units_that_some_holders_split_the_rest_goes_on_without_a_word():
+    assert kinds(ended_and_back(101.0, 1, "redemptions")) == []
+    assert len({row[0] for row in rows(ended_and_back(101.0, 1, "redemptions"))}) == 2  # A and B
+
+
+def test_an_end_that_the_user_accepts_is_one_at_any_price():
+    found = ended_and_back(100.0, 0, accepted={"m"})
+    assert [row[0] for row in rows(found) if row[1] == "A"] == [f"A-{DAYS[0]}", f"A-{MID}"]
+    assert not found.findings
 
 
 def test_a_bankrupt_company_pays_nothing():

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import math
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import pytest
 
 from datalake_assets.securities import factors, identity, jumps
 from datalake_assets.securities.evidence import day_number, day_of
-from datalake_assets.securities.jumps import Jumps, Kind, classify
+from datalake_assets.securities.jumps import DOOMED, Jumps, Kind, classify
 from datalake_assets.securities.registry import Registry
 from datalake_assets_tests.securities.bars import History, action, actions, sessions
 
@@ -93,6 +93,39 @@ def test_a_crash_is_a_market_move():
     volume = [10_000 * (20 if index == 30 else 1) for index in range(60)]
     history = History().add("A", DAYS[:60], prices(0.5), volume=volume)
     assert told(find(history)) == [("A", DAYS[30], "market move")]
+
+
+YEAR = sessions("2020-01-02", "2021-12-31")
+
+
+@pytest.mark.parametrize(
+    ("kind", "cash", "days", "called"),
+    [
+        ("worthless_removals", None, DOOMED - 1, Kind.MOVE),
+        ("worthless_removals", None, DOOMED, Kind.MOVE),
+        ("worthless_removals", None, DOOMED + 1, Kind.SPLIT),
+        # What pays something was no bankruptcy.
+        ("cash_mergers", 25.0, 63, Kind.SPLIT),
+        ("redemptions", 25.0, 63, Kind.SPLIT),
+    ],
+)
+def test_who_ends_worthless_within_a_year_did_not_split(
+    kind: str, cash: float | None, days: int, called: Kind
+):
+    last = date(2021, 7, 1)
+    fell = last - timedelta(days=days)
+    traded = [day for day in YEAR if day <= last]
+    assert fell in traded
+    history = History().add("A", traded, [100.0 if day < fell else 25.0 for day in traded])
+    history.add("B", YEAR)
+    end = action("w", kind, "A", date(2021, 7, 2), cash=cash)
+    assert [row[2] for row in told(find(history, end))] == [called]
+
+
+def test_a_rise_before_a_bankruptcy_may_be_a_reverse_split():
+    history = History().add("A", YEAR[:100], [1.0] * 50 + [10.0] * 50).add("B", YEAR)
+    end = action("w", "worthless_removals", "A", YEAR[100])
+    assert [row[2] for row in told(find(history, end))] == [Kind.SPLIT]
 
 
 def test_a_glitch_is_named_there_and_back():
