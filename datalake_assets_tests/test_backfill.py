@@ -22,6 +22,7 @@ from datalake_assets.resources import (
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
+from datalake_assets_tests.workbench import materializations
 
 DAYS = market_calendar.sessions(date(2024, 6, 24), date(2024, 7, 5))  # over Independence Day
 
@@ -101,10 +102,14 @@ def test_a_backfill_with_nothing_left_succeeds_and_says_so(desk: Desk) -> None:
 
 
 def test_without_being_told_to_go_on_a_run_collects_all_of_its_sessions_again(desk: Desk) -> None:
-    desk.run()
+    first = desk.run()
     again = desk.run()
 
-    assert set(desk.collected_by().values()) == {again.run_id}
+    told = materializations(again)
+    assert set(told) == {f"{day}" for day in DAYS}
+    assert all(metadata["unchanged"].value for metadata in told.values())
+    # The same bars and ledgers: their files stay as they are.
+    assert set(desk.collected_by().values()) == {first.run_id}
 
 
 def test_a_session_that_was_published_without_dagster_knowing_is_told_and_not_collected(

@@ -355,9 +355,10 @@ def test_a_range_that_ends_in_the_future_ends_at_the_newest_session(remote: Remo
     partitions = session_partitions(date(2024, 7, 1))
     first = partitions.get_partition_keys()[-3]
 
-    result = invoke("collect", "--from", first, "--to", "2035-12-31")
+    # Of so few symbols several may be silent on the day on which this runs.
+    told = invoke("collect", "--from", first, "--to", "2035-12-31", "--silent-allowed", "40")
 
-    assert result.exit_code == 0, result.output
+    assert told.exit_code == 0, told.output
     assert str(remote.lake.sessions()[0]) == first
     assert str(remote.lake.sessions()[-1]) in partitions.get_partition_keys()[-2:]
     assert len(remote.lake.sessions()) >= 3

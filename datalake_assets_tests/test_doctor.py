@@ -554,7 +554,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def test_a_small_lake_is_well_wherever_it_lies(store: Store) -> None:
-    assert [one.defects for one in examined(store).values()] == [[]] * 9
+    assert [one.defects for one in examined(store).values()] == [[]] * 7
 
 
 def test_an_object_is_removed_by_the_command_of_its_place(store: Store) -> None:

@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets import lambda_handler as module
-from datalake_assets.collection.audit import RULES
+from datalake_assets.collection.audit import RULES, Thresholds
 from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import State
+from datalake_assets.collection.universe import askable
 from datalake_assets.exchange.faults import Arrival, Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
@@ -105,6 +106,13 @@ def invoke(
     return answer["statusCode"], json.loads(answer["body"])
 
 
+def listed(world: World) -> int:
+    """How many tickers are on the list of assets, which grows and shrinks from day to day."""
+    found = world.lake.universe()
+    assert found is not None
+    return sum(map(askable, set(found[1]["symbol"].to_pylist())))
+
+
 # --- answers --------------------------------------------------------------------------------------
 
 
@@ -118,8 +126,8 @@ def test_a_session_is_collected_published_and_told(world: World) -> None:
     assert body["file_size_bytes"] == world.lake.store.size(layout.session_key(DAY))
     assert body["counts"] == {state.value: stored.ledger.counts[state] for state in State}
     assert body["counts"]["present"] == stored.bars.num_rows > 200
-    assert body["asked"] == sum(body["counts"].values()) == 302
-    assert body["requested"] == 302 - body["counts"]["rejected"]
+    assert body["asked"] == sum(body["counts"].values()) == listed(world) > 250
+    assert body["requested"] == listed(world) - body["counts"]["rejected"]
     assert body["success_rate"] == 1.0
     assert [finding["rule"] for finding in body["audit"]] == list(RULES)
     assert {finding["verdict"] for finding in body["audit"]} == {"pass"}
@@ -264,7 +272,7 @@ def test_a_lake_that_is_slow_to_read_takes_nothing_of_the_reserve(
     answer = lambda_handler(EVENT, context)
 
     body = json.loads(answer["body"])
-    assert (answer["statusCode"], body["counts"]["pending"]) == (207, 302)
+    assert (answer["statusCode"], body["counts"]["pending"]) == (207, listed(world))
     assert world.asked() == []
 
 
@@ -526,7 +534,8 @@ def test_any_sequence_of_deadlines_ends_in_the_same_session(
         assert held.symbols == true.symbols
         assert set(held.present) <= set(true.present)
         assert set(held.no_print) <= set(true.no_print)
-        assert published is not bool(held.pending)
+        # One of so many may be missing.
+        assert published is (len(held.pending) <= Thresholds().unanswered_allowed)
     assert lake.incomplete() == []
     assert lake.read(DAY).bars.equals(clean.read(DAY).bars)
     assert lake.read(DAY).ledger == clean.read(DAY).ledger

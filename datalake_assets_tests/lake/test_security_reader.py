@@ -220,7 +220,7 @@ def test_in_a_lake_without_tables_raw_reads_are_as_before() -> None:
 
     assert lake.bars("META").schema == SCHEMA
     assert lake.bars("META") == lake.bars("META", follow=False)
-    told = "needs the tables of securities and factors, and .* has none: derive them: dagster job"
+    told = "needs the tables of securities and factors, and .* has none: derive them: datalake"
     for read in (
         lambda: lake.bars("META", adjustment="split"),
         lambda: lake.bars("META", asof=DAYS[0]),

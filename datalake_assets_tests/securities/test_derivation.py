@@ -106,7 +106,7 @@ def test_killed_before_any_write_the_next_run_makes_it_whole():
 def test_factors_need_securities_first():
     store = open_store("memory://")
     given = material(store, HISTORY.versions(), HISTORY.read, TOLD)
-    with pytest.raises(NothingDerivedError, match="materialize the asset securities first"):
+    with pytest.raises(NothingDerivedError, match="is not there: derive it: datalake securities"):
         derive_factors(store, given)
 
 
