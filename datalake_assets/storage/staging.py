@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import os
 import secrets
 import threading
 import weakref
@@ -111,8 +112,14 @@ class Staging:
                 mark = self._mark
                 if mark is None:
                     self._folder.mkdir(parents=True, exist_ok=True)
-                    self._sweep()
-                    mark = self._mark = self._claim()
+                    # One at a time: a mark that is not locked yet looks like a dead writer's.
+                    folder = os.open(self._folder, os.O_RDONLY)
+                    try:
+                        fcntl.flock(folder, fcntl.LOCK_EX)
+                        self._sweep()
+                        mark = self._mark = self._claim()
+                    finally:
+                        os.close(folder)
         return mark
 
     def _claim(self) -> str:
