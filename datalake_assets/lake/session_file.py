@@ -283,7 +283,7 @@ def unbarred(footer: bytes, where: str) -> Ledger:
     try:
         told = pq.read_metadata(pa.BufferReader(footer)).metadata or {}
         return Ledger.from_json(told[_LEDGER], ())
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+    except _BROKEN as error:
         raise _broken(where, error) from error
 
 
