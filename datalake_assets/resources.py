@@ -25,7 +25,7 @@ from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.publication import How
-from datalake_assets.settings import read_symbols
+from datalake_assets.settings import read_symbols, refuse_misspelt
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
 from datalake_assets.storage.store import open_store
@@ -342,9 +342,12 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The lake, ready to be written to with bars of this source.
 
         Raises:
+            SettingsError: A variable's name is almost that of a setting.
             WrongLakeError: It holds bars of another source.
             StoreError: It can't be reached.
         """
+        # Here, and not when the definitions load: there it would stop other people's assets, too.
+        refuse_misspelt()
         lake = Lake(open_store(self.uri))
         lake.claim(source)
         return lake
@@ -353,8 +356,7 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The lake's symbol-years, ready to be published from bars of this source.
 
         Raises:
-            WrongLakeError: It holds bars of another source.
-            StoreError: It can't be reached.
+            SettingsError, WrongLakeError, StoreError: As for `open`.
         """
         # Uploads are tried again by themselves, where a stop finds them.
         return SymbolYears(self.open(source).store, open_store(self.uri, retry=False))
