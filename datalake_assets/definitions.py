@@ -39,8 +39,6 @@ from datalake_assets.automation.lambda_session import build_lambda_session_job
 from datalake_assets.automation.sensors import build_sensors
 from datalake_assets.checks import universe_is_whole
 from datalake_assets.collection.audit import Thresholds
-from datalake_assets.collection.clock import Clock
-from datalake_assets.collection.progress import Display
 from datalake_assets.partitions import session_partitions, year_partitions
 from datalake_assets.resources import (
     AlpacaResource,
@@ -48,6 +46,8 @@ from datalake_assets.resources import (
     EmbeddedExchangeResource,
     LakeResource,
     SourceResource,
+    clock,
+    display,
     with_defaults,
 )
 from datalake_assets.settings import Settings
@@ -139,8 +139,8 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
             "collector": build_collector(settings),
             "source": build_source(settings),
             "lake": build_lake(settings),
-            "display": Display(),
-            "clock": Clock(),
+            "display": display,
+            "clock": clock,
             **resources,
         },
         # A subprocess for each step would import everything again: six seconds for nothing.

@@ -17,7 +17,9 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from datalake_assets.collection.audit import Thresholds
+from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.plan import Packing
+from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
@@ -45,11 +47,30 @@ def with_defaults(resource: type[Resource], **defaults: object) -> Resource:
         field = copy(resource.model_fields[name])
         field.default = value
         fields[name] = (field.annotation, field)
-    return create_model(resource.__name__, __base__=resource, **fields)()
+    # With its docstring, which the UI shows; a class does not inherit it.
+    return create_model(resource.__name__, __base__=resource, __doc__=resource.__doc__, **fields)()
+
+
+@dg.resource(description="The time, and how to wait. Tests set their own.")
+def clock(_context: dg.InitResourceContext) -> Clock:
+    """The machine's clock."""
+    return Clock()
+
+
+@dg.resource(
+    description="Where the progress of a collection is shown, besides the run's log: nowhere, or "
+    "the terminal in which `datalake` runs."
+)
+def display(_context: dg.InitResourceContext) -> Display:
+    """A display that shows nothing."""
+    return Display()
 
 
 class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """How to collect: threads, rate, retries, and what a session must reach."""
+    """How to collect: threads, rate, retries, and what a session must reach to be published.
+
+    Its defaults come from the environment, and the launchpad can set each of them for one run.
+    """
 
     max_workers: int = Field(
         default=20, ge=1, le=1000, description="Threads that ask at the same time."
@@ -244,7 +265,7 @@ def _opened(account: Account, collector: CollectorResource) -> Iterator[AlpacaSo
 
 
 class AlpacaResource(SourceResource):
-    """Alpaca, or a server that speaks its protocol."""
+    """Where the bars come from: Alpaca, or a server that speaks its protocol."""
 
     api_key: str = Field(description="Key of the account.", repr=False)
     secret_key: str = Field(description="Secret of the account.", repr=False)
@@ -331,7 +352,7 @@ class EmbeddedExchangeResource(SourceResource):
 
 
 class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The lake."""
+    """Where the bars are kept, as Parquet files: a folder or a bucket (DATALAKE_URI)."""
 
     uri: str = Field(description="Where the lake is: a folder, or s3://bucket/prefix.")
     upload_workers: int = Field(
