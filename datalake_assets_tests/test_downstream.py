@@ -3,9 +3,11 @@
 Not here: in a backfill of the UI (`automation.test_downstream_backfill`).
 """
 
+import re
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -153,3 +155,30 @@ def test_an_eager_one_is_asked_for_by_dagster_once_the_newest_session_is_publish
     assert before.total_requested == 0
     assert after.get_requested_partitions(key) == {f"{TUESDAY}"}
     assert again.total_requested == 0
+
+
+def test_the_project_of_the_document_runs_its_asset_after_a_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "own-project.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.setenv("DATALAKE_URI", str(tmp_path / "lake"))
+    monkeypatch.setenv("DATALAKE_SYMBOLS", "AEF,ALES")
+    # Somebody else's variable is in nobody's way.
+    monkeypatch.setenv("ALPACA_BASE_URL", "https://paper-api.alpaca.markets")
+    module: dict[str, Any] = {}
+    exec(source, module)
+
+    ours_and_theirs = module["defs"]()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = ours_and_theirs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey("daily_ticks"), dg.AssetKey("market_volume")],
+            partition_key=f"{MONDAY}",
+            run_config=QUIET,
+        )
+        (event,) = result.asset_materializations_for_node("market_volume")
+
+    assert event.partition == f"{MONDAY}"
+    assert event.metadata["volume"].value > 0
+    assert len(ours_and_theirs.get_repository_def().sensor_defs) >= 8
