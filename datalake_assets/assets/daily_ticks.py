@@ -24,7 +24,7 @@ from typing import Any, Self
 import dagster as dg
 import pyarrow as pa
 
-from datalake_assets import __version__, liveness
+from datalake_assets import __version__, liveness, market_calendar
 from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.session_metadata import SHOWN, reasons_table, session_metadata
 from datalake_assets.assets.stock_universe import (
@@ -153,6 +153,7 @@ def _daily_ticks(
         display: dg.ResourceParam[Display],
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         liveness.mark(context)
+        _refuse_another_day(context)
         held = lake.open(source.identity)
         told: list[_Told] = []
         requests: dict[datetime, int] = {}  # sessions that were collected together share them
@@ -205,6 +206,19 @@ class _Told:
             reasons(failed)[:SHOWN],
             outcome.closed,
         )
+
+
+def _refuse_another_day(context: dg.AssetExecutionContext) -> None:
+    """Fail when the run was asked for a day that has no partition.
+
+    Asked for one through GraphQL, Dagster runs the session after it and says nothing.
+    """
+    asked = context.run.tags.get("dagster/partition")
+    if asked is None or asked in context.partition_keys:
+        return
+    closed = market_calendar.why_closed(date.fromisoformat(asked))
+    why = f"it is no trading session but {closed}" if closed else "it has no partition"
+    raise dg.Failure(f"{asked} can't be collected: {why}", allow_retries=False)
 
 
 def _collect(
