@@ -150,11 +150,11 @@ def test_without_a_command_it_shows_its_help() -> None:
         ("--session 2024-W27-3", "--session takes a day as YYYY-MM-DD, not '2024-W27-3'"),
         ("--from 2024-02-30 --to 2024-03-01", "--from takes a day as YYYY-MM-DD"),
         ("--from 2024-02-28 --to March", "--to takes a day as YYYY-MM-DD, not 'March'"),
-        ("--session 2024-07-06", "it is no trading session (Saturday)"),
-        ("--session 2024-07-04", "it is no trading session (Thursday)"),
-        ("--session 2012-10-29", "it is no trading session (Monday)"),
+        ("--session 2024-07-06", "it is no trading session but a Saturday"),
+        ("--session 2024-07-04", "it is no trading session but a holiday"),
+        ("--session 2012-10-29", "it is no trading session but a holiday or a special closure"),
         ("--session 2010-12-31", "the first session is 2011-01-03"),
-        ("--session 2035-01-02", "the newest session that has closed and can be had is 20"),
+        ("--session 2035-01-02", "it has not closed. It closes at 2035-01-02 21:00 UTC"),
         ("--from 2024-07-01", "a range needs both --from and --to"),
         ("--to 2024-07-01", "a range needs both --from and --to"),
         ("--session 2024-07-01 --to 2024-07-03", "give either --session, or --from and --to"),
@@ -162,6 +162,7 @@ def test_without_a_command_it_shows_its_help() -> None:
         ("", "give either --session, or --from and --to"),
         ("--repair", "give either --session, or --from and --to"),
         ("--from 2024-07-03 --to 2024-07-01", "--to 2024-07-01 is before --from 2024-07-03"),
+        ("--from 2024-07-04 --to 2024-07-04", "2024-07-04 can't be collected: it is no trading"),
         ("--from 2024-07-06 --to 2024-07-07", "no session that can be collected from 2024-07-06"),
         ("--from 2010-01-04 --to 2010-12-31", "2010-12-31 can't be collected: the first session"),
     ],
@@ -180,7 +181,7 @@ def test_what_cannot_be_collected_is_refused_before_anything_is_done(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("--from 2035-01-02", "2035-01-02 can't be collected: the newest session that has closed"),
+        ("--from 2035-01-02", "2035-01-02 can't be collected: it has not closed. It closes at"),
         ("--to 2010-12-31", "2010-12-31 can't be collected: the first session is 2011-01-03"),
     ],
 )

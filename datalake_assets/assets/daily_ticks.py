@@ -8,6 +8,11 @@ its check fails, and a later run goes on from it; so a session that does not pas
 materialized, and the run fails at its end, naming it. One run can hold many sessions, and each has
 its own materialization, which `log_event` stores at once: those published stay so, whatever
 happens to the rest.
+
+An asset of yours that is selected together with this one runs after it when every session of the
+run was published. When one was not, Dagster runs it for none of them: a step has one range of
+partitions, the run's. In a backfill, give it another backfill policy than this asset's (or none):
+Dagster then launches runs of its own for it, for exactly the sessions that were published.
 """
 
 import warnings
@@ -19,7 +24,8 @@ from typing import Any, Self
 import dagster as dg
 import pyarrow as pa
 
-from datalake_assets import __version__, liveness
+from datalake_assets import __version__, liveness, market_calendar
+from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.session_metadata import SHOWN, reasons_table, session_metadata
 from datalake_assets.assets.stock_universe import (
     GROUP,
@@ -145,8 +151,9 @@ def _daily_ticks(
         source: SourceResource,
         lake: LakeResource,
         display: dg.ResourceParam[Display],
-    ) -> Iterator[dg.AssetCheckResult]:
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         liveness.mark(context)
+        _refuse_another_day(context)
         held = lake.open(source.identity)
         told: list[_Told] = []
         requests: dict[datetime, int] = {}  # sessions that were collected together share them
@@ -160,6 +167,7 @@ def _daily_ticks(
         yield from (_check(rule, told) for rule in RULES)
         if failed := [session for session in told if not session.published]:
             raise _failure(failed, held)
+        yield everything_is_published()
 
     return daily_ticks
 
@@ -198,6 +206,19 @@ class _Told:
             reasons(failed)[:SHOWN],
             outcome.closed,
         )
+
+
+def _refuse_another_day(context: dg.AssetExecutionContext) -> None:
+    """Fail when the run was asked for a day that has no partition.
+
+    Asked for one through GraphQL, Dagster runs the session after it and says nothing.
+    """
+    asked = context.run.tags.get("dagster/partition")
+    if asked is None or asked in context.partition_keys:
+        return
+    closed = market_calendar.why_closed(date.fromisoformat(asked))
+    why = f"it is no trading session but {closed}" if closed else "it has no partition"
+    raise dg.Failure(f"{asked} can't be collected: {why}", allow_retries=False)
 
 
 def _collect(

@@ -18,6 +18,7 @@ import dagster as dg
 from datalake_assets import __version__, liveness
 from datalake_assets.assets.daily_ticks import BARS_METADATA, LOG_EVERY
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.lake.symbol_years import Proof, PublicationError, Published, SymbolYears
 from datalake_assets.resources import LakeResource, SourceResource
@@ -94,7 +95,7 @@ def _symbol_year_ticks(
     )
     def symbol_year_ticks(
         context: dg.AssetExecutionContext, source: SourceResource, lake: LakeResource
-    ) -> Iterator[dg.AssetCheckResult]:
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         liveness.mark(context)
         symbol_years = lake.open_symbol_years(source.identity)
         proofs: list[Proof] = []
@@ -113,6 +114,7 @@ def _symbol_year_ticks(
         yield _check(proofs)
         if failures:
             raise dg.Failure("\n".join(failures.values()), allow_retries=False)
+        yield everything_is_published()
 
     return symbol_year_ticks
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from datalake_assets import market_calendar
+from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
@@ -106,6 +106,8 @@ def span(keys: Sequence[str], first: str, last: str) -> tuple[date, date]:
     if end < start:
         raise typer.BadParameter(f"--to {end} is before --from {start}")
     meant = [key for key in keys if start.isoformat() <= key <= end.isoformat()]
+    if not meant and start == end:
+        raise typer.BadParameter(f"{start} can't be collected: {_why_not(start, keys)}")
     if not meant:
         raise typer.BadParameter(
             f"no session that can be collected from {start} to {end}; "
@@ -126,10 +128,9 @@ def _day(option: str, text: str) -> date:
 
 
 def _why_not(day: date, keys: Sequence[str]) -> str:
-    if day.isoformat() < keys[0]:
-        return f"the first session is {keys[0]} (DATALAKE_START_DATE, ALPACA_HISTORY_START)"
-    if day.isoformat() > keys[-1]:
-        return f"the newest session that has closed and can be had is {keys[-1]}"
-    if day in market_calendar.undeclared_sessions(day, day):
-        return f"it is no trading session ({market_calendar.DECLARED} declares it closed)"
-    return f"it is no trading session ({day:%A})"
+    from datalake_assets.partitions import why_no_partition
+
+    why = why_no_partition(day, date.fromisoformat(keys[0]), Clock().now())
+    # It may have become one since the keys were read.
+    why = why or "its partition appears just now; type it again"
+    return f"{why}; the newest session that can be is {keys[-1]}" if f"{day}" > keys[-1] else why

@@ -6,6 +6,7 @@ Belongs here: launching a run, and showing what it did. Does not belong here: wh
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,10 +32,14 @@ from datalake_assets.storage.store import open_store
 
 if TYPE_CHECKING:
     import dagster as dg
+    from dagster._core.remote_origin import RemoteJobOrigin
     from dagster_shared.error import SerializableErrorInfo
 
 _UNBOUNDED = {"dagster/max_runtime_seconds": "0"}
 """A run in a terminal may take as long as it takes: somebody sees it, and can stop it."""
+
+LOCATION = "us_equity_datalake"
+"""The code location that has the jobs, as `workspace.yaml` names it."""
 
 _REASONS = 5
 """Errors of the source that are told; `status --json` and the run's metadata have all."""
@@ -167,31 +172,64 @@ def _run(
     config: Mapping[str, Any],
 ) -> dg.ExecuteInProcessResult:
     """Run a job in this process, over a range of partitions if any; tell why a step failed."""
+    import dagster as dg
+    from dagster._core.definitions.job_base import InMemoryJob
+    from dagster._core.execution.api import execute_run_iterator
+
     from datalake_assets import liveness
-    from datalake_assets.automation.runs import end_lost
+    from datalake_assets.automation.runs import TERMINAL, end_lost
     from datalake_assets.definitions import build_definitions
 
-    for ended in end_lost(records, Clock().now()):
-        tell(err, ended)
+    for lost in end_lost(records, Clock().now()):
+        tell(err, lost)
     definitions = build_definitions(settings, display=TerminalDisplay(err))
     run_id = str(uuid.uuid4())
-    which: dict[str, Any] = {"run_id": run_id, "tags": {**liveness.tag(run_id), **_UNBOUNDED}}
+    tags = {**liveness.tag(run_id), **_UNBOUNDED, TERMINAL: "datalake"}
+    # Dagster's own tags, by which runs name their partitions.
     if first and last and first != last:
-        # The tags by which Dagster's own range runs name their partitions.
-        which["tags"] |= {
-            "dagster/asset_partition_range_start": first,
-            "dagster/asset_partition_range_end": last,
-        }
+        tags["dagster/asset_partition_range_start"] = first
+        tags["dagster/asset_partition_range_end"] = last
     elif first:
-        which["partition_key"] = first
+        tags["dagster/partition"] = first
     # The run's log is in the instance; on the terminal it would drown the progress.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    result = definitions.resolve_job_def(job).execute_in_process(
-        instance=records, run_config={**quiet, **config}, raise_on_error=False, **which
+    definition = definitions.resolve_job_def(job)
+    run = records.create_run_for_job(
+        definition,
+        run_id=run_id,
+        run_config={**quiet, **config},
+        tags={**definition.run_tags, **tags},
+        remote_job_origin=_origin(job),
+    )
+    events = list(execute_run_iterator(InMemoryJob(definition), run, records))
+    ended = records.get_run_by_id(run_id) or run
+    result = dg.ExecuteInProcessResult(
+        event_list=events, job_def=definition, dagster_run=ended, output_capture=None
     )
     for event in result.filter_events(lambda event: event.is_step_failure):
         tell(err, f"{event.step_key}: {_reason(event, first, last)}")
     return result
+
+
+def _origin(job: str) -> RemoteJobOrigin:
+    """The job as the code location of `workspace.yaml` has it.
+
+    Without it Dagster's UI shows a run under no job, and on no timeline. `execute_in_process` makes
+    such runs.
+    """
+    from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+    from dagster._core.remote_origin import (
+        ManagedGrpcPythonEnvCodeLocationOrigin,
+        RemoteJobOrigin,
+        RemoteRepositoryOrigin,
+    )
+    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+    target = LoadableTargetOrigin(
+        executable_path=sys.executable, module_name="datalake_assets.definitions"
+    )
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=LOCATION)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job)
 
 
 def _error(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
