@@ -549,7 +549,7 @@ def test_a_run_without_a_universe_takes_one_and_says_so(bench: Workbench) -> Non
     assert result.success
     assert bench.market.assets_taken == 1
     assert bench.lake.universe_days() == [TODAY]
-    assert "no snapshot of the universe is as new as the session: taking one" in logged(
+    assert "asking for the list of assets, as none is as new as the session" in logged(
         bench, result
     )
     assert materializations(result, "stock_universe")[None]["active"].value == 20

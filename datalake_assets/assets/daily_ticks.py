@@ -20,6 +20,7 @@ import dagster as dg
 import pyarrow as pa
 
 from datalake_assets import __version__, liveness
+from datalake_assets.assets.failure import Failed, plainly
 from datalake_assets.assets.session_metadata import SHOWN, reasons_table, session_metadata
 from datalake_assets.assets.stock_universe import (
     GROUP,
@@ -95,10 +96,15 @@ class LogDisplay(Display):
         self._log = log
         self._next = LOG_EVERY
 
+    def begin(self, what: str) -> None:
+        """Log what begins."""
+        self._log.info("%s …", what)
+
     def show(self, snapshot: Snapshot, *, final: bool) -> None:
-        """Log the collection as it is, every ten seconds and at its end."""
+        """Log what is counted as it is, every ten seconds and at its end."""
         if final or snapshot.seconds >= self._next:
-            self._next = snapshot.seconds + LOG_EVERY
+            # What comes next counts its seconds from zero.
+            self._next = LOG_EVERY + (0.0 if final else snapshot.seconds)
             self._log.info(str(snapshot))
 
 
@@ -139,6 +145,7 @@ def _daily_ticks(
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
+    @plainly
     def daily_ticks(
         context: dg.AssetExecutionContext,
         collector: CollectorResource,
@@ -209,15 +216,18 @@ def _collect(
 ) -> Iterator[Outcome]:
     """The run's sessions, collected and written."""
     keys = [date.fromisoformat(key) for key in context.partition_keys]
+    shown = Displays(LogDisplay(context.log), display)
+    shown.begin("reading what the lake has")
     finished = _finished(context, collector, lake, keys)
     days = [day for day in keys if day not in finished]
     if not days:
         return
     chosen = collector.chosen_symbols
-    shown = Displays(LogDisplay(context.log), display)
     context.log.info("from %s into %s", source.identity, lake.store.uri)
+    shown.begin("connecting to the source")
     with source.open(collector) as alpaca, collector.how(source.account) as how:
-        taken = _universe(context, alpaca, lake, collector, source, days[-1])
+        taken = _universe(context, alpaca, lake, collector, source, days[-1], shown)
+        shown.begin("choosing the symbols")
         universe = lake.universe_of(taken)
         origin = Origin(source.identity, listed=taken, run_id=context.run.run_id)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
@@ -226,9 +236,10 @@ def _collect(
         known = None
         if collector.survey and not collector.repair:
             since = _first_session(context).year
-            known = take_survey(alpaca, lake, how, wanted, since, taken)
+            known = take_survey(alpaca, lake, how, wanted, since, taken, shown)
             if known:
                 context.log.info("the years of %d symbols are known", len(known.years))
+        shown.begin("planning the requests")
         publication = Publication(
             wanted,
             lake,
@@ -295,11 +306,12 @@ def _universe(
     collector: CollectorResource,
     source: SourceResource,
     newest: date,
+    display: Display,
 ) -> date:
     """The day of the newest snapshot; of a new one when it would be older than the session."""
     if (days := lake.universe_days()) and days[-1] >= newest:
         return days[-1]
-    context.log.info("no snapshot of the universe is as new as the session: taking one")
+    display.begin("asking for the list of assets, as none is as new as the session")
     taken, snapshot, written = take_universe(alpaca, lake, collector, source)
     metadata = snapshot_metadata(taken, snapshot, written, lake)
     context.log_event(dg.AssetMaterialization(stock_universe.key, metadata=metadata))
@@ -429,7 +441,7 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
+def _failure(failed: Sequence[_Told], lake: Lake) -> Failed:
     """The error that ends a run with sessions that did not pass."""
     lines = []
     for session in failed[:SHOWN]:
@@ -461,4 +473,4 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         metadata["first_failures"] = dg.MetadataValue.table(failures[:SHOWN])
         metadata["failure_reasons"] = reasons_table(why)
     # The collector has retried what can pass; a second run would only ask all of it again.
-    return dg.Failure(text, metadata=metadata, allow_retries=False)
+    return Failed(text, metadata=metadata, allow_retries=False)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import __version__, liveness
+from datalake_assets.assets.failure import plainly
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable, odd
 from datalake_assets.lake.lake import Lake, Written
@@ -42,6 +43,7 @@ KEY = dg.AssetKey("stock_universe")
         )
     },
 )
+@plainly
 def stock_universe(
     context: dg.AssetExecutionContext,
     collector: CollectorResource,

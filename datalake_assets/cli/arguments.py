@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from datalake_assets.cli.terminal import working
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
@@ -79,7 +80,8 @@ def claimed_lake(settings: Settings) -> Lake:
 
 def partitions(settings: Settings) -> list[str]:
     """The sessions that can be collected now, as Dagster knows them."""
-    from datalake_assets.partitions import session_partitions
+    with working("loading Dagster"):
+        from datalake_assets.partitions import session_partitions
 
     keys = list(session_partitions(settings.first_session).get_partition_keys())
     if not keys:

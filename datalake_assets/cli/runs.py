@@ -5,6 +5,7 @@ Belongs here: launching a run, and showing what it did. Does not belong here: wh
 
 from __future__ import annotations
 
+import fcntl
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,13 +14,23 @@ from datetime import date
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from datalake_assets.cli.arguments import claimed_lake, open_lake
-from datalake_assets.cli.terminal import TerminalDisplay, command, err, out, tell
+from datalake_assets.cli.terminal import (
+    TerminalDisplay,
+    command,
+    err,
+    out,
+    show_table,
+    tell,
+    working,
+)
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason, joined
 from datalake_assets.collection.universe import told_unlisted, unlisted
 from datalake_assets.lake.coverage import narrow
@@ -30,7 +41,6 @@ from datalake_assets.storage.store import open_store
 
 if TYPE_CHECKING:
     import dagster as dg
-    from dagster_shared.error import SerializableErrorInfo
 
 _UNBOUNDED = {"dagster/max_runtime_seconds": "0"}
 """A run in a terminal may take as long as it takes: somebody sees it, and can stop it."""
@@ -53,14 +63,19 @@ def materialize(settings: Settings, start: date, end: date, **knobs: float) -> b
     """
     # Without keys it is the embedded exchange, and nobody must take its bars for real ones.
     where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
-    tell(out, f"Collecting {_days(start, end)} from {where} into {settings.lake_uri} …")
-    claimed_lake(settings)
+    tell(out, f"Collecting {_days(start, end)} from {where} into {open_lake(settings).store.uri} …")
+    with working("starting Dagster"):
+        claimed_lake(settings)
     with instance() as records:
         config = {"resources": {"collector": {"config": knobs}}}
-        result = _run(
-            settings, records, "daily_ticks_job", start.isoformat(), end.isoformat(), config
-        )
-        _show_sessions(result)
+        which = ("daily_ticks_job", start.isoformat(), end.isoformat())
+        clock = Clock()
+        began = clock.seconds()
+        result = _run(settings, records, "starting the collection", *which, config)
+        seconds = clock.seconds() - began
+        if count := _show_sessions(result):
+            # Of the whole run: its sessions share their requests, so none has a time of its own.
+            tell(out, f"{many(count, 'session')} in {seconds:,.1f} s{_requests(records, result)}")
         _show_checks(result)
         _show_reasons(result)
         _show_universe(settings, start, end)
@@ -80,7 +95,7 @@ def publish_years(settings: Settings, years: Sequence[int]) -> bool:
 def write_report(settings: Settings) -> bool:
     """Write the report in this process; True when it was."""
     with instance() as records:
-        return bool(_run(settings, records, "lake_report_job", None, None, {}).success)
+        return bool(_run(settings, records, "writing the report", "lake_report_job").success)
 
 
 def sweep_actions(settings: Settings) -> bool:
@@ -88,7 +103,8 @@ def sweep_actions(settings: Settings) -> bool:
     claimed_lake(settings)
     config = {"ops": {"corporate_actions": {"config": {"whole_history": True}}}}
     with instance() as records:
-        result = _run(settings, records, "corporate_actions_job", None, None, config)
+        what = "asking for all corporate actions"
+        result = _run(settings, records, what, "corporate_actions_job", config=config)
         _show_actions(result)
         _show_checks(result)
         return bool(result.success)
@@ -105,7 +121,8 @@ def _publish(settings: Settings, records: dg.DagsterInstance, years: Sequence[in
     # A run's range has no holes.
     for _, group in groupby(enumerate(sorted(years)), key=lambda pair: pair[1] - pair[0]):
         span = [year for _, year in group]
-        result = _run(settings, records, "symbol_year_ticks_job", str(span[0]), str(span[-1]), {})
+        which = ("symbol_year_ticks_job", str(span[0]), str(span[-1]))
+        result = _run(settings, records, "publishing per symbol and year", *which)
         _show_years(result)
         _show_checks(result)
         good = good and bool(result.success)
@@ -117,19 +134,47 @@ def _publish(settings: Settings, records: dg.DagsterInstance, years: Sequence[in
 def _run(
     settings: Settings,
     records: dg.DagsterInstance,
+    what: str,
+    job: str,
+    first: str | None = None,
+    last: str | None = None,
+    config: Mapping[str, Any] = MappingProxyType({}),
+) -> dg.ExecuteInProcessResult:
+    """Run a job in this process, over a range of partitions if any; tell why a step failed.
+
+    Args:
+        settings: The defaults of the resources.
+        records: Dagster's instance.
+        what: What is done, for the person who waits.
+        job: The job's name.
+        first: The first partition; None for a job without.
+        last: The last one.
+        config: Of the run.
+    """
+    with TerminalDisplay(err) as display:
+        display.begin(what)
+        result = _execute(settings, records, display, job, first, last, config)
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        tell(err, f"{event.step_key}: {_reason(event, first, last)}")
+    return result
+
+
+def _execute(
+    settings: Settings,
+    records: dg.DagsterInstance,
+    display: TerminalDisplay,
     job: str,
     first: str | None,
     last: str | None,
     config: Mapping[str, Any],
 ) -> dg.ExecuteInProcessResult:
-    """Run a job in this process, over a range of partitions if any; tell why a step failed."""
     from datalake_assets import liveness
     from datalake_assets.automation.runs import end_lost
     from datalake_assets.definitions import build_definitions
 
     for ended in end_lost(records, Clock().now()):
         tell(err, ended)
-    definitions = build_definitions(settings, display=TerminalDisplay(err))
+    definitions = build_definitions(settings, display=display)
     run_id = str(uuid.uuid4())
     which: dict[str, Any] = {"run_id": run_id, "tags": {**liveness.tag(run_id), **_UNBOUNDED}}
     if first and last and first != last:
@@ -142,26 +187,17 @@ def _run(
         which["partition_key"] = first
     # The run's log is in the instance; on the terminal it would drown the progress.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    result = definitions.resolve_job_def(job).execute_in_process(
+    return definitions.resolve_job_def(job).execute_in_process(
         instance=records, run_config={**quiet, **config}, raise_on_error=False, **which
     )
-    for event in result.filter_events(lambda event: event.is_step_failure):
-        tell(err, f"{event.step_key}: {_reason(event, first, last)}")
-    return result
-
-
-def _error(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
-    error = event.step_failure_data.error
-    # Only Dagster's own wrapper is taken off: what is inside says what was attempted.
-    while error and error.cause and error.cls_name == "DagsterExecutionStepExecutionError":
-        error = error.cause
-    return error
 
 
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    from datalake_assets.assets.failure import INTERRUPTED, error_of
+
     failures = result.filter_events(lambda event: event.is_step_failure)
-    errors = [error for event in failures if (error := _error(event))]
-    return any(error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
+    errors = [error for event in failures if (error := error_of(event))]
+    return any(error.cls_name == INTERRUPTED for error in errors)
 
 
 def _days(start: date, end: date) -> str:
@@ -169,12 +205,12 @@ def _days(start: date, end: date) -> str:
 
 
 def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
-    """Why a step failed, without the stack trace, which is in the run's log."""
-    error = _error(event)
-    if not error:
-        return "no reason was given"
-    if error.cls_name != "DagsterExecutionInterruptedError":
-        return error.message.strip()
+    """Why a step failed; its stack trace is in the run's log."""
+    from datalake_assets.assets.failure import INTERRUPTED, error_of, reason
+
+    error = error_of(event)
+    if not error or error.cls_name != INTERRUPTED:
+        return reason(event)
     if event.step_key == "symbol_year_ticks":
         return "interrupted. What was written stays, and the same command writes the rest"
     return (
@@ -183,23 +219,59 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
     )
 
 
+def dagster_home() -> Path:
+    """Where Dagster's records are: DAGSTER_HOME, else `.datalake/dagster`, as for `make dev`."""
+    return Path(os.environ.get("DAGSTER_HOME") or ".datalake/dagster").absolute()
+
+
 @contextmanager
 def instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's records: DAGSTER_HOME, else `.datalake/dagster`, which `make dev` uses too."""
-    import dagster as dg
+    """Dagster's records, which are made if there are none.
 
-    home = Path(os.environ.get("DAGSTER_HOME") or ".datalake/dagster").absolute()
+    What a run prints stays on the terminal, in one piece: Dagster's own capture of it would take
+    the file descriptor of the progress line for as long as a step runs, and at Ctrl-C its helper
+    processes print stack traces.
+    """
+    with working("starting Dagster"):
+        import dagster as dg
+        from dagster._core.instance.ref import InstanceRef
+
+    home = dagster_home()
     home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        template = files("datalake_assets").joinpath("dagster.yaml").read_text()
-        (home / "dagster.yaml").write_text(template)
     os.environ["DAGSTER_HOME"] = str(home)
-    with dg.DagsterInstance.get() as records:
+    with working("opening Dagster's records"), (home / ".lock").open("w") as lock:
+        # Dagster makes its tables as it opens them, and of two processes that do so at the same
+        # time one stops with "table runs already exists".
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "dagster.yaml").exists():
+            template = files("datalake_assets").joinpath("dagster.yaml").read_text()
+            (home / "dagster.yaml").write_text(template)
+        ref = InstanceRef.from_dir(str(home), overrides={"compute_logs": _NOT_CAPTURED})
+        records = dg.DagsterInstance.from_ref(ref)
+    with records:
         yield records
 
 
-def _show_sessions(result: dg.ExecuteInProcessResult) -> None:
-    sessions = Table("session", "bars", "no print", "failed", "success", "coverage", "KiB", "took")
+_NOT_CAPTURED = {
+    "module": "dagster._core.storage.noop_compute_log_manager",
+    "class": "NoOpComputeLogManager",
+    "config": {},
+}
+
+
+def _requests(records: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
+    """What the run says of its requests for market data."""
+    from datalake_assets.assets.daily_ticks import REQUESTS_TAG
+
+    run = records.get_run_by_id(result.run_id)
+    sent = run.tags.get(REQUESTS_TAG) if run else None
+    return f", {many(int(sent), 'request')}" if sent else ""
+
+
+def _show_sessions(result: dg.ExecuteInProcessResult) -> int:
+    """Show the sessions that the run published, and return how many they are."""
+    names = ("session", "bars", "no print", "failed", "success", "coverage", "KiB")
+    sessions = Table(*names)
     for column in sessions.columns[1:]:
         column.justify = "right"
     for event in result.get_asset_materialization_events():
@@ -218,10 +290,10 @@ def _show_sessions(result: dg.ExecuteInProcessResult) -> None:
             f"{told['success_rate']:.2%}",
             "unknown" if coverage_told is None else f"{coverage_told:.2%}",
             f"{told.get('file_size_bytes', 0) / 1024:,.0f}",
-            f"{told['duration_seconds']:.1f} s",
         )
     if sessions.row_count:
-        out.print(sessions)
+        show_table(sessions, spare=2)
+    return sessions.row_count
 
 
 def _show_reasons(result: dg.ExecuteInProcessResult) -> None:
@@ -252,7 +324,8 @@ def _show_universe(settings: Settings, start: date, end: date) -> None:
 
 
 def _show_years(result: dg.ExecuteInProcessResult) -> None:
-    years = Table("year", "sessions", "symbols", "bars", "written", "removed", "took", "proved in")
+    names = ("year", "sessions", "symbols", "bars", "written", "removed", "took", "proved in")
+    years = Table(*names)
     for column in years.columns[1:]:
         column.justify = "right"
     for event in result.get_asset_materialization_events():
@@ -266,7 +339,7 @@ def _show_years(result: dg.ExecuteInProcessResult) -> None:
             *(f"{told[name]:.1f} s" for name in seconds),
         )
     if years.row_count:
-        out.print(years)
+        show_table(years, spare=4)
 
 
 def _show_actions(result: dg.ExecuteInProcessResult) -> None:
@@ -289,4 +362,4 @@ def _show_checks(result: dg.ExecuteInProcessResult) -> None:
         sign = "[green]✓[/]" if check.passed else "[yellow]⚠[/]" if warned else "[red]✗[/]"
         checks.add_row(sign, check.check_name, check.description or "")
     if checks.row_count:
-        out.print(checks)
+        show_table(checks)
