@@ -12,6 +12,7 @@ import dagster as dg
 from datalake_assets.assets.corporate_actions import corporate_actions
 from datalake_assets.assets.daily_ticks import build_daily_ticks
 from datalake_assets.assets.lake_report import build_lake_report
+from datalake_assets.assets.securities import adjustment_factors, securities
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.assets.symbol_year_ticks import build_symbol_year_ticks
 from datalake_assets.automation.actions import build_actions_sensor
@@ -24,9 +25,11 @@ from datalake_assets.automation.jobs import (
     freshness_job,
     lake_report_job,
     repair_job,
+    securities_job,
     symbol_year_ticks_job,
 )
 from datalake_assets.automation.lambda_session import build_lambda_session_job
+from datalake_assets.automation.securities import build_securities_sensor
 from datalake_assets.automation.sensors import build_sensors
 from datalake_assets.checks import universe_is_whole
 from datalake_assets.collection.audit import Thresholds
@@ -105,6 +108,8 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
                 ),
                 build_symbol_year_ticks(year_partitions(settings.first_session)),
                 corporate_actions,
+                securities,
+                adjustment_factors,
                 build_lake_report(settings.first_session),
             ]
         ),
@@ -115,6 +120,7 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
             symbol_year_ticks_job,
             lake_report_job,
             corporate_actions_job,
+            securities_job,
             freshness_job,
             *_lambda_jobs(settings),
         ],
@@ -122,6 +128,7 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
         sensors=[
             *build_sensors(settings),
             build_actions_sensor(settings),
+            build_securities_sensor(),
             build_freshness_sensor(settings),
             build_failure_sensor(settings),
         ],

@@ -709,7 +709,7 @@ def test_plan_of_missing_sessions_leaves_out_those_that_are_published(remote: Re
 def test_plan_with_the_embedded_exchange_starts_it_and_leaves_nobody_behind(
     empty_folder: Path,
 ) -> None:
-    symbols = {"DATALAKE_SYMBOLS": "MUS,AEF"}
+    symbols = {"DATALAKE_SYMBOLS": "MUS,AUE"}
 
     result = datalake("plan", *LONGER, "--json", environ=symbols)
 
@@ -720,7 +720,7 @@ def test_plan_with_the_embedded_exchange_starts_it_and_leaves_nobody_behind(
     assert str(lake.source()).startswith("embedded exchange: synthetic/7")
     survey = lake.survey()
     assert survey is not None
-    assert set(survey.years) == {"MUS", "AEF"}
+    assert set(survey.years) == {"MUS", "AUE"}
     assert lake.sessions() == []
 
 

@@ -17,6 +17,7 @@ from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.definitions import build_collector, build_definitions, build_source
 from datalake_assets.resources import AlpacaResource, EmbeddedExchangeResource
+from datalake_assets.securities.tables import FACTORS, SECURITIES
 from datalake_assets.settings import Settings, SettingsError
 
 ROOT = Path(__file__).parents[1]
@@ -165,15 +166,20 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
     graph = definitions.resolve_asset_graph()
 
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
+        "adjustment_factors",
         "corporate_actions",
         "daily_ticks",
         "lake_report",
+        "securities",
         "stock_universe",
         "symbol_year_ticks",
     }
     assert {key.name for key in graph.asset_check_keys} == {
         *RULES,
+        "actions_agree_with_prices",
         "actions_are_sound",
+        "identities_agree",
+        "jumps_are_explained",
         "layouts_agree",
         "newest_session_is_there",
         "universe_is_whole",
@@ -192,12 +198,22 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
     assert graph.get(dg.AssetKey("corporate_actions")).parent_keys == {
         dg.AssetKey("stock_universe")
     }
+    securities = definitions.resolve_job_def("securities_job")
+    both = {dg.AssetKey("securities"), dg.AssetKey("adjustment_factors")}
+    assert set(securities.asset_layer.selected_asset_keys) == both
+    assert graph.get(dg.AssetKey("securities")).parent_keys == {
+        dg.AssetKey("daily_ticks"),
+        dg.AssetKey("stock_universe"),
+        dg.AssetKey("corporate_actions"),
+    }
 
 
 @pytest.mark.parametrize(
     ("asset", "schema"),
     [
         ("corporate_actions", ACTIONS),
+        ("securities", SECURITIES),
+        ("adjustment_factors", FACTORS),
         ("daily_ticks", SCHEMA),
         ("symbol_year_ticks", SCHEMA),
         ("stock_universe", UNIVERSE),

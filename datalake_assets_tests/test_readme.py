@@ -30,14 +30,22 @@ from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource
+from datalake_assets.securities.decisions import Decision, decide
+from datalake_assets.securities.evidence import quarter_of
 from datalake_assets.settings import LAKE_OF_EXCHANGE, SETTINGS, Setting, Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
+from datalake_assets_tests.securities.bars import action
+from datalake_assets_tests.securities.deriving import derive, say
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+(ONE,) = set(re.findall(r"data/ticks/daily/(\w+)/", README))
+"""The symbol that the README reads."""
+
+AT = datetime(2024, 6, 6, tzinfo=UTC)
 SESSIONS = [date(2024, 6, 3), date(2024, 6, 4), date(2024, 6, 5)]
 
 
@@ -98,12 +106,19 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
     assert told == [
         layout.MARKER,
         layout.session_key(day),
-        layout.symbol_year_key("AEF", 2026),
+        layout.symbol_year_key(ONE, 2026),
         layout.manifest_key(2026),
         layout.incomplete_key(day),
         layout.restatement_key(day, datetime(2026, 11, 23, 22, 4, 9, tzinfo=UTC)),
         layout.STANDING_ACTIONS,
         layout.action_log_key(1),
+        layout.SECURITIES_TABLE,
+        layout.FACTORS_TABLE,
+        layout.CUMULATIVE_TABLE,
+        layout.FINDINGS_TABLE,
+        layout.DECISIONS,
+        layout.REGISTRY,
+        layout.evidence_key(quarter_of(day)),
         layout.universe_key(taken),
         layout.survey_key(taken),
     ]
@@ -147,6 +162,16 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
         held = Lake(open_store(settings.lake_uri))
         assert held.sessions() == SESSIONS
         SymbolYears(held.store).publish(SESSIONS[0].year)
+        # The invented prices know nothing of a split: so it is one that somebody accepted.
+        more = {"new_rate": 3.0, "old_rate": 1.0}
+        say(
+            held.store,
+            AT,
+            action("s", "forward_splits", ONE, SESSIONS[1], **more),
+            action("d", "cash_dividends", ONE, SESSIONS[2], cash=0.13),
+        )
+        decide(held.store, Decision("accept", "a test", AT, "to have one", subject="s"))
+        derive(held.store)
         yield held
 
 
@@ -196,7 +221,11 @@ def test_our_own_reader_gives_bars_a_session_and_an_explanation(lake: Lake) -> N
     told = run("datalake_assets", lake)
 
     asked = re.findall(r'bars\(\["(\w+)", "(\w+)"\]', snippets()["datalake_assets"])[0]
-    assert told["bars"].to_pylist() == bars_of(lake, *asked)
+    assert told["bars"].drop_columns("security").to_pylist() == bars_of(lake, *asked)
+    assert told["closes"].column_names == ["session", *asked]
+    assert told["closes"][ONE].to_pylist() == told["adjusted"]["close"].to_pylist()
+    assert told["earned"].num_rows == told["bars"].num_rows
+    assert told["who"].symbol == ONE
     assert told["newest"] == newest(lake)
     assert told["why"].startswith("2024-07-04 is no trading session")
 
@@ -223,17 +252,32 @@ def test_duckdb_reads_the_newest_session_and_one_symbol(
     assert {session for _, _, session in rows} == {SESSIONS[-1]}
     assert {symbol: value for symbol, value, _ in rows} == pytest.approx(turnover)
     assert [value for _, value, _ in rows] == sorted(turnover.values(), reverse=True)
-    expected = [(bar["session"], bar["close"]) for bar in bars_of(lake, "AEF")]
+    expected = [(bar["session"], bar["close"]) for bar in bars_of(lake, ONE)]
     at = [SCHEMA.get_field_index(name) for name in ("symbol", "session", "close")]
     assert [tuple(row[index] for index in at) for row in found["one"]] == [
-        ("AEF", *row) for row in expected
+        (ONE, *row) for row in expected
     ]
 
 
 def test_polars_reads_one_symbol_over_the_sessions(lake: Lake) -> None:
     one = run("polars", lake)["one"]
 
-    assert one.to_dicts() == bars_of(lake, "AEF")
+    assert one.to_dicts() == bars_of(lake, ONE)
+
+
+@pytest.mark.parametrize("library", ["duckdb", "polars"])
+def test_adjusted_prices_by_a_join_are_the_readers_to_the_last_bit(
+    library: str, collected: Lake
+) -> None:
+    told = run(library, collected)["adjusted"]
+    found = told if library == "duckdb" else told.rows()
+    ours = Lake(collected.store).bars(ONE, adjustment="all")
+    names = ("symbol", "session", "close", "volume")
+
+    assert found == list(zip(*(ours[name].to_pylist() for name in names), strict=True))
+    raw = [row["close"] for row in bars_of(collected, ONE)]
+    dividend = 1 - 0.13 / raw[1]
+    assert ours["close"].to_pylist() == [raw[0] * (1 / 3) * dividend, raw[1] * dividend, raw[2]]
 
 
 def test_pandas_reads_returns_by_session_and_symbol(lake: Lake) -> None:
@@ -255,7 +299,7 @@ def test_pyarrow_reads_one_symbol_the_ledger_the_audit_and_the_provenance(lake: 
     session, told = newest(lake), run("pyarrow", lake)
     ledger = told["ledger"]
 
-    assert told["one"].to_pylist() == bars_of(lake, "AEF")
+    assert told["one"].to_pylist() == bars_of(lake, ONE)
     assert ledger.pop("session") == SESSIONS[-1].isoformat()
     assert set(ledger) == {state.value for state in State} - {"present"}
     assert ledger["no_print"] == list(session.ledger.no_print) != []
@@ -299,7 +343,9 @@ def test_every_command_and_option_of_datalake_that_is_named_exists() -> None:
     calls = called("datalake")
     assert {words[0] for _, words in calls} == set(commands())
     for document, words in calls:
-        options = {name for param in commands()[words[0]].params for name in param.opts}
+        command = commands()[words[0]]
+        parts = [command, *getattr(command, "commands", {}).values()]
+        options = {name for part in parts for param in part.params for name in param.opts}
         unknown = [word for word in words if word.startswith("--") and word not in options]
         assert unknown == [], f"{document}: datalake {words[0]} has no {unknown}"
 

@@ -29,12 +29,12 @@ DAYS = market_calendar.sessions(date(2023, 1, 3), date(2024, 1, 5))
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """254 sessions of AEF; on the last of them it did not trade."""
+    """254 sessions of AUE; on the last of them it did not trade."""
     made = Lake(open_store(str(tmp_path_factory.mktemp("show"))))
     made.claim("alpaca/sip")
     for day in DAYS[:-1]:
-        write(made.store, day, ["AEF", "BRK.B"])
-    write(made.store, DAYS[-1], ["BRK.B"], no_print=("AEF",))
+        write(made.store, day, ["AUE", "BRK.B"])
+    write(made.store, DAYS[-1], ["BRK.B"], no_print=("AUE",))
     return made
 
 
@@ -50,16 +50,16 @@ def rows(told: Result) -> list[str]:
 
 
 def test_the_newest_twenty_bars_of_a_year_are_shown(lake: Lake) -> None:
-    told = run(lake, "aef")
-    newest = bar("AEF", DAYS[-2])
+    told = run(lake, "aue")
+    newest = bar("AUE", DAYS[-2])
 
     assert told.exit_code == 0
     first, count = DAYS[-SESSIONS], SESSIONS - 1
-    assert told.stdout.startswith(f"AEF  {first} to {DAYS[-2]}, {count} sessions: ")
+    assert told.stdout.startswith(f"AUE  {first} to {DAYS[-2]}, {count} sessions: ")
     assert [line[:10] for line in rows(told)] == [str(day) for day in DAYS[-21:-1]]
     for name in ("open", "high", "low", "close", "vwap"):
         assert f"{newest[name]:,.2f}" in rows(told)[-1]
-    change = newest["close"] / bar("AEF", DAYS[-3])["close"] - 1
+    change = newest["close"] / bar("AUE", DAYS[-3])["close"] - 1
     assert f" {change:+.2%} " in rows(told)[-1]
     assert f" {newest['volume']:,} " in rows(told)[-1]
 
@@ -73,13 +73,13 @@ def test_every_bar_of_a_range_is_shown_and_the_first_has_no_change(lake: Lake) -
 
 
 def test_a_last_day_alone_shows_the_year_before_it(lake: Lake) -> None:
-    told = run(lake, "AEF", "--to", str(DAYS[-3]))
+    told = run(lake, "AUE", "--to", str(DAYS[-3]))
 
     assert f"{DAYS[0]} to {DAYS[-3]}, {SESSIONS} sessions" in told.stdout
 
 
 def test_a_pipe_gets_no_colours_and_no_chart_unless_it_is_asked_for(lake: Lake) -> None:
-    plain, drawn = run(lake, "AEF"), run(lake, "AEF", "--chart")
+    plain, drawn = run(lake, "AUE"), run(lake, "AUE", "--chart")
 
     assert "\x1b" not in plain.stdout + drawn.stdout
     assert not re.search("[│┃█]", plain.stdout)
@@ -88,9 +88,9 @@ def test_a_pipe_gets_no_colours_and_no_chart_unless_it_is_asked_for(lake: Lake) 
 
 
 def test_csv_and_json_are_all_bars_of_the_range_as_they_are(lake: Lake) -> None:
-    expected = [bar("AEF", day) for day in DAYS[-SESSIONS:-1]]
-    as_csv = list(csv.DictReader(io.StringIO(run(lake, "AEF", "--csv").stdout)))
-    as_json = json.loads(run(lake, "AEF", "--json").stdout)
+    expected = [bar("AUE", day) for day in DAYS[-SESSIONS:-1]]
+    as_csv = list(csv.DictReader(io.StringIO(run(lake, "AUE", "--csv").stdout)))
+    as_json = json.loads(run(lake, "AUE", "--json").stdout)
 
     assert [list(row) for row in (as_csv[0], as_json[0])] == [SCHEMA.names] * 2
     for row, from_csv, from_json in zip(expected, as_csv, as_json, strict=True):
@@ -100,17 +100,17 @@ def test_csv_and_json_are_all_bars_of_the_range_as_they_are(lake: Lake) -> None:
 
 
 def test_a_symbol_without_a_bar_in_the_range_is_explained(lake: Lake) -> None:
-    words = ("AEF", "--from", str(DAYS[-1]))
+    words = ("AUE", "--from", str(DAYS[-1]))
     told = run(lake, *words)
 
     assert told.exit_code == 0
     assert told.stdout == (
-        f"AEF has no bar from {DAYS[-1]} to now: AEF did not trade on {DAYS[-1]}: the source "
+        f"AUE has no bar from {DAYS[-1]} to now: AUE did not trade on {DAYS[-1]}: the source "
         "answered and had no bar\n"
     )
     raw = run(lake, *words, "--csv")
     assert raw.stdout == ",".join(SCHEMA.names) + "\n"
-    assert "AEF has no bar" in raw.stderr
+    assert "AUE has no bar" in raw.stderr
     assert json.loads(run(lake, *words, "--json").stdout) == []
 
 
@@ -126,20 +126,20 @@ def test_a_symbol_without_a_bar_in_the_range_is_explained(lake: Lake) -> None:
 def test_a_range_of_which_the_lake_holds_nothing_is_explained(
     lake: Lake, words: tuple[str, ...], why: str
 ) -> None:
-    told = run(lake, "AEF", *words)
+    told = run(lake, "AUE", *words)
 
     assert told.exit_code == 0
-    assert told.stdout.startswith("AEF has no bar from ")
+    assert told.stdout.startswith("AUE has no bar from ")
     assert f": {why}" in told.stdout
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("AEFF",), "error: this lake knows no symbol AEFF: .*Close to it: AEF"),
-        (("AEF", "--from", "yesterday"), "error: 'yesterday' is no day"),
-        (("AEF", "--from", "2024-01-03", "--to", "2024-01-02"), "is before the start"),
-        (("AEF", "--csv", "--json"), "give --csv or --json"),
+        (("AUEF",), "error: this lake knows no symbol AUEF: .*Close to it: AUE"),
+        (("AUE", "--from", "yesterday"), "error: 'yesterday' is no day"),
+        (("AUE", "--from", "2024-01-03", "--to", "2024-01-02"), "is before the start"),
+        (("AUE", "--csv", "--json"), "give --csv or --json"),
     ],
 )
 def test_wrong_input_is_told_and_ends_with_2(lake: Lake, words: tuple[str, ...], told: str) -> None:
@@ -151,7 +151,7 @@ def test_wrong_input_is_told_and_ends_with_2(lake: Lake, words: tuple[str, ...],
 
 
 def test_a_lake_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
-    result = run(tmp_path / "none", "AEF")
+    result = run(tmp_path / "none", "AUE")
 
     assert result.exit_code == 2
     assert "no session is published in" in result.stderr
@@ -251,17 +251,17 @@ def put(lake: Lake, row: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def holed(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """Ten sessions: three in the middle were not collected, in another one AEF failed."""
+    """Ten sessions: three in the middle were not collected, in another one AUE failed."""
     made = Lake(open_store(str(tmp_path_factory.mktemp("holed"))))
     made.claim("alpaca/sip")
     for day in (*DAYS[:3], *DAYS[6:8], DAYS[9]):
-        write(made.store, day, ["AEF", "BRK.B"])
-    write(made.store, DAYS[8], ["BRK.B"], failed={"AEF": "HTTP 500"})
+        write(made.store, day, ["AUE", "BRK.B"])
+    write(made.store, DAYS[8], ["BRK.B"], failed={"AUE": "HTTP 500"})
     return made
 
 
 def test_no_change_is_told_over_missing_sessions(holed: Lake) -> None:
-    told = run(holed, "AEF", "--from", str(DAYS[0]), "--to", str(DAYS[9]))
+    told = run(holed, "AUE", "--from", str(DAYS[0]), "--to", str(DAYS[9]))
 
     assert "(4 between them are missing)" in told.stdout.splitlines()[0]
     lines = told.stdout.splitlines()
@@ -278,7 +278,7 @@ def test_no_change_is_told_over_missing_sessions(holed: Lake) -> None:
 
 
 def test_each_gap_is_told_with_its_reason_and_what_to_type(holed: Lake) -> None:
-    told = run(holed, "AEF")
+    told = run(holed, "AUE")
 
     assert (
         f"{DAYS[3]} to {DAYS[5]}: 3 sessions missing (not published)  →  datalake collect --from "
@@ -290,7 +290,7 @@ def test_each_gap_is_told_with_its_reason_and_what_to_type(holed: Lake) -> None:
 
 
 def test_raw_bars_stay_raw_and_their_gaps_are_told_beside(holed: Lake) -> None:
-    told = run(holed, "AEF", "--json")
+    told = run(holed, "AUE", "--json")
 
     assert len(json.loads(told.stdout)) == 6
     assert told.stderr.count("missing") == 2
@@ -298,13 +298,13 @@ def test_raw_bars_stay_raw_and_their_gaps_are_told_beside(holed: Lake) -> None:
 
 
 def test_a_session_without_a_trade_is_no_gap(lake: Lake) -> None:
-    told = run(lake, "AEF", "--to", str(DAYS[-1]))
+    told = run(lake, "AUE", "--to", str(DAYS[-1]))
 
     assert "missing" not in told.stdout
 
 
 def test_the_chart_has_a_column_for_each_gap(holed: Lake) -> None:
-    told = run(holed, "AEF", "--chart")
+    told = run(holed, "AUE", "--chart")
 
     assert "┊ sessions are missing" in told.stdout
     assert {line.count("┊") for line in told.stdout.splitlines() if "┊" in line} == {1, 2}
@@ -339,8 +339,8 @@ def test_a_close_of_nothing_has_no_change_and_ends_in_no_error(tmp_path: Path) -
     made.claim("alpaca/sip")
     closes = {DAYS[0]: 0.0, DAYS[1]: 0.0, DAYS[2]: 5.0}
     for day, close in closes.items():
-        put(made, bar("AEF", day, close=close, low=0.0))
-    told = run(made, "AEF", "--chart")
+        put(made, bar("AUE", day, close=close, low=0.0))
+    told = run(made, "AUE", "--chart")
 
     assert told.exit_code == 0, told.output
     assert "0.00 to 5.00 (no change)" in told.stdout
@@ -349,8 +349,8 @@ def test_a_close_of_nothing_has_no_change_and_ends_in_no_error(tmp_path: Path) -
 def test_a_bar_without_an_average_or_a_number_of_trades_has_a_dash(tmp_path: Path) -> None:
     made = Lake(open_store(str(tmp_path)))
     made.claim("alpaca/sip")
-    put(made, bar("AEF", DAYS[0], vwap=None, trade_count=None))
-    told = run(made, "AEF")
+    put(made, bar("AUE", DAYS[0], vwap=None, trade_count=None))
+    told = run(made, "AUE")
 
     assert rows(told)[0].split()[-2:] == ["–", "–"]
 
@@ -359,7 +359,7 @@ def test_prices_below_a_cent_are_told_with_enough_digits(tmp_path: Path) -> None
     made = Lake(open_store(str(tmp_path)))
     made.claim("alpaca/sip")
     low = dict.fromkeys(("open", "high", "low", "close", "vwap"), 0.000012)
-    put(made, bar("AEF", DAYS[0], **low))
+    put(made, bar("AUE", DAYS[0], **low))
 
-    assert "0.000012" in rows(run(made, "AEF"))[0]
-    assert "the last at 0.000012" in made.explain("AEF", DAYS[0])
+    assert "0.000012" in rows(run(made, "AUE"))[0]
+    assert "the last at 0.000012" in made.explain("AUE", DAYS[0])

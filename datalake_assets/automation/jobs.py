@@ -9,6 +9,7 @@ from datalake_assets import market_calendar
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
+from datalake_assets.assets.securities import FACTORS_KEY, SECURITIES_KEY
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.automation.due import PARTITION_APPEARS
@@ -44,6 +45,12 @@ corporate_actions_job = dg.define_asset_job(
     description="Ask what corporate actions there are, and log what changed.",
 )
 
+securities_job = dg.define_asset_job(
+    "securities_job",
+    selection=AssetSelection.assets(SECURITIES_KEY, FACTORS_KEY),
+    description="Derive who is who, and what earlier prices are worth: a few seconds.",
+)
+
 lake_report_job = dg.define_asset_job(
     "lake_report_job",
     selection=AssetSelection.assets(LAKE_REPORT),
@@ -62,13 +69,22 @@ JOBS = (
     repair_job.name,
     symbol_year_ticks_job.name,
     corporate_actions_job.name,
+    securities_job.name,
     lake_report_job.name,
     freshness_job.name,
     LAMBDA_SESSION_JOB,
 )
 """The names of all jobs."""
 
-ASSETS = (STOCK_UNIVERSE, DAILY_TICKS, SYMBOL_YEAR_TICKS, CORPORATE_ACTIONS, LAKE_REPORT)
+ASSETS = (
+    STOCK_UNIVERSE,
+    DAILY_TICKS,
+    SYMBOL_YEAR_TICKS,
+    CORPORATE_ACTIONS,
+    SECURITIES_KEY,
+    FACTORS_KEY,
+    LAKE_REPORT,
+)
 """The assets of all jobs."""
 
 

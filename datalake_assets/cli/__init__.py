@@ -15,6 +15,7 @@ import typer
 
 from datalake_assets.cli.actions import actions
 from datalake_assets.cli.collect import backfill, collect
+from datalake_assets.cli.decide import decide
 from datalake_assets.cli.demo import demo
 from datalake_assets.cli.doctor import doctor
 from datalake_assets.cli.exchange import exchange
@@ -55,3 +56,4 @@ for command in (
     exchange,
 ):
     app.command()(command)
+app.add_typer(decide, name="decide")

@@ -18,12 +18,19 @@ def exchange(
     recorded: Annotated[
         Path | None, typer.Option(help="CSV or Parquet file of bars to replay instead.")
     ] = None,
+    actions: Annotated[
+        Path | None, typer.Option(help="CSV file of the recording's corporate actions.")
+    ] = None,
+    names: Annotated[Path | None, typer.Option(help="CSV file of its renames.")] = None,
     requests_per_minute: Annotated[
         int, typer.Option(help="Rate limit of the data API; 0 for none.")
     ] = 200,
     latency: Annotated[float, typer.Option(help="Seconds that each answer takes longer.")] = 0.0,
     faults: Annotated[
         str, typer.Option(help='Faults, as JSON: {"rate": 0.3, "seed": 1} disturbs 30 %.')
+    ] = "",
+    errata: Annotated[
+        str, typer.Option(help='Wrong actions, as JSON: {"rate": 0.01, "seed": 1} has 1 % wrong.')
     ] = "",
     closures: Annotated[
         str, typer.Option(help="Days on which it stayed closed after all: 2025-01-09,…")
@@ -34,10 +41,13 @@ def exchange(
         options = ExchangeOptions(
             seed=seed,
             recorded=recorded,
+            actions=actions,
+            names=names,
             requests_per_minute=requests_per_minute,
             trading_requests_per_minute=200,
             latency=latency,
             faults=faults,
+            errata=errata,
             closures=closures,
         )
 

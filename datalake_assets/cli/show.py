@@ -14,10 +14,11 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from itertools import groupby, pairwise
 from typing import Annotated, Any
 
+import pyarrow as pa
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -25,10 +26,13 @@ from rich.text import Text
 
 from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import open_lake
+from datalake_assets.cli.marks import LEGEND, Marks, letter, marks, words
 from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
 from datalake_assets.collection.bars import price_text
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError, as_day
+from datalake_assets.lake.security_reader import SecuritiesWarning
+from datalake_assets.securities.adjusting import RAW, kinds
 from datalake_assets.settings import Settings
 
 SESSIONS = 252
@@ -55,6 +59,10 @@ def show(
         str | None,
         typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
     ] = None,
+    adjustment: Annotated[
+        str,
+        typer.Option(help="raw, all, or some of split,spin-off,dividend, separated by commas."),
+    ] = RAW,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all bars as CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all bars as JSON.")] = False,
     chart: Annotated[
@@ -67,10 +75,15 @@ def show(
     with plain_errors():
         try:
             lake = open_lake(Settings.load())
-            bars, told, gaps = _bars(lake, symbol, first, last)
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always", SecuritiesWarning)
+                bars, told, gaps = _bars(lake, symbol, first, last, adjustment)
+            marked = {} if as_csv or as_json else marks(lake, bars)
         except (NotInLakeError, ValueError) as error:
             tell(err, f"error: {error}")
             raise typer.Exit(2) from error
+    for warning in warned:
+        tell(err, f"warning: {warning.message}")
     # Beyond `plain_errors`: a pipe that is closed early (`| head`) is no error of ours.
     if as_csv or as_json:
         typer.echo(_csv(bars) if as_csv else _json(bars), nl=as_json)
@@ -81,9 +94,9 @@ def show(
         return
     tell(out, told)
     if bars:
-        _print_table(bars if first or last else bars[-_NEWEST:], bars, gaps)
+        _print_table(bars if first or last else bars[-_NEWEST:], bars, gaps, marked)
         if out.is_terminal if chart is None else chart:
-            for line in draw(bars, out.width, gaps, ascii_only=out.options.ascii_only):
+            for line in draw(bars, out.width, gaps, marked, ascii_only=out.options.ascii_only):
                 out.print(line, soft_wrap=True)
         for gap in gaps[-_GAPS:]:
             tell(out, str(gap))
@@ -120,7 +133,15 @@ class Gap:
 
 def _gaps(lake: Lake, symbol: str, bars: Sequence[Bar], start: Day, end: Day) -> list[Gap]:
     """What is missing between the bars, and before and after them in the range."""
-    missing = lake.missing(symbol, start, end)
+    # Each ticker is asked about from its first bar to the next one's.
+    tickers = [
+        (name, next(run)["session"]) for name, run in groupby(bars, key=lambda b: b["symbol"])
+    ]
+    parts = []
+    for number, (name, first) in enumerate(tickers or [(symbol, start)]):
+        until = tickers[number + 1][1] - timedelta(days=1) if number + 1 < len(tickers) else end
+        parts.append(lake.missing(name, first if number else start, until))
+    missing = pa.concat_tables(parts)
     days = {bar["session"] for bar in bars}
     among = sorted(days.union(missing["session"].to_pylist()))
     found: list[Gap] = []
@@ -134,7 +155,7 @@ def _gaps(lake: Lake, symbol: str, bars: Sequence[Bar], start: Day, end: Day) ->
 
 
 def _bars(
-    lake: Lake, symbol: str, first: str | None, last: str | None
+    lake: Lake, symbol: str, first: str | None, last: str | None, adjustment: str
 ) -> tuple[list[Bar], str, list[Gap]]:
     """The bars asked for, ascending, what they are in a line, and what is missing."""
     end = None if last is None else as_day(last)
@@ -142,7 +163,7 @@ def _bars(
     start = first if first is not None or not held else held[-SESSIONS:][0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MissingSessionsWarning)  # it is told, and drawn
-        bars: list[Bar] = lake.bars(symbol, start, end).to_pylist()
+        bars: list[Bar] = lake.bars(symbol, start, end, adjustment).to_pylist()
     name = symbol.strip().upper()
     if not bars:
         within = [day for day in held if start is None or day >= as_day(start)]
@@ -160,10 +181,11 @@ def _bars(
         if change is None
         else f"{change:+.2%}"
     )
+    adjusted = "adjusted for " + ", ".join(kinds(adjustment)) if kinds(adjustment) else "unadjusted"
     first_close, last_close = (price_text(bar["close"]) for bar in (bars[0], bars[-1]))
     line = (
         f"{name}  {opened} to {closed}, {len(bars):,} sessions: {first_close} to {last_close} "
-        f"({told}), US dollars, unadjusted"
+        f"({told}), US dollars, {adjusted}"
     )
     return bars, line, gaps
 
@@ -187,7 +209,7 @@ def _csv(bars: Sequence[Bar]) -> str:
     from datalake_assets.collection.bars import SCHEMA
 
     text = io.StringIO()
-    rows = csv.DictWriter(text, SCHEMA.names, lineterminator="\n")
+    rows = csv.DictWriter(text, list(bars[0]) if bars else SCHEMA.names, lineterminator="\n")
     rows.writeheader()
     rows.writerows({**bar, "timestamp": bar["timestamp"].isoformat()} for bar in bars)
     return text.getvalue()
@@ -200,24 +222,29 @@ def _json(bars: Sequence[Bar]) -> str:
 # --- the table ---
 
 
-def _print_table(shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap]) -> None:
+def _print_table(
+    shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marked: Marks
+) -> None:
     """Print the bars `shown`, which are the last of all `bars`, in as many columns as fit."""
     unbounded = Console(width=1000)
     if not out.is_terminal:
-        unbounded.print(_table(shown, bars, gaps))  # a pipe has no width
+        unbounded.print(_table(shown, bars, gaps, marked))  # a pipe has no width
         return
-    table = _table(shown, bars, gaps)
-    while len(table.columns) > 7 and unbounded.measure(table).maximum > out.width:
+    table = _table(shown, bars, gaps, marked)
+    least = 7 + any(column.header == "event" for column in table.columns)
+    while len(table.columns) > least and unbounded.measure(table).maximum > out.width:
         table.columns.pop()  # the number of trades, then vwap
     out.print(table)
 
 
-def _table(shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap]) -> Table:
-    names = ("session", "open", "high", "low", "close", "change", "volume", "vwap", "trades")
+def _table(shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marked: Marks) -> Table:
+    events = any(bar["session"] in marked for bar in shown)
+    names = ["session", "open", "high", "low", "close", "change", "volume", "vwap", "trades"]
+    names[7:7] = ["event"] * events
     table = Table(*names, box=None, pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
-        column.justify = "left" if column.header == "session" else "right"
+        column.justify = "left" if column.header in ("session", "event") else "right"
     before = bars[-len(shown) - 1] if len(shown) < len(bars) else None
     # What is missing before all bars is told below the table, not above its first row.
     ahead = deque(gap for gap in gaps if before is None or gap.first > before["session"])
@@ -232,7 +259,8 @@ def _table(shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap]) -> Ta
             Text("", "green")
             if change is None
             else Text(f"{change:+.2%}", "red" if change < 0 else "green"),
-            f"{bar['volume']:,}",
+            f"{bar['volume']:,.0f}",
+            *([words(marked.get(bar["session"], ()))] if events else ()),
             _or_none(bar["vwap"], price_text),
             _or_none(bar["trade_count"], "{:,}".format),
         )
@@ -258,7 +286,8 @@ class Candle:
     high: float
     low: float
     close: float
-    volume: int
+    volume: float
+    letter: str = " "
 
     @property
     def style(self) -> str:
@@ -286,8 +315,9 @@ def _together(parts: Sequence[Sequence[Bar]], columns: int) -> int:
     return each
 
 
-def candles(bars: Sequence[Bar], each: int) -> list[Candle]:
+def candles(bars: Sequence[Bar], each: int, marked: Marks | None = None) -> list[Candle]:
     """The bars in candles of so many sessions, but for the first."""
+    marked = marked or {}
     # Counted from the newest, whose candle must be a whole one.
     ends = range(len(bars), 0, -each)
     groups = [bars[max(0, end - each) : end] for end in reversed(ends)]
@@ -299,6 +329,7 @@ def candles(bars: Sequence[Bar], each: int) -> list[Candle]:
             min(bar["low"] for bar in group),
             group[-1]["close"],
             sum(bar["volume"] for bar in group),
+            letter([mark for bar in group for mark in marked.get(bar["session"], ())]),
         )
         for group in groups
     ]
@@ -321,14 +352,20 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 def draw(
-    bars: Sequence[Bar], width: int, gaps: Sequence[Gap] = (), *, ascii_only: bool = False
+    bars: Sequence[Bar],
+    width: int,
+    gaps: Sequence[Gap] = (),
+    marked: Marks | None = None,
+    *,
+    ascii_only: bool = False,
 ) -> Iterator[Text]:
-    """The bars as candles over their volume, line by line.
+    """The bars as candles over their volume and marks, line by line.
 
     Args:
         bars: Ascending, at least one.
         width: Columns of the terminal.
         gaps: What is missing between them: a dotted column each, while there is room for all.
+        marked: What happened in some of the sessions.
         ascii_only: Whether it shows no other characters.
     """
     top: float = max(bar["high"] for bar in bars)
@@ -341,7 +378,8 @@ def draw(
         parts, each = [bars], -(-len(bars) // columns)
     shown: list[Candle | None] = []
     for part_of in parts:
-        shown += [None, *candles(part_of, each)] if shown else candles(part_of, each)
+        found = candles(part_of, each, marked)
+        shown += [None, *found] if shown else found
     gap = " " * (min(4, columns // len(shown)) - 1)
     step = (top - bottom) / (2 * _PRICE_ROWS - 1) or 1.0
 
@@ -378,6 +416,11 @@ def draw(
             mark = " #"[filled >= 4] if ascii_only else _EIGHTHS[filled]
             line.append(mark + gap, candle.style)
         yield line.append(f"  {_short(most)}" if row == _VOLUME_ROWS - 1 else "", "dim")
+    signs = [candle.letter if candle else " " for candle in shown]
+    if any(sign != " " for sign in signs):
+        yield Text(gap.join(signs).rstrip(), "bold")
+        meant = (f"{sign} {what}" for sign, what in LEGEND.items() if sign in signs)
+        yield Text("  ".join(meant), "dim")
     yield Text(_dates(shown, len(gap) + 1), "dim")
     told = [f"each column: {each} sessions"] if each > 1 else []
     if len(parts) > 1:
@@ -400,9 +443,9 @@ def _dates(shown: Sequence[Candle | None], stride: int) -> str:
     return text
 
 
-def _short(count: int) -> str:
+def _short(count: float) -> str:
     """A number of shares in few characters."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:,.1f} {unit}"
-    return str(count)
+    return f"{count:.0f}"

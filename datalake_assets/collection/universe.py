@@ -87,15 +87,15 @@ class Snapshots:
     Args:
         days: The days (in New York) on which they were taken, ascending.
         of: The snapshot of one of these days, in `SCHEMA`.
+        besides: Tickers known from elsewhere, such as the names in corporate actions.
     """
 
     days: Sequence[date]
     of: Callable[[date], pa.Table]
+    besides: Callable[[], Iterable[str]] = tuple
 
 
-def symbols_for(
-    sessions: Iterable[date], snapshots: Snapshots, besides: Iterable[str] = ()
-) -> dict[date, tuple[str, ...]]:
+def symbols_for(sessions: Iterable[date], snapshots: Snapshots) -> dict[date, tuple[str, ...]]:
     """For each session every ticker that can have traded in it, ascending, each once.
 
     Between two lists taken within a week of each other, one before the session and one on its day
@@ -107,7 +107,6 @@ def symbols_for(
     Args:
         sessions: The sessions to collect.
         snapshots: The lists of assets.
-        besides: Tickers known from elsewhere, such as the names in corporate actions.
 
     Raises:
         ValueError: There is no snapshot.
@@ -132,7 +131,7 @@ def symbols_for(
         else:
             if ever is None:
                 newest = snapshots.of(snapshots.days[-1])
-                ever = _tickers((*newest["symbol"].to_pylist(), *besides))
+                ever = _tickers((*newest["symbol"].to_pylist(), *snapshots.besides()))
             wanted[day] = ever
     return wanted
 

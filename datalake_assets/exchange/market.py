@@ -1,4 +1,4 @@
-"""What the exchange serves: columns of daily bars, assets and splits, and the `Market` protocol.
+"""What the exchange serves: columns of daily bars, rows of assets, and the `Market` protocol.
 
 How a market makes or reads its bars stands in `synthetic` and `recorded`; how they look on the
 wire, in `wire`.
@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date, datetime
 from hashlib import blake2b
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from datalake_assets.exchange.actions import ToldActions
 
 Ints = npt.NDArray[np.int64]
 
@@ -75,20 +78,11 @@ class Bars:
 _COLUMNS = tuple(field.name for field in fields(Bars) if field.name != "symbols")
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """`new` shares for `old` ones, from the session `day` on (forward: `new` > `old`)."""
-
-    symbol: str
-    day: date
-    new: int
-    old: int
-
-
 def asset(
     symbol: str,
     *,
     market: bytes,
+    identity: str | None = None,
     name: str,
     exchange: str,
     active: bool = True,
@@ -97,8 +91,11 @@ def asset(
     fractionable: bool = True,
     has_options: bool = False,
 ) -> dict[str, Any]:
-    """A row of `/v2/assets` with every field of Alpaca's; `market` (≤ 64 bytes) makes the id."""
-    digest = blake2b(symbol.encode(), key=market, digest_size=16).digest()
+    """A row of `/v2/assets` with every field of Alpaca's.
+
+    `market` (≤ 64 bytes) and `identity` (usually the symbol) make the id.
+    """
+    digest = blake2b((identity or symbol).encode(), key=market, digest_size=16).digest()
     margin = 30 if active else 100
     return {
         "id": str(uuid.UUID(bytes=digest, version=4)),
@@ -134,14 +131,28 @@ class Market(Protocol):
     def visible(self, now: datetime) -> int:
         """How many of `sessions`, from the first, may be served at `now`."""
 
-    def bars(self, symbols: Sequence[str], first: int, stop: int) -> Bars:
+    def bars(self, symbols: Sequence[str], first: int, stop: int, asof: date | None = None) -> Bars:
         """The bars of `symbols` in `sessions[first:stop]`, by symbol as given, then by session.
 
         A symbol that the market does not know has no bar; that is no error.
+
+        Args:
+            symbols: Tickers, each once.
+            first: Position of the first session.
+            stop: Position after the last one.
+            asof: `None`: the bars that traded under the ticker. A day: all bars of the security
+                that held the ticker on it, under whatever ticker they traded; where nobody held
+                it, as with `None`.
         """
 
-    def assets(self) -> Sequence[dict[str, Any]]:
-        """Rows of `/v2/assets`, sorted by class, exchange and symbol."""
+    def held(self, symbol: str, asof: date) -> int | None:
+        """Which security the ticker meant on a day, `None`: nobody's.
 
-    def splits(self) -> Sequence[Split]:
-        """Every split, by day, then symbol."""
+        As the mapping knows it: a renamed company has its new ticker from the day after.
+        """
+
+    def assets(self, today: date) -> Sequence[dict[str, Any]]:
+        """Rows of `/v2/assets` on a day, sorted by class, exchange and symbol."""
+
+    def actions(self) -> "ToldActions":
+        """What happens to the securities, as the source tells it when it makes no mistake."""

@@ -23,6 +23,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from datalake_assets.exchange import synthetic
+from datalake_assets.exchange.errata import read_errata
 from datalake_assets.exchange.faults import read_faults
 from datalake_assets.exchange.market import Market
 from datalake_assets.exchange.server import TRANSPORT, Exchange
@@ -43,10 +44,13 @@ class ExchangeOptions:
         active: How many symbols of it are listed.
         inactive: How many are not, any more.
         recorded: A CSV or Parquet file to replay instead (`RecordedMarket` says which).
+        actions: A CSV file of the recording's corporate actions.
+        names: A CSV file of its renames.
         requests_per_minute: The data API's rate limit; 0: none.
         trading_requests_per_minute: The trading API's; 0: none.
         latency: Seconds that each answer takes longer.
         faults: As JSON (`read_faults` says how); empty: none.
+        errata: Mistakes about actions and bars, as JSON (`read_errata` says how); empty: none.
         closures: Days on which it stayed closed after all, separated by commas; empty: none.
     """
 
@@ -54,10 +58,13 @@ class ExchangeOptions:
     active: int = 6_000
     inactive: int = 2_000
     recorded: Path | None = None
+    actions: Path | None = None
+    names: Path | None = None
     requests_per_minute: int = 0
     trading_requests_per_minute: int = 0
     latency: float = 0.0
     faults: str = ""
+    errata: str = ""
     closures: str = ""
 
     @property
@@ -67,15 +74,23 @@ class ExchangeOptions:
             return synthetic.market_id(self.seed, self.active, self.inactive)
         from datalake_assets.exchange import recorded  # brings pyarrow: only when it is needed
 
-        return recorded.market_id(self.recorded)
+        return recorded.market_id(self.recorded, self.actions, self.names)
 
     def market(self) -> Market:
-        """The market itself."""
+        """The market itself.
+
+        Raises:
+            ValueError: actions or names without a recording, or a file that cannot be replayed.
+        """
         if self.recorded is None:
+            if self.actions is not None or self.names is not None:
+                raise ValueError(
+                    "actions and names belong to recorded bars; give the recording, too"
+                )
             return synthetic.SyntheticMarket(self.seed, self.active, self.inactive)
         from datalake_assets.exchange import recorded
 
-        return recorded.RecordedMarket(self.recorded)
+        return recorded.RecordedMarket(self.recorded, self.actions, self.names)
 
     def exchange(self) -> Exchange:
         """The exchange over that market.
@@ -90,6 +105,7 @@ class ExchangeOptions:
             trading_requests_per_minute=self.trading_requests_per_minute,
             latency=self.latency,
             faults=read_faults(self.faults) if self.faults else None,
+            errata=read_errata(self.errata) if self.errata else None,
             closures=[date.fromisoformat(day) for day in self.closures.split(",") if day],
         )
 

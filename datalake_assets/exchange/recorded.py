@@ -5,6 +5,7 @@ high, low and close to four decimals, without `trade_count` it is 1. Bars that b
 OHLC are replayed too: the real exchange serves such a bar now and then.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from datetime import date, datetime
 from functools import cached_property
@@ -20,7 +21,10 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from datalake_assets import market_calendar
-from datalake_assets.exchange.market import DOLLAR, Bars, Ints, Split, asset, is_ticker
+from datalake_assets.exchange.actions import ListedActions
+from datalake_assets.exchange.market import DOLLAR, Bars, Ints, asset, is_ticker
+from datalake_assets.exchange.recorded_actions import recorded_actions
+from datalake_assets.exchange.recorded_names import FOREVER, Holding, RecordedNames
 
 _NAMES = {
     "symbol": ("symbol", "ticker"),
@@ -40,17 +44,21 @@ class RecordingError(ValueError):
     """A file that cannot be replayed; the message names the file, the fault and the row."""
 
 
-def market_id(path: Path) -> str:
-    """The name of the market that `RecordedMarket` makes of the file: by its content."""
-    with path.open("rb") as file:
-        digest = sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+def market_id(path: Path, actions: Path | None = None, names: Path | None = None) -> str:
+    """The name of the market that `RecordedMarket` makes of the files: by their content."""
+    digest = sha256()
+    for each in (path, actions, names):
+        if each is not None:
+            with each.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
     return f"recorded/{digest.hexdigest()[:16]}"
 
 
 class RecordedMarket:
-    """The bars of a file; its symbols are the assets, all of them active.
+    """The bars of a file, and if there are such files, corporate actions and changes of names.
+
+    Assets are the tickers that nobody has left by the end of the recording, all of them active.
 
     Args:
         path: `.parquet`, or CSV with a header, also gzipped. Columns, in any case: `symbol` (or
@@ -59,23 +67,25 @@ class RecordedMarket:
             most six decimals, as Alpaca's. Days are dates, numbers like 20240105, or instants:
             these count by their day in New York, but by that in UTC when all of them are midnights
             there, as a date becomes an instant.
+        actions: A CSV file of corporate actions (`recorded_actions` says which columns).
+        names: A CSV file of renames (`RecordedNames` says which columns).
 
     Raises:
         RecordingError: a column is missing, a value too, a symbol is no ticker, a day no session
             or twice there, a price negative, not finite, or finer than the wire carries.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.market_id = market_id(path)
+    def __init__(self, path: Path, actions: Path | None = None, names: Path | None = None) -> None:
+        self.market_id = market_id(path, actions, names)
         self._path = path
         columns = self._read()
         days, day_index = np.unique(columns["session"], return_inverse=True)
-        names, name_index = np.unique(columns["symbol"], return_inverse=True)
+        symbols, name_index = np.unique(columns["symbol"], return_inverse=True)
         self.sessions: Sequence[date] = tuple(days.tolist())
-        self._check_names(names.tolist())
+        self._check_names(symbols.tolist())
         order = np.lexsort((day_index, name_index))
         bars = Bars(
-            symbols=names.tolist(),
+            symbols=symbols.tolist(),
             symbol=name_index.astype(np.int64),
             session=day_index.astype(np.int64),
             **{name: columns[name] for name in _NAMES if name not in ("symbol", "session")},
@@ -86,22 +96,47 @@ class RecordedMarket:
             symbol, day = bars.symbols[bars.symbol[row]], self.sessions[bars.session[row]]
             raise RecordingError(f"{path}: {symbol} has more than one bar on {day}; keep one")
         self._bars = bars
-        self._begin = np.searchsorted(bars.symbol, np.arange(len(names) + 1))
+        self._begin = np.searchsorted(bars.symbol, np.arange(len(symbols) + 1))
         self._row = {symbol: row for row, symbol in enumerate(bars.symbols)}
+
+        session_days = np.array(self.sessions, "datetime64[D]")
+        self.names = RecordedNames(
+            names,
+            {
+                symbol: session_days[bars.session[self._begin[row] : self._begin[row + 1]]].tolist()
+                for symbol, row in self._row.items()
+            },
+        )
+
+        self._actions = recorded_actions(actions, self.names, self.market_id)
+
+    def actions(self) -> ListedActions:
+        """See `Market.actions`."""
+        return self._actions
 
     def visible(self, now: datetime) -> int:
         """All sessions: what was recorded is history, whatever the clock says."""
         return len(self.sessions)
 
-    def bars(self, symbols: Sequence[str], first: int, stop: int) -> Bars:
+    def held(self, symbol: str, asof: date) -> int | None:
+        """See `Market.held`."""
+        return self.names.held(symbol, asof)
+
+    def bars(self, symbols: Sequence[str], first: int, stop: int, asof: date | None = None) -> Bars:
         """See `Market.bars`."""
-        known = [symbol for symbol in symbols if symbol in self._row]
-        spans = []
-        for symbol in known:
-            begin, end = self._begin[self._row[symbol] : self._row[symbol] + 2]
-            sessions = self._bars.session[begin:end]
-            low, high = np.searchsorted(sessions, [first, stop])
-            spans.append(np.arange(begin + low, begin + high))
+        known, spans = [], []
+        for symbol in symbols:
+            security = None if asof is None else self.held(symbol, asof)
+            if security is not None:
+                held = self.names.by_security[security]
+                parts = [self._rows(holding, first, stop) for holding in held]
+            elif symbol in self._row:
+                whole = Holding(-1, symbol, date.min, FOREVER, renamed=False, left=False)
+                parts = [self._rows(whole, first, stop)]
+            else:
+                continue
+            known.append(symbol)
+            spans.append(np.concatenate(parts))
         bars = self._bars.take(np.concatenate(spans) if spans else np.arange(0))
         position = np.repeat(np.arange(len(known)), [len(span) for span in spans])
         return Bars(
@@ -110,21 +145,34 @@ class RecordedMarket:
             symbol=position,
         )
 
-    def assets(self) -> Sequence[dict[str, Any]]:
-        """See `Market.assets`."""
+    def _rows(self, holding: Holding, first: int, stop: int) -> Ints:
+        """Where the bars of a holding stand, within the sessions `first` … `stop`."""
+        row = self._row.get(holding.ticker)
+        if row is None:
+            return np.arange(0)
+        begin, end = self._begin[row : row + 2]
+        since = max(first, bisect_left(self.sessions, holding.first))
+        until = min(stop, bisect_left(self.sessions, holding.stop))
+        low, high = np.searchsorted(self._bars.session[begin:end], [since, until])
+        return np.arange(begin + low, begin + high)
+
+    def assets(self, today: date | None = None) -> Sequence[dict[str, Any]]:
+        """See `Market.assets`. What was recorded is history: on every day the same."""
         return self._assets
 
     @cached_property
     def _assets(self) -> list[dict[str, Any]]:
         market = self.market_id.encode()
+        left = {
+            ticker
+            for ticker, holdings in self.names.by_ticker.items()
+            if holdings[-1].stop != FOREVER
+        }
         return [
             asset(symbol, market=market, name=symbol, exchange="NYSE")
             for symbol in self._bars.symbols
+            if symbol not in left
         ]
-
-    def splits(self) -> Sequence[Split]:
-        """None: a file of bars does not tell its splits."""
-        return ()
 
     def _read(self) -> dict[str, npt.NDArray[Any]]:
         """The file's columns by their names here; prices in millionths."""

@@ -3,10 +3,9 @@
 Here belongs the behaviour of one exchange. The spelling of the wire is in `wire`, the bars in the
 markets, and how the application is run in `process`.
 
-Deliberately not as Alpaca: only daily, raw bars are served, there are no renames (`asof` is
-checked, and changes nothing), history begins where the market's does (Alpaca's in 2016), and a
-session's bar appears once, 15 minutes after its close. Where Alpaca's text of an error is not
-known, this one says plainly what is wrong.
+Deliberately not as Alpaca: only daily bars and those of years are served, history begins where
+the market's does (Alpaca's in 2016), and a session's bar appears once, 15 minutes after its
+close. Where Alpaca's text of an error is not known, this one says plainly what is wrong.
 """
 
 import asyncio
@@ -16,11 +15,11 @@ import re
 import socket
 import struct
 import time
-import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 from zoneinfo import ZoneInfo
@@ -30,6 +29,10 @@ import numpy as np
 from isal import isal_zlib
 
 from datalake_assets import market_calendar
+from datalake_assets.exchange.actions import KINDS, Asked, Register
+from datalake_assets.exchange.adjusting import Adjusting, read_adjustment
+from datalake_assets.exchange.errata import Errata
+from datalake_assets.exchange.events import Kind
 from datalake_assets.exchange.faults import ODD_KINDS, PAGE_KINDS, Arrival, Fault, Faults
 from datalake_assets.exchange.market import Bars, Market, is_ticker
 from datalake_assets.exchange.wire import (
@@ -177,6 +180,7 @@ class Exchange:
         trading_requests_per_minute: The trading API's own limit. Alpaca's: 200.
         latency: Seconds that each answer takes longer.
         faults: Which requests get a fault; may be replaced at any time.
+        errata: What it gets wrong about actions and bars.
         keys: The pair of key and secret that is accepted; `None`: any that is not empty.
         closures: Sessions of the market on which it stayed closed after all: no bar, and not in the
             calendar.
@@ -195,6 +199,7 @@ class Exchange:
         trading_requests_per_minute: int | None = None,
         latency: float = 0.0,
         faults: Faults | None = None,
+        errata: Errata | None = None,
         keys: tuple[str, str] | None = None,
         closures: Collection[date] = (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -211,6 +216,7 @@ class Exchange:
         self.latency = latency
         self.faults = faults
         self.requests: list[Request] = []
+        self._errata = errata
         self._keys = keys
         self._closures = frozenset(closures)
         self._closed = [at for at, day in enumerate(market.sessions) if day in self._closures]
@@ -218,6 +224,8 @@ class Exchange:
         self._monotonic = monotonic
         self._stamps = Stamps.of(market.sessions)
         self._years = Years(market)
+        # Mistakes about what is not there are found here, not by the first request.
+        self._blemishes = None if errata is None else errata.blemishes(market, self._register)
         self._buckets: dict[Api, TokenBucket] = {
             "data": TokenBucket(requests_per_minute, monotonic),
             "trading": TokenBucket(trading_requests_per_minute, monotonic),
@@ -348,7 +356,6 @@ class Exchange:
             more = ": this exchange serves 1Day and 12Month only" if known else ""
             raise Refusal(400, f"invalid timeframe: {timeframe}{more}")
         for name, legal in (
-            ("adjustment", ("raw",)),
             ("feed", ("sip", "iex")),
             ("currency", ("USD",)),
             ("sort", ("asc", "desc")),
@@ -357,9 +364,6 @@ class Exchange:
                 raise Refusal(
                     400, f"invalid {name}: {value}: this exchange serves {' and '.join(legal)} only"
                 )
-        asof = query.get("asof", "-")
-        if asof != "-":
-            _date(asof, "asof")
         limit = _limit(query, default=1_000, most=10_000)
         now = self._clock()
         start, end = self._bounds(query, now)
@@ -375,7 +379,14 @@ class Exchange:
                 position = Position.parse(token)
             except ValueError as error:
                 raise Refusal(400, str(error)) from error
-        grain = self._grain(timeframe, now)
+        try:
+            kinds = read_adjustment(query.get("adjustment") or "raw")
+        except ValueError as error:
+            raise Refusal(400, str(error)) from error
+        today = _new_york(now)
+        given = query.get("asof") or today.isoformat()
+        asof = None if given == "-" else min(_date(given, "asof"), today)
+        grain = self._grain(timeframe, asof, kinds, now)
         return BarsQuery(
             grain=grain,
             symbols=sorted(set(symbols)),
@@ -387,27 +398,44 @@ class Exchange:
             currency=query.get("currency"),
         )
 
-    def _grain(self, timeframe: str, now: datetime) -> Grain:
+    def _grain(
+        self, timeframe: str, asof: date | None, kinds: Collection[Kind], now: datetime
+    ) -> Grain:
         sessions = self.market.visible(now)
+
+        def held(symbol: str) -> int | None:
+            return None if asof is None else self.market.held(symbol, asof)
+
+        def raw(symbols: Sequence[str], first: int, stop: int) -> Bars:
+            bars = self.market.bars(symbols, first, stop, asof)
+            if self._closed:
+                bars = bars.take(np.flatnonzero(~np.isin(bars.session, self._closed)))
+            return bars if self._blemishes is None else self._blemishes.on(bars, held, now)
+
+        daily = raw
+        if kinds:
+            adjusting = Adjusting(
+                raw=raw,
+                traded=self.market.bars,
+                kinds=kinds,
+                counting=self._register.counting(now),
+                held=held,
+                sessions=self.market.sessions,
+                visible=sessions,
+            )
+            daily = adjusting.bars
+
+        def yearly(symbols: Sequence[str], first: int, stop: int) -> Bars:
+            return self._years.bars(daily, symbols, first, stop, sessions)
+
         if timeframe.startswith("1D"):
-            return Grain(self._stamps, sessions, self._daily)
-
-        def years(symbols: Sequence[str], first: int, stop: int) -> Bars:
-            return self._years.bars(symbols, first, stop, sessions)
-
-        return Grain(self._years.stamps, self._years.visible(sessions), years)
-
-    def _daily(self, symbols: Sequence[str], first: int, stop: int) -> Bars:
-        bars = self.market.bars(symbols, first, stop)
-        if not self._closed:
-            return bars
-        return bars.take(np.flatnonzero(~np.isin(bars.session, self._closed)))
+            return Grain(self._stamps, sessions, daily)
+        return Grain(self._years.stamps, self._years.visible(sessions), yearly)
 
     def _bounds(self, query: Mapping[str, str], now: datetime) -> tuple[int, int]:
         """Start and end in nanoseconds, both inclusive."""
         try:
-            today = now.astimezone(ZoneInfo("America/New_York")).date().isoformat()
-            start = parse_instant(query.get("start") or today, "start")
+            start = parse_instant(query.get("start") or _new_york(now).isoformat(), "start")
             given = query.get("end")
             end = parse_instant(given, "end") if given else nanoseconds(now - RECENT)
         except ValueError as error:
@@ -479,47 +507,27 @@ class Exchange:
     # The other endpoints: JSON-able answers
 
     def _corporate_actions(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """Splits by process date (their ex-date here), then symbol."""
-        today = self._clock().astimezone(ZoneInfo("America/New_York")).date()
-        start = _date(query["start"], "start") if query.get("start") else today
-        end = _date(query["end"], "end") if query.get("end") else today
-        if end < start:
-            raise Refusal(400, "end should not be before start")
+        now = self._clock()
+        asked = _actions_query(query, _new_york(now))
         limit = _limit(query, default=100, most=1_000)
-        symbols = set(query["symbols"].split(",")) if query.get("symbols") else None
-        types = set(query["types"].split(",")) if query.get("types") else None
-        ids = set(query["ids"].split(",")) if query.get("ids") else None
-        found = []
-        for split in self.market.splits():
-            kind = "forward_split" if split.new > split.old else "reverse_split"
-            identity = _identity(self.market.market_id, split.symbol, split.day.isoformat())
-            if (
-                start <= split.day <= end
-                and (symbols is None or split.symbol in symbols)
-                and (types is None or kind in types)
-                and (ids is None or identity in ids)
-            ):
-                cusip = identity[:8].upper()
-                day = split.day.isoformat()
-                row: dict[str, Any] = {"id": identity, "symbol": split.symbol}
-                if kind == "forward_split":
-                    row |= {"cusip": cusip + "1"}
-                else:
-                    row |= {"old_cusip": cusip + "1", "new_cusip": cusip + "2"}
-                rates = {"new_rate": split.new, "old_rate": split.old}
-                dates = dict.fromkeys(("process_date", "ex_date", "record_date"), day)
-                found.append((kind + "s", row | rates | dates | {"payable_date": day}))
-        if query.get("sort") == "desc":
-            found.reverse()
         token = query.get("page_token") or "0"
         if not token.isdecimal():
             raise Refusal(400, f"invalid page_token: {token}")
         begin = int(token)
-        actions: dict[str, list[dict[str, Any]]] = {}
-        for kinds, row in found[begin : begin + limit]:
-            actions.setdefault(kinds, []).append(row)
-        following = str(begin + limit) if len(found) > begin + limit else None
+        found, more = self._register.asked(asked, now, begin, limit)
+        actions: dict[str, list[Mapping[str, Any]]] = {}
+        for action in found:
+            actions.setdefault(action.kind.plural, []).append(action.row)
+        following = str(begin + limit) if more else None
         return {"corporate_actions": actions, "next_page_token": following}
+
+    @cached_property
+    def _register(self) -> Register:
+        actions, market_id = self.market.actions(), self.market.market_id
+        true = Register(actions, market_id)
+        return (
+            true if self._errata is None else Register(actions, market_id, self._errata.edits(true))
+        )
 
     def _assets(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
         asked = {
@@ -534,7 +542,7 @@ class Exchange:
         attributes = {name for name in query.get("attributes", "").split(",") if name}
         return [
             row
-            for row in self.market.assets()
+            for row in self.market.assets(_new_york(self._clock()))
             if all(row[key] == value for key, value in asked.items())
             and (not attributes or attributes.intersection(row["attributes"]))
         ]
@@ -693,6 +701,11 @@ def _nginx(status: int) -> bytes:
     ).encode()
 
 
+def _new_york(now: datetime) -> date:
+    """The day it is on the exchange's clock."""
+    return now.astimezone(ZoneInfo("America/New_York")).date()
+
+
 def _date(text: str, parameter: str) -> date:
     try:
         return date.fromisoformat(text)
@@ -710,8 +723,41 @@ def _limit(query: Mapping[str, str], *, default: int, most: int) -> int:
     return int(text)
 
 
-def _identity(*parts: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, "/".join(parts)))
+_FILTERS = ("symbols", "cusips", "types", "region", "start", "end", "data_quality")
+
+
+def _actions_query(query: Mapping[str, str], today: date) -> Asked:
+    """What a request for corporate actions asks for."""
+    listed = {
+        name: frozenset(query[name].split(","))
+        for name in ("symbols", "cusips", "types", "ids")
+        if query.get(name)
+    }
+    if "ids" in listed and (others := [name for name in _FILTERS if query.get(name)]):
+        raise Refusal(400, f"ids is mutually exclusive with other filters: {', '.join(others)}")
+    for name, legal in (
+        ("region", ("us",)),
+        ("data_quality", ("complete", "all")),
+        ("sort", ("asc", "desc")),
+    ):
+        if (value := query.get(name)) and value not in legal:
+            raise Refusal(400, f"invalid {name}: {value}: it is {' or '.join(legal)}")
+    if unknown := sorted(listed.get("types", frozenset()) - KINDS.keys()):
+        raise Refusal(400, f"invalid types: {unknown[0]}: it is one of {', '.join(KINDS)}")
+    start = _date(query["start"], "start") if query.get("start") else today
+    end = _date(query["end"], "end") if query.get("end") else today
+    if end < start:
+        raise Refusal(400, "end should not be before start")
+    return Asked(
+        start=start,
+        end=end,
+        kinds=[KINDS[name] for name in listed["types"]] if "types" in listed else None,
+        symbols=listed.get("symbols"),
+        cusips=listed.get("cusips"),
+        ids=listed.get("ids"),
+        complete=query.get("data_quality") != "all",
+        descending=query.get("sort") == "desc",
+    )
 
 
 def _settlement(days: Sequence[date], index: int) -> date:

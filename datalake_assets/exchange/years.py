@@ -3,7 +3,7 @@
 Here belongs what `timeframe=12Month` asks for. How a bar is spelt belongs in `wire`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -11,6 +11,9 @@ import numpy as np
 
 from datalake_assets.exchange.market import Bars, Ints, Market
 from datalake_assets.exchange.wire import Stamps, nanoseconds
+
+Daily = Callable[[Sequence[str], int, int], Bars]
+"""Bars of symbols from one session up to another."""
 
 
 class Years:
@@ -21,7 +24,6 @@ class Years:
     """
 
     def __init__(self, market: Market) -> None:
-        self._market = market
         # A recording may lack whole years: a session's year is its place among those that it has.
         self._years, self._place = np.unique(
             np.array([day.year for day in market.sessions], np.int64), return_inverse=True
@@ -39,13 +41,15 @@ class Years:
         """How many years have begun when this many sessions may be served."""
         return 0 if not sessions else int(self._place[sessions - 1]) + 1
 
-    def bars(self, symbols: Sequence[str], first: int, stop: int, sessions: int) -> Bars:
-        """The bars of `symbols` in the years from `first` up to `stop`.
+    def bars(
+        self, daily: Daily, symbols: Sequence[str], first: int, stop: int, sessions: int
+    ) -> Bars:
+        """The bars of `symbols` in the years from `first` up to `stop`, made of `daily` ones.
 
         `sessions` may be served; the year under way is made of those that are.
         """
         low, high = np.searchsorted(self._place, [first, stop])
-        days = self._market.bars(symbols, int(low), max(int(low), min(int(high), sessions)))
+        days = daily(symbols, int(low), max(int(low), min(int(high), sessions)))
         if not len(days):
             return days
         year = self._place[days.session]

@@ -27,7 +27,7 @@ _COLUMNS = tuple(name for name in SCHEMA.names if name != "symbol")
 _LANES = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03))
 _MASK = (1 << 64) - 1
 _NULL = np.uint64(0x7FF4_6E75_6C6C_2E2E)
-"""The word of a missing value: as a float a NaN with a payload, as a whole number 9.2e18."""
+"""What is mixed into the hash of a row where a value is missing."""
 
 FINGERPRINT = pa.binary(16)
 """How a fingerprint is stored, beside the number of rows."""
@@ -105,6 +105,10 @@ class RowHashes:
         state = _symbols(bars["symbol"])
         for name in _COLUMNS:
             state = _mixed(state * _LANES[0] ^ _bits(bars[name]))
+            if bars[name].null_count:
+                # Once more: each word of 64 bits is some number's, so no word can stand for none.
+                missing = pc.is_null(bars[name]).to_numpy()
+                state[missing] = _mixed(state[missing] ^ _NULL)
         return cls(_mixed(state ^ _LANES[0]), _mixed(state ^ _LANES[1]))
 
     def ordered(self, order: npt.NDArray[np.int64]) -> RowHashes:
@@ -136,19 +140,17 @@ def _symbols(symbols: pa.ChunkedArray) -> Words:
 
 
 def _bits(column: pa.ChunkedArray) -> Words:
-    """The column's values as they are, bit by bit: -0.0 is not 0.0, a NaN is itself, a null none.
+    """The column's values as they are, bit by bit: -0.0 is not 0.0, a NaN is itself; a null is 0.
 
-    Where a value is missing, what lies below it in memory says nothing: all nulls have one word.
+    Where a value is missing, what lies below it in memory says nothing.
     """
     if pa.types.is_date32(column.type):
         column = column.cast(pa.int32())
     if not pa.types.is_floating(column.type):
         column = column.cast(pa.int64())
-    if not column.null_count:
-        bits: Words = column.to_numpy().view(np.uint64)
-        return bits
-    bits = pc.fill_null(column, pa.scalar(0, column.type)).to_numpy().view(np.uint64).copy()
-    bits[pc.is_null(column).to_numpy()] = _NULL
+    if column.null_count:
+        column = pc.fill_null(column, pa.scalar(0, column.type))
+    bits: Words = column.to_numpy().view(np.uint64)
     return bits
 
 

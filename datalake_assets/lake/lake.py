@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
-from functools import cached_property
+from datetime import date, datetime, timedelta
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datalake_assets import market_calendar
+from datalake_assets.actions.log import ActionLog
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import combine
 from datalake_assets.collection.clock import Clock
@@ -30,9 +32,15 @@ from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import Snapshots
 from datalake_assets.lake import session_file, universe_file
 from datalake_assets.lake.coverage import Coverage, coverage
-from datalake_assets.lake.reader import NotInLakeError, Reader, as_day, known_days
+from datalake_assets.lake.knowledge import KnownReader, KnownSecurities, instant
+from datalake_assets.lake.panel import field_of, panel
+from datalake_assets.lake.reader import NotInLakeError, Reader, as_day, known_days, span_of
 from datalake_assets.lake.restatements import Restatements, changes, undone
+from datalake_assets.lake.returns import missing, total_returns
+from datalake_assets.lake.security_reader import SecurityReader
 from datalake_assets.lake.session_file import Session, Summary
+from datalake_assets.securities.adjusting import KINDS, RAW, kinds
+from datalake_assets.securities.security import Security
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
@@ -110,7 +118,8 @@ class Lake:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the reader's threads: another process looks for itself."""
-        return {name: value for name, value in vars(self).items() if name != "_reader"}
+        readers = ("_reader", "_securities", "_firsts")
+        return {name: value for name, value in vars(self).items() if name not in readers}
 
     def claim(self, source: str) -> None:
         """Make the lake this source's, or make sure that it already is.
@@ -256,10 +265,7 @@ class Lake:
             ValueError: No day, or an instant without its zone.
             NotInLakeError: The session is not published, or was not yet then.
         """
-        if at.utcoffset() is None:
-            raise ValueError(
-                f"{at!r} is no instant: give a datetime with its zone, like datetime.now(UTC)"
-            )
+        instant(at)
         session = self.session(day)
         since = session.provenance.known_since or session.provenance.collected_at
         if at < since:
@@ -355,8 +361,14 @@ class Lake:
         return universe_file.decode(self.store.get(key), self.store.url(key))
 
     def snapshots(self) -> Snapshots:
-        """All snapshots of the universe, each read when it is asked for."""
-        return Snapshots(self.universe_days(), self.universe_of)
+        """All snapshots of the universe, and the names in corporate actions, read when needed."""
+        return Snapshots(self.universe_days(), self.universe_of, self._named_in_actions)
+
+    def _named_in_actions(self) -> set[str]:
+        """Every ticker that a corporate action names: those before a rename are on no list."""
+        actions = ActionLog(self.store).standing()
+        names = {*actions["symbol"].to_pylist(), *actions["new_symbol"].to_pylist()}
+        return {name for name in names if name}
 
     def universe_days(self) -> list[date]:
         """The days of which there is a snapshot, ascending.
@@ -460,14 +472,244 @@ class Lake:
     def _reader(self) -> Reader:
         return Reader(self.store, clock=self._clock)
 
+    @cached_property
+    def _firsts(self) -> dict[tuple[date, str], datetime]:
+        return {}
+
+    @cached_property
+    def _securities(self) -> SecurityReader:
+        return SecurityReader(self.store, self._reader)
+
     def bars(
         self,
         symbols: str | Iterable[str] | None,
         start: date | str | None = None,
         end: date | str | None = None,
+        adjustment: str | Iterable[str] = RAW,
+        known_at: datetime | None = None,
+        asof: date | str | None = None,
+        follow: bool = True,
     ) -> pa.Table:
-        """Bars of these symbols (None: all) from `start` to `end`; `Reader.bars` tells all."""
-        return self._reader.bars(symbols, start, end)
+        """Bars of these securities from `start` to `end`, both included, raw or adjusted.
+
+        A symbol means the security that holds the ticker at the end of the range, or held it last
+        before. You get its bars under all of its tickers: `bars("META")` begins with those that
+        traded as FB. Another security that once had the ticker is left out, with a warning.
+
+        Adjusted prices and vwap are in units of the security's newest session, which is as it
+        traded: each earlier one is multiplied by a factor for each split, spin-off and cash
+        dividend since (rule A: 1 - dividend / close before; gross, without taxes). Splits also
+        multiply volume, which is then float64; else it is int64. The number of trades stays.
+        An action that the prices contradict is not applied, with a warning, until somebody decides.
+
+        Example:
+            >>> lake = Lake.open("s3://bucket/prefix")
+            >>> bars = lake.bars(["META", "AAPL"], "2020-01-02", adjustment="all")
+            >>> frame = bars.to_pandas(date_as_object=False)
+            >>> lake.bars("META", "2021-07-01", "2022-07-01", asof="2021-12-31")  # its holder then
+            >>> lake.bars("TPG", adjustment="all", known_at=datetime(2026, 2, 20, tzinfo=UTC))
+
+        Args:
+            symbols: One, several (also as an array of numpy, pandas, Polars or Arrow), or None for
+                all; in any case of letters.
+            start: First day; None: as far back as there is anything.
+            end: Last day; None: the newest session.
+            adjustment: "raw", "all", or one or several of "split" (also stock dividends and unit
+                splits), "spin-off" and "dividend": "split,spin-off" or ["split", "spin-off"].
+            known_at: An instant with its zone: bars as the lake held them then, adjusted by the
+                actions that were known then; the last bar by then is as it traded. Who held a
+                ticker is told by what is known now. Slower: factors are derived for the question.
+            asof: A day that tells which security a symbol means, instead of the end of the range.
+            follow: False: the rows of the tickers alone, whosever they were. Raw only.
+
+        Returns:
+            A table with the columns of `collection.bars.SCHEMA` and `security`, the identifier of
+            the row's security, null while the table of securities doesn't know it. `symbol` is the
+            ticker as traded. Ordered by the security's newest ticker in the answer, and session.
+            With `follow=False`, and in a lake without tables of securities, there is no column
+            `security`, and rows are of tickers. A known symbol without a bar in the range has no
+            row; `explain` tells why.
+
+        Raises:
+            ValueError: A day that is none, `end` before `start`, no symbol at all, an unknown
+                adjustment, an instant without its zone, or options that exclude each other.
+            NotInLakeError: A symbol that neither the lake nor its newest universe knows; nobody
+                held the ticker on `asof`; or the tables of securities are needed and not there.
+            BrokenFileError: A file is damaged.
+
+        Warns:
+            HoldersWarning: Another security had the ticker in the range, or nobody had it yet.
+            UndecidedWarning: An action in the range is contradicted by prices and undecided.
+            BehindWarning: There are newer bars than the factors were derived from.
+            MissingSessionsWarning: The lake does not hold every session of the range.
+        """
+        adjust = kinds(adjustment)
+        reader, securities = self._readers(known_at)
+        if not follow:
+            if adjust or asof is not None:
+                raise ValueError(
+                    "follow=False gives the raw rows of tickers: leave out adjustment and asof, "
+                    "or follow the security"
+                )
+            rows = reader.bars(symbols, start, end)
+            _warn(reader.holes(start, end))
+            return rows
+        answer = securities.bars(symbols, start, end, adjust, asof)
+        if isinstance(answer, pa.Table):
+            _warn(reader.holes(start, end))
+            return answer
+        _warn([*answer.warnings, *reader.holes(start, end)])
+        return answer.spans.adjusted(answer.bars, answer.rows, adjust)
+
+    def panel(
+        self,
+        field: str,
+        symbols: str | Iterable[str] | None,
+        start: date | str | None = None,
+        end: date | str | None = None,
+        adjustment: str | Iterable[str] = RAW,
+        known_at: datetime | None = None,
+        asof: date | str | None = None,
+    ) -> pa.Table:
+        """One field of the bars as sessions × securities, ready for pandas and Polars.
+
+        Example:
+            >>> close = lake.panel("close", ["META", "AAPL"], "2020-01-02", adjustment="all")
+            >>> frame = close.to_pandas(date_as_object=False).set_index("session")
+            >>> frame["META"]["2021-01-04"]  # traded as FB then
+
+        Args:
+            field: A column of the bars, like close or volume.
+            symbols: As for `bars`.
+            start: As there.
+            end: As there.
+            adjustment: As there.
+            known_at: As there.
+            asof: As there.
+
+        Returns:
+            A table with the column `session` first, a row for each session of the range that the
+            lake holds, then a column for each security with a bar in the range, null where it has
+            none. A column is named by the newest ticker that its security has in the range; when
+            several had the same one, the latest keeps it and the others go by their identifiers.
+            Each column's metadata tells its `security`.
+
+        Raises:
+            ValueError: As for `bars`, or bars have no such field.
+            NotInLakeError: As for `bars`; a panel needs the tables of securities.
+            BrokenFileError: A file is damaged.
+
+        Warns:
+            As for `bars`.
+        """
+        name, adjust = field_of(field), kinds(adjustment)
+        reader, securities = self._readers(known_at)
+        securities.required("a panel")
+        answer = securities.bars(symbols, start, end, adjust, asof)
+        assert not isinstance(answer, pa.Table)
+        _warn([*answer.warnings, *reader.holes(start, end)])
+        bars = answer.spans.adjusted(answer.bars, answer.rows, adjust)
+        sessions = list(reader.published(*span_of(start, end)))
+        return panel(bars, name, answer.stretches, sessions)
+
+    def returns(
+        self,
+        symbols: str | Iterable[str] | None,
+        start: date | str | None = None,
+        end: date | str | None = None,
+        known_at: datetime | None = None,
+        asof: date | str | None = None,
+    ) -> pa.Table:
+        """Total returns per session, dividends reinvested, and the payout at a security's end.
+
+        Dividends are reinvested at the close of their ex-date (rule B, close / (close + dividend)),
+        as total return indices do; gross, without taxes. A security that ended has one more return,
+        in the session after its last one: what its holders got for a share, in cash and at the
+        first close of the acquirer's shares, if an action tells it. Nothing is filled in: the usual
+        guesses of studies for delistings without a payout are -30 % (NYSE) and -55 % (Nasdaq).
+
+        Example:
+            >>> returns = lake.returns(["META", "TWTR"], "2022-01-03").to_pandas()
+            >>> returns.pivot(index="session", columns="security", values="total_return")
+            >>> returns["status"].value_counts()  # traded, payout, and what is missing
+
+        Args:
+            symbols: As for `bars`.
+            start: As there.
+            end: As there.
+            known_at: As there.
+            asof: As there.
+
+        Returns:
+            A table in `lake.returns.RETURNS`: `session`, `security`, `symbol` as traded,
+            `total_return` as a fraction since the close of the session `since`, and `status`:
+            "traded"; "first bar" (null: there is nothing before it); "no bar" (null: the lake holds
+            the session and no bar of the security; the next return is measured from the last
+            close); "payout"; "payout unknown" (null). The first return of the range is measured
+            from the last close before it.
+
+        Raises:
+            ValueError: As for `bars`.
+            NotInLakeError: As for `bars`; returns need the tables of securities.
+            BrokenFileError: A file is damaged.
+
+        Warns:
+            MissingReturnsWarning: How many returns are missing, and of which ends.
+            And as for `bars`.
+        """
+        reader, securities = self._readers(known_at)
+        securities.required("a total return")
+        first, last = span_of(start, end)
+        answer = securities.bars(symbols, start, end, tuple(KINDS), asof, lead=True)
+        assert not isinstance(answer, pa.Table)
+        sessions = list(reader.published(date.min, last))
+        last = min(last, max(sessions, default=last))
+        found = total_returns(answer, first, last, sessions, partial(_close, reader))
+        _warn([*answer.warnings, *reader.holes(start, end), *missing(found)])
+        return found
+
+    def security(self, symbol: str, asof: date | str | None = None) -> Security:
+        """The security that holds a ticker: its names over time, its actions, and how it ended.
+
+        Example:
+            >>> lake.security("META")
+            META-2016-01-04: Meta Platforms, Inc., NASDAQ
+              FB 2016-01-04 to 2022-06-08, then rename
+              META 2022-06-09 to today
+              factors: 4 dividends
+            >>> lake.security("META", asof="2021-12-31").names[-1].followed_by
+            >>> lake.security("AAPL").factors.to_pandas()  # each split and dividend
+
+        Args:
+            symbol: The ticker, in any case of letters.
+            asof: A day on which it held the ticker; None: now, or whoever had it last.
+
+        Raises:
+            ValueError: No symbol, or no day.
+            NotInLakeError: No security ever had this ticker, or none on that day; or the lake has
+                no table of securities.
+            BrokenFileError: A file is damaged.
+        """
+        return self._securities.security(symbol, asof)
+
+    def _readers(self, known_at: datetime | None) -> tuple[Reader | KnownReader, SecurityReader]:
+        """What reads bars as they are, or as they were known at an instant."""
+        if known_at is None:
+            return self._reader, self._securities
+        known = KnownReader(
+            self._reader, self._restatements, self._first_published, instant(known_at)
+        )
+        return known, KnownSecurities(self.store, known, known_at)
+
+    def _first_published(self, sessions: Mapping[date, str]) -> Mapping[date, datetime]:
+        """When these sessions, in these versions, were first published."""
+        new = [day for day, version in sessions.items() if (day, version) not in self._firsts]
+        for day, told in zip(new, self.summaries(map(layout.session_key, new)), strict=True):
+            if isinstance(told, Exception):
+                raise told
+            since = told.provenance.known_since or told.provenance.collected_at
+            self._firsts[day, sessions[day]] = since
+        return {day: self._firsts[day, version] for day, version in sessions.items()}
 
     def missing(
         self,
@@ -510,6 +752,22 @@ class Lake:
     def refresh(self) -> None:
         """Look again at the next question what was published since the first one."""
         self._reader.refresh()
+        self._securities.refresh()
+
+
+def _close(reader: Reader | KnownReader, symbol: str, day: date) -> float | None:
+    """The close of a ticker on a day, or in the week after it."""
+    try:
+        bars = reader.bars(symbol, day, day + timedelta(days=7))
+    except NotInLakeError:
+        return None
+    return bars["close"][0].as_py() if bars.num_rows else None
+
+
+def _warn(warned: Iterable[Warning]) -> None:
+    """Warn whoever called the method that calls this."""
+    for warning in warned:
+        warnings.warn(warning, stacklevel=3)
 
 
 def _same(before: Session, session: Session) -> bool:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -186,43 +185,21 @@ class Reader:
             if seen.sessions.keys() != now.get(year, set()):
                 self._forget(year)
 
-    def bars(
-        self,
-        symbols: str | Iterable[str] | None,
-        start: date | str | None = None,
-        end: date | str | None = None,
-    ) -> pa.Table:
-        """Bars of these symbols from `start` to `end`, both included, by symbol and session.
-
-        Args:
-            symbols: One, several (also as an array of numpy, pandas, Polars or Arrow), or None for
-                all; in any case of letters.
-            start: First day; None: as far back as there is anything.
-            end: Last day; None: the newest session.
-
-        Returns:
-            A table in `collection.bars.SCHEMA`. A known symbol without a bar in the range has no
-            row; `explain` tells why.
-
-        Warns:
-            MissingSessionsWarning: The lake does not hold every session of the range.
-
-        Raises:
-            ValueError: A day that is none, `end` before `start`, or no symbol at all.
-            NotInLakeError: A symbol that neither the lake nor its newest universe knows.
-            BrokenFileError: The file of a session, or of the universe, is damaged.
-        """
-        rows = self._bars(_names(symbols), start, end)
-        if lost := self._unpublished(*_span(start, end), start, end):
-            also = f" … {lost[-1]}" if lost[1:] else ""
-            warnings.warn(
+    def holes(
+        self, start: date | str | None, end: date | str | None
+    ) -> list[MissingSessionsWarning]:
+        """What is to be said of the sessions of a range that are not published, if some are not."""
+        lost = self._unpublished(*span_of(start, end), start, end)
+        if not lost:
+            return []
+        also = f" … {lost[-1]}" if lost[1:] else ""
+        return [
+            MissingSessionsWarning(
                 f"{len(lost):,} of the sessions asked for are not in {self._store.uri}: "
                 f"{lost[0]}{also}. Changes over them are none of one session; `Lake.missing` and "
-                "`Lake.coverage` tell which they are",
-                MissingSessionsWarning,
-                stacklevel=3,
+                "`Lake.coverage` tell which they are"
             )
-        return rows
+        ]
 
     def missing(
         self,
@@ -248,11 +225,11 @@ class Reader:
             NotInLakeError: A symbol that neither the lake nor its newest universe knows.
             BrokenFileError: The file of a session, or of the universe, is damaged.
         """
-        names = _names(symbols)
+        names = symbols_of(symbols)
         if names is None:
             raise ValueError("no symbol is given: give one or more")
-        bars = self._bars(names, start, end)
-        first, last = _span(start, end)
+        bars = self.bars(names, start, end)
+        first, last = span_of(start, end)
         waiting = frozenset(layout.dated(layout.INCOMPLETE, self._store.list(layout.INCOMPLETE)))
         rows: list[tuple[str, date, str, str | None]] = [
             (name, day, "incomplete" if day in waiting else "not published", None)
@@ -279,10 +256,31 @@ class Reader:
             [dict(zip(MISSING.names, row, strict=True)) for row in rows], schema=MISSING
         )
 
-    def _bars(
-        self, names: frozenset[str] | None, start: date | str | None, end: date | str | None
+    def bars(
+        self,
+        symbols: str | Iterable[str] | None,
+        start: date | str | None = None,
+        end: date | str | None = None,
     ) -> pa.Table:
-        first, last = _span(start, end)
+        """Bars of these symbols from `start` to `end`, both included, by symbol and session.
+
+        Args:
+            symbols: One, several (also as an array of numpy, pandas, Polars or Arrow), or None for
+                all; in any case of letters.
+            start: First day; None: as far back as there is anything.
+            end: Last day; None: the newest session.
+
+        Returns:
+            A table in `collection.bars.SCHEMA`. A known symbol without a bar in the range has no
+            row; `explain` tells why. What is to be said of sessions that are not there: `holes`.
+
+        Raises:
+            ValueError: A day that is none, `end` before `start`, or no symbol at all.
+            NotInLakeError: A symbol that neither the lake nor its newest universe knows.
+            BrokenFileError: The file of a session, or of the universe, is damaged.
+        """
+        names = symbols_of(symbols)
+        first, last = span_of(start, end)
         if named := [day for day in (start, end) if day is not None]:
             self._look_beyond(max(map(as_day, named)))
         tables: list[pa.Table] = []
@@ -352,13 +350,30 @@ class Reader:
             NotInLakeError: A symbol that neither the lake nor its newest universe knows.
             BrokenFileError: The session's file is damaged.
         """
-        name = _name(symbol)
+        name = symbol_of(symbol)
         found = self._session(as_day(day))
         if isinstance(found, str):
             return found
         if name not in found.ledger.symbols:
             self._require_known({name})
         return _told(name, found)
+
+    def published(self, first: date, last: date) -> dict[date, str]:
+        """The published sessions of a range, ascending, with the versions of their objects."""
+        years = self._looked_at(first.year, last.year)
+        held = [item for year in years for item in year.sessions.items()]
+        return {day: version for day, version in sorted(held) if first <= day <= last}
+
+    def meanwhile(self, do: Callable[[], _Out]) -> Future[_Out]:
+        """Begin something short that waits for the store, beside what is read.
+
+        In a folder it is done at once: there it takes less time than a thread to wake.
+        """
+        if self._store.readers(_WORKERS) == _WORKERS:
+            return self._threads.submit(do)
+        done: Future[_Out] = Future()
+        done.set_result(do())
+        return done
 
     # What lies in the lake
 
@@ -610,7 +625,12 @@ def known_days(days: Sequence[date], now: datetime) -> list[date]:
     return list(days[: bisect_right(days, market_calendar.today(now))])
 
 
-def _span(start: date | str | None, end: date | str | None) -> tuple[date, date]:
+def span_of(start: date | str | None, end: date | str | None) -> tuple[date, date]:
+    """The first and the last day of a range, both included.
+
+    Raises:
+        ValueError: A day that is none, or `end` before `start`.
+    """
     first = date.min if start is None else as_day(start)
     last = date.max if end is None else as_day(end)
     if last < first:
@@ -618,18 +638,24 @@ def _span(start: date | str | None, end: date | str | None) -> tuple[date, date]
     return first, last
 
 
-def _names(symbols: str | Iterable[str] | None) -> frozenset[str] | None:
+def symbols_of(symbols: str | Iterable[str] | None) -> frozenset[str] | None:
+    """The symbols that are meant, in capitals; None for all.
+
+    Raises:
+        ValueError: No symbol, or something that is none.
+    """
     if symbols is None:
         return None
     if isinstance(symbols, pa.Array | pa.ChunkedArray):
         symbols = symbols.to_pylist()  # what they iterate over are scalars, no text
-    names = frozenset(map(_name, [symbols] if isinstance(symbols, str) else symbols))
+    names = frozenset(map(symbol_of, [symbols] if isinstance(symbols, str) else symbols))
     if not names:
         raise ValueError("no symbol is given: give one or more, or None for all")
     return names
 
 
-def _name(symbol: object) -> str:
+def symbol_of(symbol: object) -> str:
+    """The symbol that is meant, in capitals; ValueError when it is none."""
     name = symbol.strip().upper() if isinstance(symbol, str) else ""
     if not name:
         raise ValueError(f"{symbol!r} is no symbol: give one like AAPL or BRK.B")

@@ -108,6 +108,17 @@ class Restatements:
         """The sessions of which something changed, ascending."""
         return sorted(set(filter(None, map(layout.restatement, self._keys(layout.RESTATEMENTS)))))
 
+    def after(self, at: datetime) -> pa.Table:
+        """Every change of any session that was made after an instant, in `SCHEMA`, oldest first.
+
+        Args:
+            at: The instant; aware.
+        """
+        # The name of a file is the instant of its change.
+        name = layout.restatement_key(date.min, at.astimezone(UTC)).rpartition("/")[2]
+        keys = self._store.list(layout.RESTATEMENTS)
+        return self._read(key for key in keys if key.rpartition("/")[2] > name)
+
     def newest(self, count: int) -> pa.Table:
         """At least the newest changes of all sessions, in `SCHEMA`, newest first.
 

@@ -243,6 +243,21 @@ def _broken(where: str, error: Exception) -> BrokenFileError:
     )
 
 
+def decode_columns(data: bytes, where: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of the bars in a file: of four a quarter of the time of all.
+
+    Raises:
+        BrokenFileError: The bytes are no whole session file.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        schema = pa.schema([SCHEMA.field(name) for name in columns])
+        table = file.read(columns=list(columns), use_threads=False)
+        return table.replace_schema_metadata(None).cast(schema)
+    except _BROKEN as error:
+        raise _broken(where, error) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What a session file says of itself, read from its footer alone."""

@@ -21,6 +21,13 @@ ACTIONS = "data/actions"
 ACTION_LOG = "data/actions/log"
 STANDING_ACTIONS = "data/actions/actions.parquet"
 SECURITIES = "data/securities"
+SECURITIES_TABLE = f"{SECURITIES}/securities.parquet"
+FACTORS_TABLE = f"{SECURITIES}/factors.parquet"
+CUMULATIVE_TABLE = f"{SECURITIES}/cumulative.parquet"
+FINDINGS_TABLE = f"{SECURITIES}/findings.parquet"
+REGISTRY = f"{SECURITIES}/registry.parquet"
+DECISIONS = f"{SECURITIES}/decisions.json"
+EVIDENCE = f"{SECURITIES}/evidence"
 REPORT = "reports/latest.html"
 
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
@@ -108,6 +115,11 @@ def action_log_number(key: str) -> int | None:
     """The number of such a key; None for keys of another shape."""
     match = _ACTION_LOG.fullmatch(key)
     return int(match[1]) if match else None
+
+
+def evidence_key(quarter: str) -> str:
+    """Where the bars of a quarter lie that tell of securities and actions."""
+    return f"{EVIDENCE}/{quarter}.parquet"
 
 
 def dated(prefix: str, keys: list[str]) -> list[date]:

@@ -209,7 +209,7 @@ def test_the_check_of_an_empty_lake_is_red_and_before_the_first_deadline_green(
 def test_a_run_of_the_ui_which_has_every_check_evaluates_it_too(tmp_path: Path) -> None:
     """It must not wait for an output of the asset, which has none: that shows it as skipped."""
     lake = LakeResource(uri=str(tmp_path / "lake"))
-    symbols = {"DATALAKE_SYMBOLS": "AEF,AJZ"}
+    symbols = {"DATALAKE_SYMBOLS": "AYE,NES"}
     definitions = build_definitions(
         Settings.load(FROM_2024 | symbols),
         lake=lake,

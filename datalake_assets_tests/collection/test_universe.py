@@ -70,7 +70,8 @@ SESSION = date(2024, 7, 3)
 
 
 def asked(snapshots: Snapshots, *besides: str) -> tuple[str, ...]:
-    return symbols_for([SESSION], snapshots, besides)[SESSION]
+    known = Snapshots(snapshots.days, snapshots.of, lambda: besides)
+    return symbols_for([SESSION], known)[SESSION]
 
 
 def test_a_session_between_two_lists_is_asked_for_what_one_of_them_calls_active() -> None:

@@ -59,9 +59,9 @@ def call(
     /,
     **query: Any,
 ) -> Answer:
-    """One request; for bars, `timeframe` is 1Day unless it is given."""
+    """One request; for bars, by day and by the tickers of the day, unless it says otherwise."""
     if path.endswith("/bars"):
-        query = {"timeframe": "1Day"} | query
+        query = {"timeframe": "1Day", "asof": "-"} | query
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:

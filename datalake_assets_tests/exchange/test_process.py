@@ -21,7 +21,7 @@ from datalake_assets_tests.exchange.calling import KEYS, call, frozen
 
 SMALL = ExchangeOptions(active=30, inactive=10)
 COMMAND = [sys.executable, "-m", "datalake_assets.exchange", "--active=30", "--inactive=10"]
-PATH = "/v2/stocks/bars?timeframe=1Day&start=2024-01-02&end=2024-01-31&symbols="
+PATH = "/v2/stocks/bars?timeframe=1Day&start=2024-01-02&end=2024-01-31&asof=-&symbols="
 
 
 def get(url: str, headers: dict[str, str] = KEYS) -> tuple[int, bytes]:

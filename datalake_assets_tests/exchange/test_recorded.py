@@ -71,7 +71,10 @@ def test_the_symbols_are_the_assets_all_of_them_active(recorded):
     assets = call(frozen(recorded), "/v2/assets").json()
     assert [row["symbol"] for row in assets] == ["AAPL", "FB", "GOOG", "IBM", "MSFT"]
     assert {row["status"] for row in assets} == {"active"}
-    assert recorded.splits() == ()
+    assert call(frozen(recorded), "/v1/corporate-actions", start="2000-01-01").json() == {
+        "corporate_actions": {},
+        "next_page_token": None,
+    }
 
 
 def test_a_part_of_the_history_and_an_unknown_symbol_are_served(recorded):

@@ -16,15 +16,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from datalake_assets.actions.log import ActionLog
 from datalake_assets.collection.audit import audit
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.collection.universe import symbols_for
 from datalake_assets.lake.lake import FORMAT, Lake, Standing, WrongLakeError, repaired
 from datalake_assets.lake.session_file import Provenance, Session, Summary, encode
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
+from datalake_assets_tests.actions.sayings import action, answer
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
 from datalake_assets_tests.lake.files import flipped
 from datalake_assets_tests.storage.stores import Interlude, WatchedStore
@@ -682,3 +685,14 @@ def test_a_writer_killed_at_any_moment_leaves_each_session_old_or_new(tmp_path: 
     for day in DAYS:
         publish(lake, STATES[day, 1])
     assert lake.incomplete() == []
+
+
+def test_a_session_of_the_past_is_asked_for_every_name_that_an_action_tells(lake: Lake) -> None:
+    lake.write_universe(MONDAY + timedelta(days=30), snapshot("META"))
+    renamed = action(symbol="FB", kind="name_changes", new_symbol="META")
+    merged = action("b", "TWTR", kind="cash_mergers", cash=54.2)
+    ActionLog(lake.store).append(answer(renamed, merged), NOON)
+
+    wanted = symbols_for([MONDAY], lake.snapshots())
+
+    assert wanted == {MONDAY: ("FB", "META", "TWTR")}

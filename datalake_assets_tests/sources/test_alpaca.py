@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from importlib.metadata import version
 from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -31,6 +32,7 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
+from datalake_assets.exchange.events import REFERENCE
 from datalake_assets.exchange.faults import Arrival, Fault, FaultScript, Rule
 from datalake_assets.exchange.market import is_ticker
 from datalake_assets.exchange.process import ExchangeServer
@@ -382,8 +384,8 @@ def test_keys_of_a_paper_account_go_to_the_paper_host(
 class Odd(SyntheticMarket):
     """A market whose list has an asset as alpaca-py's model refuses it."""
 
-    def assets(self) -> Sequence[dict[str, Any]]:
-        first, second, *rest = super().assets()
+    def assets(self, today: date = REFERENCE) -> Sequence[dict[str, Any]]:
+        first, second, *rest = super().assets(today)
         nameless = {name: value for name, value in second.items() if name != "name"}
         for gone in ("easy_to_borrow", "marginable", "shortable"):
             nameless.pop(gone)
@@ -391,7 +393,7 @@ class Odd(SyntheticMarket):
 
 
 def test_the_assets_are_all_there_by_symbol(exchange: ExchangeServer) -> None:
-    listed = exchange.exchange.market.assets()
+    listed = exchange.exchange.market.assets(datetime.now(ZoneInfo("America/New_York")).date())
     with source(exchange.url) as asking:
         table = asking.assets()
     assert table.schema == UNIVERSE
@@ -405,10 +407,12 @@ def test_the_assets_are_all_there_by_symbol(exchange: ExchangeServer) -> None:
 
 def test_an_unknown_exchange_and_missing_fields_do_not_cost_the_list() -> None:
     with ExchangeServer(Exchange(Odd(active=20, inactive=5))) as server:
-        odd, nameless = server.exchange.market.assets()[:2]
+        today = datetime.now(ZoneInfo("America/New_York")).date()
+        listed = server.exchange.market.assets(today)
+        odd, nameless = listed[:2]
         with source(server.url) as asking:
             rows = {row["asset_id"]: row for row in asking.assets().to_pylist()}
-    assert len(rows) == len(server.exchange.market.assets())
+    assert len(rows) == len(listed)
     assert (rows[odd["id"]]["exchange"], rows[odd["id"]]["status"]) == ("MOON", "halted")
     assert rows[nameless["id"]]["name"] is None
 

@@ -75,8 +75,8 @@ class MarketOfTwoMinds(SyntheticMarket):
         self._spoilt, self._count = self.sessions.index(session), symbols
         self.settled = False
 
-    def bars(self, symbols: Sequence[str], first: int, stop: int) -> Bars:
-        told = super().bars(symbols, first, stop)
+    def bars(self, symbols: Sequence[str], first: int, stop: int, asof: date | None = None) -> Bars:
+        told = super().bars(symbols, first, stop, asof)
         if self.settled:
             return told
         twice = np.flatnonzero((told.session == self._spoilt) & (told.symbol < self._count))

@@ -1,0 +1,226 @@
+"""`securities` and `adjustment_factors`: whose bar a row is, and what it is worth.
+
+Belongs here: the two assets, their checks, and what their runs tell. Does not belong here: how the
+tables are derived (`datalake_assets.securities`), and when (`automation.securities`).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datalake_assets import __version__
+from datalake_assets.actions.log import ActionLog
+from datalake_assets.assets.corporate_actions import GROUP
+from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
+from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
+from datalake_assets.assets.stock_universe import OWNERS
+from datalake_assets.lake import session_file
+from datalake_assets.lake.lake import Lake
+from datalake_assets.resources import LakeResource, SourceResource
+from datalake_assets.securities.derivation import (
+    Material,
+    derive_factors,
+    derive_securities,
+    material,
+)
+from datalake_assets.securities.evidence import BAR_COLUMNS
+from datalake_assets.securities.factors import Factors
+from datalake_assets.securities.findings import read_findings
+from datalake_assets.securities.identity import Identities
+from datalake_assets.securities.jumps import Jumps, Kind
+from datalake_assets.securities.tables import (
+    CUMULATIVE,
+    CUMULATIVE_DESCRIPTIONS,
+    FACTORS,
+    FACTORS_DESCRIPTIONS,
+    SECURITIES,
+    SECURITIES_DESCRIPTIONS,
+)
+from datalake_assets.storage import layout
+
+SECURITIES_KEY = dg.AssetKey("securities")
+FACTORS_KEY = dg.AssetKey("adjustment_factors")
+
+IDENTITIES_AGREE = "identities_agree"
+ACTIONS_AGREE = "actions_agree_with_prices"
+JUMPS_EXPLAINED = "jumps_are_explained"
+
+_SHOWN = 50
+
+
+def _columns(schema: pa.Schema, descriptions: Mapping[str, str]) -> dg.TableSchema:
+    return dg.TableSchema(
+        [dg.TableColumn(field.name, str(field.type), descriptions[field.name]) for field in schema]
+    )
+
+
+@dg.asset(
+    key=SECURITIES_KEY,
+    deps=[DAILY_TICKS, STOCK_UNIVERSE, CORPORATE_ACTIONS],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "parquet"},
+    code_version=__version__,
+    description="Which tickers are one security, and how each ended: a row per security and ticker "
+    "in `data/securities/securities.parquet`, with a permanent identifier. Derived from bars, "
+    "actions and the list of assets; what contradicts is named and never guessed.",
+    metadata={"dagster/column_schema": _columns(SECURITIES, SECURITIES_DESCRIPTIONS)},
+    check_specs=[
+        dg.AssetCheckSpec(
+            IDENTITIES_AGREE,
+            asset=SECURITIES_KEY,
+            description="Bars, actions and the list of assets agree on which tickers are one "
+            "security. What does not agree is kept apart.",
+        )
+    ],
+)
+def securities(
+    source: SourceResource, lake: LakeResource
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Derive who is who."""
+    target = lake.open(source.identity)
+    given = gathered(target)
+    universe = target.universe()
+    found = derive_securities(target.store, given, universe[1] if universe else None)
+    yield dg.MaterializeResult(
+        metadata=identity_metadata(given, found)
+        | {"dagster/uri": target.store.url(layout.SECURITIES_TABLE)}
+    )
+    yield judge(target, IDENTITIES_AGREE, "identity")
+
+
+@dg.asset(
+    key=FACTORS_KEY,
+    deps=[SECURITIES_KEY, CORPORATE_ACTIONS],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"python", "parquet"},
+    code_version=__version__,
+    description="What corporate actions do to earlier prices: a row per security and action in "
+    "`data/securities/factors.parquet`, with what the prices say of it, and in "
+    "`data/securities/cumulative.parquet` what each bar is multiplied by. What the prices "
+    "contradict is not applied until `datalake decide` says so.",
+    metadata={
+        "dagster/column_schema": _columns(FACTORS, FACTORS_DESCRIPTIONS),
+        "cumulative_columns": dg.MetadataValue.table_schema(
+            _columns(CUMULATIVE, CUMULATIVE_DESCRIPTIONS)
+        ),
+    },
+    check_specs=[
+        dg.AssetCheckSpec(
+            ACTIONS_AGREE,
+            asset=FACTORS_KEY,
+            description="The prices contradict no action, none is listed twice or impossible, and "
+            "the value of each spin-off is known. What fails is not applied.",
+        ),
+        dg.AssetCheckSpec(
+            JUMPS_EXPLAINED,
+            asset=FACTORS_KEY,
+            description="No price jumps as if an action were missing. What is suspected is named "
+            "and never applied by itself.",
+        ),
+    ],
+)
+def adjustment_factors(
+    source: SourceResource, lake: LakeResource
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Derive what earlier prices are multiplied by."""
+    target = lake.open(source.identity)
+    given = gathered(target)
+    found, jumps = derive_factors(target.store, given)
+    yield dg.MaterializeResult(
+        metadata=factor_metadata(given, found, jumps)
+        | {"dagster/uri": target.store.url(layout.FACTORS_TABLE)}
+    )
+    yield judge(target, ACTIONS_AGREE, "action")
+    # A fall that is taken for the market's is no reason to look.
+    yield judge(target, JUMPS_EXPLAINED, "jump", fine=(Kind.MOVE,))
+
+
+def gathered(lake: Lake) -> Material:
+    """What both tables are derived from, as the lake holds it now."""
+    store = lake.store
+    versions = store.versions(layout.SESSIONS)
+
+    def read(day: date) -> pa.Table:
+        key = layout.session_key(day)
+        return session_file.decode_columns(store.get(key), store.url(key), BAR_COLUMNS)
+
+    days = layout.dated(layout.SESSIONS, list(versions))
+    sessions = {day: versions[layout.session_key(day)] for day in days}
+    return material(store, sessions, read, ActionLog(store).standing())
+
+
+def identity_metadata(given: Material, found: Identities) -> dict[str, Any]:
+    """What the UI shows and plots of a derivation of securities."""
+    ends = Counter(found.table["followed_by"].to_pylist())
+    kinds = Counter(finding.kind for finding in found.findings)
+    return {
+        "dagster/row_count": found.table.num_rows,
+        "securities": pc.count_distinct(found.table["security"]).as_py(),
+        "trading": ends[None],
+        "renames": ends["rename"] + ends["split"],
+        "mergers": ends["merger"],
+        "delistings": ends["delisting"],
+        "unknown_ends": ends["unknown"],
+        "aliases": len(found.registry.aliases),
+        "contradicted_renames": kinds["rename contradicted"],
+        "long_gaps": kinds["long gap"],
+        "findings": len(found.findings),
+        "sessions_read": given.evidence.read,
+        "actions": given.actions.num_rows,
+    }
+
+
+def factor_metadata(given: Material, found: Factors, jumps: Jumps) -> dict[str, Any]:
+    """What the UI shows and plots of a derivation of factors."""
+    verdicts = Counter(found.table["verdict"].to_pylist())
+    return {
+        "dagster/row_count": found.table.num_rows,
+        "spans": found.cumulative.num_rows,
+        "applied": pc.sum(found.table["applied"]).as_py() or 0,
+        "confirmed": verdicts["confirmed"],
+        "contradicted": verdicts["contradicted"],
+        "too_small_to_tell": verdicts["too small to tell"],
+        "unseen": verdicts["unseen"],
+        "undecided": sum(finding.undecided for finding in found.findings),
+        "decisions": len(given.decisions.standing),
+        "suspected_splits": jumps.count(Kind.SPLIT),
+        "suspected_spin_offs": jumps.count(Kind.SPIN_OFF),
+        "one_day_glitches": jumps.count(Kind.GLITCH),
+        "market_moves": jumps.count(Kind.MOVE),
+        "sessions_read": given.evidence.read,
+    }
+
+
+def judge(lake: Lake, check: str, about: str, fine: tuple[str, ...] = ()) -> dg.AssetCheckResult:
+    """A check of what was found: by kind, and the newest of it with what to type."""
+    found = read_findings(lake.store)
+    found = found.filter(pc.equal(found["about"], about))
+    if fine:
+        found = found.filter(pc.invert(pc.is_in(found["kind"], pa.array(list(fine), pa.string()))))
+    counts = Counter(found["kind"].to_pylist())
+    metadata: dict[str, Any] = {kind.replace(" ", "_"): counts[kind] for kind in sorted(counts)}
+    metadata["undecided"] = pc.sum(found["undecided"]).as_py() or 0
+    if found.num_rows:
+        newest = found.sort_by([("session", "descending"), ("symbol", "ascending")])
+        metadata["findings"] = dg.MetadataValue.table(
+            [
+                dg.TableRecord({"what": row["what"], "decide": row["decide"]})
+                for row in newest.slice(0, _SHOWN).to_pylist()
+            ]
+        )
+    return dg.AssetCheckResult(
+        check_name=check,
+        passed=not found.num_rows,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="; ".join(f"{counts[kind]:,} × {kind}" for kind in sorted(counts))
+        or "nothing to look at",
+        metadata=metadata,
+    )
