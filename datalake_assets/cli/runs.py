@@ -63,7 +63,9 @@ def materialize(settings: Settings, start: date, end: date, **knobs: float) -> b
     """
     # Without keys it is the embedded exchange, and nobody must take its bars for real ones.
     where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
-    tell(out, f"Collecting {_days(start, end)} from {where} into {open_lake(settings).store.uri} …")
+    lake = open_lake(settings)
+    new = "" if lake.source() else ", a new lake"
+    tell(out, f"Collecting {_days(start, end)} from {where} into {lake.store.uri}{new} …")
     with working("starting Dagster"):
         claimed_lake(settings)
     with instance() as records:
@@ -76,11 +78,11 @@ def materialize(settings: Settings, start: date, end: date, **knobs: float) -> b
         if count := _show_sessions(result):
             # Of the whole run: its sessions share their requests, so none has a time of its own.
             tell(out, f"{many(count, 'session')} in {seconds:,.1f} s{_requests(records, result)}")
+        if _interrupted(result):
+            return False
         _show_checks(result)
         _show_reasons(result)
         _show_universe(settings, start, end)
-        if _interrupted(result):
-            return False
         # Also when a session did not pass: the others did, and readers may have them.
         changed = behind(settings, range(start.year, end.year + 1))
         return _publish(settings, records, changed) and bool(result.success)
@@ -124,10 +126,10 @@ def _publish(settings: Settings, records: dg.DagsterInstance, years: Sequence[in
         which = ("symbol_year_ticks_job", str(span[0]), str(span[-1]))
         result = _run(settings, records, "publishing per symbol and year", *which)
         _show_years(result)
-        _show_checks(result)
-        good = good and bool(result.success)
         if _interrupted(result):
             return False
+        _show_checks(result)
+        good = good and bool(result.success)
     return good
 
 

@@ -20,13 +20,24 @@ from rich.text import Text
 
 from datalake_assets.automation.due import PARTITION_APPEARS
 from datalake_assets.cli.arguments import Json, open_lake
-from datalake_assets.cli.terminal import command, out, plain_errors, sparkline, tell
+from datalake_assets.cli.terminal import (
+    command,
+    fits,
+    out,
+    plain_errors,
+    show_table,
+    sparkline,
+    tell,
+    working,
+)
+from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.overview.numbers import (
     PRINTED,
     SILENT,
     Health,
     Overview,
     SessionState,
+    Standing,
     YearNumbers,
     changed_values,
     overview,
@@ -38,9 +49,12 @@ _STEPS = 10
 _NAMES = 12
 _RESTATED = 3
 _REASONS = 3
-_SPARKS = 14
+_SPARKS, _FEWEST_SPARKS = 14, 4
 
 _COLOURS = {Health.GOOD: "green", Health.LOOSE_ENDS: "yellow", Health.BAD: "red"}
+
+_CODES = {Standing.WHOLE: 0, Standing.BROKEN: 1, Standing.LAGGING: 3}
+"""Exit codes of `--check`; 2 is for wrong input, as everywhere."""
 
 _LEGEND = (
     ("█", "green", "all published"),
@@ -56,27 +70,45 @@ _LEGEND = (
 def status(
     as_json: Json = False,
     check: Annotated[
-        bool, typer.Option("--check", help="End with exit code 1 when there is something to do.")
+        bool,
+        typer.Option(
+            "--check",
+            help="For cron: tell by the exit code whether the newest session is there and all is "
+            "whole.",
+        ),
     ] = False,
 ) -> None:
-    """Show whether the lake is good: coverage, gaps, failures, the newest session, what to do."""
+    """Show whether the lake is good: coverage, gaps, failures, the newest session, what to do.
+
+    With --check the exit code tells it: 0 the newest session is published, and no session since
+    the first one of the lake is missing, failed or damaged; 1 one is; 3 none is, but some symbols
+    are to be asked again or files per symbol lag behind; 2 wrong input, or no lake. History from
+    before the first session of the lake does not count.
+    """
     with plain_errors():
         settings = Settings.load()
         now = datetime.now(UTC)
-        found = overview(
-            open_lake(settings),
-            first=settings.first_session,
-            due=(now - PARTITION_APPEARS).date(),
-            now=now,
-            requests_per_minute=settings.requests_per_minute,
-            chosen=settings.read_symbols(),
-        )
+        lake = open_lake(settings)
+        if check and lake.source() is None:
+            raise NotInLakeError(
+                f"there is no lake at {lake.store.uri}: correct DATALAKE_URI, or make one: "
+                "datalake demo, datalake backfill"
+            )
+        with working("reading the lake"):
+            found = overview(
+                lake,
+                first=settings.first_session,
+                due=(now - PARTITION_APPEARS).date(),
+                now=now,
+                requests_per_minute=settings.requests_per_minute,
+                chosen=settings.read_symbols(),
+            )
         if as_json:
             out.print_json(json.dumps(as_dict(found)))
         else:
             show(found)
-    if check and found.steps:
-        raise typer.Exit(1)
+    if check:
+        raise typer.Exit(_CODES[found.standing])
 
 
 def show(found: Overview) -> None:
@@ -89,7 +121,7 @@ def show(found: Overview) -> None:
             out.print(line, soft_wrap=True)
     if found.newest:
         out.print()
-        out.print(_against(found))
+        _show_newest(found)
     out.print()
     for text in _told(found):
         tell(out, text)
@@ -149,8 +181,16 @@ def _week(states: Sequence[SessionState]) -> str:
     return "▓" if SessionState.FLAWED in known else "█"
 
 
-def _against(found: Overview) -> Table:
-    """The newest session against those before."""
+def _show_newest(found: Overview) -> None:
+    """The newest session against those before; where there is little room, with a shorter line."""
+    for sparks in range(_SPARKS, _FEWEST_SPARKS - 1, -1):
+        table = _against(found, sparks)
+        if fits(table):
+            break
+    show_table(table, spare=1)
+
+
+def _against(found: Overview, sparks: int) -> Table:
     assert found.newest
     before = max(len(measure.before) for measure in found.measures)
     table = Table(
@@ -170,7 +210,7 @@ def _against(found: Overview) -> Table:
             written(measure.newest, measure.unit),
             written(measure.usual, measure.unit),
             measure.change,
-            sparkline(values[-_SPARKS:]) if len(values) > 1 else "",
+            sparkline(values[-sparks:]) if len(values) > 1 else "",
         )
     return table
 
@@ -201,9 +241,7 @@ def _told(found: Overview) -> Iterator[str]:
         yield "… and earlier ones: the report, or data/ticks/restatements in the lake"
     if usage := found.usage:
         share = "" if usage.share is None else f", {usage.share:.0%} of what the plan allows"
-        yield (
-            f"requests of {usage.day}: {usage.requests:,} in {usage.minutes:,.1f} minutes{share}"
-        )
+        yield (f"requests of {usage.day}: {usage.requests:,} in {usage.minutes:,.1f} min{share}")
 
 
 def as_dict(found: Overview) -> dict[str, Any]:
@@ -214,6 +252,7 @@ def as_dict(found: Overview) -> dict[str, Any]:
         "source": found.source,
         "now": found.now.isoformat(),
         "health": found.health,
+        "check": found.standing,
         "headline": found.headline,
         "sentence": found.sentence,
         "sessions_expected": len(held.sessions),

@@ -54,6 +54,10 @@ class TerminalDisplay(Display):
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Take the line away, so that others may print; the next call draws it again."""
         self._stop(keep=False)
 
     def begin(self, what: str) -> None:
@@ -61,7 +65,7 @@ class TerminalDisplay(Display):
         if not self._console.is_terminal:
             tell(self._console, f"{what} …")
             return
-        self._stop(keep=False)
+        self.clear()
         self._draw(Snapshot(what))
 
     def show(self, snapshot: Snapshot, *, final: bool) -> None:
