@@ -967,7 +967,7 @@ def test_in_a_terminal_progress_is_a_bar_with_its_counts() -> None:
 
     told = plain(told_by(TerminalDisplay(console), console, half, whole))
 
-    assert "4/4 chunks ✓ 2,000 ✗ 3 1,980 bars 4 requests (1 retries)" in told
+    assert "4/4 chunks ✓ 2,000 ✗ 3 1 retry 1,980 bars 4 requests" in told
 
 
 def test_each_collection_has_its_own_bar() -> None:

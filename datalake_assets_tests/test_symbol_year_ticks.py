@@ -69,7 +69,7 @@ def test_a_year_is_published_per_symbol_and_proved(bench: Workbench) -> None:
     assert str(metadata["dagster/uri"]).endswith("/data/ticks/daily")
     check = agreement(result)
     assert check.passed
-    assert check.description == "80 rows of 1 years are the same in both layouts"
+    assert check.description == "80 rows of 1 year are the same in both layouts"
     data = bench.lake.store.get("data/ticks/daily/AAB/2024/ticks.parquet")
     assert symbol_year_file.decode(data, "").num_rows == 4
 

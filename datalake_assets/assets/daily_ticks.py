@@ -31,7 +31,7 @@ from datalake_assets.assets.stock_universe import (
 )
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
-from datalake_assets.collection.progress import Display, Displays, Snapshot
+from datalake_assets.collection.progress import Display, Displays, Snapshot, many
 from datalake_assets.collection.report import Reason, joined, reasons
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import (
@@ -323,9 +323,9 @@ def _announce(publication: Publication, collector: CollectorResource) -> str:
     bars = f"up to {plan.bars:,}" if plan.expected == plan.bars else f"about {plan.expected:,.0f}"
     return (
         f"{'repair: ' if collector.repair else ''}asking for {bars} bars of "
-        f"{len(plan.sessions)} sessions in {plan.requests:,} requests, "
+        f"{many(len(plan.sessions), 'session')} in {many(plan.requests, 'request')}, "
         f"{plan.minutes(collector.requests_per_minute):.1f} minutes at "
-        f"{collector.requests_per_minute:,} a minute, with {collector.max_workers} threads"
+        f"{collector.requests_per_minute:,} a minute, with {many(collector.max_workers, 'thread')}"
     )
 
 
@@ -437,7 +437,7 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     if not broken:
         return found[0][1].detail if len(found) == 1 else f"all {len(found)} sessions pass"
     told = "; ".join(f"{day}: {finding.detail}" for day, finding in broken[:3])
-    more = f"; and {len(broken) - 3} more sessions" if len(broken) > 3 else ""
+    more = f"; and {many(len(broken) - 3, 'more session')}" if len(broken) > 3 else ""
     return f"{told}{more}"
 
 
@@ -450,8 +450,7 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> Failed:
         lines.append(f"{session.session}: {reasons}")
     first, last = failed[0].session, failed[-1].session
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
-    count = "1 session" if len(failed) == 1 else f"{len(failed):,} sessions"
-    head = f"{count} did not pass the audit, so nothing of it was published:"
+    head = f"{many(len(failed), 'session')} did not pass the audit, so nothing of it was published:"
     advice = (
         f"What was collected waits in {lake.store.url(layout.INCOMPLETE)}. To ask for what is "
         f"missing: datalake collect {span} --repair"

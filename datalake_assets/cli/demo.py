@@ -11,8 +11,9 @@ from rich.table import Table
 from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import open_lake, partitions
 from datalake_assets.cli.runs import materialize, write_report
-from datalake_assets.cli.terminal import command, out, plain_errors, sparkline, tell
+from datalake_assets.cli.terminal import command, out, plain_errors, show_table, sparkline, tell
 from datalake_assets.collection.bars import price_text
+from datalake_assets.collection.progress import many
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -75,11 +76,11 @@ def _first_look(lake: Lake, newest: date) -> None:
             f"${row['turnover'] / 1e6:,.0f} M",
             sparkline([close for close in history if close is not None]),
         )
-    out.print(table)
+    show_table(table, spare=2)
     sessions = lake.store.url(layout.SESSIONS)
     python = Path(command()).with_name("python")
     out.print(
-        f"{bars.num_rows:,} bars of {newest} lie in {sessions}. Next:\n"
+        f"{many(bars.num_rows, 'bar')} of {newest} lie in {sessions}. Next:\n"
         f'  {python} -c "from datalake_assets import Lake; '
         f"print(Lake.open('{lake.store.uri}').bars('{top['symbol'][0].as_py()}').to_pandas())\"\n"
         f"  {command()} show {top['symbol'][0].as_py()}: its bars, drawn\n"

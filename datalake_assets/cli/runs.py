@@ -351,9 +351,9 @@ def _show_actions(result: dg.ExecuteInProcessResult) -> None:
         }
         tell(
             out,
-            f"{told['dagster/row_count']:,} corporate actions: {told['inserted']:,} inserted, "
-            f"{told['changed']:,} changed, {told['vanished']:,} vanished; processed from "
-            f"{told['window']}, {told['requests']:,} requests",
+            f"{many(told['dagster/row_count'], 'corporate action')}: "
+            f"{told['inserted']:,} inserted, {told['changed']:,} changed, {told['vanished']:,} vanished; processed from "
+            f"{told['window']}, {many(told['requests'], 'request')}",
         )
 
 

@@ -183,11 +183,9 @@ def _week(states: Sequence[SessionState]) -> str:
 
 def _show_newest(found: Overview) -> None:
     """The newest session against those before; where there is little room, with a shorter line."""
-    for sparks in range(_SPARKS, _FEWEST_SPARKS - 1, -1):
-        table = _against(found, sparks)
-        if fits(table):
-            break
-    show_table(table, spare=1)
+    lengths = range(_SPARKS, _FEWEST_SPARKS, -1)
+    sparks = next((n for n in lengths if fits(_against(found, n))), _FEWEST_SPARKS)
+    show_table(_against(found, sparks), spare=1)
 
 
 def _against(found: Overview, sparks: int) -> Table:

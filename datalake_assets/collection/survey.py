@@ -21,7 +21,7 @@ from typing import Protocol
 
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import PermanentError, RejectedSymbolError
-from datalake_assets.collection.progress import Display, Snapshot
+from datalake_assets.collection.progress import Display, Snapshot, many
 from datalake_assets.collection.retry import Caller
 
 _PAGES = 20
@@ -157,7 +157,7 @@ def survey(
             done = [future for future in asked if future.done()]
             known = sum(len(future.result()) for future in done)
             snapshot = Snapshot(
-                label=f"years of {len(names):,} symbols",
+                label=f"years of {many(len(names), 'symbol')}",
                 chunks=len(parts),
                 chunks_done=len(done),
                 symbols_ok=known,
@@ -202,4 +202,4 @@ def _years(
             return {
                 symbol: frozenset(years) for symbol, years in found.items() if symbol not in unread
             }
-    raise PermanentError(f"the years of {len(symbols)} symbols never end")
+    raise PermanentError(f"the years of {many(len(symbols), 'symbol')} never end")
