@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from datalake_assets.cli.terminal import out, tell, working
+from datalake_assets.cli.terminal import err, tell, working
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 
 From = Annotated[
@@ -80,9 +81,16 @@ def load_settings(symbols: str | None = None) -> Settings:
 
 
 def show_lake(lake: Lake) -> None:
-    """Say which lake is meant, before anything else: a relative one is another in each folder."""
-    source = lake.source()
-    tell(out, f"lake: {lake.store.uri}" + ("" if source else " (there is none yet)"))
+    """Say which lake is meant, before anything else: a relative one is another in each folder.
+
+    On stderr, so that a pipe holds only what was asked for.
+    """
+    tell(err, f"lake: {lake.store.uri}{'' if is_there(lake) else ' (there is none yet)'}")
+
+
+def is_there(lake: Lake) -> bool:
+    """Whether somebody ever collected into it; it may be damaged."""
+    return lake.store.exists(layout.MARKER)
 
 
 def open_lake(settings: Settings) -> Lake:

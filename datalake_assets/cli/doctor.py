@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from datalake_assets.cli.arguments import Json, open_lake, partitions, show_lake
+from datalake_assets.cli.arguments import Json, is_there, open_lake, partitions, show_lake
 from datalake_assets.cli.runs import dagster_home, instance
 from datalake_assets.cli.terminal import (
     TerminalDisplay,
@@ -58,7 +58,7 @@ def doctor(
         if not as_json:
             show_lake(lake)
         known = _known()
-        if lake.source() is None and not lake.store.list() and not any(known):
+        if not is_there(lake) and not lake.store.list() and not any(known):
             # All is well with what is not there, and a mistyped DATALAKE_URI must not look so.
             raise NotInLakeError(
                 f"there is no lake at {lake.store.uri}, nor a record of one: correct DATALAKE_URI, "

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from datalake_assets.cli.arguments import claimed_lake, open_lake
+from datalake_assets.cli.arguments import claimed_lake, is_there, open_lake
 from datalake_assets.cli.terminal import (
     TerminalDisplay,
     command,
@@ -64,7 +64,7 @@ def materialize(settings: Settings, start: date, end: date, **knobs: float) -> b
     # Without keys it is the embedded exchange, and nobody must take its bars for real ones.
     where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
     lake = open_lake(settings)
-    new = "" if lake.source() else ", a new lake"
+    new = "" if is_there(lake) else ", a new lake"
     tell(out, f"Collecting {_days(start, end)} from {where} into {lake.store.uri}{new} …")
     with working("starting Dagster"):
         claimed_lake(settings)
@@ -349,11 +349,12 @@ def _show_actions(result: dg.ExecuteInProcessResult) -> None:
         told: dict[str, Any] = {
             name: value.value for name, value in event.materialization.metadata.items()
         }
+        requests = many(told["requests"], "request")
         tell(
             out,
             f"{many(told['dagster/row_count'], 'corporate action')}: "
-            f"{told['inserted']:,} inserted, {told['changed']:,} changed, {told['vanished']:,} vanished; processed from "
-            f"{told['window']}, {many(told['requests'], 'request')}",
+            f"{told['inserted']:,} inserted, {told['changed']:,} changed, "
+            f"{told['vanished']:,} vanished; processed from {told['window']}, {requests}",
         )
 
 

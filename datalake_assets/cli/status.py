@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datalake_assets.automation.due import PARTITION_APPEARS
-from datalake_assets.cli.arguments import Json, open_lake
+from datalake_assets.cli.arguments import Json, is_there, open_lake
 from datalake_assets.cli.terminal import (
     command,
     fits,
@@ -50,6 +50,9 @@ _NAMES = 12
 _RESTATED = 3
 _REASONS = 3
 _SPARKS, _FEWEST_SPARKS = 14, 4
+
+_MAP_WIDTH = 80
+"""Columns that a year takes with a character for each week, its numbers included."""
 
 _COLOURS = {Health.GOOD: "green", Health.LOOSE_ENDS: "yellow", Health.BAD: "red"}
 
@@ -89,7 +92,7 @@ def status(
         settings = Settings.load()
         now = datetime.now(UTC)
         lake = open_lake(settings)
-        if check and lake.source() is None:
+        if check and not is_there(lake):
             raise NotInLakeError(
                 f"there is no lake at {lake.store.uri}: correct DATALAKE_URI, or make one: "
                 "datalake demo, datalake backfill"
@@ -134,14 +137,17 @@ def show(found: Overview) -> None:
 
 
 def _heatmap(found: Overview) -> Iterator[Text]:
-    """A line for each year, a character for each of its weeks."""
-    months = [" "] * 53
+    """A line for each year, a character for each of its weeks; for two, where there is no room."""
+    each = 1 if not out.is_terminal or out.width >= _MAP_WIDTH else 2
+    columns = -(-53 // each)
+    months = [" "] * columns
     for number in range(12):
-        months[round(number * 53 / 12)] = "JFMAMJJASOND"[number]
+        months[round(number * columns / 12)] = "JFMAMJJASOND"[number]
     yield Text(f"     {''.join(months)} {'published':>10} answered", "dim")
     used: set[str] = set()
     for year in found.years:
-        weeks = _weeks({day: s for day, s in found.states.items() if day.year == year.year})
+        days = {day: s for day, s in found.states.items() if day.year == year.year}
+        weeks = _weeks(days, each)
         used.update(weeks)
         line = Text(f"{year.year} ")
         for sign, run in groupby(weeks):
@@ -158,14 +164,14 @@ def _year(year: YearNumbers) -> str:
     return f" {year.published:>4,} of {year.due:>3,} {answered:>8}"
 
 
-def _weeks(states: Mapping[date, SessionState]) -> list[str]:
-    """What stands for each of the 53 weeks of a year."""
+def _weeks(states: Mapping[date, SessionState], each: int = 1) -> list[str]:
+    """What stands for each of the 53 weeks of a year, or for so many of them each."""
     day = next(iter(states))
     monday = date(day.year, 1, 1) - timedelta(days=date(day.year, 1, 1).weekday())
-    weeks: list[list[SessionState]] = [[] for _ in range(53)]
+    weeks: list[list[SessionState]] = [[] for _ in range(-(-53 // each))]
     for day, state in states.items():
         # A year can touch 54 weeks, with one day in the last.
-        weeks[min(52, (day - monday).days // 7)].append(state)
+        weeks[min(52, (day - monday).days // 7) // each].append(state)
     return [_week(week) for week in weeks]
 
 
@@ -239,7 +245,9 @@ def _told(found: Overview) -> Iterator[str]:
         yield "… and earlier ones: the report, or data/ticks/restatements in the lake"
     if usage := found.usage:
         share = "" if usage.share is None else f", {usage.share:.0%} of what the plan allows"
-        yield (f"requests of {usage.day}: {usage.requests:,} in {usage.minutes:,.1f} min{share}")
+        yield (
+            f"requests of {usage.day}: {usage.requests:,} in {usage.minutes:,.1f} minutes{share}"
+        )
 
 
 def as_dict(found: Overview) -> dict[str, Any]:

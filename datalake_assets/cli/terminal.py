@@ -188,7 +188,8 @@ def show_table(table: Table, *, spare: int = 0) -> None:
     """Print a table to `out` without cutting a number.
 
     A pipe has no width, and gets all of it. Where a terminal is too narrow, titles of columns are
-    written on several lines; then the columns that can be spared are left out, the last one first.
+    written on several lines; then the frame is left out, then the columns that can be spared, the
+    last one first.
 
     Args:
         table: The table; columns that are justified right hold numbers.
@@ -203,6 +204,8 @@ def show_table(table: Table, *, spare: int = 0) -> None:
     if not fits(table):
         for column in table.columns:
             column.header = str(column.header).replace(" ", "\n")
+    if not fits(table):
+        table.box, table.pad_edge, table.padding = None, False, (0, 1, 0, 0)
     while spare and not fits(table):
         table.columns.pop()
         spare -= 1
