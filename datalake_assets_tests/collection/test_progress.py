@@ -57,8 +57,14 @@ def test_a_snapshot_can_count_something_else() -> None:
 
 @pytest.mark.parametrize(
     ("count", "thing", "told"),
-    [(0, "bar", "0 bars"), (1, "bar", "1 bar"), (1_000, "bar", "1,000 bars")]
-    + [(1, "retry", "1 retry"), (2, "retry", "2 retries"), (2, "day", "2 days")],
+    [
+        (0, "bar", "0 bars"),
+        (1, "bar", "1 bar"),
+        (1_000, "bar", "1,000 bars"),
+        (1, "retry", "1 retry"),
+        (2, "retry", "2 retries"),
+        (2, "day", "2 days"),
+    ],
 )
 def test_a_number_of_things_is_told_as_a_person_writes_it(
     count: int, thing: str, told: str
