@@ -141,6 +141,17 @@ def test_ctrl_c_during_a_collection_is_told_once_and_says_how_to_go_on(
     assert after[-1] == told[0], "nothing of less weight comes after it"
 
 
+def test_ctrl_c_before_anything_runs_is_told_once_too(tmp_path: Path) -> None:
+    code, shown = on_a_terminal(
+        "backfill", *RANGE, environ={}, folder=tmp_path, interrupt_at="loading Dagster"
+    )
+
+    assert code == 130
+    assert "Traceback" not in shown
+    assert frames(shown)[-1].startswith("interrupted. What was published stays")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- in little room ---
 
 FULL = Snapshot(

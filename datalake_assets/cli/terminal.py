@@ -164,9 +164,12 @@ def working(what: str) -> Iterator[TerminalDisplay]:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What a person can mend is told without a stack trace."""
+    """What a person can mend is told without a stack trace, and so is Ctrl-C."""
     try:
         yield
+    except KeyboardInterrupt as error:
+        tell(err, "interrupted. What was published stays, and the same command goes on")
+        raise typer.Exit(130) from error  # as a shell tells that SIGINT ended a program
     except _MENDABLE as error:
         tell(err, f"error: {error}")
         raise typer.Exit(2) from error
