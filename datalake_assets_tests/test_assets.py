@@ -162,7 +162,7 @@ def test_the_run_says_where_the_bars_come_from_and_what_it_will_ask(bench: Workb
 
     told = logged(bench, result)
     assert f"from the tests' market into {bench.folder}" in told
-    assert "asking for up to 20 bars of 1 sessions in 20 requests" in told
+    assert "asking for up to 20 bars of 1 session in 20 requests" in told
     assert "2024-07-01: 20/20 chunks, 20 bars, ✓ 20 ✗ 0" in told
 
 
