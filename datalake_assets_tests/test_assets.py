@@ -163,7 +163,7 @@ def test_the_run_says_where_the_bars_come_from_and_what_it_will_ask(bench: Workb
 
     told = logged(bench, result)
     assert f"from the tests' market into {bench.folder}" in told
-    assert "asking for up to 20 bars of 1 sessions in 20 requests" in told
+    assert "asking for up to 20 bars of 1 session in 20 requests" in told
     assert "2024-07-01: 20/20 chunks, 20 bars, ✓ 20 ✗ 0" in told
 
 
@@ -537,7 +537,7 @@ def test_a_run_without_a_universe_takes_one_and_says_so(bench: Workbench) -> Non
     assert result.success
     assert bench.market.assets_taken == 1
     assert bench.lake.universe_days() == [TODAY]
-    assert "no snapshot of the universe is as new as the session: taking one" in logged(
+    assert "asking for the list of assets, as none is as new as the session" in logged(
         bench, result
     )
     assert materializations(result, "stock_universe")[None]["active"].value == 20

@@ -25,6 +25,7 @@ import dagster as dg
 import pyarrow as pa
 
 from datalake_assets import __version__, liveness, market_calendar
+from datalake_assets.assets.failure import Failed, plainly
 from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.session_metadata import SHOWN, reasons_table, session_metadata
 from datalake_assets.assets.stock_universe import (
@@ -36,7 +37,7 @@ from datalake_assets.assets.stock_universe import (
 )
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
-from datalake_assets.collection.progress import Display, Displays, Snapshot
+from datalake_assets.collection.progress import Display, Displays, Snapshot, many
 from datalake_assets.collection.report import Reason, joined, reasons
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import (
@@ -101,10 +102,15 @@ class LogDisplay(Display):
         self._log = log
         self._next = LOG_EVERY
 
+    def begin(self, what: str) -> None:
+        """Log what begins."""
+        self._log.info("%s …", what)
+
     def show(self, snapshot: Snapshot, *, final: bool) -> None:
-        """Log the collection as it is, every ten seconds and at its end."""
+        """Log what is counted as it is, every ten seconds and at its end."""
         if final or snapshot.seconds >= self._next:
-            self._next = snapshot.seconds + LOG_EVERY
+            # What comes next counts its seconds from zero.
+            self._next = LOG_EVERY + (0.0 if final else snapshot.seconds)
             self._log.info(str(snapshot))
 
 
@@ -145,6 +151,7 @@ def _daily_ticks(
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
+    @plainly
     def daily_ticks(
         context: dg.AssetExecutionContext,
         collector: CollectorResource,
@@ -218,7 +225,7 @@ def _refuse_another_day(context: dg.AssetExecutionContext) -> None:
         return
     closed = market_calendar.why_closed(date.fromisoformat(asked))
     why = f"it is no trading session but {closed}" if closed else "it has no partition"
-    raise dg.Failure(f"{asked} can't be collected: {why}", allow_retries=False)
+    raise Failed(f"{asked} can't be collected: {why}", allow_retries=False)
 
 
 def _collect(
@@ -230,15 +237,18 @@ def _collect(
 ) -> Iterator[Outcome]:
     """The run's sessions, collected and written."""
     keys = [date.fromisoformat(key) for key in context.partition_keys]
+    shown = Displays(LogDisplay(context.log), display)
+    shown.begin("reading what the lake has")
     finished = _finished(context, collector, lake, keys)
     days = [day for day in keys if day not in finished]
     if not days:
         return
     chosen = collector.chosen_symbols
-    shown = Displays(LogDisplay(context.log), display)
     context.log.info("from %s into %s", source.identity, lake.store.uri)
+    shown.begin("connecting to the source")
     with source.open(collector) as alpaca, collector.how(source.account) as how:
-        taken = _universe(context, alpaca, lake, collector, source, days[-1])
+        taken = _universe(context, alpaca, lake, collector, source, days[-1], shown)
+        shown.begin("choosing the symbols")
         universe = lake.universe_of(taken)
         origin = Origin(source.identity, listed=taken, run_id=context.run.run_id)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
@@ -247,9 +257,10 @@ def _collect(
         known = None
         if collector.survey and not collector.repair:
             since = _first_session(context).year
-            known = take_survey(alpaca, lake, how, wanted, since, taken)
+            known = take_survey(alpaca, lake, how, wanted, since, taken, shown)
             if known:
                 context.log.info("the years of %d symbols are known", len(known.years))
+        shown.begin("planning the requests")
         publication = Publication(
             wanted,
             lake,
@@ -316,11 +327,12 @@ def _universe(
     collector: CollectorResource,
     source: SourceResource,
     newest: date,
+    display: Display,
 ) -> date:
     """The day of the newest snapshot; of a new one when it would be older than the session."""
     if (days := lake.universe_days()) and days[-1] >= newest:
         return days[-1]
-    context.log.info("no snapshot of the universe is as new as the session: taking one")
+    display.begin("asking for the list of assets, as none is as new as the session")
     taken, snapshot, written = take_universe(alpaca, lake, collector, source)
     metadata = snapshot_metadata(taken, snapshot, written, lake)
     context.log_event(dg.AssetMaterialization(stock_universe.key, metadata=metadata))
@@ -332,9 +344,9 @@ def _announce(publication: Publication, collector: CollectorResource) -> str:
     bars = f"up to {plan.bars:,}" if plan.expected == plan.bars else f"about {plan.expected:,.0f}"
     return (
         f"{'repair: ' if collector.repair else ''}asking for {bars} bars of "
-        f"{len(plan.sessions)} sessions in {plan.requests:,} requests, "
+        f"{many(len(plan.sessions), 'session')} in {many(plan.requests, 'request')}, "
         f"{plan.minutes(collector.requests_per_minute):.1f} minutes at "
-        f"{collector.requests_per_minute:,} a minute, with {collector.max_workers} threads"
+        f"{collector.requests_per_minute:,} a minute, with {many(collector.max_workers, 'thread')}"
     )
 
 
@@ -446,11 +458,11 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     if not broken:
         return found[0][1].detail if len(found) == 1 else f"all {len(found)} sessions pass"
     told = "; ".join(f"{day}: {finding.detail}" for day, finding in broken[:3])
-    more = f"; and {len(broken) - 3} more sessions" if len(broken) > 3 else ""
+    more = f"; and {many(len(broken) - 3, 'more session')}" if len(broken) > 3 else ""
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
+def _failure(failed: Sequence[_Told], lake: Lake) -> Failed:
     """The error that ends a run with sessions that did not pass."""
     lines = []
     for session in failed[:SHOWN]:
@@ -459,8 +471,7 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         lines.append(f"{session.session}: {reasons}")
     first, last = failed[0].session, failed[-1].session
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
-    count = "1 session" if len(failed) == 1 else f"{len(failed):,} sessions"
-    head = f"{count} did not pass the audit, so nothing of it was published:"
+    head = f"{many(len(failed), 'session')} did not pass the audit, so nothing of it was published:"
     advice = (
         f"What was collected waits in {lake.store.url(layout.INCOMPLETE)}. To ask for what is "
         f"missing: datalake collect {span} --repair"
@@ -482,4 +493,4 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         metadata["first_failures"] = dg.MetadataValue.table(failures[:SHOWN])
         metadata["failure_reasons"] = reasons_table(why)
     # The collector has retried what can pass; a second run would only ask all of it again.
-    return dg.Failure(text, metadata=metadata, allow_retries=False)
+    return Failed(text, metadata=metadata, allow_retries=False)

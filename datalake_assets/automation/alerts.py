@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 import dagster as dg
 
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.failure import reason as reason_of
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.automation import runs
 from datalake_assets.automation.jobs import repair_job, sensor_status, symbol_year_ticks_job
@@ -135,7 +136,7 @@ def failure_text(context: dg.RunFailureSensorContext) -> str:
     which = f" of {about[0]}" if about else ""
     if len(about) > 1:
         which = f" of {about[0]} … {about[-1]}"
-    reasons = [_reason(event) for event in context.get_step_failure_events()]
+    reasons = [reason_of(event) for event in context.get_step_failure_events()]
     # A run can fail outside its steps: its process was killed, or never came up.
     reason = "\n".join(reasons) or context.failure_event.message or "no reason was given"
     lines = [line[:WIDTH] for line in reason.splitlines() if line.strip()]
@@ -149,13 +150,6 @@ def failure_text(context: dg.RunFailureSensorContext) -> str:
         + "\n".join(lines)
         + f"\nRun {run.run_id}{again}\n{_advice(run, about)}"
     )
-
-
-def _reason(event: dg.DagsterEvent) -> str:
-    error = event.step_failure_data.error
-    while error and error.cause and error.cls_name == "DagsterExecutionStepExecutionError":
-        error = error.cause
-    return error.message.strip() if error else ""
 
 
 def _advice(run: dg.DagsterRun, about: list[str]) -> str:

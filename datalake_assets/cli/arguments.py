@@ -6,15 +6,18 @@ settings (`settings`), which come from the environment.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Any
 
 import typer
 
+from datalake_assets.cli.terminal import err, tell, working
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 
 From = Annotated[
@@ -54,7 +57,41 @@ OddBars = Annotated[
 ]
 """What a session must reach, for one run; the collector's own thresholds where it is not given."""
 
+Symbols = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Only these: AAPL,BRK.B, or @file holding them. Instead of DATALAKE_SYMBOLS.",
+    ),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def load_settings(symbols: str | None = None) -> Settings:
+    """The settings, with the symbols that were typed in place of the environment's.
+
+    Raises:
+        SettingsError: A setting is wrong, or a symbol can't be one.
+    """
+    if symbols is None:
+        return Settings.load()
+    if not symbols.strip():
+        raise typer.BadParameter("--symbols names no symbol; without it all are meant")
+    return Settings.load({**os.environ, "DATALAKE_SYMBOLS": symbols})
+
+
+def show_lake(lake: Lake) -> None:
+    """Say which lake is meant, before anything else: a relative one is another in each folder.
+
+    On stderr, so that a pipe holds only what was asked for.
+    """
+    tell(err, f"lake: {lake.store.uri}{'' if is_there(lake) else ' (there is none yet)'}")
+
+
+def is_there(lake: Lake) -> bool:
+    """Whether somebody ever collected into it; it may be damaged."""
+    return lake.store.exists(layout.MARKER)
 
 
 def open_lake(settings: Settings) -> Lake:
@@ -80,7 +117,8 @@ def claimed_lake(settings: Settings) -> Lake:
 
 def partitions(settings: Settings) -> list[str]:
     """The sessions that can be collected now, as Dagster knows them."""
-    from datalake_assets.partitions import session_partitions
+    with working("loading Dagster"):
+        from datalake_assets.partitions import session_partitions
 
     keys = list(session_partitions(settings.first_session).get_partition_keys())
     if not keys:
