@@ -844,7 +844,7 @@ def test_plan_in_the_terminal_tells_requests_minutes_and_dollars(remote: Remote)
     told = plain(result.stdout).replace("┃", " ")
     for word in ("requests 2", "sessions 124", "bars, expected", "PUTs on S3 $0.0008", "S3 prices"):
         assert word in " ".join(told.split()), told
-    assert "No universe in the lake yet" in plain(result.stderr)
+    assert "asking for the list of assets, as the lake has none" in plain(result.stderr)
 
 
 def test_plan_of_missing_sessions_leaves_out_those_that_are_published(remote: Remote) -> None:

@@ -59,7 +59,13 @@ def plainly(body: Callable[P, T]) -> Callable[P, T]:
         with _told_plainly():
             yield from cast("Iterator[Any]", body(*args, **kwargs))
 
-    return generator if inspect.isgeneratorfunction(body) else function
+    made: Any = generator if inspect.isgeneratorfunction(body) else function
+    # Dagster links an asset to its code by the file that the function's code says it is from.
+    where = body.__code__
+    made.__code__ = made.__code__.replace(
+        co_filename=where.co_filename, co_firstlineno=where.co_firstlineno
+    )
+    return cast("Callable[P, T]", made)
 
 
 @contextmanager
