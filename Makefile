@@ -47,8 +47,14 @@ demo-s3: $(DEV) ## The same into a bucket, of an S3 server (SeaweedFS) that ends
 	@DAGSTER_HOME="$(CURDIR)/.datalake/s3/dagster" $(BIN)/python -m datalake_assets_tests.seaweedfs \
 		--data .datalake/s3 -- $(BIN)/datalake demo
 
+# Dagster itself would start its daemon, and so the sensors, and no page.
 .PHONY: dev
 dev: $(RUNTIME) ## Open Dagster's UI, with its daemon, on PORT (3000)
+	@$(BIN)/python -c 'import socket; s = socket.socket(); \
+		s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
+		s.bind(("127.0.0.1", $(PORT)))' 2>/dev/null || { \
+		echo "Port $(PORT) is taken, or can't be used: nothing was started." \
+			"Another one: make dev PORT=3001" >&2; exit 1; }
 	@[ -e "$(DAGSTER_HOME)/dagster.yaml" ] || { \
 		mkdir -p "$(DAGSTER_HOME)" && cp datalake_assets/dagster.yaml "$(DAGSTER_HOME)/dagster.yaml"; }
 	@echo "→ Dagster on http://127.0.0.1:$(PORT) in about 20 seconds; Ctrl-C ends it"

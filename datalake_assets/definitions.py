@@ -2,10 +2,19 @@
 
 Belongs here: settings to resources, and putting the parts together. Does not belong here: any of
 the parts. Loading reads the environment and touches neither a disk nor a network.
+
+`defs` is made when it is first asked for, so that importing this module never fails, whatever is
+in the environment. Another project adds its own definitions to ours:
+
+    from datalake_assets.definitions import build_definitions
+
+    defs = dg.Definitions.merge(build_definitions(), dg.Definitions(assets=[mine]))
+
+The sensors come along and start by themselves, unless DATALAKE_AUTOMATION is off.
 """
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -36,8 +45,6 @@ from datalake_assets.automation.sensors import build_sensors
 from datalake_assets.automation.witness import build_witness_sensor
 from datalake_assets.checks import universe_is_whole
 from datalake_assets.collection.audit import Thresholds
-from datalake_assets.collection.clock import Clock
-from datalake_assets.collection.progress import Display
 from datalake_assets.partitions import session_partitions, year_partitions
 from datalake_assets.resources import (
     AlpacaResource,
@@ -45,6 +52,8 @@ from datalake_assets.resources import (
     EmbeddedExchangeResource,
     LakeResource,
     SourceResource,
+    clock,
+    display,
     with_defaults,
 )
 from datalake_assets.settings import Settings
@@ -94,14 +103,15 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
     """All assets, checks, jobs and resources.
 
     Args:
-        settings: Where the defaults come from; None reads the environment.
+        settings: Where the defaults come from; None reads the environment, and warns of names that
+            are almost a setting's. Runs refuse these.
         resources: Take the place of the ones that the settings ask for: `collector`, `source`,
             `lake`, `display`.
 
     Raises:
         SettingsError: The environment can't be used.
     """
-    settings = settings or Settings.load()
+    settings = settings or Settings.load(misspelt="warn")
     return dg.Definitions(
         assets=_with_source(
             [
@@ -136,7 +146,7 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
         sensors=[
             *build_sensors(settings),
             build_actions_sensor(settings),
-            build_securities_sensor(),
+            build_securities_sensor(settings),
             build_freshness_sensor(settings),
             build_witness_sensor(settings),
             build_failure_sensor(settings),
@@ -145,8 +155,8 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
             "collector": build_collector(settings),
             "source": build_source(settings),
             "lake": build_lake(settings),
-            "display": Display(),
-            "clock": Clock(),
+            "display": display,
+            "clock": clock,
             **resources,
         },
         # A subprocess for each step would import everything again: six seconds for nothing.
@@ -169,4 +179,16 @@ def _lambda_jobs(settings: Settings) -> list[dg.JobDefinition]:
     return [build_lambda_session_job(settings.lambda_function, partitions)]
 
 
-defs = build_definitions()
+if TYPE_CHECKING:
+    defs: dg.Definitions
+
+
+# Dagster looks for definitions among what `dir` lists.
+def __dir__() -> list[str]:
+    return sorted({*globals(), "defs"})
+
+
+def __getattr__(name: str) -> Any:
+    if name != "defs":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, build_definitions())

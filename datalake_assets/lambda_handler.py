@@ -255,11 +255,13 @@ def _session(given: object, now: datetime) -> date:
             return market_calendar.latest_closed_session(now - DELAY)
         day = date.fromisoformat(given)
         # fromisoformat() alone would take "20261120" and "2026-W47-5".
-        known = day.isoformat() == given and market_calendar.is_session(day)
+        if day.isoformat() != given:
+            raise ValueError("another form of a date")
+        closed = market_calendar.why_closed(day)
     except ValueError as error:
         raise EventError(f"{legal}, not {given!r}: {error}") from error
-    if not known:
-        raise EventError(f"{legal}; {given} is none")
+    if closed:
+        raise EventError(f"{legal}; {given} is {closed}")
     if (served := market_calendar.session_close(day) + DELAY) > now:
         raise EventError(f"{legal}; the bars of {given} are served from {served:%H:%M} UTC on")
     return day

@@ -20,6 +20,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import CollectionError, PermanentError
 from datalake_assets.collection.plan import WINDOW
+from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
@@ -115,6 +116,7 @@ def take_survey(
     wanted: Mapping[date, Sequence[str]],
     since: int,
     taken: date,
+    display: Display | None = None,
 ) -> Survey | None:
     """In which years the symbols traded: the survey that the lake has, or a new one, if any.
 
@@ -128,6 +130,7 @@ def take_survey(
         wanted: The symbols of each session.
         since: The first year.
         taken: The day of the list of assets.
+        display: Shows how far a new one is.
 
     Raises:
         RefusedError: The source refuses every request.
@@ -155,6 +158,7 @@ def take_survey(
         symbols_per_request=how.packing.symbols,
         workers=how.workers,
         stop=stop,
+        display=display,
     )
     if not found.years:
         return None

@@ -100,6 +100,21 @@ def is_session(day: date) -> bool:
     return day.weekday() <= _FRIDAY and day not in _calendar().closures
 
 
+def why_closed(day: date) -> str | None:
+    """Why there is no session on `day`, as "a Saturday"; None when there is one.
+
+    Raises:
+        OutsideCalendar: `day` is before `FIRST` or after `LAST`.
+    """
+    if is_session(day):
+        return None
+    if day.weekday() > _FRIDAY:
+        return f"a {day:%A}"
+    if day in _made("").days:
+        return f"a closure that {DECLARED} declares"
+    return "a holiday or a special closure of the exchange"
+
+
 def is_early_close(day: date) -> bool:
     """Whether the session `day` closes before 16:00 New York; mostly that is at 13:00.
 
@@ -233,13 +248,8 @@ def _require_known(day: date) -> None:
 
 
 def _require_session(day: date) -> None:
-    if not is_session(day):
-        reason = (
-            "the exchange was closed (a holiday or a special closure)"
-            if day.weekday() <= _FRIDAY
-            else f"it is a {day:%A}"
-        )
-        raise ValueError(f"{day} is no XNYS session: {reason}")
+    if reason := why_closed(day):
+        raise ValueError(f"{day} is no XNYS session but {reason}")
 
 
 def _instant(day: date, clock: time) -> datetime:

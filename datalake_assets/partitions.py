@@ -1,12 +1,13 @@
 """Partitions: one per trading session, and one per year.
 
-Belongs here: how the XNYS calendar becomes Dagster partitions. Does not belong here: the calendar
-itself (`market_calendar`).
+Belongs here: how the XNYS calendar becomes Dagster partitions, and why a day has none. Does not
+belong here: the calendar itself (`market_calendar`).
 
 https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -42,6 +43,31 @@ def session_partitions(first: date) -> dg.DailyPartitionsDefinition:
         # Naive midnights: Dagster replaces a time zone instead of converting it.
         exclusions=["0 0 * * 6,0", *(datetime.combine(day, time()) for day in closures)],
     )
+
+
+def why_no_partition(day: date, first: date, now: datetime) -> str | None:
+    """Why a day can't be collected, as a sentence about "it"; None when it can be.
+
+    Args:
+        day: The day.
+        first: The first session.
+        now: The time, UTC.
+    """
+    if day < first:
+        return f"the first session is {first} (DATALAKE_START_DATE, ALPACA_HISTORY_START)"
+    if day > market_calendar.LAST:
+        return str(market_calendar.OutsideCalendar(day))
+    if closed := market_calendar.why_closed(day):
+        return f"it is no trading session but {closed}"
+    appears = datetime.combine(day + timedelta(days=1), time(), ZoneInfo(TIMEZONE)).astimezone(UTC)
+    if now >= appears:
+        return None
+    close = market_calendar.session_close(day)
+    if now < close:
+        told = f"it has not closed. It closes at {close:%Y-%m-%d %H:%M} UTC"
+    else:
+        told = f"it closed at {close:%Y-%m-%d %H:%M} UTC"
+    return f"{told} and can be collected from {appears:%H:%M} UTC on"
 
 
 def year_partitions(first: date) -> dg.TimeWindowPartitionsDefinition:

@@ -241,6 +241,7 @@ class Publication:
                     days.popleft()
                     yield outcome
                     under_way.advance()
+                    under_way.show()  # the next windows go on while this one is written
         except BaseException as error:
             for days, interrupted in under_way.stop():
                 try:
@@ -401,13 +402,13 @@ class _UnderWay:
             days, collection = self._running[0]
             while not collection.wait(_TURN):
                 self.advance()
-                self._show(final=False)
+                self.show()
             self.advance()
             yield days, collection
             self._done += collection.snapshot()
             self._running.popleft()
             self.advance()
-        self._show(final=True)
+        self.show(final=True)
 
     def advance(self) -> None:
         """Begin the next window if it is time; to be called now and then."""
@@ -427,7 +428,8 @@ class _UnderWay:
             collection.stop()
         yield from self._running
 
-    def _show(self, *, final: bool) -> None:
+    def show(self, *, final: bool = False) -> None:
+        """Show how far all windows are."""
         now = sum((collection.snapshot() for _, collection in self._running), self._done)
         seconds = self._clock.seconds() - self._began
         now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds)

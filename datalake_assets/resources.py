@@ -17,7 +17,9 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from datalake_assets.collection.audit import Thresholds
+from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.plan import Packing
+from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
@@ -25,7 +27,7 @@ from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.publication import How
-from datalake_assets.settings import read_symbols
+from datalake_assets.settings import read_symbols, refuse_misspelt
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
 from datalake_assets.storage.store import open_store
@@ -45,11 +47,30 @@ def with_defaults(resource: type[Resource], **defaults: object) -> Resource:
         field = copy(resource.model_fields[name])
         field.default = value
         fields[name] = (field.annotation, field)
-    return create_model(resource.__name__, __base__=resource, **fields)()
+    # With its docstring, which the UI shows; a class does not inherit it.
+    return create_model(resource.__name__, __base__=resource, __doc__=resource.__doc__, **fields)()
+
+
+@dg.resource(description="The time, and how to wait. Tests set their own.")
+def clock(_context: dg.InitResourceContext) -> Clock:
+    """The machine's clock."""
+    return Clock()
+
+
+@dg.resource(
+    description="Where the progress of a collection is shown, besides the run's log: nowhere, or "
+    "the terminal in which `datalake` runs."
+)
+def display(_context: dg.InitResourceContext) -> Display:
+    """A display that shows nothing."""
+    return Display()
 
 
 class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """How to collect: threads, rate, retries, and what a session must reach."""
+    """How to collect: threads, rate, retries, and what a session must reach to be published.
+
+    Its defaults come from the environment, and the launchpad can set each of them for one run.
+    """
 
     max_workers: int = Field(
         default=20, ge=1, le=1000, description="Threads that ask at the same time."
@@ -244,7 +265,7 @@ def _opened(account: Account, collector: CollectorResource) -> Iterator[AlpacaSo
 
 
 class AlpacaResource(SourceResource):
-    """Alpaca, or a server that speaks its protocol."""
+    """Where the bars come from: Alpaca, or a server that speaks its protocol."""
 
     api_key: str = Field(description="Key of the account.", repr=False)
     secret_key: str = Field(description="Secret of the account.", repr=False)
@@ -331,7 +352,7 @@ class EmbeddedExchangeResource(SourceResource):
 
 
 class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The lake."""
+    """Where the bars are kept, as Parquet files: a folder or a bucket (DATALAKE_URI)."""
 
     uri: str = Field(description="Where the lake is: a folder, or s3://bucket/prefix.")
     upload_workers: int = Field(
@@ -342,9 +363,12 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The lake, ready to be written to with bars of this source.
 
         Raises:
+            SettingsError: A variable's name is almost that of a setting.
             WrongLakeError: It holds bars of another source.
             StoreError: It can't be reached.
         """
+        # Here, and not when the definitions load: there it would stop other people's assets, too.
+        refuse_misspelt()
         lake = Lake(open_store(self.uri))
         lake.claim(source)
         return lake
@@ -353,8 +377,7 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The lake's symbol-years, ready to be published from bars of this source.
 
         Raises:
-            WrongLakeError: It holds bars of another source.
-            StoreError: It can't be reached.
+            SettingsError, WrongLakeError, StoreError: As for `open`.
         """
         # Uploads are tried again by themselves, where a stop finds them.
         return SymbolYears(self.open(source).store, open_store(self.uri, retry=False))

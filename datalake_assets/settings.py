@@ -9,6 +9,7 @@ collector's resource, whose defaults these are).
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,11 @@ FEEDS = ("sip", "iex", "otc", "boats")
 LAKE_OF_ALPACA = ".datalake/lake"
 LAKE_OF_EXCHANGE = ".datalake/embedded"
 EXCHANGE_START = date(2011, 1, 3)  # the first session of the embedded exchange's market
+
+_NEAR = {"DATALAKE_": 0.85, "ALPACA_": 0.91}
+"""How alike (difflib) two names must be for one to be the other misspelt: DATALAKE_WORKERS and
+DATALAKE_MAX_WORKERS are at 0.89. Many programs have names that begin with ALPACA_, among them
+ALPACA_API_KEY_ID, at 0.90."""
 
 _SYMBOL = re.compile(r"[A-Z]+(\.[A-Z]+)*")
 _FOLDER = re.compile(r"(?!\.\.?$)[A-Za-z0-9._=-]+")
@@ -124,6 +130,12 @@ def _function(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_:-]{1,170}", text):
         raise ValueError("must be the name or the ARN of a Lambda function")
     return text
+
+
+def _on_or_off(text: str) -> str:
+    if text.lower() not in ("on", "off"):
+        raise ValueError("must be on or off")
+    return text.lower()
 
 
 def _feed(text: str) -> str:
@@ -338,12 +350,21 @@ SETTINGS: tuple[Setting, ...] = (
         _whole(1, 1000),
     ),
     Setting(
+        "DATALAKE_AUTOMATION",
+        "automation",
+        "on",
+        "",
+        "on: Dagster's sensors start by themselves and collect every day; off: none of them does",
+        _on_or_off,
+    ),
+    Setting(
         "DATALAKE_COLLECT_AFTER_MINUTES",
         "collect_after_minutes",
-        "30",
+        "60",
         "minutes",
-        "how long after its close a session is collected; Alpaca's free plan serves bars 15 late",
-        _whole(0, 1440),
+        "how long after its close a session is collected, but never before 22:00 UTC (17:00 in New "
+        "York in winter, 18:00 in summer, on half days too)",
+        _whole(60, 1440),
     ),
     Setting(
         "DATALAKE_CATCH_UP_SESSIONS",
@@ -437,6 +458,7 @@ class Settings:
     max_workers: int
     sessions_per_run: int
     upload_workers: int
+    automation: Literal["on", "off"]
     collect_after_minutes: int
     catch_up_sessions: int
     second_look_sessions: int
@@ -448,20 +470,34 @@ class Settings:
     lambda_function: str | None
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, *, today: date | None = None) -> Self:
+    def load(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        today: date | None = None,
+        misspelt: Literal["refuse", "warn"] = "refuse",
+    ) -> Self:
         """Reads and checks the settings, touching neither disk nor network.
 
         Args:
             environ: the variables; `os.environ` when None. An empty one counts as not set.
             today: dates after it are refused; the current day in UTC when None.
+            misspelt: what happens when a variable's name is almost that of a setting. Loading the
+                definitions warns, since they may be loaded beside other people's code; what runs
+                refuses.
 
         Raises:
             SettingsError: with everything that is wrong, not just the first of it.
         """
         environ = os.environ if environ is None else environ
         today = datetime.now(UTC).date() if today is None else today
-        given = {name: raw.strip() for name, raw in environ.items() if raw.strip()}
-        problems = _unknown(given)
+        given = _given(environ)
+        problems = []
+        if misspelt == "refuse":
+            problems = _misspelt(given)
+        else:
+            for problem in _misspelt(given):
+                warnings.warn(problem, UserWarning, stacklevel=2)
         values: dict[str, Any] = {}
         for setting in SETTINGS:
             text = given.get(setting.variable, setting.default)
@@ -548,15 +584,36 @@ def _problem(setting: Setting, text: str | None, error: ValueError) -> str:
     return f"{setting.variable}={shown!r} {error}"
 
 
-def _unknown(given: Mapping[str, str]) -> list[str]:
-    """Misspelt variables: a setting that nobody reads is worse than an error."""
+def refuse_misspelt(environ: Mapping[str, str] | None = None) -> None:
+    """Checks that no variable's name is almost that of a setting which is not set.
+
+    Args:
+        environ: the variables; `os.environ` when None.
+
+    Raises:
+        SettingsError: there is one; says which setting it may be meant for.
+    """
+    if problems := _misspelt(_given(os.environ if environ is None else environ)):
+        raise SettingsError(problems)
+
+
+def _given(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: raw.strip() for name, raw in environ.items() if raw.strip()}
+
+
+def _misspelt(given: Mapping[str, str]) -> list[str]:
+    """Names that are almost a setting's: one that nobody reads is worse than an error.
+
+    Any other name belongs to another program: also one that begins with DATALAKE_ or ALPACA_, and
+    one that resembles a setting that is set.
+    """
     known = [setting.variable for setting in SETTINGS]
+    unset = [name for name in known if name not in given]
     problems = []
-    for name in sorted(given):
-        if name.startswith(("DATALAKE_", "ALPACA_")) and name not in known:
-            near = get_close_matches(name, known, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            problems.append(f"{name} is no setting; {advice}")
+    for name in sorted(given.keys() - set(known)):
+        cutoff = next((_NEAR[start] for start in _NEAR if name.startswith(start)), None)
+        if cutoff and (near := get_close_matches(name, unset, n=1, cutoff=cutoff)):
+            problems.append(f"{name} is no setting; did you mean {near[0]}?")
     return problems
 
 

@@ -36,6 +36,7 @@ from datalake_assets_tests.workbench import (
     FRIDAY,
     MONDAY,
     NEXT_MONDAY,
+    QUIET,
     TODAY,
     TUESDAY,
     WEDNESDAY,
@@ -162,7 +163,7 @@ def test_the_run_says_where_the_bars_come_from_and_what_it_will_ask(bench: Workb
 
     told = logged(bench, result)
     assert f"from the tests' market into {bench.folder}" in told
-    assert "asking for up to 20 bars of 1 sessions in 20 requests" in told
+    assert "asking for up to 20 bars of 1 session in 20 requests" in told
     assert "2024-07-01: 20/20 chunks, 20 bars, ✓ 20 ✗ 0" in told
 
 
@@ -385,58 +386,26 @@ def test_what_was_published_before_is_not_touched_by_a_session_that_fails(
     assert layout.incomplete_key(TUESDAY) in after
 
 
-def with_downstream(bench: Workbench, ran: list[str]) -> dg.Definitions:
-    """The definitions, and an asset that reads `daily_ticks` in the same job."""
-    own = bench.definitions()
-    assert own.assets is not None
-    ticks = own.resolve_assets_def("daily_ticks")
-
-    @dg.asset(
-        deps=[ticks],
-        partitions_def=ticks.partitions_def,
-        backfill_policy=ticks.backfill_policy,
-    )
-    def reader(context: dg.AssetExecutionContext) -> None:
-        ran.extend(context.partition_keys)
-
-    return dg.Definitions(
-        # A job can't hold sessions and years at once.
-        assets=[
-            *(each for each in own.assets if each.key != dg.AssetKey("symbol_year_ticks")),
-            reader,
-        ],
-        asset_checks=own.asset_checks,
-        resources=own.resources,
-        jobs=[
-            dg.define_asset_job(
-                "everything", selection=["stock_universe", "daily_ticks", "reader"]
-            ),
-            dg.define_asset_job("readers", selection="reader"),
-        ],
-        executor=dg.in_process_executor,
+@pytest.mark.parametrize(
+    ("day", "why"), [("2024-07-04", "a holiday or a special closure"), ("2024-07-06", "a Saturday")]
+)
+def test_a_day_without_a_session_is_refused_and_not_the_next_one_collected(
+    day: str, why: str, bench: Workbench
+) -> None:
+    """As GraphQL launches it: a tag, which nobody has checked."""
+    result = (
+        bench.definitions()
+        .resolve_job_def("repair_job")
+        .execute_in_process(
+            instance=bench.instance,
+            run_config=QUIET,
+            tags={"dagster/partition": day},
+            raise_on_error=False,
+        )
     )
 
-
-def test_what_reads_a_failed_session_does_not_run(bench: Workbench) -> None:
-    ran: list[str] = []
-    bench.market.failing = {("AAB", MONDAY)}
-
-    result = bench.run(MONDAY, job="everything", definitions=with_downstream(bench, ran))
-
-    assert not result.success
-    assert ran == []
-
-
-def test_what_reads_published_sessions_runs_in_a_run_of_its_own(bench: Workbench) -> None:
-    """In the same run Dagster skips it: the session's materialization is an event, no output."""
-    ran: list[str] = []
-    definitions = with_downstream(bench, ran)
-    assert bench.run(MONDAY, WEDNESDAY, job="everything", definitions=definitions).success
-    assert ran == []
-
-    assert bench.run(MONDAY, WEDNESDAY, job="readers", definitions=definitions).success
-
-    assert ran == ["2024-07-01", "2024-07-02", "2024-07-03"]
+    assert f"{day} can't be collected: it is no trading session but {why}" in failure(result)
+    assert bench.materialized() == set()
 
 
 # --- repair ---
@@ -568,7 +537,7 @@ def test_a_run_without_a_universe_takes_one_and_says_so(bench: Workbench) -> Non
     assert result.success
     assert bench.market.assets_taken == 1
     assert bench.lake.universe_days() == [TODAY]
-    assert "no snapshot of the universe is as new as the session: taking one" in logged(
+    assert "asking for the list of assets, as none is as new as the session" in logged(
         bench, result
     )
     assert materializations(result, "stock_universe")[None]["active"].value == 20

@@ -23,7 +23,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from datalake_assets import market_calendar
+from datalake_assets import __version__, market_calendar
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.cli import app, terminal
 from datalake_assets.cli.demo import DEMO_SESSIONS, MOST_SESSIONS, with_a_split
@@ -134,6 +134,21 @@ def test_help_needs_no_setting_and_no_dagster() -> None:
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
+@pytest.mark.parametrize("command", ["", "collect", "status", "decide add"])
+def test_a_short_option_shows_the_help_of_every_command(command: str) -> None:
+    short = invoke(*command.split(), "-h")
+
+    assert short.exit_code == 0
+    assert "Usage: datalake" in plain(short.stdout).replace("Usage: root", "Usage: datalake")
+    assert short.stdout == invoke(*command.split(), "--help").stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = invoke("--version")
+
+    assert (result.exit_code, result.stdout) == (0, f"datalake {__version__}\n")
+
+
 def test_without_a_command_it_shows_its_help() -> None:
     assert "collect" in plain(invoke().output)
 
@@ -150,11 +165,11 @@ def test_without_a_command_it_shows_its_help() -> None:
         ("--session 2024-W27-3", "--session takes a day as YYYY-MM-DD, not '2024-W27-3'"),
         ("--from 2024-02-30 --to 2024-03-01", "--from takes a day as YYYY-MM-DD"),
         ("--from 2024-02-28 --to March", "--to takes a day as YYYY-MM-DD, not 'March'"),
-        ("--session 2024-07-06", "it is no trading session (Saturday)"),
-        ("--session 2024-07-04", "it is no trading session (Thursday)"),
-        ("--session 2012-10-29", "it is no trading session (Monday)"),
+        ("--session 2024-07-06", "it is no trading session but a Saturday"),
+        ("--session 2024-07-04", "it is no trading session but a holiday"),
+        ("--session 2012-10-29", "it is no trading session but a holiday or a special closure"),
         ("--session 2010-12-31", "the first session is 2011-01-03"),
-        ("--session 2035-01-02", "the newest session that has closed and can be had is 20"),
+        ("--session 2035-01-02", "it has not closed. It closes at 2035-01-02 21:00 UTC"),
         ("--from 2024-07-01", "a range needs both --from and --to"),
         ("--to 2024-07-01", "a range needs both --from and --to"),
         ("--session 2024-07-01 --to 2024-07-03", "give either --session, or --from and --to"),
@@ -162,6 +177,7 @@ def test_without_a_command_it_shows_its_help() -> None:
         ("", "give either --session, or --from and --to"),
         ("--repair", "give either --session, or --from and --to"),
         ("--from 2024-07-03 --to 2024-07-01", "--to 2024-07-01 is before --from 2024-07-03"),
+        ("--from 2024-07-04 --to 2024-07-04", "2024-07-04 can't be collected: it is no trading"),
         ("--from 2024-07-06 --to 2024-07-07", "no session that can be collected from 2024-07-06"),
         ("--from 2010-01-04 --to 2010-12-31", "2010-12-31 can't be collected: the first session"),
     ],
@@ -180,7 +196,7 @@ def test_what_cannot_be_collected_is_refused_before_anything_is_done(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("--from 2035-01-02", "2035-01-02 can't be collected: the newest session that has closed"),
+        ("--from 2035-01-02", "2035-01-02 can't be collected: it has not closed. It closes at"),
         ("--to 2010-12-31", "2010-12-31 can't be collected: the first session is 2011-01-03"),
     ],
 )
@@ -279,6 +295,7 @@ class Remote:
 
     exchange: Exchange
     lake: Lake
+    url: str
 
     def asked(self) -> list[int]:
         """For each request for bars, how many symbols it named; and forget them."""
@@ -304,7 +321,9 @@ def remote(
     for name, value in keys_to(server.url).items():
         monkeypatch.setenv(name, value)
     server.exchange.requests.clear()
-    yield Remote(server.exchange, Lake(open_store(str(empty_folder / ".datalake/lake"))))
+    yield Remote(
+        server.exchange, Lake(open_store(str(empty_folder / ".datalake/lake"))), server.url
+    )
     server.exchange.faults = None
 
 
@@ -319,11 +338,12 @@ def test_a_session_is_collected_recorded_and_told(remote: Remote, empty_folder: 
     assert result.exit_code == 0, result.output
     stored = remote.lake.read(date(2024, 7, 3))
     told = plain(result.stdout)
-    assert "Collecting 2024-07-03 from Alpaca into .datalake/lake …" in result.stdout
+    place = f"{empty_folder}/.datalake/lake"
+    assert f"Collecting 2024-07-03 from Alpaca into {place}, a new lake …" in result.stdout
     assert re.search(rf"2024-07-03 {stored.bars.num_rows} ", told.replace("┃", " "))
     assert "✓" in told
     assert "success_rate" in told
-    assert "1/1 chunks" in plain(result.stderr)
+    assert "1/1 chunk," in plain(result.stderr)
     (run,) = runs(empty_folder)
     assert run.status is dg.DagsterRunStatus.SUCCESS
     assert run.tags["dagster/partition"] == "2024-07-03"
@@ -362,6 +382,95 @@ def test_a_range_that_ends_in_the_future_ends_at_the_newest_session(remote: Remo
     assert str(remote.lake.sessions()[0]) == first
     assert str(remote.lake.sessions()[-1]) in partitions.get_partition_keys()[-2:]
     assert len(remote.lake.sessions()) >= 3
+
+
+def test_symbols_that_are_typed_are_collected_instead_of_all(remote: Remote) -> None:
+    invoke("collect", "--session", "2024-07-02")
+    one, two, *_ = remote.lake.read(date(2024, 7, 2)).ledger.present
+
+    result = invoke("collect", "--session", "2024-07-03", "--symbols", f"{one}, {two}")
+
+    assert result.exit_code == 0, result.output
+    assert remote.lake.read(date(2024, 7, 3)).ledger.symbols == {one, two}
+
+
+def test_a_few_symbols_do_not_replace_a_session_of_all(remote: Remote) -> None:
+    invoke("collect", "--session", "2024-07-02")
+    whole = remote.lake.read(date(2024, 7, 2)).ledger
+    one = whole.present[0]
+
+    refused = invoke("collect", "--session", "2024-07-02", "--symbols", one)
+
+    assert refused.exit_code == 2
+    told = plain(refused.stderr)
+    assert f"2024-07-02 is published with {sum(whole.counts.values())} symbols" in told
+    assert "add --repair" in told
+    repaired = invoke("collect", "--session", "2024-07-02", "--symbols", one, "--repair")
+    assert repaired.exit_code == 0, repaired.output
+    assert remote.lake.read(date(2024, 7, 2)).ledger == whole
+    assert invoke("collect", "--session", "2024-07-02", "--symbols", " ").exit_code == 2
+
+
+def test_a_folder_without_a_lake_is_named_and_stays_as_it_is(
+    empty_folder: Path, remote: Remote
+) -> None:
+    place = f"{empty_folder}/.datalake/lake"
+    for typed in ("doctor", "status --check"):
+        result = invoke(*typed.split())
+
+        assert result.exit_code == 2
+        assert f"there is no lake at {place}" in plain(result.stderr)
+        assert "✓" not in result.output
+    status = invoke("status")
+    assert status.stdout.splitlines()[0] == f"{place}  no lake yet"
+    for typed in ("doctor", "show AAA", "actions AAA", "publish"):
+        first = invoke(*typed.split()).stderr.splitlines()[0]
+        assert first == f"lake: {place} (there is none yet)"
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_the_check_of_the_status_tells_by_its_exit_code_what_cron_needs(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = session_partitions(date(2024, 7, 1)).get_partition_keys()[-2:]
+    typed = ("collect", "--from", newest[0], "--to", newest[1], "--silent-allowed", "40")
+    assert invoke(*typed).exit_code == 0
+
+    good = invoke("status", "--check")
+    assert good.exit_code == 0, good.output
+    assert "not collected yet" in plain(good.stdout), "and the history is told all the same"
+    assert json.loads(invoke("status", "--json").stdout)["check"] == "whole"
+
+    remote.lake.store.delete(layout.manifest_key(int(newest[1][:4])))
+    assert invoke("status", "--check").exit_code == 3
+    remote.lake.store.delete(layout.session_key(date.fromisoformat(newest[1])))
+    assert invoke("status", "--check").exit_code == 1
+    assert invoke("status").exit_code == 0
+
+
+def test_two_backfills_side_by_side_end_well(remote: Remote, empty_folder: Path) -> None:
+    """From nothing: both make Dagster's records, and both publish the year."""
+    typed = [sys.executable, "-m", "datalake_assets", "backfill"]
+    typed += ["--from", "2024-07-01", "--to", "2024-07-05"]
+    both = [
+        subprocess.Popen(
+            typed,
+            env=environment(**keys_to(remote.url)),
+            cwd=empty_folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+
+    told = [process.communicate(timeout=240)[0] for process in both]
+
+    assert [process.returncode for process in both] == [0, 0], told
+    assert len(remote.lake.sessions()) == 4
+    years = SymbolYears(remote.lake.store)
+    assert years.manifest(2024).whole
+    assert years.prove(2024).holds
 
 
 def test_a_session_that_fails_is_exit_code_1_and_the_repair_that_is_told_heals_it(
@@ -736,7 +845,7 @@ def test_plan_in_the_terminal_tells_requests_minutes_and_dollars(remote: Remote)
     told = plain(result.stdout).replace("┃", " ")
     for word in ("requests 2", "sessions 124", "bars, expected", "PUTs on S3 $0.0008", "S3 prices"):
         assert word in " ".join(told.split()), told
-    assert "No universe in the lake yet" in plain(result.stderr)
+    assert "asking for the list of assets, as the lake has none" in plain(result.stderr)
 
 
 def test_plan_of_missing_sessions_leaves_out_those_that_are_published(remote: Remote) -> None:
@@ -1009,7 +1118,7 @@ def test_in_a_terminal_progress_is_a_bar_with_its_counts() -> None:
 
     told = plain(told_by(TerminalDisplay(console), console, half, whole))
 
-    assert "4/4 chunks ✓ 2,000 ✗ 3 1,980 bars 4 requests (1 retries)" in told
+    assert "4/4 chunks ✓ 2,000 ✗ 3 1 retry 1,980 bars 4 requests" in told
 
 
 def test_each_collection_has_its_own_bar() -> None:

@@ -4,6 +4,7 @@ Not here: what loading them touches (`test_repository`), and their resources (`t
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from datalake_assets import definitions
 from datalake_assets.actions.action import SCHEMA as ACTIONS
 from datalake_assets.collection.audit import RULES, Thresholds
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.definitions import build_collector, build_definitions, build_source
-from datalake_assets.resources import AlpacaResource, EmbeddedExchangeResource
+from datalake_assets.resources import AlpacaResource, EmbeddedExchangeResource, LakeResource
 from datalake_assets.securities.tables import FACTORS, SECURITIES
 from datalake_assets.settings import Settings, SettingsError
 
@@ -85,7 +87,6 @@ def test_they_load_without_a_look_at_the_lake(empty_folder: Path, lake: str) -> 
     [
         ({"ALPACA_API_KEY": "half"}, "ALPACA_SECRET_KEY is not set"),
         ({"DATALAKE_MAX_WORKERS": "none"}, "DATALAKE_MAX_WORKERS='none'"),
-        ({"DATALAKE_URL": "here"}, "did you mean DATALAKE_URI?"),
         ({"DATALAKE_SYMBOLS": "AAPL,BRK-B"}, "'BRK-B' can't be one"),
         ({"DATALAKE_START_DATE": "2011"}, "DATALAKE_START_DATE='2011'"),
     ],
@@ -101,6 +102,76 @@ def test_a_wrong_setting_is_one_clear_error_at_loading(
 
     assert told in str(refused.value)
     assert "half" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"ALPACA_BASE_URL": "https://paper-api.alpaca.markets", "ALPACA_PAPER": "true"},
+        {"DATALAKE_BUCKET": "another program's"},
+        {"DATALAKE_URL": "misspelt"},
+        {"ALPACA_API_KEY": "half"},
+        {"DATALAKE_MAX_WORKERS": "none"},
+    ],
+)
+def test_importing_them_never_fails_whatever_is_in_the_environment(
+    environ: dict[str, str], empty_folder: Path
+) -> None:
+    result = python("-c", "import datalake_assets.definitions", cwd=empty_folder, environ=environ)
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_they_are_made_once_when_they_are_asked_for() -> None:
+    assert "defs" in dir(definitions)
+    assert definitions.defs is definitions.defs
+    assert isinstance(definitions.defs, dg.Definitions)
+    with pytest.raises(AttributeError, match="has no attribute 'def'"):
+        _ = definitions.__getattr__("def")
+
+
+def test_a_misspelt_setting_is_warned_of_at_loading_and_stops_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATALAKE_SYMBOL", "AEF")
+    told = "DATALAKE_SYMBOL is no setting; did you mean DATALAKE_SYMBOLS?"
+    with pytest.warns(UserWarning, match=re.escape(told)):
+        built = build_definitions(lake=LakeResource(uri=str(tmp_path / "lake")))
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = built.resolve_job_def("daily_ticks_job").execute_in_process(
+            instance=instance,
+            partition_key="2024-07-01",
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
+
+    assert not result.success
+    failures = result.filter_events(lambda event: event.is_step_failure)
+    assert told in str(failures[0].step_failure_data.error)
+    assert not (tmp_path / "lake").exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "started"),
+    [
+        ({}, True),
+        ({"DATALAKE_AUTOMATION": "on"}, True),
+        ({"DATALAKE_AUTOMATION": "off"}, False),
+        ({"DATALAKE_AUTOMATION": "Off", "DATALAKE_ALERT_WEBHOOK": "https://h.example/x"}, False),
+    ],
+)
+def test_every_sensor_starts_by_itself_or_none(environ: dict[str, str], started: bool) -> None:
+    repository = build_definitions(
+        Settings.load({"DATALAKE_ALERT_WEBHOOK": "https://h.example/x"} | environ)
+    ).get_repository_def()
+
+    status = dg.DefaultSensorStatus.RUNNING if started else dg.DefaultSensorStatus.STOPPED
+    assert len(repository.sensor_defs) == 8
+    assert {sensor.default_status for sensor in repository.sensor_defs} == {status}
+    # Its twin for those who prefer a schedule never starts by itself.
+    (schedule,) = repository.schedule_defs
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
 
 
 def test_a_wrong_setting_is_what_dagster_shows_when_it_loads_them(empty_folder: Path) -> None:

@@ -101,7 +101,7 @@ def test_another_machine_reads_the_log_of_a_run_from_the_bucket(
         temporary=elsewhere,
     )
 
-    assert "2024-07-03: 1/1 chunks" in read.stdout, read.stdout + read.stderr
+    assert "2024-07-03: 1/1 chunk," in read.stdout, read.stdout + read.stderr
     for name, value in seaweedfs.environ().items():
         monkeypatch.setenv(name, value)
     assert date(2024, 7, 3) in Lake(open_store(environ["DATALAKE_URI"])).sessions()

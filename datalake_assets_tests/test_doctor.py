@@ -120,21 +120,21 @@ def test_all_is_well_with_a_whole_lake(lake: Lake) -> None:
     assert result.exit_code == 0, result.output
     assert commands(result) == lines(result, "✗") == []
     assert lines(result, "✓") == [
-        "the lake's marker: 1 looked at",
-        "published sessions: 4 looked at",
-        "incomplete sessions: 0 looked at",
-        f"symbol-years against their sessions: {symbol_years(lake)} looked at",
-        "restatements: 0 looked at",
-        "snapshots of the universe: 1 looked at",
-        "log of corporate actions: 0 looked at",
-        "corporate actions against their log: 0 looked at",
-        "your decisions: 0 looked at",
-        "identifiers of securities: 0 looked at",
-        "evidence of securities: 0 looked at",
-        "securities and factors against sessions and actions: 0 looked at",
-        "comparison with the source: 0 looked at",
-        f"objects that nobody knows: {len(lake.store.list('data'))} looked at",
-        "Dagster's records: 6 looked at",
+        "the lake's marker: 1 checked",
+        "published sessions: 4 checked",
+        "incomplete sessions: 0 checked",
+        f"symbol-years against their sessions: {symbol_years(lake)} checked",
+        "restatements: 0 checked",
+        "snapshots of the universe: 1 checked",
+        "log of corporate actions: 0 checked",
+        "corporate actions against their log: 0 checked",
+        "your decisions: 0 checked",
+        "identifiers of securities: 0 checked",
+        "evidence of securities: 0 checked",
+        "securities and factors against sessions and actions: 0 checked",
+        "comparison with the source: 0 checked",
+        f"objects that nobody knows: {len(lake.store.list('data'))} checked",
+        "Dagster's records: 6 checked",
     ]
     assert lake.store.versions() == before
 
@@ -147,8 +147,8 @@ def test_one_year_alone_is_looked_at(lake: Lake) -> None:
     put(lake, layout.session_key(DAYS[0]), b"damaged")
     result = doctor("--year", "2024")
     assert result.exit_code == 0, result.output
-    assert "published sessions: 2 looked at" in lines(result, "✓")
-    assert "Dagster's records: 3 looked at" in lines(result, "✓")
+    assert "published sessions: 2 checked" in lines(result, "✓")
+    assert "Dagster's records: 3 checked" in lines(result, "✓")
     assert doctor("--year", "2023").exit_code == 1
     unknown = doctor("--year", "1999")
     assert unknown.exit_code == 2

@@ -86,8 +86,8 @@ def test_a_lake_with_securities_is_whole_and_nothing_of_it_is_foreign(lake: Lake
     result = doctor()
     assert (result.exit_code, commands(result)) == (0, []), result.output
     told = lines(result, "✓")
-    assert f"{ACTIONS}: 1 looked at" in told
-    assert f"{TABLES}: 4 looked at" in told
+    assert f"{ACTIONS}: 1 checked" in told
+    assert f"{TABLES}: 4 checked" in told
     assert lake.store.versions() == before
     assert read_derived(lake.store, layout.FACTORS_TABLE).num_rows > 0
 

@@ -142,7 +142,7 @@ def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: Lake) -> None
         "sessions_due": 44,
         "sessions_published": 37,
         "sessions_missing": 0,
-        "sessions_not_collected_yet": 6,
+        "not_collected_yet": 6,
         "sessions_incomplete": 1,
         "sessions_narrow": 0,
         "sessions_to_repair": 2,
@@ -153,10 +153,10 @@ def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: Lake) -> None
         "rows_newest": 98,
         "success_rate_newest": 1.0,
         "coverage_newest": 0.98,
-        "duration_seconds_newest": 30.0,
+        "seconds_newest": 30.0,
         "silent_symbols": 0,
         "requests_last_day": 77,
-        "requests_share_of_plan": 77 / (1000 * 0.5 + 1),
+        "share_of_plan": 77 / (1000 * 0.5 + 1),
     }
 
 
@@ -220,10 +220,29 @@ def test_the_words_and_commands_are_those_of_the_overview(lake: Lake) -> None:
 
     told = report_metadata(found)
 
-    assert told["verdict"].value == f"**{found.headline}** {found.sentence}"
+    verdict = " ".join(str(told["verdict"].value).replace("*", "").split("\\\n"))
+    assert verdict == f"{found.headline} {found.sentence}"
     assert told["what_to_do"].value == (
-        "- `datalake backfill --from 2024-07-03 --to 2024-07-03`: missing: 1 session"
+        "missing: 1 session\\\n`datalake backfill --from`\\\n`2024-07-03 --to 2024-07-03`"
     )
+
+
+def test_the_verdict_and_what_to_do_come_first_and_are_narrow(lake: Lake) -> None:
+    """A window of 1,280 pixels shows 36 characters, beside names of 19, and cuts the rest."""
+    fill(lake, DAYS[:-1])
+    lake.publish(*collected(DAYS[0], SYMBOLS[:1], failed={"ZZZ": "a long " * 20}))
+
+    told = report_metadata(look(lake))
+
+    assert list(told)[:2] == ["verdict", "what_to_do"]
+    lines = [
+        line
+        for name in ("verdict", "what_to_do")
+        for line in re.sub(r"[\\`*]", "", str(told[name].value)).splitlines()
+    ]
+    assert len(lines) > 6
+    assert max(map(len, lines)) <= 34
+    assert max(map(len, told)) <= 19
 
 
 def test_more_to_do_than_can_be_shown_at_once_is_counted(lake: Lake) -> None:
@@ -232,7 +251,7 @@ def test_more_to_do_than_can_be_shown_at_once_is_counted(lake: Lake) -> None:
         lake.publish(*collected(day, SYMBOLS[:1], failed={"ZZZ": "boom"}))
     found = look(lake)
 
-    *lines, last = str(report_metadata(found)["what_to_do"].value).splitlines()
+    *lines, last = str(report_metadata(found)["what_to_do"].value).split("\n\n")
 
     assert 5 < len(lines) < len(found.steps)
     assert last == f"… and {len(found.steps) - len(lines)} more, see the report"
@@ -249,11 +268,11 @@ def test_years_and_the_newest_session_are_tables(lake: Lake) -> None:
         "published": "44 of 44",
         "bars": "4,400",
         "answered": "100 %",
-        "files per symbol": "as new",
+        "per symbol": "as new",
     }
     header, _, *rows = tables(told["newest_session"].value)
-    assert header == ["2024-07-03", "newest", "median of the 20 before", "change"]
-    assert ["bars", "100", "100", "none"] in rows
+    assert header == ["2024-07-03", "newest", "change", "median of 20 before"]
+    assert ["bars", "100", "none", "100"] in rows
 
 
 def test_silent_symbols_are_listed(lake: Lake) -> None:

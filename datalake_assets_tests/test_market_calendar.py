@@ -144,9 +144,9 @@ def test_a_stamp_is_new_yorks_midnight_on_either_side_of_a_clock_change(
 def test_asking_for_the_hours_of_a_day_without_trading_says_why_there_are_none(
     question: Callable[[date], object],
 ) -> None:
-    with pytest.raises(ValueError, match=r"2024-06-01 is no XNYS session: it is a Saturday"):
+    with pytest.raises(ValueError, match=r"2024-06-01 is no XNYS session but a Saturday"):
         question(date(2024, 6, 1))
-    with pytest.raises(ValueError, match=r"2025-01-09 is no XNYS session: the exchange was closed"):
+    with pytest.raises(ValueError, match=r"2025-01-09 is no XNYS session but a holiday"):
         question(date(2025, 1, 9))
 
 
@@ -316,7 +316,7 @@ def test_a_declared_closure_is_no_session(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(calendar.sessions(FIRST, LAST)) == before - 1
     evening = datetime(2027, 3, 10, 23, tzinfo=UTC)
     assert calendar.latest_closed_session(evening) == LATE - DAY
-    with pytest.raises(ValueError, match="the exchange was closed"):
+    with pytest.raises(ValueError, match="but a closure that DATALAKE_CLOSURES declares"):
         calendar.session_close(LATE)
     monkeypatch.delenv("DATALAKE_CLOSURES")
     assert calendar.is_session(LATE)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.automation.due import PARTITION_APPEARS
-from datalake_assets.partitions import session_partitions
+from datalake_assets.partitions import session_partitions, why_no_partition
 
 FIRST = date(2011, 1, 3)
 LATER = datetime(2031, 1, 1, tzinfo=UTC)
@@ -182,3 +182,60 @@ def test_partitions_start_at_the_session_they_are_told_to() -> None:
 
     assert partitions_of_alpaca.get_first_partition_key() == "2016-01-04"
     assert not partitions_of_alpaca.has_partition_key("2015-12-31")
+
+
+@pytest.mark.parametrize(
+    ("day", "now", "why"),
+    [
+        ("2024-07-06", "2024-07-09 00:00", "it is no trading session but a Saturday"),
+        ("2024-07-04", "2024-07-09 00:00", "it is no trading session but a holiday or a special"),
+        (
+            "2024-07-05",
+            "2024-07-09 00:00",
+            "it is no trading session but a closure that DATALAKE_C",
+        ),
+        ("2023-12-29", "2024-07-09 00:00", "the first session is 2024-01-02 (DATALAKE_START_DATE"),
+        ("2036-01-02", "2024-07-09 00:00", "2036-01-02 is outside the XNYS calendar"),
+        (
+            "2024-07-08",
+            "2024-07-08 19:59",
+            "it has not closed. It closes at 2024-07-08 20:00 UTC and can be collected from 22:00",
+        ),
+        (
+            "2024-07-08",
+            "2024-07-08 20:00",
+            "it closed at 2024-07-08 20:00 UTC and can be collected from 22:00 UTC on",
+        ),
+        (
+            "2024-07-08",
+            "2024-07-08 21:59",
+            "it closed at 2024-07-08 20:00 UTC and can be collected",
+        ),
+        ("2024-07-08", "2024-07-08 22:00", None),
+        # A half day, in summer and in winter.
+        (
+            "2024-07-03",
+            "2024-07-03 17:00",
+            "it closed at 2024-07-03 17:00 UTC and can be collected",
+        ),
+        ("2024-11-29", "2024-11-29 17:59", "it has not closed. It closes at 2024-11-29 18:00 UTC"),
+    ],
+)
+def test_why_a_day_can_t_be_collected(
+    day: str, now: str, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATALAKE_CLOSURES", "2024-07-05")
+    at = datetime.fromisoformat(now).replace(tzinfo=UTC)
+
+    found = why_no_partition(date.fromisoformat(day), date(2024, 1, 2), at)
+
+    assert found is None if why is None else found and found.startswith(why)
+
+
+@given(now=INSTANTS, ahead=st.integers(-12, 4))
+@settings(max_examples=100)
+def test_a_day_has_a_partition_or_a_reason_why_it_has_none(now: datetime, ahead: int) -> None:
+    day = now.date() + timedelta(days=ahead)
+    first = market_calendar.sessions(now.date() - timedelta(days=40), now.date())[0]
+
+    assert (why_no_partition(day, first, now) is None) == (day.isoformat() in keys_at(now, first))

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -234,6 +235,30 @@ def test_help_is_the_default_and_names_every_target() -> None:
     assert {"demo", "dev", "test", "test-ui", "check", "fix", "clean", "lock"} <= targets
     assert set(described) == targets
     assert len(described) == len(targets)
+
+
+@needs_make
+@pytest.mark.parametrize("port", ["taken", "0x", "70000"])
+def test_dev_on_a_port_that_can_t_be_had_says_so_and_starts_nothing(
+    port: str, tmp_path: Path
+) -> None:
+    (tmp_path / "installed").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1]) if port == "taken" else port
+        result = make(
+            "dev",
+            f"PORT={port}",
+            f"DAGSTER_HOME={tmp_path / 'home'}",
+            f"BIN={Path(sys.executable).parent}",
+            f"RUNTIME={tmp_path / 'installed'}",
+            f"VENV={tmp_path / 'none'}",
+        )
+
+    assert result.returncode != 0
+    assert f"Port {port} is taken, or can't be used: nothing was started." in result.stderr
+    assert "make dev PORT=3001" in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.fixture

@@ -153,6 +153,19 @@ def test_every_feed_of_alpaca_is_accepted(feed: str) -> None:
     assert load(ALPACA_FEED=feed).alpaca_feed == feed
 
 
+@pytest.mark.parametrize("minutes", ["0", "59", "1441"])
+def test_a_session_is_never_collected_sooner_than_it_can_be_all_year(minutes: str) -> None:
+    line = problem(DATALAKE_COLLECT_AFTER_MINUTES=minutes)
+    assert line.endswith("must be a whole number from 60 to 1440")
+    assert load().collect_after_minutes == 60
+
+
+@pytest.mark.parametrize("text", ["yes", "1", "true", "on off"])
+def test_automation_is_on_or_off(text: str) -> None:
+    assert problem(DATALAKE_AUTOMATION=text) == f"DATALAKE_AUTOMATION={text!r} must be on or off"
+    assert load(DATALAKE_AUTOMATION="OFF").automation == "off"
+
+
 def test_an_unknown_feed_is_answered_with_the_known_ones() -> None:
     assert (
         problem(ALPACA_FEED="nasdaq") == "ALPACA_FEED='nasdaq' must be one of sip, iex, otc, boats"
@@ -295,26 +308,51 @@ def test_a_rate_limit_that_no_postgres_can_keep_is_refused_without_repeating_it(
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"),
+    ("name", "meant"),
     [
-        ("DATALAKE_URL", "did you mean DATALAKE_URI?"),
-        ("DATALAKE_WORKERS", "did you mean DATALAKE_MAX_WORKERS?"),
-        ("ALPACA_SECRET", "did you mean ALPACA_SECRET_KEY?"),
-        ("ALPACA_XYZZY_XYZZY_XYZZY", "known are ALPACA_API_KEY, ALPACA_SECRET_KEY,"),
+        ("DATALAKE_URL", "DATALAKE_URI"),
+        ("DATALAKE_WORKERS", "DATALAKE_MAX_WORKERS"),
+        ("DATALAKE_SYMBOL", "DATALAKE_SYMBOLS"),
+        ("ALPACA_SECRETKEY", "ALPACA_SECRET_KEY"),
+        ("ALPACA_FEEDS", "ALPACA_FEED"),
     ],
 )
-def test_an_unknown_variable_of_ours_is_an_error_with_the_nearest_known_name(
-    name: str, advice: str
+def test_a_misspelt_name_is_refused_with_the_one_that_was_meant_or_only_warned_of(
+    name: str, meant: str
 ) -> None:
-    line = problem(**{name: "do-not-show-me"})
-    assert line.startswith(f"{name} is no setting; {advice}")
-    assert "do-not-show-me" not in line
+    told = f"{name} is no setting; did you mean {meant}?"
+    assert problem(**{name: "do-not-show-me"}) == told
+
+    with pytest.warns(UserWarning, match=re.escape(told)) as warned:
+        found = Settings.load({name: "do-not-show-me"}, today=TODAY, misspelt="warn")
+
+    assert found == load()
+    assert "do-not-show-me" not in str(warned[0].message)
 
 
-def test_variables_of_others_are_left_alone() -> None:
-    assert (
-        load(APCA_API_KEY_ID="x", AWS_REGION="eu-west-1", PATH="/bin", datalake_uri="y") == load()
-    )
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ALPACA_BASE_URL",
+        "ALPACA_PAPER",
+        "ALPACA_API_BASE_URL",
+        "ALPACA_API_KEY_ID",
+        "ALPACA_API_SECRET_KEY",
+        "ALPACA_API_SECRET",
+        "APCA_API_KEY_ID",
+        "DATALAKE_BUCKET",
+        "DATALAKE_DATABASE_PASSWORD",
+        "AWS_REGION",
+        "datalake_uri",
+    ],
+)
+def test_names_of_other_programs_are_left_alone(name: str) -> None:
+    assert load(**{name: "x"}) == load()
+    assert Settings.load({name: "x"}, today=TODAY, misspelt="warn") == load()  # and no warning
+
+
+def test_a_name_like_that_of_a_setting_which_is_set_is_another_program_s() -> None:
+    assert load(DATALAKE_URI="here", DATALAKE_URL="there") == load(DATALAKE_URI="here")
 
 
 def test_everything_that_is_wrong_is_told_at_once_one_line_each() -> None:
@@ -323,10 +361,10 @@ def test_everything_that_is_wrong_is_told_at_once_one_line_each() -> None:
         ALPACA_FEED="x",
         DATALAKE_URI="gs://x",
         DATALAKE_MAX_WORKERS="0",
-        DATALAKE_URL="x",
+        DATALAKE_SYMBOL="x",
     )
     assert [re.split("[= ]", line)[0] for line in lines] == [
-        "DATALAKE_URL",
+        "DATALAKE_SYMBOL",
         "ALPACA_FEED",
         "DATALAKE_URI",
         "DATALAKE_MAX_WORKERS",

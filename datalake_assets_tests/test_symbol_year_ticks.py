@@ -4,12 +4,14 @@ Not here: how a year is made and proved (`lake/test_symbol_years`).
 """
 
 from datetime import date
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from datalake_assets.assets.failure import reason
 from datalake_assets.lake import symbol_year_file
-from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.symbol_years import OvertakenError, Published, SymbolYears
 from datalake_assets.storage import layout
 from datalake_assets_tests.collection.tables import every
 from datalake_assets_tests.lake.files import collected
@@ -69,7 +71,7 @@ def test_a_year_is_published_per_symbol_and_proved(bench: Workbench) -> None:
     assert str(metadata["dagster/uri"]).endswith("/data/ticks/daily")
     check = agreement(result)
     assert check.passed
-    assert check.description == "80 rows of 1 years are the same in both layouts"
+    assert check.description == "80 rows of 1 year are the same in both layouts"
     data = bench.lake.store.get("data/ticks/daily/AAB/2024/ticks.parquet")
     assert symbol_year_file.decode(data, "").num_rows == 4
 
@@ -155,3 +157,47 @@ def test_a_lake_of_another_source_is_not_touched(bench: Workbench) -> None:
     assert not result.success
     assert 'holds bars of "the tests\' market"' in failure(result, "symbol_year_ticks")
     assert bench.files() == before
+
+
+def test_a_year_that_another_run_publishes_too_is_published_after_it(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(MONDAY, FRIDAY)
+    publish_once, overtaken = SymbolYears.publish, []
+
+    def publish_overtaken(years: SymbolYears, year: int, **more: Any) -> Published:
+        if not overtaken:
+            overtaken.append(year)
+            publish_once(years, year, run_id="another")
+            raise OvertakenError("another publication of 2024 began in the meantime")
+        return publish_once(years, year, **more)
+
+    monkeypatch.setattr(SymbolYears, "publish", publish_overtaken)
+    result = publish(bench)
+
+    assert result.success
+    assert overtaken == [2024]
+    assert agreement(result).passed
+    assert "2024: waiting for another publication of it" in logged(bench, result)
+
+
+def test_a_year_that_others_publish_over_and_over_is_an_error_in_the_end(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(MONDAY, FRIDAY)
+    tries = []
+
+    def overtaken(years: SymbolYears, year: int, **more: Any) -> Published:
+        tries.append(year)
+        raise OvertakenError("another publication of 2024 began in the meantime")
+
+    monkeypatch.setattr(SymbolYears, "publish", overtaken)
+    result = publish(bench)
+
+    assert not result.success
+    assert len(tries) == 3
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    assert reason(failure) == "another publication of 2024 began in the meantime"
+    assert agreement(result).description == (
+        "no year was published, so there was nothing to compare"
+    )

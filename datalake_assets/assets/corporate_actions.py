@@ -20,6 +20,7 @@ from datalake_assets.actions.action import COLUMN_DESCRIPTIONS, KINDS, SCHEMA
 from datalake_assets.actions.log import CHANGED, INSERTED, VANISHED, ActionLog, Sweep
 from datalake_assets.actions.oddities import Oddity, counted, oddities
 from datalake_assets.actions.sweep import MAX_LOSS, due, sweep, today
+from datalake_assets.assets.failure import plainly
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.stock_universe import OWNERS
 from datalake_assets.collection.clock import Clock
@@ -86,6 +87,7 @@ class SweepConfig(dg.Config):
         )
     ],
 )
+@plainly
 def corporate_actions(
     context: dg.AssetExecutionContext,
     config: SweepConfig,

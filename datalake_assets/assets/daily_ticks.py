@@ -8,6 +8,11 @@ its check fails, and a later run goes on from it; so a session that does not pas
 materialized, and the run fails at its end, naming it. One run can hold many sessions, and each has
 its own materialization, which `log_event` stores at once: those published stay so, whatever
 happens to the rest.
+
+An asset of yours that is selected together with this one runs after it when every session of the
+run was published. When one was not, Dagster runs it for none of them: a step has one range of
+partitions, the run's. In a backfill, give it another backfill policy than this asset's (or none):
+Dagster then launches runs of its own for it, for exactly the sessions that were published.
 """
 
 import warnings
@@ -19,7 +24,9 @@ from typing import Any, Self
 import dagster as dg
 import pyarrow as pa
 
-from datalake_assets import __version__, liveness
+from datalake_assets import __version__, liveness, market_calendar
+from datalake_assets.assets.failure import Failed, plainly
+from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.session_metadata import SHOWN, reasons_table, session_metadata
 from datalake_assets.assets.stock_universe import (
     GROUP,
@@ -30,7 +37,7 @@ from datalake_assets.assets.stock_universe import (
 )
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
-from datalake_assets.collection.progress import Display, Displays, Snapshot
+from datalake_assets.collection.progress import Display, Displays, Snapshot, many
 from datalake_assets.collection.report import Reason, joined, reasons
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import (
@@ -95,10 +102,15 @@ class LogDisplay(Display):
         self._log = log
         self._next = LOG_EVERY
 
+    def begin(self, what: str) -> None:
+        """Log what begins."""
+        self._log.info("%s …", what)
+
     def show(self, snapshot: Snapshot, *, final: bool) -> None:
-        """Log the collection as it is, every ten seconds and at its end."""
+        """Log what is counted as it is, every ten seconds and at its end."""
         if final or snapshot.seconds >= self._next:
-            self._next = snapshot.seconds + LOG_EVERY
+            # What comes next counts its seconds from zero.
+            self._next = LOG_EVERY + (0.0 if final else snapshot.seconds)
             self._log.info(str(snapshot))
 
 
@@ -139,14 +151,16 @@ def _daily_ticks(
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
+    @plainly
     def daily_ticks(
         context: dg.AssetExecutionContext,
         collector: CollectorResource,
         source: SourceResource,
         lake: LakeResource,
         display: dg.ResourceParam[Display],
-    ) -> Iterator[dg.AssetCheckResult]:
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         liveness.mark(context)
+        _refuse_another_day(context)
         held = lake.open(source.identity)
         told: list[_Told] = []
         requests: dict[datetime, int] = {}  # sessions that were collected together share them
@@ -160,6 +174,7 @@ def _daily_ticks(
         yield from (_check(rule, told) for rule in RULES)
         if failed := [session for session in told if not session.published]:
             raise _failure(failed, held)
+        yield everything_is_published()
 
     return daily_ticks
 
@@ -200,6 +215,19 @@ class _Told:
         )
 
 
+def _refuse_another_day(context: dg.AssetExecutionContext) -> None:
+    """Fail when the run was asked for a day that has no partition.
+
+    Asked for one through GraphQL, Dagster runs the session after it and says nothing.
+    """
+    asked = context.run.tags.get("dagster/partition")
+    if asked is None or asked in context.partition_keys:
+        return
+    closed = market_calendar.why_closed(date.fromisoformat(asked))
+    why = f"it is no trading session but {closed}" if closed else "it has no partition"
+    raise Failed(f"{asked} can't be collected: {why}", allow_retries=False)
+
+
 def _collect(
     context: dg.AssetExecutionContext,
     collector: CollectorResource,
@@ -209,15 +237,18 @@ def _collect(
 ) -> Iterator[Outcome]:
     """The run's sessions, collected and written."""
     keys = [date.fromisoformat(key) for key in context.partition_keys]
+    shown = Displays(LogDisplay(context.log), display)
+    shown.begin("reading what the lake has")
     finished = _finished(context, collector, lake, keys)
     days = [day for day in keys if day not in finished]
     if not days:
         return
     chosen = collector.chosen_symbols
-    shown = Displays(LogDisplay(context.log), display)
     context.log.info("from %s into %s", source.identity, lake.store.uri)
+    shown.begin("connecting to the source")
     with source.open(collector) as alpaca, collector.how(source.account) as how:
-        taken = _universe(context, alpaca, lake, collector, source, days[-1])
+        taken = _universe(context, alpaca, lake, collector, source, days[-1], shown)
+        shown.begin("choosing the symbols")
         universe = lake.universe_of(taken)
         origin = Origin(source.identity, listed=taken, run_id=context.run.run_id)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
@@ -226,9 +257,10 @@ def _collect(
         known = None
         if collector.survey and not collector.repair:
             since = _first_session(context).year
-            known = take_survey(alpaca, lake, how, wanted, since, taken)
+            known = take_survey(alpaca, lake, how, wanted, since, taken, shown)
             if known:
                 context.log.info("the years of %d symbols are known", len(known.years))
+        shown.begin("planning the requests")
         publication = Publication(
             wanted,
             lake,
@@ -295,11 +327,12 @@ def _universe(
     collector: CollectorResource,
     source: SourceResource,
     newest: date,
+    display: Display,
 ) -> date:
     """The day of the newest snapshot; of a new one when it would be older than the session."""
     if (days := lake.universe_days()) and days[-1] >= newest:
         return days[-1]
-    context.log.info("no snapshot of the universe is as new as the session: taking one")
+    display.begin("asking for the list of assets, as none is as new as the session")
     taken, snapshot, written = take_universe(alpaca, lake, collector, source)
     metadata = snapshot_metadata(taken, snapshot, written, lake)
     context.log_event(dg.AssetMaterialization(stock_universe.key, metadata=metadata))
@@ -311,9 +344,9 @@ def _announce(publication: Publication, collector: CollectorResource) -> str:
     bars = f"up to {plan.bars:,}" if plan.expected == plan.bars else f"about {plan.expected:,.0f}"
     return (
         f"{'repair: ' if collector.repair else ''}asking for {bars} bars of "
-        f"{len(plan.sessions)} sessions in {plan.requests:,} requests, "
+        f"{many(len(plan.sessions), 'session')} in {many(plan.requests, 'request')}, "
         f"{plan.minutes(collector.requests_per_minute):.1f} minutes at "
-        f"{collector.requests_per_minute:,} a minute, with {collector.max_workers} threads"
+        f"{collector.requests_per_minute:,} a minute, with {many(collector.max_workers, 'thread')}"
     )
 
 
@@ -425,11 +458,11 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     if not broken:
         return found[0][1].detail if len(found) == 1 else f"all {len(found)} sessions pass"
     told = "; ".join(f"{day}: {finding.detail}" for day, finding in broken[:3])
-    more = f"; and {len(broken) - 3} more sessions" if len(broken) > 3 else ""
+    more = f"; and {many(len(broken) - 3, 'more session')}" if len(broken) > 3 else ""
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
+def _failure(failed: Sequence[_Told], lake: Lake) -> Failed:
     """The error that ends a run with sessions that did not pass."""
     lines = []
     for session in failed[:SHOWN]:
@@ -438,8 +471,7 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         lines.append(f"{session.session}: {reasons}")
     first, last = failed[0].session, failed[-1].session
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
-    count = "1 session" if len(failed) == 1 else f"{len(failed):,} sessions"
-    head = f"{count} did not pass the audit, so nothing of it was published:"
+    head = f"{many(len(failed), 'session')} did not pass the audit, so nothing of it was published:"
     advice = (
         f"What was collected waits in {lake.store.url(layout.INCOMPLETE)}. To ask for what is "
         f"missing: datalake collect {span} --repair"
@@ -461,4 +493,4 @@ def _failure(failed: Sequence[_Told], lake: Lake) -> dg.Failure:
         metadata["first_failures"] = dg.MetadataValue.table(failures[:SHOWN])
         metadata["failure_reasons"] = reasons_table(why)
     # The collector has retried what can pass; a second run would only ask all of it again.
-    return dg.Failure(text, metadata=metadata, allow_retries=False)
+    return Failed(text, metadata=metadata, allow_retries=False)

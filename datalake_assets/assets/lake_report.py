@@ -7,6 +7,7 @@ true of the lake, and how it is drawn (`overview`).
 import base64
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
+from textwrap import wrap
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,6 +15,7 @@ import dagster as dg
 
 from datalake_assets import __version__, liveness
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.failure import plainly
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
@@ -23,6 +25,7 @@ from datalake_assets.overview import page, pictures
 from datalake_assets.overview.numbers import (
     Overview,
     SessionState,
+    Step,
     changed_values,
     overview,
     written,
@@ -33,6 +36,16 @@ from datalake_assets.resources import CollectorResource, LakeResource, SourceRes
 from datalake_assets.storage import layout
 
 KEY = dg.AssetKey("lake_report")
+
+_NARROW = 34
+"""Characters of a line of words. A table of metadata is as wide as its widest row, such as a path
+or a table of errors, and what does not fit beside the navigation is cut without a way to see it. In
+a window of 1,280 pixels there is room for 36, when no name of a row has more than 19."""
+
+_BREAK = "\\\n"
+"""The end of a line in markdown."""
+
+_WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 _AT_ONCE = 1_000
 """Dagster's UI shows markdown that is shorter than so many characters; the rest takes a click."""
@@ -54,6 +67,7 @@ def build_lake_report(first_session: date) -> dg.AssetsDefinition:
         code_version=__version__,
         description=_DESCRIPTION,
     )
+    @plainly
     def lake_report(
         context: dg.AssetExecutionContext,
         collector: CollectorResource,
@@ -96,13 +110,14 @@ and as one self-contained page in the lake, `reports/latest.html`. The same in a
 
 def report_metadata(found: Overview) -> dict[str, Any]:
     """What the UI shows of an overview: words, pictures, tables, and numbers to plot."""
+    # In this order in the UI: the verdict, what to do, and only then what can be wide.
     metadata: dict[str, Any] = {
-        "verdict": dg.MetadataValue.md(f"**{found.headline}** {found.sentence}"),
+        "verdict": dg.MetadataValue.md(_verdict(found)),
+        "what_to_do": dg.MetadataValue.md(_steps(found)),
+        "newest_session": dg.MetadataValue.md(_newest(found)),
         "coverage": dg.MetadataValue.md(_weeks(found)),
         "coverage_by_session": dg.MetadataValue.md(_sessions(found)),
-        "what_to_do": dg.MetadataValue.md(_steps(found)),
         "years": dg.MetadataValue.md(_years(found)),
-        "newest_session": dg.MetadataValue.md(_newest(found)),
     }
     if found.reasons:
         metadata["why_symbols_failed"] = dg.MetadataValue.md(
@@ -158,7 +173,7 @@ def _plotted(found: Overview) -> dict[str, float | None]:
         "sessions_due": found.due,
         "sessions_published": found.published,
         "sessions_missing": counts[SessionState.MISSING],
-        "sessions_not_collected_yet": counts[SessionState.UNTOUCHED],
+        "not_collected_yet": counts[SessionState.UNTOUCHED],
         "sessions_incomplete": counts[SessionState.INCOMPLETE],
         "sessions_to_repair": len(found.held.to_repair),
         "sessions_narrow": len(found.narrow),
@@ -169,12 +184,12 @@ def _plotted(found: Overview) -> dict[str, float | None]:
         "rows_newest": newest.rows if newest else None,
         "success_rate_newest": newest.success_rate if newest else None,
         "coverage_newest": newest.coverage if newest else None,
-        "duration_seconds_newest": newest.duration if newest else None,
+        "seconds_newest": newest.duration if newest else None,
         "silent_symbols": None if found.silent is None else len(found.silent),
         "decisions_waiting": len(news.undecided) if news else None,
         "jumps_unexplained": len(news.suspected) if news else None,
         "requests_last_day": usage.requests if usage else None,
-        "requests_share_of_plan": usage.share if usage else None,
+        "share_of_plan": usage.share if usage else None,
     }
 
 
@@ -189,7 +204,8 @@ def _weeks(found: Overview) -> str:
     drawn = base64.b64encode(pictures.weeks(found.states)).decode()
     years = [year.year for year in reversed(found.years)]
     rows = f"{years[0]} to {years[-1]}, a row a year" if years[1:] else f"{years[0]}"
-    return f"![{_alternative(found)}](data:image/png;base64,{drawn})\n\n{rows}, a column a week"
+    legend = _narrow(f"{rows}, a column a week")
+    return f"![{_alternative(found)}](data:image/png;base64,{drawn})\n\n{legend}"
 
 
 def _sessions(found: Overview) -> str:
@@ -203,16 +219,29 @@ def _alternative(found: Overview) -> str:
     return f"{found.published:,} of {found.due:,} sessions are published"
 
 
+def _verdict(found: Overview) -> str:
+    headline = _BREAK.join(f"**{line}**" for line in wrap(found.headline, _NARROW))
+    return f"{headline}{_BREAK}{_narrow(found.sentence)}"
+
+
 def _steps(found: Overview) -> str:
-    return _shown(
-        f"- `datalake {step.command}`: {step.why}" if step.command else f"- {step.why}"
-        for step in (*found.steps, *found.decisions)
-    )
+    both = (*found.steps, *found.decisions)
+    return _shown(map(_step, both), between="\n\n")
+
+
+def _step(step: Step) -> str:
+    """Why, and what to type; a command is broken where it may be."""
+    typed = wrap(f"datalake {step.command}", _NARROW, **_WHOLE_WORDS) if step.command else []
+    return _BREAK.join([_narrow(step.why), *(f"`{line}`" for line in typed)])
+
+
+def _narrow(text: str) -> str:
+    return _BREAK.join(wrap(text, _NARROW, **_WHOLE_WORDS))
 
 
 def _years(found: Overview) -> str:
     return _table(
-        ["year", "published", "bars", "answered", "files per symbol"],
+        ["year", "published", "bars", "answered", "per symbol"],
         (
             [
                 f"{year.year}",
@@ -242,13 +271,13 @@ def _newest(found: Overview) -> str:
         return "No session is published."
     before = max(len(measure.before) for measure in found.measures)
     return _table(
-        [str(found.newest.session), "newest", f"median of the {before} before", "change"],
+        [str(found.newest.session), "newest", "change", f"median of {before} before"],
         (
             [
                 measure.name,
                 written(measure.newest, measure.unit),
-                written(measure.usual, measure.unit),
                 measure.change,
+                written(measure.usual, measure.unit),
             ]
             for measure in found.measures
         ),
@@ -264,15 +293,15 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*head, _shown(lines, sum(map(len, head)) + 2)])
 
 
-def _shown(lines: Iterable[str], used: int = 0) -> str:
-    """As many of these lines as the UI shows at once, and how many more there are."""
+def _shown(lines: Iterable[str], used: int = 0, between: str = "\n") -> str:
+    """As many of these as the UI shows at once, and how many more there are."""
     kept, left = [], 0
     for line in lines:
-        used += len(line) + 1
+        used += len(line) + len(between)
         if used < _AT_ONCE - 50:
             kept.append(line)
         else:
             left += 1
     if left:
         kept.append(f"… and {left:,} more, see the report")
-    return "\n".join(kept) or "Nothing."
+    return between.join(kept) or "Nothing."

@@ -17,6 +17,7 @@ from datalake_assets.actions.log import ActionLog
 from datalake_assets.assets.corporate_actions import GROUP
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.failure import plainly
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.stock_universe import OWNERS
 from datalake_assets.lake.derived import gathered
@@ -77,6 +78,7 @@ def _columns(schema: pa.Schema, descriptions: Mapping[str, str]) -> dg.TableSche
         )
     ],
 )
+@plainly
 def securities(
     source: SourceResource, lake: LakeResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
@@ -125,6 +127,7 @@ def securities(
         ),
     ],
 )
+@plainly
 def adjustment_factors(
     source: SourceResource, lake: LakeResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import __version__, liveness
+from datalake_assets.assets.failure import plainly
+from datalake_assets.collection.progress import Display
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable, odd
 from datalake_assets.lake.lake import Lake, Written
@@ -42,14 +44,18 @@ KEY = dg.AssetKey("stock_universe")
         )
     },
 )
+@plainly
 def stock_universe(
     context: dg.AssetExecutionContext,
     collector: CollectorResource,
     source: SourceResource,
     lake: LakeResource,
+    display: dg.ResourceParam[Display],
 ) -> dg.MaterializeResult[None]:
     """Take today's snapshot."""
     liveness.mark(context)
+    display.begin("asking for the list of assets")
+    context.log.info("asking for the list of assets …")
     target = lake.open(source.identity)
     with source.open(collector) as alpaca:
         taken, snapshot, written = take_universe(alpaca, target, collector, source)

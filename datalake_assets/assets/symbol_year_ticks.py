@@ -7,19 +7,30 @@ Every run proves what it published by reading both layouts again; what somebody 
 found by that, and written anew.
 """
 
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
 from datalake_assets import __version__, liveness
-from datalake_assets.assets.daily_ticks import BARS_METADATA, LOG_EVERY
+from datalake_assets.assets.daily_ticks import BARS_METADATA, LogDisplay
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.failure import Failed, plainly
+from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
-from datalake_assets.lake.symbol_years import Proof, PublicationError, Published, SymbolYears
+from datalake_assets.collection import progress
+from datalake_assets.collection.progress import Display, Displays, many
+from datalake_assets.lake.symbol_years import (
+    OvertakenError,
+    Proof,
+    PublicationError,
+    Published,
+    SymbolYears,
+)
 from datalake_assets.resources import LakeResource, SourceResource
 from datalake_assets.storage.store import BrokenFileError
 from datalake_assets.storage.upload import Snapshot
@@ -28,6 +39,9 @@ KEY = dg.AssetKey("symbol_year_ticks")
 CHECK = "layouts_agree"
 
 _SHOWN = 20
+
+_TRIES = 3
+"""Publications of a year by one run, when others publish the same year at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +106,21 @@ def _symbol_year_ticks(
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
+    @plainly
     def symbol_year_ticks(
-        context: dg.AssetExecutionContext, source: SourceResource, lake: LakeResource
-    ) -> Iterator[dg.AssetCheckResult]:
+        context: dg.AssetExecutionContext,
+        source: SourceResource,
+        lake: LakeResource,
+        display: dg.ResourceParam[Display],
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         liveness.mark(context)
         symbol_years = lake.open_symbol_years(source.identity)
+        shown = Displays(LogDisplay(context.log), display)
         proofs: list[Proof] = []
         failures: dict[str, str] = {}
         for key in context.partition_keys:
             try:
-                year = _publish(context, symbol_years, int(key), lake.upload_workers)
+                year = _publish(context, symbol_years, int(key), lake.upload_workers, shown)
             except (PublicationError, BrokenFileError) as error:
                 failures[key] = str(error)
                 continue
@@ -112,7 +131,8 @@ def _symbol_year_ticks(
                 failures[key] = _disagreement(year.proof)
         yield _check(proofs)
         if failures:
-            raise dg.Failure("\n".join(failures.values()), allow_retries=False)
+            raise Failed("\n".join(failures.values()), allow_retries=False)
+        yield everything_is_published()
 
     return symbol_year_ticks
 
@@ -126,40 +146,84 @@ a year again is always safe, also after a run that was killed: `datalake publish
 
 
 def _publish(
-    context: dg.AssetExecutionContext, symbol_years: SymbolYears, year: int, workers: int
+    context: dg.AssetExecutionContext,
+    symbol_years: SymbolYears,
+    year: int,
+    workers: int,
+    display: Display,
 ) -> _Year:
     """Publish a year and prove it; what differs is written again, once."""
-    logged = 0.0
+    run_id = context.run.run_id
 
-    def log(snapshot: Snapshot) -> None:
-        nonlocal logged
-        if snapshot.seconds - logged >= LOG_EVERY:
-            logged = snapshot.seconds
-            context.log.info("%d: %s", year, snapshot)
+    def once() -> Published:
+        display.begin(f"{year}: reading its sessions")
+        show = _shown_by(display, year)
+        return symbol_years.publish(year, run_id=run_id, workers=workers, display=show)
 
-    published = symbol_years.publish(year, run_id=context.run.run_id, workers=workers, display=log)
+    published = _in_turn(once, context, symbol_years, year, display)
     context.log.info(
-        "%d: %d symbol-years of %d sessions, %d written and %d removed in %.1f s",
+        "%d: %s of %s, %d written and %d removed in %.1f s",
         year,
-        len(published.manifest.symbols),
-        len(published.manifest.sessions),
+        many(len(published.manifest.symbols), "symbol-year"),
+        many(len(published.manifest.sessions), "session"),
         len(published.uploaded),
         len(published.removed),
         published.seconds,
     )
     uploaded = len(published.uploaded)
+    display.begin(f"{year}: comparing both layouts")
     began = time.monotonic()
     proof = symbol_years.prove(year)
     seconds = time.monotonic() - began
     healed = proof.differing
     if healed:
         context.log.warning("%d: written again: %s", year, _disagreement(proof))
-        published = symbol_years.publish(
-            year, run_id=context.run.run_id, suspects=healed, workers=workers
-        )
+        published = symbol_years.publish(year, run_id=run_id, suspects=healed, workers=workers)
         uploaded += len(published.uploaded)
         proof = symbol_years.prove(year)
     return _Year(published, uploaded, healed, proof, seconds)
+
+
+def _in_turn(
+    publish: Callable[[], Published],
+    context: dg.AssetExecutionContext,
+    symbol_years: SymbolYears,
+    year: int,
+    display: Display,
+) -> Published:
+    """Publish a year; when another publication came in between, once more after it.
+
+    Raises:
+        OvertakenError: Others came in between every time.
+        PublicationError, BrokenFileError, StoreError: As `SymbolYears.publish`.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return publish()
+        except OvertakenError as error:
+            context.log.info("%s", error)
+            display.begin(f"{year}: waiting for another publication of it")
+            symbol_years.wait_for_other(year, context.run.run_id, stop=threading.Event())
+    return publish()
+
+
+def _shown_by(display: Display, year: int) -> Callable[[Snapshot], None]:
+    """Shows the files of a year being written."""
+
+    def show(snapshot: Snapshot) -> None:
+        if not snapshot.objects:
+            return
+        told = progress.Snapshot(
+            label=f"{year} per symbol",
+            unit="file",
+            chunks=snapshot.objects,
+            chunks_done=snapshot.done,
+            retries=snapshot.retries,
+            seconds=snapshot.seconds,
+        )
+        display.show(told, final=snapshot.final)
+
+    return show
 
 
 def _materialization(year: _Year, url: str) -> dg.AssetMaterialization:
@@ -192,7 +256,10 @@ def _check(proofs: list[Proof]) -> dg.AssetCheckResult:
     """One result over all years of the run: failed when one of them does not hold."""
     broken = [proof for proof in proofs if not proof.holds]
     rows = sum(proof.sessions.rows for proof in proofs)
-    told = f"{rows:,} rows of {len(proofs)} years are the same in both layouts"
+    are = "is" if rows == 1 else "are"
+    told = f"{many(rows, 'row')} of {many(len(proofs), 'year')} {are} the same in both layouts"
+    if not proofs:
+        told = "no year was published, so there was nothing to compare"
     return dg.AssetCheckResult(
         check_name=CHECK,
         passed=not broken,

@@ -11,7 +11,7 @@ import dagster as dg
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.automation import due, runs
 from datalake_assets.automation.following import follow
-from datalake_assets.automation.jobs import corporate_actions_job
+from datalake_assets.automation.jobs import corporate_actions_job, sensor_status
 from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
 
@@ -23,7 +23,7 @@ def build_actions_sensor(settings: Settings) -> dg.SensorDefinition:
     """The sensor that asks once after each session, and again with growing pauses on failure.
 
     Args:
-        settings: How long after the close.
+        settings: How long after the close, and whether it starts by itself.
     """
     delay = timedelta(minutes=settings.collect_after_minutes)
 
@@ -31,7 +31,7 @@ def build_actions_sensor(settings: Settings) -> dg.SensorDefinition:
         name="new_actions",
         job=corporate_actions_job,
         minimum_interval_seconds=300,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(settings),
         description="Ask for corporate actions once after each session, and again with growing "
         "pauses while it fails. Once a month the run asks for the whole history.",
     )

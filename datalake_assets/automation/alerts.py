@@ -15,9 +15,10 @@ from urllib.parse import quote, urlsplit
 import dagster as dg
 
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.failure import reason as reason_of
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.automation import runs
-from datalake_assets.automation.jobs import repair_job, symbol_year_ticks_job
+from datalake_assets.automation.jobs import repair_job, sensor_status, symbol_year_ticks_job
 from datalake_assets.automation.sensors import COLLECTING
 from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
@@ -101,15 +102,15 @@ def webhook(settings: Settings) -> Webhook | None:
 
 
 def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that tells of each failed run; it runs when there is somebody to tell.
+    """The sensor that tells of each failed run; it starts by itself when somebody is to be told.
 
     Runs of `datalake` in a terminal are not told of: whoever started them sees them fail.
 
     Args:
-        settings: Where to.
+        settings: Where to, and whether sensors start by themselves.
     """
     receiver = webhook(settings)
-    status = dg.DefaultSensorStatus.RUNNING if receiver else dg.DefaultSensorStatus.STOPPED
+    status = sensor_status(settings) if receiver else dg.DefaultSensorStatus.STOPPED
 
     @dg.run_failure_sensor(
         name="failed_runs",
@@ -120,6 +121,8 @@ def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
     def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         if receiver is None:
             return dg.SkipReason("DATALAKE_ALERT_WEBHOOK is not set: nobody is told")
+        if runs.TERMINAL in context.dagster_run.tags:
+            return dg.SkipReason("whoever started it in a terminal saw it fail")
         receiver.tell(failure_text(context))
         return None
 
@@ -133,7 +136,7 @@ def failure_text(context: dg.RunFailureSensorContext) -> str:
     which = f" of {about[0]}" if about else ""
     if len(about) > 1:
         which = f" of {about[0]} … {about[-1]}"
-    reasons = [_reason(event) for event in context.get_step_failure_events()]
+    reasons = [reason_of(event) for event in context.get_step_failure_events()]
     # A run can fail outside its steps: its process was killed, or never came up.
     reason = "\n".join(reasons) or context.failure_event.message or "no reason was given"
     lines = [line[:WIDTH] for line in reason.splitlines() if line.strip()]
@@ -147,13 +150,6 @@ def failure_text(context: dg.RunFailureSensorContext) -> str:
         + "\n".join(lines)
         + f"\nRun {run.run_id}{again}\n{_advice(run, about)}"
     )
-
-
-def _reason(event: dg.DagsterEvent) -> str:
-    error = event.step_failure_data.error
-    while error and error.cause and error.cls_name == "DagsterExecutionStepExecutionError":
-        error = error.cause
-    return error.message.strip() if error else ""
 
 
 def _advice(run: dg.DagsterRun, about: list[str]) -> str:

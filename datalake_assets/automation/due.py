@@ -70,14 +70,21 @@ class Verdict:
 
 
 def available_at(session: date, delay: timedelta) -> datetime:
-    """When a session's bars can be had, UTC: some time after its close, on half days too.
+    """When a session is collected, UTC: some time after its close, and not before 22:00.
 
     Args:
         session: The session.
-        delay: Time after the close. Alpaca's free plan serves bars 15 minutes late.
+        delay: Time after the close. Its partition appears at 22:00 UTC, which is an hour after the
+            close in winter, two in summer, and four or five on a half day.
     """
     appears = datetime.combine(session, time(), UTC) + PARTITION_APPEARS
     return max(appears, market_calendar.session_close(session) + delay)
+
+
+def next_available(after: date, delay: timedelta) -> tuple[date, datetime]:
+    """The session after a day, and when its bars can be had, UTC."""
+    session = _next_session(after)
+    return session, available_at(session, delay)
 
 
 def looked_at_again_at(session: date, sessions_later: int, delay: timedelta) -> datetime:

@@ -18,7 +18,7 @@ from datalake_assets import market_calendar
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.automation import due
 from datalake_assets.automation.alerts import AlertError, webhook
-from datalake_assets.automation.jobs import NEWEST_SESSION, freshness_job
+from datalake_assets.automation.jobs import NEWEST_SESSION, freshness_job, sensor_status
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.lake import Lake
 from datalake_assets.resources import LakeResource
@@ -157,8 +157,8 @@ def build_freshness_check(settings: Settings) -> dg.AssetChecksDefinition:
     ) -> dg.AssetCheckResult:
         return judge(look(clock.now(), Lake(open_store(lake.uri)).sessions(), deadlines))
 
-    # `@asset_check` would make it wait for the asset's output. There is none, since each session is
-    # an event of its own, so runs of the UI, which have all checks, would leave it as "Skipped".
+    # `@asset_check` would make it wait for the asset's output. A run with a session that did not
+    # pass has none, and would leave it unevaluated just when it has something to tell.
     check: dg.AssetChecksDefinition = dg.AssetChecksDefinition.create(
         keys_by_input_name={},
         node_def=newest_session_is_there,
@@ -200,7 +200,7 @@ def build_freshness_sensor(settings: Settings) -> dg.SensorDefinition:
     """The sensor that has the check looked at when its verdict changes, and tells people.
 
     Args:
-        settings: The deadlines, and the webhook.
+        settings: The deadlines, the webhook, and whether it starts by itself.
     """
     deadlines, receiver = Deadlines.of(settings), webhook(settings)
 
@@ -208,7 +208,7 @@ def build_freshness_sensor(settings: Settings) -> dg.SensorDefinition:
         name="freshness",
         job=freshness_job,
         minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(settings),
         description="Evaluate the check newest_session_is_there when a session's deadline passes, "
         "and when a late session has come; tell the webhook (DATALAKE_ALERT_WEBHOOK) of both.",
     )

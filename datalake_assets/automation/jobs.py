@@ -100,6 +100,13 @@ ASSETS = (
 """The assets of all jobs."""
 
 
+def sensor_status(settings: Settings) -> dg.DefaultSensorStatus:
+    """Whether the sensors start by themselves; a switch that somebody turned in the UI wins."""
+    if settings.automation == "on":
+        return dg.DefaultSensorStatus.RUNNING
+    return dg.DefaultSensorStatus.STOPPED
+
+
 def build_daily_schedule(settings: Settings) -> dg.ScheduleDefinition:
     """A schedule for those who prefer one to the sensor `new_sessions`: off until it is started.
 
@@ -124,8 +131,8 @@ def build_daily_schedule(settings: Settings) -> dg.ScheduleDefinition:
     )
     def daily_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         day = (context.scheduled_execution_time.astimezone(UTC) - after).date()
-        if not market_calendar.is_session(day):
-            return dg.SkipReason(f"{day} was no session")
+        if closed := market_calendar.why_closed(day):
+            return dg.SkipReason(f"{day} was no session but {closed}")
         if day < settings.first_session:
             return dg.SkipReason(f"{day} is before the first session, {settings.first_session}")
         return dg.RunRequest(run_key=str(day), partition_key=str(day))

@@ -17,6 +17,7 @@ import dagster as dg
 
 from datalake_assets import liveness
 from datalake_assets.assets.daily_ticks import KEY, POOL, REQUESTS_TAG
+from datalake_assets.assets.failure import Failed, plainly
 from datalake_assets.assets.session_metadata import failures_table, session_metadata
 from datalake_assets.collection.audit import Finding, Verdict
 from datalake_assets.resources import CollectorResource
@@ -49,6 +50,7 @@ def build_lambda_session_job(
     """
 
     @dg.op(pool=POOL, description=f"Have the Lambda function {function} collect the session.")
+    @plainly
     def lambda_session(context: dg.OpExecutionContext, collector: CollectorResource) -> None:
         liveness.mark(context)
         client = _client()
@@ -130,7 +132,7 @@ def _invoke(
     """The function's answer, when it could do something."""
     told = client.run(function_name=function, event=event, context=context).get_custom_messages()
     if not told:
-        raise dg.Failure(
+        raise Failed(
             f"the function {function} ended, and no answer of it was found in the end of its log. "
             "Its log says what it did; its handler must be "
             "datalake_assets.lambda_handler.lambda_handler, of this version",
@@ -138,7 +140,7 @@ def _invoke(
         )
     answer: dict[str, Any] = told[-1]
     if "error" in answer:
-        raise dg.Failure(
+        raise Failed(
             f"the function {function} answered {answer['status']}: {answer['error']}",
             allow_retries=False,
         )
@@ -151,7 +153,7 @@ def _line(number: int, answer: dict[str, Any]) -> str:
     return f"invocation {number}: {states}; {requests:,} requests in {seconds:.1f} s"
 
 
-def _failure(function: str, invocations: int, answer: dict[str, Any]) -> dg.Failure:
+def _failure(function: str, invocations: int, answer: dict[str, Any]) -> Failed:
     broken = [
         f"{finding['rule']} ({finding['detail']})"
         for finding in answer["audit"]
@@ -161,7 +163,7 @@ def _failure(function: str, invocations: int, answer: dict[str, Any]) -> dg.Fail
     metadata: dict[str, Any] = {**answer["counts"], "invocations": invocations}
     if answer["failures"]:
         metadata["first_failures"] = failures_table(answer["failures"])
-    return dg.Failure(
+    return Failed(
         f"the function {function} did not publish {answer['session']} in {invocations} of at most "
         f"{INVOCATIONS} invocations: {', '.join(broken)}. {kept}Launched again, it asks for what "
         "is missing only",

@@ -17,6 +17,7 @@ from typing import Self
 from datalake_assets import market_calendar
 from datalake_assets.automation.due import Patience
 from datalake_assets.collection.plan import Packing
+from datalake_assets.collection.progress import many
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage import layout
@@ -183,7 +184,8 @@ class Holes:
                     f"`datalake collect --session {day} --repair`"
                 )
             elif broken.tries >= PATIENCE.attempts:
-                lacks = f"{broken.missing:,} symbols are missing"
+                are = "is" if broken.missing == 1 else "are"
+                lacks = f"{many(broken.missing, 'symbol')} {are} missing"
                 told.append(
                     f"{day}: given up after {broken.tries} repairs, "
                     f"{lacks if broken.missing else 'it was answered whole and did not pass'}; "

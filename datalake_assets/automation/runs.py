@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 FOR = "datalake/for"
 """Tag of the runs that a sensor asks for: what for. It tells attempts of one kind from another."""
 
+TERMINAL = "datalake/terminal"
+"""Tag of the runs that somebody started in a terminal, by `datalake`."""
+
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
 

@@ -11,25 +11,30 @@ from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.automation import runs
 from datalake_assets.automation.following import follow
-from datalake_assets.automation.jobs import corporate_actions_job, securities_job
+from datalake_assets.automation.jobs import corporate_actions_job, securities_job, sensor_status
 from datalake_assets.automation.sensors import COLLECTING
 from datalake_assets.collection.clock import Clock
 from datalake_assets.resources import LakeResource
 from datalake_assets.securities.decisions import read_decisions
+from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
 
 SECURITIES = "securities"
 """What the runs are for: the value of the tag `runs.FOR`."""
 
 
-def build_securities_sensor() -> dg.SensorDefinition:
-    """The sensor that derives both anew after sessions, actions and decisions."""
+def build_securities_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor that derives both anew after sessions, actions and decisions.
+
+    Args:
+        settings: Whether it starts by itself.
+    """
 
     @dg.sensor(
         name="securities_follow",
         job=securities_job,
         minimum_interval_seconds=120,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(settings),
         description="Derive securities and factors anew when a session or the actions came, or the "
         "user decided something, and no more sessions are under way.",
     )

@@ -31,6 +31,7 @@ from datalake_assets.automation.jobs import (
     lake_report_job,
     repair_job,
     securities_job,
+    sensor_status,
     symbol_year_ticks_job,
 )
 from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
@@ -61,14 +62,14 @@ def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     """The sensors that ask for runs.
 
     Args:
-        settings: How late, how often, how much.
+        settings: How late, how often, how much, and whether they start by themselves.
     """
     return [
         _new_sessions(settings),
         _second_look(settings),
         _repair(settings),
-        _years_follow(),
-        _report_follows(),
+        _years_follow(settings),
+        _report_follows(settings),
     ]
 
 
@@ -79,7 +80,7 @@ def _new_sessions(settings: Settings) -> dg.SensorDefinition:
         name="new_sessions",
         job=daily_ticks_job,
         minimum_interval_seconds=120,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(settings),
         description="Collect each session once its bars can be had, and again with growing pauses "
         f"while it fails. Catches up with the newest {settings.catch_up_sessions} sessions.",
     )
@@ -93,7 +94,11 @@ def _new_sessions(settings: Settings) -> dg.SensorDefinition:
         verdicts = _verdicts(context, NEW, now, missing)
         told = [verdict.why for verdict in verdicts]
         if not told:
-            told = [f"{wanted[-1]}, the newest one, is there" if wanted else "none can be had yet"]
+            following, at = due.next_available(
+                wanted[-1] if wanted else settings.first_session - timedelta(days=1), delay
+            )
+            there = f"{wanted[-1]}, the newest one, is there; " if wanted else ""
+            told = [f"{there}{following} is collected from {at:%Y-%m-%d %H:%M} UTC on"]
         told += _older(settings, wanted, published)
         return _answer(context, _requests_of(NEW, verdicts), told)
 
@@ -108,7 +113,7 @@ def _second_look(settings: Settings) -> dg.SensorDefinition:
         name="second_look",
         job=daily_ticks_job,
         minimum_interval_seconds=600,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(settings),
         description="Bars are corrected after the evening: collect a session once more with a "
         "later one, and log what changed (DATALAKE_SECOND_LOOK_SESSIONS).",
     )
@@ -143,7 +148,7 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
         name="repair",
         job=repair_job,
         minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(settings),
         description="Find sessions with failed or pending symbols and ask again for these, and for "
         "all of those that were answered whole and did not pass; oldest first, with "
         f"{budget} requests a day at most (DATALAKE_REPAIR_REQUESTS_PER_DAY).",
@@ -184,12 +189,12 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
     return repair
 
 
-def _years_follow() -> dg.SensorDefinition:
+def _years_follow(settings: Settings) -> dg.SensorDefinition:
     @dg.sensor(
         name="years_follow",
         job=symbol_year_ticks_job,
         minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(settings),
         description="Publish a year per symbol when its sessions changed and nobody is collecting "
         "more of them: once after a backfill, not once a session.",
     )
@@ -226,12 +231,12 @@ def _years_follow() -> dg.SensorDefinition:
     return years_follow
 
 
-def _report_follows() -> dg.SensorDefinition:
+def _report_follows(settings: Settings) -> dg.SensorDefinition:
     @dg.sensor(
         name="report_follows",
         job=lake_report_job,
         minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(settings),
         description="Write the report anew when something was published, or failed, and nothing "
         "more is under way.",
     )

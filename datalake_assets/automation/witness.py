@@ -9,7 +9,7 @@ from datalake_assets import market_calendar
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.automation import runs
-from datalake_assets.automation.jobs import witness_job
+from datalake_assets.automation.jobs import sensor_status, witness_job
 from datalake_assets.automation.sensors import COLLECTING, DAY_TAG
 from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
@@ -30,7 +30,7 @@ def build_witness_sensor(settings: Settings) -> dg.SensorDefinition:
         name="witness",
         job=witness_job,
         minimum_interval_seconds=900,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(settings),
         description="Hold our adjusted bars against the source's own once a day, with "
         f"{budget} requests at most (DATALAKE_WITNESS_REQUESTS_PER_DAY).",
     )

@@ -5,14 +5,16 @@ anything that Dagster, a notebook or the Lambda needs too.
 
 Whatever collects does it through Dagster, in this process, and is recorded in its instance:
 `make dev` shows the same runs. Exit codes: 0 done, 1 a session did not pass or a run failed,
-2 wrong input.
+2 wrong input or no lake; `status --check` also has 3.
 """
 
 import io
 import sys
+from typing import Annotated
 
 import typer
 
+from datalake_assets import __version__
 from datalake_assets.cli.actions import actions
 from datalake_assets.cli.collect import backfill, collect
 from datalake_assets.cli.decide import decide
@@ -32,11 +34,25 @@ app = typer.Typer(
     help="A complete history of daily bars for every US equity, in Parquet, in your own bucket.",
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,  # a local variable can hold a key
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"datalake {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _before_each() -> None:
+def _before_each(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     # A sign that the encoding of a terminal or a log lacks (✓, █) is no reason to end a collection.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

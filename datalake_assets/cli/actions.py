@@ -19,9 +19,10 @@ from rich.table import Table
 
 from datalake_assets.actions.action import SCHEMA
 from datalake_assets.actions.log import CHANGED, INSERTED, VANISHED, ActionLog
-from datalake_assets.cli.arguments import open_lake
+from datalake_assets.cli.arguments import open_lake, show_lake
 from datalake_assets.cli.runs import sweep_actions
 from datalake_assets.cli.terminal import out, plain_errors, tell
+from datalake_assets.collection.progress import many
 from datalake_assets.lake.reader import NotInLakeError, as_day
 from datalake_assets.settings import Settings
 
@@ -67,11 +68,14 @@ def actions(
             at = _instant(known_at) if known_at else None
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-        log = ActionLog(open_lake(settings).store)
+        lake = open_lake(settings)
+        if not (as_csv or as_json):
+            show_lake(lake)
+        log = ActionLog(lake.store)
         asked = next(log.sweeps(), None)
         if asked is None:
             raise NotInLakeError(
-                f"the corporate actions of {settings.lake_uri} were never asked for: correct "
+                f"the corporate actions of {lake.store.uri} were never asked for: correct "
                 "DATALAKE_URI, or type `datalake actions --sweep`"
             )
         name = symbol.strip().upper()
@@ -80,7 +84,7 @@ def actions(
         typer.echo(_csv(found) if as_csv else _json(found), nl=as_json)
         return
     known = f"as known at {at:%Y-%m-%d %H:%M:%S} UTC" if at else _asked(asked.seen_at)
-    tell(out, f"{name}  {len(found):,} corporate actions, {known}")
+    tell(out, f"{name}  {many(len(found), 'corporate action')}, {known}")
     if found:
         (out if out.is_terminal else Console(width=1000)).print(_table(found))
     for one in found:

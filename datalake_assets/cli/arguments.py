@@ -6,15 +6,18 @@ settings (`settings`), which come from the environment.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Any
 
 import typer
 
-from datalake_assets import market_calendar
+from datalake_assets.cli.terminal import err, tell, working
+from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 
 From = Annotated[
@@ -54,7 +57,41 @@ OddBars = Annotated[
 ]
 """What a session must reach, for one run; the collector's own thresholds where it is not given."""
 
+Symbols = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Only these: AAPL,BRK.B, or @file holding them. Instead of DATALAKE_SYMBOLS.",
+    ),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def load_settings(symbols: str | None = None) -> Settings:
+    """The settings, with the symbols that were typed in place of the environment's.
+
+    Raises:
+        SettingsError: A setting is wrong, or a symbol can't be one.
+    """
+    if symbols is None:
+        return Settings.load()
+    if not symbols.strip():
+        raise typer.BadParameter("--symbols names no symbol; without it all are meant")
+    return Settings.load({**os.environ, "DATALAKE_SYMBOLS": symbols})
+
+
+def show_lake(lake: Lake) -> None:
+    """Say which lake is meant, before anything else: a relative one is another in each folder.
+
+    On stderr, so that a pipe holds only what was asked for.
+    """
+    tell(err, f"lake: {lake.store.uri}{'' if is_there(lake) else ' (there is none yet)'}")
+
+
+def is_there(lake: Lake) -> bool:
+    """Whether somebody ever collected into it; it may be damaged."""
+    return lake.store.exists(layout.MARKER)
 
 
 def open_lake(settings: Settings) -> Lake:
@@ -80,7 +117,8 @@ def claimed_lake(settings: Settings) -> Lake:
 
 def partitions(settings: Settings) -> list[str]:
     """The sessions that can be collected now, as Dagster knows them."""
-    from datalake_assets.partitions import session_partitions
+    with working("loading Dagster"):
+        from datalake_assets.partitions import session_partitions
 
     keys = list(session_partitions(settings.first_session).get_partition_keys())
     if not keys:
@@ -106,6 +144,8 @@ def span(keys: Sequence[str], first: str, last: str) -> tuple[date, date]:
     if end < start:
         raise typer.BadParameter(f"--to {end} is before --from {start}")
     meant = [key for key in keys if start.isoformat() <= key <= end.isoformat()]
+    if not meant and start == end:
+        raise typer.BadParameter(f"{start} can't be collected: {_why_not(start, keys)}")
     if not meant:
         raise typer.BadParameter(
             f"no session that can be collected from {start} to {end}; "
@@ -126,10 +166,9 @@ def _day(option: str, text: str) -> date:
 
 
 def _why_not(day: date, keys: Sequence[str]) -> str:
-    if day.isoformat() < keys[0]:
-        return f"the first session is {keys[0]} (DATALAKE_START_DATE, ALPACA_HISTORY_START)"
-    if day.isoformat() > keys[-1]:
-        return f"the newest session that has closed and can be had is {keys[-1]}"
-    if day in market_calendar.undeclared_sessions(day, day):
-        return f"it is no trading session ({market_calendar.DECLARED} declares it closed)"
-    return f"it is no trading session ({day:%A})"
+    from datalake_assets.partitions import why_no_partition
+
+    why = why_no_partition(day, date.fromisoformat(keys[0]), Clock().now())
+    # It may have become one since the keys were read.
+    why = why or "its partition appears just now; type it again"
+    return f"{why}; the newest session that can be is {keys[-1]}" if f"{day}" > keys[-1] else why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated
 
 import typer
@@ -15,15 +16,19 @@ from datalake_assets.cli.arguments import (
     RowRatio,
     Silent,
     SuccessRate,
+    Symbols,
     To,
     Unanswered,
     UniverseLoss,
+    load_settings,
     one_session,
+    open_lake,
     partitions,
     span,
 )
 from datalake_assets.cli.runs import materialize
 from datalake_assets.cli.terminal import plain_errors
+from datalake_assets.collection.progress import many
 from datalake_assets.settings import Settings
 
 
@@ -46,6 +51,7 @@ def collect(
             "of what did not pass.",
         ),
     ] = False,
+    symbols: Symbols = None,
     min_success_rate: SuccessRate = None,
     min_coverage: Coverage = None,
     max_invalid_bars: InvalidBars = None,
@@ -67,7 +73,7 @@ def collect(
         "invalid_bars_allowed": invalid_bars_allowed,
     }
     with plain_errors():
-        settings = Settings.load()
+        settings = load_settings(symbols)
         if (session is None) == (first is None and last is None):
             raise typer.BadParameter("give either --session, or --from and --to")
         if session is not None:
@@ -76,6 +82,8 @@ def collect(
             start, end = span(partitions(settings), first, last)
         else:
             raise typer.BadParameter("a range needs both --from and --to")
+        if symbols is not None and not repair:
+            _refuse_to_lose_symbols(settings, start, end)
         good = materialize(settings, start, end, repair=repair, **_given(limits))
     raise typer.Exit(0 if good else 1)
 
@@ -83,6 +91,7 @@ def collect(
 def backfill(
     first: From = None,
     last: To = None,
+    symbols: Symbols = None,
     min_success_rate: SuccessRate = None,
     min_coverage: Coverage = None,
     max_invalid_bars: InvalidBars = None,
@@ -107,11 +116,24 @@ def backfill(
         "invalid_bars_allowed": invalid_bars_allowed,
     }
     with plain_errors():
-        settings = Settings.load()
+        settings = load_settings(symbols)
         keys = partitions(settings)
         start, end = span(keys, first or keys[0], last or keys[-1])
         good = materialize(settings, start, end, missing_only=True, **_given(limits))
     raise typer.Exit(0 if good else 1)
+
+
+def _refuse_to_lose_symbols(settings: Settings, start: date, end: date) -> None:
+    """A session that is collected again is replaced: a few symbols must not replace them all."""
+    chosen = settings.read_symbols() or ()
+    for held in open_lake(settings).coverage(start, end).published:
+        known = sum(held.counts.values())
+        if known > len(chosen):
+            raise typer.BadParameter(
+                f"{held.session} is published with {many(known, 'symbol')}, and would be replaced "
+                f"by {len(chosen):,}: add --repair to ask for those that it lacks and keep the "
+                "others, or set DATALAKE_URI to another place for a lake of these alone"
+            )
 
 
 def _given(limits: Mapping[str, float | None]) -> dict[str, float]:

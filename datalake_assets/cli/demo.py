@@ -12,12 +12,13 @@ from rich.table import Table
 
 from datalake_assets import market_calendar
 from datalake_assets.actions.log import ActionLog
-from datalake_assets.cli.arguments import open_lake, partitions
+from datalake_assets.cli.arguments import open_lake, partitions, show_lake
 from datalake_assets.cli.marks import marks, words
 from datalake_assets.cli.runs import materialize, sweep_actions, write_report
 from datalake_assets.cli.show import draw
-from datalake_assets.cli.terminal import command, out, plain_errors, sparkline, tell
+from datalake_assets.cli.terminal import command, out, plain_errors, show_table, sparkline, tell
 from datalake_assets.collection.bars import price_text
+from datalake_assets.collection.progress import many
 from datalake_assets.lake.lake import Lake
 from datalake_assets.securities.derivation import read_derived
 from datalake_assets.securities.factors import SPLITS
@@ -37,6 +38,7 @@ def demo() -> None:
     """Collect the newest sessions into a lake and have a first look; needs no key."""
     with plain_errors():
         settings = Settings.load()
+        show_lake(open_lake(settings))
         newest = date.fromisoformat(partitions(settings)[-1])
         days = [*market_calendar.previous_sessions(newest, MOST_SESSIONS - 1), newest]
         days = [day for day in days if day >= settings.first_session]
@@ -91,7 +93,7 @@ def _a_split(lake: Lake, newest: date) -> None:
         event = words(marked.get(bar["session"], ()))
         closes = (price_text(raw["close"]), price_text(bar["close"]))
         table.add_row(str(bar["session"]), *closes, event)
-    out.print(table)
+    show_table(table)
     for line in draw(adjusted, min(out.width, 60), (), marked, ascii_only=out.options.ascii_only):
         out.print(line, soft_wrap=True)
 
@@ -134,7 +136,7 @@ def _first_look(lake: Lake, newest: date) -> str | None:
             f"${row['turnover'] / 1e6:,.0f} M",
             sparkline([close for close in history if close is not None]),
         )
-    out.print(table)
+    show_table(table, spare=2)
     return str(top["symbol"][0].as_py())
 
 
@@ -143,7 +145,7 @@ def _how_to_go_on(lake: Lake, newest: date, symbol: str) -> None:
     sessions = lake.store.url(layout.SESSIONS)
     python = Path(command()).with_name("python")
     out.print(
-        f"{bars.num_rows:,} bars of {newest} lie in {sessions}. Next:\n"
+        f"{many(bars.num_rows, 'bar')} of {newest} lie in {sessions}. Next:\n"
         f'  {python} -c "from datalake_assets import Lake; '
         f"print(Lake.open('{lake.store.uri}').bars('{symbol}').to_pandas())\"\n"
         f"  {command()} show {symbol}: its bars, drawn\n"

@@ -10,17 +10,25 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
 from typing import Annotated, Any
 
 import typer
 
-from datalake_assets.cli.arguments import Json, open_lake, partitions
-from datalake_assets.cli.runs import instance
-from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
+from datalake_assets.cli.arguments import Json, is_there, open_lake, partitions, show_lake
+from datalake_assets.cli.runs import dagster_home, instance
+from datalake_assets.cli.terminal import (
+    TerminalDisplay,
+    command,
+    err,
+    out,
+    plain_errors,
+    tell,
+    working,
+)
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import Snapshot
 from datalake_assets.collection.report import Reason
 from datalake_assets.lake.derived import subjects
 from datalake_assets.lake.examination import (
@@ -41,6 +49,9 @@ from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
 from datalake_assets.witness import read_testimony
 
+_Known = tuple[set[str], set[str]]
+"""Keys of sessions and of years."""
+
 _SHOWN = 20
 """Defects with the same repair that are told one by one; `--json` tells all."""
 
@@ -58,23 +69,27 @@ def doctor(
     with plain_errors():
         settings = Settings.load()
         lake = open_lake(settings)
-        if year is not None and year not in _years(lake):
-            raise typer.BadParameter(f"{lake.store.uri} holds nothing of {year}")
-        examinations = []
-        with _progress() as progress:
-            for one in _all(lake, settings, year, progress):
-                examinations.append(one)
-                if not as_json:
-                    _show(one)
-        defects = [defect for one in examinations for defect in one.defects]
-        failed = _failed(lake, year)
-        undecided = _undecided(lake) if year is None else []
-        if not defects and lake.source() is None:
+        if not as_json:
+            show_lake(lake)
+        known = _known()
+        if not is_there(lake) and not lake.store.list() and not any(known):
             # All is well with what is not there, and a mistyped DATALAKE_URI must not look so.
             raise NotInLakeError(
                 f"there is no lake at {lake.store.uri}, nor a record of one: correct DATALAKE_URI, "
                 "or make one: datalake demo, datalake backfill"
             )
+        if year is not None and year not in _years(lake):
+            raise typer.BadParameter(f"{lake.store.uri} holds nothing of {year}")
+        examinations = []
+        with working("checking the lake") as display:
+            for one in _all(lake, settings, year, known, _shown_on(display)):
+                examinations.append(one)
+                display.clear()
+                if not as_json:
+                    _show(one)
+        defects = [defect for one in examinations for defect in one.defects]
+        failed = _failed(lake, year)
+        undecided = _undecided(lake) if year is None else []
         if as_json:
             out.print_json(json.dumps(_as_json(lake, examinations, failed, undecided)))
         else:
@@ -122,11 +137,11 @@ def _years(lake: Lake) -> set[int]:
 
 
 def _all(
-    lake: Lake, settings: Settings, year: int | None, progress: Progress
+    lake: Lake, settings: Settings, year: int | None, known: _Known, progress: Progress
 ) -> Iterator[Examination]:
     besides = [*subjects(lake, Clock().now()), _testimony(lake)]
     yield from examine(lake, None if year is None else [year], progress, besides=besides)
-    yield _records(lake, settings, year)
+    yield _records(lake, settings, year, known)
 
 
 def _testimony(lake: Lake) -> Subject:
@@ -143,16 +158,25 @@ def _testimony(lake: Lake) -> Subject:
     return Subject("comparison with the source", look, layout.TESTIMONY.__eq__)
 
 
-def _records(lake: Lake, settings: Settings, year: int | None) -> Examination:
-    """The lake against what Dagster knows to be materialized."""
+def _known() -> _Known:
+    """The sessions and years that Dagster knows to be materialized; none without records of it."""
+    if not (dagster_home() / "dagster.yaml").exists():
+        return set(), set()  # to look must not make them
     from datalake_assets.assets import daily_ticks, symbol_year_ticks
 
+    with instance() as records:
+        return (
+            set(records.get_materialized_partitions(daily_ticks.KEY)),
+            set(records.get_materialized_partitions(symbol_year_ticks.KEY)),
+        )
+
+
+def _records(lake: Lake, settings: Settings, year: int | None, records: _Known) -> Examination:
+    """The lake against what Dagster knows to be materialized."""
     began = time.monotonic()
     all_days = [date.fromisoformat(key) for key in partitions(settings)]
     days = [day for day in all_days if year in (None, day.year)]
-    with instance() as records:
-        known = records.get_materialized_partitions(daily_ticks.KEY)
-        known_years = records.get_materialized_partitions(symbol_year_ticks.KEY)
+    known, known_years = records
     held, told = set(lake.sessions()), {day for day in days if day.isoformat() in known}
     here = [day for day in days if day in held]
     symbol_years = SymbolYears(lake.store)
@@ -192,17 +216,20 @@ def _named(first: date, last: date) -> str:
     return f"session {first}" if first == last else f"sessions {first} to {last}"
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A line that tells what is being looked at, where there is a terminal."""
-    with err.status("looking at the lake …") as status:
-        yield lambda subject, done, count: status.update(f"{subject}: {done:,} of {count:,}")
+def _shown_on(display: TerminalDisplay) -> Progress:
+    """Tells what is being checked, where there is a terminal."""
+
+    def show(subject: str, done: int, count: int) -> None:
+        if err.is_terminal:
+            display.show(Snapshot(f"{subject}: {done:,} of {count:,}"), final=False)
+
+    return show
 
 
 def _show(one: Examination) -> None:
     wrong = f", {len(one.defects):,} wrong" if one.defects else ""
     sign = "✗" if one.defects else "✓"
-    tell(out, f"{sign} {one.subject}: {one.count:,} looked at{wrong} ({one.seconds:,.1f} s)")
+    tell(out, f"{sign} {one.subject}: {one.count:,} checked{wrong} ({one.seconds:,.1f} s)")
 
 
 def _tell(defects: Sequence[Defect]) -> None:

@@ -12,8 +12,26 @@ import typer
 from rich.table import Table
 
 from datalake_assets import market_calendar
-from datalake_assets.cli.arguments import From, Json, To, claimed_lake, partitions, span
-from datalake_assets.cli.terminal import err, out, plain_errors, tell
+from datalake_assets.cli.arguments import (
+    From,
+    Json,
+    Symbols,
+    To,
+    claimed_lake,
+    load_settings,
+    open_lake,
+    partitions,
+    show_lake,
+    span,
+)
+from datalake_assets.cli.terminal import (
+    TerminalDisplay,
+    err,
+    out,
+    plain_errors,
+    show_table,
+    working,
+)
 from datalake_assets.collection.cost import PRICES_OF, Cost, cost
 from datalake_assets.collection.universe import symbols_for
 from datalake_assets.lake.lake import Lake
@@ -28,6 +46,7 @@ def plan(
     missing: Annotated[
         bool, typer.Option("--missing", help="Only sessions not published yet: a backfill.")
     ] = False,
+    symbols: Symbols = None,
     as_json: Json = False,
 ) -> None:
     """Tell what collecting a range would take and cost, without doing it.
@@ -35,9 +54,11 @@ def plan(
     If the lake has no universe, or no survey that a long range is packed by, they are asked for.
     """
     with plain_errors():
-        settings = Settings.load()
+        settings = load_settings(symbols)
         keys = partitions(settings)
         start, end = span(keys, first or keys[0], last or keys[-1])
+        if not as_json:
+            show_lake(open_lake(settings))
         told = _cost(settings, market_calendar.sessions(start, end), missing=missing)
         if as_json:
             out.print_json(json.dumps(asdict(told)))
@@ -52,20 +73,27 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     from datalake_assets.listing import take_survey
     from datalake_assets.publication import Publication
 
-    lake = claimed_lake(settings)
+    with working("starting Dagster"):
+        lake = claimed_lake(settings)
     # As for a run: what is named by its environment variable gets its value.
     collector = build_collector(settings).process_config_and_initialize()
     source = build_source(settings).process_config_and_initialize()
     published = lake.sessions()
     if missing:
         days = sorted(frozenset(days).difference(published))
-    with source.open(collector) as alpaca, collector.how(source.account) as how:
+    with (
+        TerminalDisplay(err) as display,
+        source.open(collector) as alpaca,
+        collector.how(source.account) as how,
+    ):
         if not (listed := lake.universe_days()):
-            tell(err, "No universe in the lake yet: taking its first snapshot …")
+            display.begin("asking for the list of assets, as the lake has none")
             listed = [take_universe(alpaca, lake, collector, source)[0]]
         chosen = collector.chosen_symbols
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
-        known = take_survey(alpaca, lake, how, wanted, settings.first_session.year, listed[-1])
+        since = settings.first_session.year
+        known = take_survey(alpaca, lake, how, wanted, since, listed[-1], display)
+        display.begin("planning the requests")
         planned = Publication(wanted, lake, how, survey=known).plan
     # A survey leaves out those that did not trade; to do so twice would tell too few bars.
     density = 1.0 if known else _density(lake, published)
@@ -99,5 +127,5 @@ def _show_cost(told: Cost, settings: Settings) -> None:
         ("storage on S3, a month", f"${told.storage_dollars_a_month:,.4f}"),
     ):
         table.add_row(name, text)
-    out.print(table)
+    show_table(table)
     out.print(f"S3 prices of {PRICES_OF}, us-east-1.", highlight=False)

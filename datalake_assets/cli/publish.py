@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from datalake_assets.cli.arguments import open_lake
+from datalake_assets.cli.arguments import open_lake, show_lake
 from datalake_assets.cli.runs import publish_years
 from datalake_assets.cli.terminal import plain_errors
 from datalake_assets.lake.reader import NotInLakeError
@@ -25,6 +25,7 @@ def publish(
     with plain_errors():
         settings = Settings.load()
         lake = open_lake(settings)
+        show_lake(lake)
         years = sorted({day.year for day in lake.sessions()})
         if not years:
             raise NotInLakeError(

@@ -5,7 +5,9 @@ Belongs here: launching a run, and showing what it did. Does not belong here: wh
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,14 +15,24 @@ from datetime import date
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from datalake_assets.actions.log import ActionLog
-from datalake_assets.cli.arguments import claimed_lake, open_lake
-from datalake_assets.cli.terminal import TerminalDisplay, command, err, out, tell
+from datalake_assets.cli.arguments import claimed_lake, is_there, open_lake
+from datalake_assets.cli.terminal import (
+    TerminalDisplay,
+    command,
+    err,
+    out,
+    show_table,
+    tell,
+    working,
+)
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason, joined
 from datalake_assets.collection.universe import told_unlisted, unlisted
 from datalake_assets.lake.coverage import narrow
@@ -31,10 +43,13 @@ from datalake_assets.storage.store import open_store
 
 if TYPE_CHECKING:
     import dagster as dg
-    from dagster_shared.error import SerializableErrorInfo
+    from dagster._core.remote_origin import RemoteJobOrigin
 
 _UNBOUNDED = {"dagster/max_runtime_seconds": "0"}
 """A run in a terminal may take as long as it takes: somebody sees it, and can stop it."""
+
+LOCATION = "us_equity_datalake"
+"""The code location that has the jobs, as `workspace.yaml` names it."""
 
 _REASONS = 5
 """Errors of the source that are told; `status --json` and the run's metadata have all."""
@@ -54,20 +69,27 @@ def materialize(settings: Settings, start: date, end: date, **knobs: float) -> b
     """
     # Without keys it is the embedded exchange, and nobody must take its bars for real ones.
     where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
-    tell(out, f"Collecting {_days(start, end)} from {where} into {settings.lake_uri} …")
-    claimed_lake(settings)
+    lake = open_lake(settings)
+    new = "" if is_there(lake) else ", a new lake"
+    tell(out, f"Collecting {_days(start, end)} from {where} into {lake.store.uri}{new} …")
+    with working("starting Dagster"):
+        claimed_lake(settings)
     with instance() as records:
         config = {"resources": {"collector": {"config": knobs}}}
-        result = _run(
-            settings, records, "daily_ticks_job", start.isoformat(), end.isoformat(), config
-        )
-        _show_sessions(result)
+        which = ("daily_ticks_job", start.isoformat(), end.isoformat())
+        clock = Clock()
+        began = clock.seconds()
+        result = _run(settings, records, "starting the collection", *which, config)
+        seconds = clock.seconds() - began
+        if count := _show_sessions(result):
+            # Of the whole run: its sessions share their requests, so none has a time of its own.
+            tell(out, f"{many(count, 'session')} in {seconds:,.1f} s{_requests(records, result)}")
+        if _interrupted(result):
+            return False
         _show_checks(result)
         _show_reasons(result)
         _show_rounded(result)
         _show_universe(settings, start, end)
-        if _interrupted(result):
-            return False
         # Also when a session did not pass: the others did, and readers may have them.
         changed = behind(settings, range(start.year, end.year + 1))
         good = _publish(settings, records, changed) and bool(result.success)
@@ -86,7 +108,7 @@ def publish_years(settings: Settings, years: Sequence[int]) -> bool:
 def write_report(settings: Settings) -> bool:
     """Write the report in this process; True when it was."""
     with instance() as records:
-        return bool(_run(settings, records, "lake_report_job", None, None, {}).success)
+        return bool(_run(settings, records, "writing the report", "lake_report_job").success)
 
 
 def sweep_actions(settings: Settings, since: date | None = None) -> bool:
@@ -96,7 +118,8 @@ def sweep_actions(settings: Settings, since: date | None = None) -> bool:
         settings: The defaults of the resources.
         since: Those that are processed from this day on; None for the whole history.
     """
-    claimed_lake(settings)
+    with working("starting Dagster"):
+        claimed_lake(settings)
     with instance() as records:
         return _sweep(settings, records, since)
 
@@ -106,7 +129,8 @@ def derive_securities(settings: Settings) -> bool:
 
     Actions that the sessions need and that were never asked for are asked for first.
     """
-    claimed_lake(settings)
+    with working("starting Dagster"):
+        claimed_lake(settings)
     with instance() as records:
         return _derive(settings, records)
 
@@ -120,7 +144,8 @@ def behind(settings: Settings, years: Iterable[int]) -> list[int]:
 def _sweep(settings: Settings, records: dg.DagsterInstance, since: date | None = None) -> bool:
     asked = {"since": since.isoformat()} if since else {"whole_history": True}
     config = {"ops": {"corporate_actions": {"config": asked}}}
-    result = _run(settings, records, "corporate_actions_job", None, None, config)
+    what = f"asking for {f'corporate actions since {since}' if since else 'all corporate actions'}"
+    result = _run(settings, records, what, "corporate_actions_job", config=config)
     _show_actions(result)
     _show_checks(result)
     return bool(result.success)
@@ -132,7 +157,7 @@ def _derive(settings: Settings, records: dg.DagsterInstance) -> bool:
     # Factors without the actions of early sessions would be wrong, and look right.
     if sessions and (reach is None or reach > sessions[0]) and not _sweep(settings, records):
         return False
-    result = _run(settings, records, "securities_job", None, None, {})
+    result = _run(settings, records, "deriving securities and factors", "securities_job")
     _show_securities(result)
     _show_checks(result)
     return bool(result.success)
@@ -149,63 +174,116 @@ def _publish(settings: Settings, records: dg.DagsterInstance, years: Sequence[in
     # A run's range has no holes.
     for _, group in groupby(enumerate(sorted(years)), key=lambda pair: pair[1] - pair[0]):
         span = [year for _, year in group]
-        result = _run(settings, records, "symbol_year_ticks_job", str(span[0]), str(span[-1]), {})
+        which = ("symbol_year_ticks_job", str(span[0]), str(span[-1]))
+        result = _run(settings, records, "publishing per symbol and year", *which)
         _show_years(result)
-        _show_checks(result)
-        good = good and bool(result.success)
         if _interrupted(result):
             return False
+        _show_checks(result)
+        good = good and bool(result.success)
     return good
 
 
 def _run(
     settings: Settings,
     records: dg.DagsterInstance,
+    what: str,
     job: str,
-    first: str | None,
-    last: str | None,
-    config: Mapping[str, Any],
+    first: str | None = None,
+    last: str | None = None,
+    config: Mapping[str, Any] = MappingProxyType({}),
 ) -> dg.ExecuteInProcessResult:
-    """Run a job in this process, over a range of partitions if any; tell why a step failed."""
-    from datalake_assets import liveness
-    from datalake_assets.automation.runs import end_lost
-    from datalake_assets.definitions import build_definitions
+    """Run a job in this process, over a range of partitions if any; tell why a step failed.
 
-    for ended in end_lost(records, Clock().now()):
-        tell(err, ended)
-    definitions = build_definitions(settings, display=TerminalDisplay(err))
-    run_id = str(uuid.uuid4())
-    which: dict[str, Any] = {"run_id": run_id, "tags": {**liveness.tag(run_id), **_UNBOUNDED}}
-    if first and last and first != last:
-        # The tags by which Dagster's own range runs name their partitions.
-        which["tags"] |= {
-            "dagster/asset_partition_range_start": first,
-            "dagster/asset_partition_range_end": last,
-        }
-    elif first:
-        which["partition_key"] = first
-    # The run's log is in the instance; on the terminal it would drown the progress.
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    result = definitions.resolve_job_def(job).execute_in_process(
-        instance=records, run_config={**quiet, **config}, raise_on_error=False, **which
-    )
+    Args:
+        settings: The defaults of the resources.
+        records: Dagster's instance.
+        what: What is done, for the person who waits.
+        job: The job's name.
+        first: The first partition; None for a job without.
+        last: The last one.
+        config: Of the run.
+    """
+    with TerminalDisplay(err) as display:
+        display.begin(what)
+        result = _execute(settings, records, display, job, first, last, config)
     for event in result.filter_events(lambda event: event.is_step_failure):
         tell(err, f"{event.step_key}: {_reason(event, first, last)}")
     return result
 
 
-def _error(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
-    error = event.step_failure_data.error
-    # Only Dagster's own wrapper is taken off: what is inside says what was attempted.
-    while error and error.cause and error.cls_name == "DagsterExecutionStepExecutionError":
-        error = error.cause
-    return error
+def _execute(
+    settings: Settings,
+    records: dg.DagsterInstance,
+    display: TerminalDisplay,
+    job: str,
+    first: str | None,
+    last: str | None,
+    config: Mapping[str, Any],
+) -> dg.ExecuteInProcessResult:
+    import dagster as dg
+    from dagster._core.definitions.job_base import InMemoryJob
+    from dagster._core.execution.api import execute_run_iterator
+
+    from datalake_assets import liveness
+    from datalake_assets.automation.runs import TERMINAL, end_lost
+    from datalake_assets.definitions import build_definitions
+
+    for lost in end_lost(records, Clock().now()):
+        tell(err, lost)
+    definitions = build_definitions(settings, display=display)
+    run_id = str(uuid.uuid4())
+    tags = {**liveness.tag(run_id), **_UNBOUNDED, TERMINAL: "datalake"}
+    # Dagster's own tags, by which runs name their partitions.
+    if first and last and first != last:
+        tags["dagster/asset_partition_range_start"] = first
+        tags["dagster/asset_partition_range_end"] = last
+    elif first:
+        tags["dagster/partition"] = first
+    # The run's log is in the instance; on the terminal it would drown the progress.
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    definition = definitions.resolve_job_def(job)
+    run = records.create_run_for_job(
+        definition,
+        run_id=run_id,
+        run_config={**quiet, **config},
+        tags={**definition.run_tags, **tags},
+        remote_job_origin=_origin(job),
+    )
+    events = list(execute_run_iterator(InMemoryJob(definition), run, records))
+    ended = records.get_run_by_id(run_id) or run
+    return dg.ExecuteInProcessResult(
+        event_list=events, job_def=definition, dagster_run=ended, output_capture=None
+    )
+
+
+def _origin(job: str) -> RemoteJobOrigin:
+    """The job as the code location of `workspace.yaml` has it.
+
+    Without it Dagster's UI shows a run under no job, and on no timeline. `execute_in_process` makes
+    such runs.
+    """
+    from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+    from dagster._core.remote_origin import (
+        ManagedGrpcPythonEnvCodeLocationOrigin,
+        RemoteJobOrigin,
+        RemoteRepositoryOrigin,
+    )
+    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+    target = LoadableTargetOrigin(
+        executable_path=sys.executable, module_name="datalake_assets.definitions"
+    )
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=LOCATION)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job)
 
 
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    from datalake_assets.assets.failure import INTERRUPTED, error_of
+
     failures = result.filter_events(lambda event: event.is_step_failure)
-    errors = [error for event in failures if (error := _error(event))]
-    return any(error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
+    errors = [error for event in failures if (error := error_of(event))]
+    return any(error.cls_name == INTERRUPTED for error in errors)
 
 
 def _days(start: date, end: date) -> str:
@@ -213,12 +291,12 @@ def _days(start: date, end: date) -> str:
 
 
 def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
-    """Why a step failed, without the stack trace, which is in the run's log."""
-    error = _error(event)
-    if not error:
-        return "no reason was given"
-    if error.cls_name != "DagsterExecutionInterruptedError":
-        return error.message.strip()
+    """Why a step failed; its stack trace is in the run's log."""
+    from datalake_assets.assets.failure import INTERRUPTED, error_of, reason
+
+    error = error_of(event)
+    if not error or error.cls_name != INTERRUPTED:
+        return reason(event)
     if event.step_key == "symbol_year_ticks":
         return "interrupted. What was written stays, and the same command writes the rest"
     return (
@@ -227,23 +305,59 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
     )
 
 
+def dagster_home() -> Path:
+    """Where Dagster's records are: DAGSTER_HOME, else `.datalake/dagster`, as for `make dev`."""
+    return Path(os.environ.get("DAGSTER_HOME") or ".datalake/dagster").absolute()
+
+
 @contextmanager
 def instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's records: DAGSTER_HOME, else `.datalake/dagster`, which `make dev` uses too."""
-    import dagster as dg
+    """Dagster's records, which are made if there are none.
 
-    home = Path(os.environ.get("DAGSTER_HOME") or ".datalake/dagster").absolute()
+    What a run prints stays on the terminal, in one piece: Dagster's own capture of it would take
+    the file descriptor of the progress line for as long as a step runs, and at Ctrl-C its helper
+    processes print stack traces.
+    """
+    with working("starting Dagster"):
+        import dagster as dg
+        from dagster._core.instance.ref import InstanceRef
+
+    home = dagster_home()
     home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        template = files("datalake_assets").joinpath("dagster.yaml").read_text()
-        (home / "dagster.yaml").write_text(template)
     os.environ["DAGSTER_HOME"] = str(home)
-    with dg.DagsterInstance.get() as records:
+    with working("opening Dagster's records"), (home / ".lock").open("w") as lock:
+        # Dagster makes its tables as it opens them, and of two processes that do so at the same
+        # time one stops with "table runs already exists".
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "dagster.yaml").exists():
+            template = files("datalake_assets").joinpath("dagster.yaml").read_text()
+            (home / "dagster.yaml").write_text(template)
+        ref = InstanceRef.from_dir(str(home), overrides={"compute_logs": _NOT_CAPTURED})
+        records = dg.DagsterInstance.from_ref(ref)
+    with records:
         yield records
 
 
-def _show_sessions(result: dg.ExecuteInProcessResult) -> None:
-    sessions = Table("session", "bars", "no print", "failed", "success", "coverage", "KiB", "took")
+_NOT_CAPTURED = {
+    "module": "dagster._core.storage.noop_compute_log_manager",
+    "class": "NoOpComputeLogManager",
+    "config": {},
+}
+
+
+def _requests(records: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
+    """What the run says of its requests for market data."""
+    from datalake_assets.assets.daily_ticks import REQUESTS_TAG
+
+    run = records.get_run_by_id(result.run_id)
+    sent = run.tags.get(REQUESTS_TAG) if run else None
+    return f", {many(int(sent), 'request')}" if sent else ""
+
+
+def _show_sessions(result: dg.ExecuteInProcessResult) -> int:
+    """Show the sessions that the run published, and return how many they are."""
+    names = ("session", "bars", "no print", "failed", "success", "coverage", "KiB")
+    sessions = Table(*names)
     for column in sessions.columns[1:]:
         column.justify = "right"
     for event in result.get_asset_materialization_events():
@@ -262,10 +376,10 @@ def _show_sessions(result: dg.ExecuteInProcessResult) -> None:
             f"{told['success_rate']:.2%}",
             "unknown" if coverage_told is None else f"{coverage_told:.2%}",
             f"{told.get('file_size_bytes', 0) / 1024:,.0f}",
-            f"{told['duration_seconds']:.1f} s",
         )
     if sessions.row_count:
-        out.print(sessions)
+        show_table(sessions, spare=2)
+    return sessions.row_count
 
 
 def _show_reasons(result: dg.ExecuteInProcessResult) -> None:
@@ -291,8 +405,7 @@ def _show_rounded(result: dg.ExecuteInProcessResult) -> None:
             # Sessions that were collected together share the numbers of their collection.
             told[metadata["requests"], metadata["duration_seconds"]] = rounded
     if count := sum(told.values()):
-        volumes = "volume" if count == 1 else "volumes"
-        tell(out, f"{count:,} {volumes} with a fraction of a share, rounded to whole shares")
+        tell(out, f"{many(count, 'volume')} with a fraction of a share, rounded to whole shares")
 
 
 def _show_universe(settings: Settings, start: date, end: date) -> None:
@@ -311,7 +424,8 @@ def _show_universe(settings: Settings, start: date, end: date) -> None:
 
 
 def _show_years(result: dg.ExecuteInProcessResult) -> None:
-    years = Table("year", "sessions", "symbols", "bars", "written", "removed", "took", "proved in")
+    names = ("year", "sessions", "symbols", "bars", "written", "removed", "took", "proved in")
+    years = Table(*names)
     for column in years.columns[1:]:
         column.justify = "right"
     for event in result.get_asset_materialization_events():
@@ -325,7 +439,7 @@ def _show_years(result: dg.ExecuteInProcessResult) -> None:
             *(f"{told[name]:.1f} s" for name in seconds),
         )
     if years.row_count:
-        out.print(years)
+        show_table(years, spare=4)
 
 
 def _show_actions(result: dg.ExecuteInProcessResult) -> None:
@@ -333,11 +447,12 @@ def _show_actions(result: dg.ExecuteInProcessResult) -> None:
         told: dict[str, Any] = {
             name: value.value for name, value in event.materialization.metadata.items()
         }
+        requests = many(told["requests"], "request")
         tell(
             out,
-            f"{told['dagster/row_count']:,} corporate actions: {told['inserted']:,} inserted, "
-            f"{told['changed']:,} changed, {told['vanished']:,} vanished; processed from "
-            f"{told['window']}, {told['requests']:,} requests",
+            f"{many(told['dagster/row_count'], 'corporate action')}: "
+            f"{told['inserted']:,} inserted, {told['changed']:,} changed, "
+            f"{told['vanished']:,} vanished; processed from {told['window']}, {requests}",
         )
 
 
@@ -352,7 +467,8 @@ def _show_securities(result: dg.ExecuteInProcessResult) -> None:
             f"{told['applied']:,} factors are applied",
         )
     if waiting := told.get("undecided"):
-        tell(out, f"{waiting:,} actions wait for a decision: {command()} decide")
+        wait = "waits" if waiting == 1 else "wait"
+        tell(out, f"{many(waiting, 'action')} {wait} for a decision: {command()} decide")
 
 
 def _show_checks(result: dg.ExecuteInProcessResult) -> None:
@@ -362,4 +478,4 @@ def _show_checks(result: dg.ExecuteInProcessResult) -> None:
         sign = "[green]✓[/]" if check.passed else "[yellow]⚠[/]" if warned else "[red]✗[/]"
         checks.add_row(sign, check.check_name, check.description or "")
     if checks.row_count:
-        out.print(checks)
+        show_table(checks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from datalake_assets.cli.arguments import open_lake
+from datalake_assets.cli.arguments import open_lake, show_lake
 from datalake_assets.cli.runs import derive_securities
 from datalake_assets.cli.terminal import plain_errors
 from datalake_assets.lake.reader import NotInLakeError
@@ -20,6 +20,7 @@ def securities() -> None:
     with plain_errors():
         settings = Settings.load()
         lake = open_lake(settings)
+        show_lake(lake)
         if not lake.sessions():
             raise NotInLakeError(
                 f"no session is published in {lake.store.uri}: correct DATALAKE_URI, or collect "

@@ -25,10 +25,11 @@ from rich.table import Table
 from rich.text import Text
 
 from datalake_assets import market_calendar
-from datalake_assets.cli.arguments import open_lake
+from datalake_assets.cli.arguments import open_lake, show_lake
 from datalake_assets.cli.marks import LEGEND, Marks, letter, marks, words
-from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
+from datalake_assets.cli.terminal import command, err, out, plain_errors, tell, working
 from datalake_assets.collection.bars import price_text
+from datalake_assets.collection.progress import many
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError, as_day
 from datalake_assets.lake.security_reader import SecuritiesWarning
@@ -50,7 +51,9 @@ Day = date | str | None
 
 
 def show(
-    symbol: Annotated[str, typer.Argument(help="Like AAPL or BRK.B.")],
+    symbols: Annotated[
+        list[str], typer.Argument(metavar="SYMBOL...", help="One or more, like AAPL BRK.B.")
+    ],
     first: Annotated[
         str | None,
         typer.Option("--from", metavar="YYYY-MM-DD", help=f"First day; {SESSIONS} sessions back."),
@@ -66,19 +69,22 @@ def show(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all bars as CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all bars as JSON.")] = False,
     chart: Annotated[
-        bool | None, typer.Option("--chart/--no-chart", help="Default: on a terminal only.")
+        bool | None,
+        typer.Option("--chart/--no-chart", help="Default: of one symbol, on a terminal only."),
     ] = None,
 ) -> None:
-    """Show a symbol's bars: a table and a chart, or raw for a pipe."""
+    """Show a symbol's bars, or those of several: a table and a chart, or raw for a pipe."""
     if as_csv and as_json:
         raise typer.BadParameter("give --csv or --json, not both")
     with plain_errors():
         try:
             lake = open_lake(Settings.load())
-            with warnings.catch_warnings(record=True) as warned:
+            if not (as_csv or as_json):
+                show_lake(lake)
+            with warnings.catch_warnings(record=True) as warned, working("reading the lake"):
                 warnings.simplefilter("always", SecuritiesWarning)
-                bars, told, gaps = _bars(lake, symbol, first, last, adjustment)
-            marked = {} if as_csv or as_json else marks(lake, bars)
+                found = [_bars(lake, symbol, first, last, adjustment) for symbol in symbols]
+            marked = [{} if as_csv or as_json else marks(lake, bars) for bars, _, _ in found]
         except (NotInLakeError, ValueError) as error:
             tell(err, f"error: {error}")
             raise typer.Exit(2) from error
@@ -86,22 +92,34 @@ def show(
         tell(err, f"warning: {warning.message}")
     # Beyond `plain_errors`: a pipe that is closed early (`| head`) is no error of ours.
     if as_csv or as_json:
-        typer.echo(_csv(bars) if as_csv else _json(bars), nl=as_json)
-        if not bars:
-            tell(err, told)
-        for gap in gaps if bars else ():
-            tell(err, str(gap))
+        rows = [bar for bars, _, _ in found for bar in bars]
+        typer.echo(_csv(rows) if as_csv else _json(rows), nl=as_json)
+        for bars, told, gaps in found:
+            for line in gaps if bars else [told]:
+                tell(err, str(line))
         return
-    tell(out, told)
-    if bars:
-        _print_table(bars if first or last else bars[-_NEWEST:], bars, gaps, marked)
-        if out.is_terminal if chart is None else chart:
-            for line in draw(bars, out.width, gaps, marked, ascii_only=out.options.ascii_only):
-                out.print(line, soft_wrap=True)
-        for gap in gaps[-_GAPS:]:
-            tell(out, str(gap))
-        if len(gaps) > _GAPS:
-            tell(out, f"… and {len(gaps) - _GAPS:,} earlier gaps: {command()} status")
+    if chart is None:
+        chart = out.is_terminal and len(found) == 1
+    for number, ((bars, told, gaps), its_marks) in enumerate(zip(found, marked, strict=True)):
+        if number:
+            tell(out, "")
+        tell(out, told)
+        if bars:
+            shown = bars if first or last else bars[-_NEWEST:]
+            _show_bars(shown, bars, gaps, its_marks, chart=chart)
+
+
+def _show_bars(
+    shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marked: Marks, *, chart: bool
+) -> None:
+    _print_table(shown, bars, gaps, marked)
+    if chart:
+        for line in draw(bars, out.width, gaps, marked, ascii_only=out.options.ascii_only):
+            out.print(line, soft_wrap=True)
+    for gap in gaps[-_GAPS:]:
+        tell(out, str(gap))
+    if len(gaps) > _GAPS:
+        tell(out, f"… and {many(len(gaps) - _GAPS, 'earlier gap')}: {command()} status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +141,12 @@ class Gap:
         """With what to type; a symbol's own holes are repaired, others collected."""
         why = ", ".join(self.reasons)
         if self.count == 1:
-            span, many = f"--session {self.first}", f"{self.first}: 1 session"
+            span, days = f"--session {self.first}", f"{self.first}: 1 session"
         else:
             span = f"--from {self.first} --to {self.last}"
-            many = f"{self.first} to {self.last}: {self.count:,} sessions"
+            days = f"{self.first} to {self.last}: {self.count:,} sessions"
         repair = "" if self.reasons == ("not published",) else " --repair"
-        return f"{many} missing ({why})  →  {command()} collect {span}{repair}"
+        return f"{days} missing ({why})  →  {command()} collect {span}{repair}"
 
 
 def _gaps(lake: Lake, symbol: str, bars: Sequence[Bar], start: Day, end: Day) -> list[Gap]:
@@ -182,9 +200,10 @@ def _bars(
         else f"{change:+.2%}"
     )
     adjusted = "adjusted for " + ", ".join(kinds(adjustment)) if kinds(adjustment) else "unadjusted"
+    sessions = many(len(bars), "session")
     first_close, last_close = (price_text(bar["close"]) for bar in (bars[0], bars[-1]))
     line = (
-        f"{name}  {opened} to {closed}, {len(bars):,} sessions: {first_close} to {last_close} "
+        f"{name}  {opened} to {closed}, {sessions}: {first_close} to {last_close} "
         f"({told}), US dollars, {adjusted}"
     )
     return bars, line, gaps

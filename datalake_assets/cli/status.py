@@ -19,14 +19,25 @@ from rich.table import Table
 from rich.text import Text
 
 from datalake_assets.automation.due import PARTITION_APPEARS
-from datalake_assets.cli.arguments import Json, open_lake
-from datalake_assets.cli.terminal import command, out, plain_errors, sparkline, tell
+from datalake_assets.cli.arguments import Json, is_there, open_lake
+from datalake_assets.cli.terminal import (
+    command,
+    fits,
+    out,
+    plain_errors,
+    show_table,
+    sparkline,
+    tell,
+    working,
+)
+from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.overview.numbers import (
     PRINTED,
     SILENT,
     Health,
     Overview,
     SessionState,
+    Standing,
     YearNumbers,
     changed_values,
     overview,
@@ -39,9 +50,15 @@ _STEPS = 10
 _NAMES = 12
 _RESTATED = 3
 _REASONS = 3
-_SPARKS = 14
+_SPARKS, _FEWEST_SPARKS = 14, 4
+
+_MAP_WIDTH = 80
+"""Columns that a year takes with a character for each week, its numbers included."""
 
 _COLOURS = {Health.GOOD: "green", Health.LOOSE_ENDS: "yellow", Health.BAD: "red"}
+
+_CODES = {Standing.WHOLE: 0, Standing.BROKEN: 1, Standing.LAGGING: 3}
+"""Exit codes of `--check`; 2 is for wrong input, as everywhere."""
 
 _LEGEND = (
     ("█", "green", "all published"),
@@ -57,27 +74,45 @@ _LEGEND = (
 def status(
     as_json: Json = False,
     check: Annotated[
-        bool, typer.Option("--check", help="End with exit code 1 when there is something to do.")
+        bool,
+        typer.Option(
+            "--check",
+            help="For cron: tell by the exit code whether the newest session is there and all is "
+            "whole.",
+        ),
     ] = False,
 ) -> None:
-    """Show whether the lake is good: coverage, gaps, failures, the newest session, what to do."""
+    """Show whether the lake is good: coverage, gaps, failures, the newest session, what to do.
+
+    With --check the exit code tells it: 0 the newest session is published, and no session since
+    the first one of the lake is missing, failed or damaged; 1 one is; 3 none is, but some symbols
+    are to be asked again, or files per symbol or securities lag behind; 2 wrong input, or no lake.
+    History from before the first session of the lake does not count, nor what waits for a decision.
+    """
     with plain_errors():
         settings = Settings.load()
         now = datetime.now(UTC)
-        found = overview(
-            open_lake(settings),
-            first=settings.first_session,
-            due=(now - PARTITION_APPEARS).date(),
-            now=now,
-            requests_per_minute=settings.requests_per_minute,
-            chosen=settings.read_symbols(),
-        )
+        lake = open_lake(settings)
+        if check and not is_there(lake):
+            raise NotInLakeError(
+                f"there is no lake at {lake.store.uri}: correct DATALAKE_URI, or make one: "
+                "datalake demo, datalake backfill"
+            )
+        with working("reading the lake"):
+            found = overview(
+                lake,
+                first=settings.first_session,
+                due=(now - PARTITION_APPEARS).date(),
+                now=now,
+                requests_per_minute=settings.requests_per_minute,
+                chosen=settings.read_symbols(),
+            )
         if as_json:
             out.print_json(json.dumps(as_dict(found)))
         else:
             show(found)
-    if check and found.steps:  # a decision that waits is no fault of the lake
-        raise typer.Exit(1)
+    if check:  # a decision that waits is no fault of the lake
+        raise typer.Exit(_CODES[found.standing])
 
 
 def show(found: Overview) -> None:
@@ -90,7 +125,7 @@ def show(found: Overview) -> None:
             out.print(line, soft_wrap=True)
     if found.newest:
         out.print()
-        out.print(_against(found))
+        _show_newest(found)
     out.print()
     for text in _told(found):
         tell(out, text)
@@ -103,14 +138,17 @@ def show(found: Overview) -> None:
 
 
 def _heatmap(found: Overview) -> Iterator[Text]:
-    """A line for each year, a character for each of its weeks."""
-    months = [" "] * 53
+    """A line for each year, a character for each of its weeks; for two, where there is no room."""
+    each = 1 if not out.is_terminal or out.width >= _MAP_WIDTH else 2
+    columns = -(-53 // each)
+    months = [" "] * columns
     for number in range(12):
-        months[round(number * 53 / 12)] = "JFMAMJJASOND"[number]
+        months[round(number * columns / 12)] = "JFMAMJJASOND"[number]
     yield Text(f"     {''.join(months)} {'published':>10} answered", "dim")
     used: set[str] = set()
     for year in found.years:
-        weeks = _weeks({day: s for day, s in found.states.items() if day.year == year.year})
+        days = {day: s for day, s in found.states.items() if day.year == year.year}
+        weeks = _weeks(days, each)
         used.update(weeks)
         line = Text(f"{year.year} ")
         for sign, run in groupby(weeks):
@@ -127,14 +165,14 @@ def _year(year: YearNumbers) -> str:
     return f" {year.published:>4,} of {year.due:>3,} {answered:>8}"
 
 
-def _weeks(states: Mapping[date, SessionState]) -> list[str]:
-    """What stands for each of the 53 weeks of a year."""
+def _weeks(states: Mapping[date, SessionState], each: int = 1) -> list[str]:
+    """What stands for each of the 53 weeks of a year, or for so many of them each."""
     day = next(iter(states))
     monday = date(day.year, 1, 1) - timedelta(days=date(day.year, 1, 1).weekday())
-    weeks: list[list[SessionState]] = [[] for _ in range(53)]
+    weeks: list[list[SessionState]] = [[] for _ in range(-(-53 // each))]
     for day, state in states.items():
         # A year can touch 54 weeks, with one day in the last.
-        weeks[min(52, (day - monday).days // 7)].append(state)
+        weeks[min(52, (day - monday).days // 7) // each].append(state)
     return [_week(week) for week in weeks]
 
 
@@ -150,8 +188,14 @@ def _week(states: Sequence[SessionState]) -> str:
     return "▓" if SessionState.FLAWED in known else "█"
 
 
-def _against(found: Overview) -> Table:
-    """The newest session against those before."""
+def _show_newest(found: Overview) -> None:
+    """The newest session against those before; where there is little room, with a shorter line."""
+    lengths = range(_SPARKS, _FEWEST_SPARKS, -1)
+    sparks = next((n for n in lengths if fits(_against(found, n))), _FEWEST_SPARKS)
+    show_table(_against(found, sparks), spare=1)
+
+
+def _against(found: Overview, sparks: int) -> Table:
     assert found.newest
     before = max(len(measure.before) for measure in found.measures)
     table = Table(
@@ -171,7 +215,7 @@ def _against(found: Overview) -> Table:
             written(measure.newest, measure.unit),
             written(measure.usual, measure.unit),
             measure.change,
-            sparkline(values[-_SPARKS:]) if len(values) > 1 else "",
+            sparkline(values[-sparks:]) if len(values) > 1 else "",
         )
     return table
 
@@ -235,6 +279,7 @@ def as_dict(found: Overview) -> dict[str, Any]:
         "source": found.source,
         "now": found.now.isoformat(),
         "health": found.health,
+        "check": found.standing,
         "headline": found.headline,
         "sentence": found.sentence,
         "sessions_expected": len(held.sessions),

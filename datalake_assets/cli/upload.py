@@ -14,11 +14,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from datalake_assets.cli.arguments import Json
-from datalake_assets.cli.terminal import command, err, out, plain_errors, tell
+from datalake_assets.cli.terminal import (
+    TerminalDisplay,
+    command,
+    err,
+    out,
+    plain_errors,
+    show_table,
+    tell,
+)
+from datalake_assets.collection import progress
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 from datalake_assets.storage.upload import WORKERS, Item, Snapshot, Upload, files
@@ -70,32 +78,26 @@ class UploadDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar: Progress | None = None
+        self._display = TerminalDisplay(console)
         self._next = self._EVERY
 
     def __call__(self, snapshot: Snapshot) -> None:
         """Draw the upload as it is."""
-        if not self._console.is_terminal:
-            if snapshot.final or snapshot.seconds >= self._next:
-                self._next = snapshot.seconds + self._EVERY
-                self._console.print(str(snapshot), highlight=False)
-            return
-        if self._bar is None:
-            self._bar = Progress(
-                SpinnerColumn(),
-                BarColumn(),
-                TextColumn("{task.description}", markup=False),
-                TimeElapsedColumn(),
-                console=self._console,
-                auto_refresh=False,
+        if self._console.is_terminal:
+            told = progress.Snapshot(
+                label=f"{snapshot.bytes / 1e6:,.1f} MB",
+                unit="object",
+                chunks=snapshot.objects,
+                chunks_done=snapshot.done,
+                symbols_ok=snapshot.uploaded if snapshot.failed else 0,
+                symbols_failed=snapshot.failed,
+                retries=snapshot.retries,
+                seconds=snapshot.seconds,
             )
-            self._bar.add_task("", total=snapshot.objects)
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=snapshot.done, description=str(snapshot))
-        self._bar.refresh()
-        if snapshot.final:
-            self._bar.stop()
-            self._bar = None
+            self._display.show(told, final=snapshot.final)
+        elif snapshot.final or snapshot.seconds >= self._next:
+            self._next = snapshot.seconds + self._EVERY
+            tell(self._console, str(snapshot))
 
 
 def _what(folder: Path) -> list[Item]:
@@ -152,7 +154,7 @@ def _show(report: Upload) -> None:
         ("requests sent again", f"{report.retries:,}"),
     ):
         table.add_row(name, text)
-    out.print(table)
+    show_table(table)
     for key, reason in list(report.failed.items())[:SHOWN]:
         tell(err, f"✗ {key}: {reason}")
     if len(report.failed) > SHOWN:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import PRICES, SCHEMA
+from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Ledger
 
 MOST_OFFENDERS = 50
@@ -211,8 +212,8 @@ def _success_rate(ledger: Ledger, limits: Thresholds) -> Finding:
         ),
         ledger.success_rate,
         limits.success_rate,
-        f"{answered:,} of {ledger.requested:,} symbols answered, {len(ledger.failed):,} failed, "
-        f"{len(ledger.pending):,} pending",
+        f"{answered:,} of {many(ledger.requested, 'symbol')} answered, "
+        f"{len(ledger.failed):,} failed, {len(ledger.pending):,} pending",
         ledger.missing,
     )
 
@@ -283,7 +284,7 @@ def _one_row_per_symbol(bars: pa.Table, ledger: Ledger) -> Finding:
         Verdict.FAIL if offenders else Verdict.PASS,
         float(len(offenders)),
         0.0,
-        f"{len(twice)} symbols with two bars, {len(apart)} in the bars or the ledger only",
+        f"{many(len(twice), 'symbol')} with two bars, {len(apart)} in the bars or the ledger only",
         offenders,
     )
 
@@ -310,7 +311,8 @@ def _valid_prices(bars: pa.Table, limits: Thresholds) -> Finding:
         verdict,
         share,
         limits.invalid_bars,
-        f"{len(offenders):,} of {bars.num_rows:,} bars have impossible prices",
+        f"{len(offenders):,} of {many(bars.num_rows, 'bar')} "
+        f"{'has' if len(offenders) == 1 else 'have'} impossible prices",
         offenders,
     )
 
@@ -342,5 +344,5 @@ def _row_count(ledger: Ledger, before: Sequence[frozenset[str]], limits: Thresho
         ),
         ratio,
         limits.row_ratio,
-        f"{len(ledger.present):,} bars, {usual:,.0f} is usual",
+        f"{many(len(ledger.present), 'bar')}, {usual:,.0f} is usual",
     )

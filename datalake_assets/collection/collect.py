@@ -31,7 +31,7 @@ from datalake_assets.collection.errors import (
     UnreadableError,
 )
 from datalake_assets.collection.plan import Chunk, Plan
-from datalake_assets.collection.progress import Display, Snapshot
+from datalake_assets.collection.progress import Display, Snapshot, many
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, Statistics
 from datalake_assets.collection.retry import Caller, RetryPolicy
@@ -509,7 +509,7 @@ class Collection:
                 tokens.add(token)
         raise PermanentError(
             f"the pages of {_described(symbols, chunk)} never end: after {len(pages)} pages with "
-            f"{len(seen):,} bars the source still gave a token"
+            f"{many(len(seen), 'bar')} the source still gave a token"
         )
 
     def _asked_for(
@@ -607,7 +607,7 @@ def _described(symbols: tuple[str, ...], chunk: Chunk) -> str:
     span = f"{chunk.sessions[0]}"
     if len(chunk.sessions) > 1:
         span += f" to {chunk.sessions[-1]}"
-    return f"{len(symbols)} symbols ({symbols[0]} … {symbols[-1]}), {span}"
+    return f"{many(len(symbols), 'symbol')} ({symbols[0]} … {symbols[-1]}), {span}"
 
 
 def _ledger(

@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
 from typing import Protocol
 
+from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import PermanentError, RejectedSymbolError
+from datalake_assets.collection.progress import Display, Snapshot, many
 from datalake_assets.collection.retry import Caller
 
 _PAGES = 20
 """Pages that one question may take; 500 symbols over 15 years fit one."""
+
+_TURN = 0.1
+"""Seconds between two looks at a survey that runs."""
 
 
 class AskYears(Protocol):
@@ -100,6 +105,8 @@ def survey(
     symbols_per_request: int = 500,
     workers: int = 20,
     stop: threading.Event | None = None,
+    display: Display | None = None,
+    clock: Clock | None = None,
 ) -> Survey:
     """Ask in which years these symbols traded.
 
@@ -115,6 +122,8 @@ def survey(
         symbols_per_request: Symbols named by one request at most.
         workers: Threads.
         stop: Set when it is interrupted; the caller's own.
+        display: Shows how far it is.
+        clock: Time.
 
     Raises:
         RefusedError: The source refuses every request.
@@ -138,9 +147,32 @@ def survey(
                 return {}
         return {}
 
+    display, clock = display or Display(), clock or Clock()
+    began = clock.seconds()
     threads = ThreadPoolExecutor(workers, thread_name_prefix="survey")
     try:
-        found = list(threads.map(one, parts))
+        asked = {threads.submit(one, part): len(part) for part in parts}
+
+        def show(*, final: bool) -> None:
+            done = [future for future in asked if future.done()]
+            known = sum(len(future.result()) for future in done)
+            snapshot = Snapshot(
+                label=f"years of {many(len(names), 'symbol')}",
+                chunks=len(parts),
+                chunks_done=len(done),
+                symbols_ok=known,
+                symbols_failed=sum(asked[future] for future in done) - known,
+                requests=caller.requests,
+                retries=caller.retries,
+                throttled=caller.throttled,
+                seconds=clock.seconds() - began,
+            )
+            display.show(snapshot, final=final)
+
+        while wait(asked, _TURN, FIRST_EXCEPTION).not_done:
+            show(final=False)  # or the error of one that failed
+        show(final=True)
+        found = [future.result() for future in asked]
     except BaseException:
         if stop is not None:
             stop.set()
@@ -170,4 +202,4 @@ def _years(
             return {
                 symbol: frozenset(years) for symbol, years in found.items() if symbol not in unread
             }
-    raise PermanentError(f"the years of {len(symbols)} symbols never end")
+    raise PermanentError(f"the years of {many(len(symbols), 'symbol')} never end")

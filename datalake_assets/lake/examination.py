@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import many
 from datalake_assets.lake import session_file
 from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError
 from datalake_assets.lake.reader import known_days
@@ -310,7 +311,9 @@ class _Examiner:
             what = "its publication was cut off, or is under way" if count else "never published"
             return count, [Defect(where, f"{year}: {what}", publish)]
         if behind := symbol_years.behind(year):
-            what = f"{year}: {len(behind):,} sessions are not shown as they are, first {behind[0]}"
+            are = "is" if len(behind) == 1 else "are"
+            told = f"{many(len(behind), 'session')} {are} not shown as they are now"
+            what = f"{year}: {told}, first {behind[0]}"
             return count, [Defect(where, what, publish)]
         try:
             proof = symbol_years.prove(year)

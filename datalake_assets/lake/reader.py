@@ -536,8 +536,7 @@ class Reader:
     def _absence(self, day: date) -> str:
         if not market_calendar.FIRST <= day <= market_calendar.LAST:
             return str(market_calendar.OutsideCalendar(day))
-        if not market_calendar.is_session(day):
-            why = "a holiday or a special closure" if day.weekday() < 5 else f"a {day:%A}"
+        if why := market_calendar.why_closed(day):
             before = market_calendar.previous_sessions(day, 1)
             return f"{day} is no trading session but {why}; " + (
                 f"the one before it is {before[0]}" if before else "the calendar begins there"

@@ -56,9 +56,17 @@ _TRIES = 5
 # two threads on two cores, 2,600 with twenty.
 _encoding = threading.BoundedSemaphore(os.cpu_count() or 1)
 
+_PATIENCE = 600.0
+"""Seconds that another publication of a year is waited for: a year takes a minute, on a slow
+connection a few."""
+
 
 class PublicationError(RuntimeError):
     """A year's publication did not come to its end; running it again completes it."""
+
+
+class OvertakenError(PublicationError):
+    """It did not, because another publication of the same year ran at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +171,8 @@ class SymbolYears:
 
         Raises:
             BrokenFileError: A session or the manifest is damaged.
-            PublicationError: Some objects could not be written, or another publication of the
-                year took over.
+            OvertakenError: Another publication of the year took over.
+            PublicationError: Some objects could not be written.
             StoreError: The store did not do what it was asked.
         """
         began = self._clock.seconds()
@@ -205,12 +213,12 @@ class SymbolYears:
                 self._write(manifest, version)
         except ChangedError as error:
             self._doubt(year, run_id, changing)
-            raise PublicationError(_taken_over(year)) from error
+            raise OvertakenError(_taken_over(year)) from error
         if not report.passed:
             raise PublicationError(_unfinished(year, report))
         # Was one under way? What it still writes after this, it sees itself.
         if None in before.symbols.values() and (spoilt := self._doubt(year, run_id, changing)):
-            raise PublicationError(
+            raise OvertakenError(
                 f"{year}: a publication that this one overtook wrote over {len(spoilt):,} of its "
                 "symbol-years: publishing the year again writes them"
             )
@@ -222,6 +230,26 @@ class SymbolYears:
             self._clock.seconds() - began,
             report.retries,
         )
+
+    def wait_for_other(
+        self, year: int, run_id: str, *, seconds: float = _PATIENCE, stop: threading.Event
+    ) -> None:
+        """Wait until no other publication of a year is under way, to publish it then.
+
+        Args:
+            year: The year.
+            run_id: The caller's own mark: what it left behind itself is not waited for.
+            seconds: Time after which the other one counts as killed.
+            stop: Set to end it early.
+
+        Raises:
+            BrokenFileError: The manifest is damaged.
+        """
+        deadline = self._clock.seconds() + seconds
+        while self._clock.seconds() < deadline:
+            found = self.manifest(year)
+            if found.whole or found.run_id == run_id or self._clock.wait(1.0, stop):
+                return
 
     def prove(self, year: int) -> Proof:
         """Read every row of a year in both layouts, and compare them.
@@ -323,7 +351,7 @@ class SymbolYears:
             if announced or self._sessions(year) == now.sessions:
                 return before, version, now, changing
             announced = True
-        raise PublicationError(
+        raise OvertakenError(
             f"{year}: other publications of it came between {_TRIES} times, and nothing was "
             "written: run it again when they have ended"
         ) from error

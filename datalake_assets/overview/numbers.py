@@ -10,7 +10,7 @@ log, and the bars of the newest sessions. Nothing that is damaged hides the rest
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -89,6 +89,20 @@ class Health(StrEnum):
     """A session that should be there is not, or an object is damaged."""
 
 
+class Standing(StrEnum):
+    """What a job that watches the lake needs to know, from good to bad.
+
+    History from before the lake's first session does not count: it may be wanted or not.
+    """
+
+    WHOLE = "whole"
+    """The newest session is published, and so is every one since the first; nothing is damaged."""
+    LAGGING = "lagging"
+    """The same, but symbols are to be asked again, or files per symbol or securities are behind."""
+    BROKEN = "broken"
+    """A session is missing, did not pass, or is damaged."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionNumbers:
     """What a session's file tells of it.
@@ -101,7 +115,8 @@ class SessionNumbers:
         coverage: Share of the expected symbols that have a bar; None when it can't be known.
         thresholds: What the audit asked for, by rule.
         collected_at: When the collection ended, UTC.
-        duration: Seconds that it took, with every session collected together; None if unknown.
+        duration: Seconds that its collection took; None if unknown, or if other sessions were
+            collected together with it: a backfill's time is none of a single session.
         requests: Requests that it took, with every session collected together; None if unknown.
     """
 
@@ -118,8 +133,13 @@ class SessionNumbers:
     requests: int | None
 
     @classmethod
-    def of(cls, summary: Summary) -> SessionNumbers:
-        """From what the file says of itself."""
+    def of(cls, summary: Summary, *, alone: bool = True) -> SessionNumbers:
+        """From what the file says of itself.
+
+        Args:
+            summary: What it says.
+            alone: Whether no other session was collected together with it.
+        """
         counts, collection = summary.counts, summary.provenance.collection
         values = {finding["rule"]: finding["value"] for finding in summary.audit}
         return cls(
@@ -132,7 +152,7 @@ class SessionNumbers:
             coverage=values.get("coverage"),
             thresholds={finding["rule"]: finding["threshold"] for finding in summary.audit},
             collected_at=summary.provenance.collected_at,
-            duration=collection.get("duration_seconds"),
+            duration=collection.get("duration_seconds") if alone else None,
             requests=collection.get("requests"),
         )
 
@@ -422,6 +442,18 @@ class Overview:
         return Health.GOOD
 
     @property
+    def standing(self) -> Standing:
+        """What a job that watches the lake needs to know."""
+        newest = self.newest_due
+        if self.health is Health.BAD or (newest and self.states[newest] not in _PUBLISHED):
+            return Standing.BROKEN
+        if self.counts[SessionState.FLAWED] or self.behind:
+            return Standing.LAGGING
+        if self.securities and self.securities.behind:
+            return Standing.LAGGING
+        return Standing.WHOLE
+
+    @property
     def headline(self) -> str:
         """The verdict in a few words."""
         if not self.due:
@@ -605,8 +637,9 @@ def overview(
     damaged: list[Damage] = []
     few, unlisted_symbols = _universe(lake, held, chosen, damaged)
     states = _states(held, first, due, few)
+    together = Counter(map(_collection_of, (*everything.waiting, *everything.published)))
     sessions = {
-        summary.session: SessionNumbers.of(summary)
+        summary.session: SessionNumbers.of(summary, alone=together[_collection_of(summary)] == 1)
         for summaries in (held.waiting, held.published)  # of both, the published one
         for summary in summaries
     }
@@ -632,6 +665,11 @@ def overview(
         unlisted=unlisted_symbols,
         securities=_securities(lake, published, damaged),
     )
+
+
+def _collection_of(summary: Summary) -> object:
+    """What sessions that were collected together have in common, and others don't."""
+    return summary.provenance.collection.get("started", summary.session)
 
 
 def _securities(

@@ -231,7 +231,7 @@ def weeks(states: Mapping[date, SessionState]) -> bytes:
     for day, state in states.items():
         place = day.year, min(52, (day.timetuple().tm_yday - 1) // 7)
         worst[place] = max(worst.get(place, 0), order.index(state) + 1)
-    tall, pitch, wide = 10, 12, 6
+    tall, pitch, wide = 10, 12, 4
     rows = []
     for year in years:
         found = [worst.get((year, week), 0) for week in range(53)]

@@ -157,7 +157,7 @@ class Snapshot:
         if self.failed:
             text += f", ✗ {self.failed:,}"
         if self.retries:
-            text += f", {self.retries:,} retries"
+            text += f", {self.retries:,} {'retry' if self.retries == 1 else 'retries'}"
         if (left := self.seconds_left) and not self.final:
             text += f", {left:,.0f} s left"
         return text

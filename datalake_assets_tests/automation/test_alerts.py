@@ -23,7 +23,7 @@ from datalake_assets.automation.alerts import (
     build_failure_sensor,
     failure_text,
 )
-from datalake_assets.automation.runs import FOR
+from datalake_assets.automation.runs import FOR, TERMINAL
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.lake import Lake
 from datalake_assets.resources import LakeResource
@@ -283,6 +283,22 @@ def test_the_sensor_runs_when_there_is_somebody_to_tell() -> None:
     assert with_it.default_status is dg.DefaultSensorStatus.RUNNING
     without = build_failure_sensor(Settings.load({}))
     assert without.default_status is dg.DefaultSensorStatus.STOPPED
+
+
+def test_of_a_run_in_a_terminal_nobody_is_told(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    with receiver() as told:
+        sensor = build_failure_sensor(Settings.load({"DATALAKE_ALERT_WEBHOOK": told.address}))
+        of_terminal = failed(
+            *(instance, tmp_path, "repair_job"), partition_key=SESSION, tags={TERMINAL: "datalake"}
+        )
+        skipped = sensor(of_terminal)
+        assert sensor(failed(instance, tmp_path, "repair_job", partition_key=SESSION)) is None
+
+    assert isinstance(skipped, dg.SkipReason)
+    assert skipped.skip_message == "whoever started it in a terminal saw it fail"
+    assert len(told.texts) == 1
 
 
 def test_without_a_receiver_nothing_is_sent_and_the_tick_says_so(

@@ -158,11 +158,13 @@ def untouched(folder: Path, first: date, source: str | None = None) -> Iterator[
 
 
 @contextlib.contextmanager
-def running(environment: Mapping[str, str], log: Path) -> Iterator[None]:
+def running(
+    environment: Mapping[str, str], log: Path, workspace: Path = ROOT / "workspace.yaml"
+) -> Iterator[None]:
     """The daemon, with a code server that it starts."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dagster._daemon", "run", "-w", "workspace.yaml"],
+            [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)],
             cwd=ROOT,
             env=dict(environment),
             stdin=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from datalake_assets.automation.due import (
     decide,
     looked_at_again_at,
     newest,
+    next_available,
 )
 from datalake_assets.partitions import session_partitions
 from datalake_assets_tests.automation.world import utc
@@ -37,6 +38,18 @@ def test_a_session_can_be_had_some_time_after_its_close_and_not_before_its_parti
     session: date, delay: int, at: str
 ) -> None:
     assert available_at(session, timedelta(minutes=delay)) == utc(at)
+
+
+@pytest.mark.parametrize(
+    ("after", "session", "at"),
+    [
+        (date(2025, 12, 4), date(2025, 12, 5), "2025-12-05 22:00"),
+        (date(2025, 12, 5), date(2025, 12, 8), "2025-12-08 22:00"),  # over a weekend
+        (date(2025, 11, 26), date(2025, 11, 28), "2025-11-28 22:00"),  # over Thanksgiving
+    ],
+)
+def test_the_next_session_and_when_its_bars_can_be_had(after: date, session: date, at: str) -> None:
+    assert next_available(after, timedelta(minutes=60)) == (session, utc(at))
 
 
 @given(

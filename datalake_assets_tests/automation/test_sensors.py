@@ -124,7 +124,9 @@ def test_sessions_too_old_to_be_caught_up_with_are_named_with_what_to_type(tmp_p
     assert world.tick("new_sessions") == []
 
     assert world.skipped == (
-        "2025-12-05, the newest one, is there; 7 older sessions are missing, which is a backfill: "
+        "2025-12-05, the newest one, is there; "
+        "2025-12-08 is collected from 2025-12-08 22:00 UTC on; "
+        "7 older sessions are missing, which is a backfill: "
         "`datalake backfill --from 2025-11-24 --to 2025-12-03`"
     )
 

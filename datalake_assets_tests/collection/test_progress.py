@@ -2,7 +2,7 @@
 
 import pytest
 
-from datalake_assets.collection.progress import Display, Snapshot
+from datalake_assets.collection.progress import Display, Displays, Snapshot, many
 
 
 def test_a_snapshot_reads_as_one_line_with_what_went_well_and_what_did_not() -> None:
@@ -38,3 +38,52 @@ def test_the_time_left_is_that_of_the_pace_so_far(
 def test_a_display_of_nothing_takes_every_snapshot() -> None:
     Display().show(Snapshot(), final=False)
     Display().show(Snapshot(), final=True)
+    Display().begin("taking the list of assets")
+
+
+def test_what_is_nothing_is_not_told_and_one_thing_is_told_in_the_singular() -> None:
+    assert str(Snapshot("years of 1 symbol", 1, 1)) == "years of 1 symbol: 1/1 chunk"
+    alone = Snapshot("2024-07-03", 1, 1, 1, 0, 1, 1, 1, 0, seconds=60)
+    assert str(alone) == (
+        "2024-07-03: 1/1 chunk, 1 bar, ✓ 1 ✗ 0, 1 request at 1 a minute (1 retry, 0 × 429)"
+    )
+
+
+def test_a_snapshot_can_count_something_else() -> None:
+    files = Snapshot("2024 per symbol", 3, 1, unit="file", seconds=2.0)
+    assert str(files) == "2024 per symbol: 1/3 files, 4 s left"
+    assert (files + files).counted == "2/6 files"
+
+
+@pytest.mark.parametrize(
+    ("count", "thing", "told"),
+    [
+        (0, "bar", "0 bars"),
+        (1, "bar", "1 bar"),
+        (1_000, "bar", "1,000 bars"),
+        (1, "retry", "1 retry"),
+        (2, "retry", "2 retries"),
+        (2, "day", "2 days"),
+    ],
+)
+def test_a_number_of_things_is_told_as_a_person_writes_it(
+    count: int, thing: str, told: str
+) -> None:
+    assert many(count, thing) == told
+
+
+def test_several_displays_are_told_the_same() -> None:
+    told: list[object] = []
+
+    class Remembering(Display):
+        def begin(self, what: str) -> None:
+            told.append(what)
+
+        def show(self, snapshot: Snapshot, *, final: bool) -> None:
+            told.append((snapshot, final))
+
+    both = Displays(Remembering(), Remembering())
+    both.begin("planning")
+    both.show(Snapshot(), final=True)
+
+    assert told == ["planning", "planning", (Snapshot(), True), (Snapshot(), True)]

@@ -20,6 +20,7 @@ from datalake_assets.collection.errors import (
     TransientError,
 )
 from datalake_assets.collection.plan import Packing
+from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
@@ -386,3 +387,32 @@ def test_a_survey_that_calls_all_silent_though_they_trade_costs_pages_only() -> 
 def test_a_survey_of_other_years_is_not_packed_by() -> None:
     other = Survey(2011, 2023, dict.fromkeys(SOME, frozenset()))
     assert collected(other)[2].plan == collected(None)[2].plan
+
+
+def test_a_survey_shows_how_far_it_is_and_its_end_once() -> None:
+    shown: list[tuple[Snapshot, bool]] = []
+
+    class Remembering(Display):
+        def show(self, snapshot: Snapshot, *, final: bool) -> None:
+            shown.append((snapshot, final))
+
+    refused = {1: PermanentError("no")}
+    source = ScriptedYears(TRADED, errors=refused)
+    limiter = RateLimiter(1_000_000)
+    survey(
+        TRADED,
+        FIRST,
+        LAST,
+        source,
+        Caller(limiter, RetryPolicy(attempts=1)),
+        symbols_per_request=10,
+        workers=1,
+        display=Remembering(),
+    )
+
+    assert [final for _, final in shown].count(True) == 1
+    last, final = shown[-1]
+    assert final
+    assert last.label == "years of 41 symbols"
+    assert (last.chunks, last.chunks_done, last.requests) == (5, 5, 5)
+    assert (last.symbols_ok, last.symbols_failed) == (31, 10), "those of the refused request"

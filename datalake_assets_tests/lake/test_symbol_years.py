@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -816,3 +816,44 @@ def test_two_processes_that_publish_at_once_while_sessions_change(uri: str) -> N
         assert years.prove(YEAR).holds
     publish(store)
     assert_published(store, last)
+
+
+def manifest_of(store: Store, run_id: str, *, whole: bool) -> None:
+    """Let a year be published, or being published, by this run."""
+    ended = datetime(2024, 7, 9, tzinfo=UTC) if whole else None
+    found = Manifest(YEAR, run_id=run_id, published_at=ended)
+    store.put(layout.manifest_key(YEAR), found.encode())
+
+
+@pytest.mark.parametrize(
+    ("run_id", "whole", "waited"),
+    [("another", True, 0), ("mine", False, 0), ("another", False, 30)],
+)
+def test_another_publication_is_waited_for_until_it_ends_or_counts_as_killed(
+    run_id: str, whole: bool, waited: float
+) -> None:
+    store, clock = open_store("memory://"), FakeClock()
+    manifest_of(store, run_id, whole=whole)
+    began = clock.seconds()
+
+    years = SymbolYears(store, clock=clock)
+    years.wait_for_other(YEAR, "mine", seconds=30, stop=threading.Event())
+
+    assert clock.seconds() - began == waited
+
+
+def test_the_wait_for_another_publication_ends_when_it_does() -> None:
+    store = open_store("memory://")
+    manifest_of(store, "another", whole=False)
+
+    class Ending(FakeClock):
+        def wait(self, seconds: float, stop: threading.Event) -> bool:
+            if self.seconds() >= 1_005:
+                manifest_of(store, "another", whole=True)
+            return super().wait(seconds, stop)
+
+    clock = Ending()
+    years = SymbolYears(store, clock=clock)
+    years.wait_for_other(YEAR, "mine", seconds=600, stop=threading.Event())
+
+    assert clock.seconds() == 1_006

@@ -31,6 +31,7 @@ from datalake_assets.overview.numbers import (
     Measure,
     Overview,
     SessionState,
+    Standing,
     Step,
     changed_values,
     written,
@@ -374,6 +375,60 @@ def test_the_newest_session_is_held_against_the_median_of_those_before(lake: Lak
     assert (found["duration"].newest, found["duration"].usual) == (300.0, 31.0)
     volume = sum(lake.read(DAYS[-1]).bars["volume"].to_pylist())
     assert found["volume traded"].newest == volume
+
+
+def test_a_session_that_was_collected_with_others_has_no_time_of_its_own(lake: Lake) -> None:
+    for day in DAYS[:2]:
+        lake.publish(*collected(day, seconds=600.0, began=NOW))
+    for number, day in enumerate(DAYS[2:]):
+        lake.publish(*collected(day, seconds=5.0, began=NOW + timedelta(days=1 + number)))
+
+    found = look(lake)
+
+    assert [found.sessions[day].duration for day in DAYS[:4]] == [None, None, 5.0, 5.0]
+    (duration,) = [measure for measure in found.measures if measure.name == "duration"]
+    assert (duration.newest, set(duration.before)) == (5.0, {5.0})
+
+
+# --- what a job that watches the lake needs ---
+
+
+@pytest.mark.parametrize(
+    ("days", "standing"),
+    [
+        (DAYS, Standing.WHOLE),
+        (DAYS[20:], Standing.WHOLE),  # the history before it was never collected
+        (DAYS[-1:], Standing.WHOLE),
+        (DAYS[:-1], Standing.BROKEN),  # the newest one is missing
+        (DAYS[:5] + DAYS[6:], Standing.BROKEN),
+        ([], Standing.BROKEN),
+    ],
+)
+def test_history_that_was_never_collected_is_told_from_what_is_missing(
+    days: Sequence[date], standing: Standing, lake: Lake
+) -> None:
+    for day in days:
+        lake.publish(*collected(day))
+    SymbolYears(lake.store).publish(2024)
+
+    assert look(lake).standing is standing
+
+
+def test_symbols_to_ask_again_and_files_behind_are_lagging_and_damage_is_broken(
+    lake: Lake,
+) -> None:
+    for day in DAYS[3:]:
+        lake.publish(*collected(day))
+    assert look(lake).standing is Standing.LAGGING, "no files per symbol yet"
+    SymbolYears(lake.store).publish(2024)
+    assert look(lake).standing is Standing.WHOLE
+
+    lake.publish(*collected(DAYS[2], SYMBOLS[1:], failed={SYMBOLS[0]: "no"}))
+    SymbolYears(lake.store).publish(2024)
+    assert look(lake).standing is Standing.LAGGING
+
+    lake.store.put(layout.session_key(DAYS[6]), b"no Parquet")
+    assert look(lake).standing is Standing.BROKEN
 
 
 def test_coverage_that_the_audit_could_not_know_is_unknown(lake: Lake) -> None:

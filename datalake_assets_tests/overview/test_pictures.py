@@ -255,17 +255,17 @@ def test_the_worst_session_of_a_week_gives_it_its_colour_and_height() -> None:
         date(2023, 12, 29): SessionState.NOT_DUE,
     }
     width, rows = pixels(pictures.weeks(told))
-    assert (width, len(rows)) == (53 * 6, 2 * 12)
+    assert (width, len(rows)) == (53 * 4, 2 * 12)
     colours = {state: number for number, state in enumerate(pictures._BY_WEEK, 1)}
 
     def cell(row: int, week: int) -> list[int]:
-        return [line[week * 6 + 2] for line in rows[row * 12 : row * 12 + 12]]
+        return [line[week * 4 + 1] for line in rows[row * 12 : row * 12 + 12]]
 
     assert cell(0, 0) == [colours[PUBLISHED]] * 10 + [0, 0]
     assert cell(0, 1) == [0] * 6 + [colours[SessionState.MISSING]] * 4 + [0, 0]
     assert cell(0, 2) == [0] * 2 + [colours[SessionState.FLAWED]] * 8 + [0, 0]
     assert cell(1, 51) == [colours[PUBLISHED]] * 10 + [0, 0], "a part of it is published"
-    assert all(line[week * 6 + 5] == 0 for line in rows for week in range(53)), "a gap after each"
+    assert all(line[week * 4 + 3] == 0 for line in rows for week in range(53)), "a gap after each"
 
 
 def test_the_weeks_of_16_years_are_a_picture_of_a_few_hundred_bytes() -> None:

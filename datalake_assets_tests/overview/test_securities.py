@@ -11,8 +11,9 @@ from datalake_assets.assets.lake_report import report_metadata
 from datalake_assets.cli.status import as_dict, show
 from datalake_assets.cli.terminal import out
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.overview import page
-from datalake_assets.overview.numbers import Health, Overview
+from datalake_assets.overview.numbers import Health, Overview, Standing
 from datalake_assets.overview.securities import KNOWN, Happening, security_news
 from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.storage import layout
@@ -101,6 +102,8 @@ def test_the_lake_is_good_while_decisions_wait_and_they_are_told_last(lake: Lake
 
 
 def test_tables_that_are_behind_are_to_be_derived(lake: Lake) -> None:
+    for year in {day.year for day in DAYS}:
+        SymbolYears(lake.store).publish(year)
     found = looked(lake)
     assert found.securities is not None
     late = replace(found, securities=replace(found.securities, derived=DAYS[-2]))
@@ -108,6 +111,7 @@ def test_tables_that_are_behind_are_to_be_derived(lake: Lake) -> None:
     assert str(DAYS[-2]) in step.why
     assert "securities and factors are behind" in late.sentence
     assert late.health is not Health.GOOD
+    assert (found.standing, late.standing) == (Standing.WHOLE, Standing.LAGGING)
 
 
 def test_damaged_tables_are_told_and_hide_nothing(lake: Lake) -> None:
