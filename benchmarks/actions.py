@@ -102,8 +102,8 @@ def _log(source: Said, store: Store, years: int, a_day: int) -> None:
     page = source.actions(TODAY - timedelta(days=36), TODAY + timedelta(days=366), None)
     answer = actions_log.Answer(datetime.now(UTC), sweeps, TODAY, TODAY, page.actions, requests=1)
     asked = {
-        "what stands": lambda: log.standing().num_rows,
-        f"what was known on {middle.date()}": lambda: log.standing(middle).num_rows,
+        "what stands": lambda: log.current().num_rows,
+        f"what was known on {middle.date()}": lambda: log.current(middle).num_rows,
         f"all that was said of {symbol}": lambda: log.events(symbol).num_rows,
         "a day's answer appended": lambda: log.append(answer, datetime.now(UTC))[1].num_rows,
         "the table written": log.publish,

@@ -32,7 +32,7 @@ from datalake_assets.collection.collect import Collection
 from datalake_assets.collection.plan import Packing, plan
 from datalake_assets.collection.rate_limit import RateLimiter, SharedRateLimiter
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.limits import open_limiter
+from datalake_assets.rate_limits.opening import open_limiter
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets_tests.postgres import NOT_HERE, PostgresServer, binaries
 

@@ -242,7 +242,7 @@ def _check(lake: Lake, before: State) -> int:
     assert after.identifiers >= before.identifiers, "an identifier is lost"
     assert after.decisions == before.decisions, "a decision is lost"
     ids = ActionLog(store).events()["id"].to_pylist()
-    assert set(ActionLog(store).standing()["id"].to_pylist()) <= set(ids)
+    assert set(ActionLog(store).current()["id"].to_pylist()) <= set(ids)
     securities = read_securities(store)
     assert set(securities["security"].to_pylist()) <= after.identifiers
     read_findings(store)
@@ -256,7 +256,7 @@ def _compare(lake: Lake, whole: Lake) -> None:
     for key in TABLES:
         one, other = (pq.read_table(pa.BufferReader(at.store.get(key))) for at in (lake, whole))
         assert one.equals(other), f"{key} is another one"
-    one, other = (ActionLog(at.store).standing() for at in (lake, whole))
+    one, other = (ActionLog(at.store).current() for at in (lake, whole))
     assert one.equals(other), "other actions stand"
     assert read_registry(lake.store)[0] == read_registry(whole.store)[0], "other identifiers"
 

@@ -51,7 +51,7 @@ def _imports(symbols: int, folder: Path) -> int:
     """What importing alone takes, to take it off the others."""
     import alpaca.data.historical  # noqa: F401
 
-    import datalake_assets.publication
+    import datalake_assets.pipeline.publication
     import datalake_assets.sources.alpaca  # noqa: F401
 
     return 0
@@ -61,7 +61,7 @@ def _bare(symbols: int, folder: Path) -> int:
     from datalake_assets.collection.rate_limit import RateLimiter
     from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
     from datalake_assets.lake.lake import Lake
-    from datalake_assets.publication import How, Origin, Publication
+    from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
     from datalake_assets.sources.alpaca import Account, AlpacaSource
     from datalake_assets.storage.store import open_store
 
@@ -76,7 +76,7 @@ def _bare(symbols: int, folder: Path) -> int:
             for row in assets.select(["symbol", "status"]).to_pylist()
             if row["status"] == "active"
         )
-        publication = Publication({SESSION: names}, lake, How(RateLimiter(UNLIMITED)))
+        publication = Publication({SESSION: names}, lake, CollectionOptions(RateLimiter(UNLIMITED)))
         origin = Origin("benchmark", listed=SESSION, run_id="benchmark")
         (outcome,) = publication.run(source.bars(), origin)
         assert outcome.published, outcome.findings

@@ -43,8 +43,8 @@ from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import Restatements
-from datalake_assets.listing import take_snapshot, take_survey
-from datalake_assets.publication import How, Origin, Publication
+from datalake_assets.pipeline.listing import take_snapshot, take_survey
+from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -154,7 +154,7 @@ class World:
             sweep(source, log, Caller(limiter, policy), window, clock=self.clock)
             wanted = symbols_for(self.days, lake.snapshots())
             since = self.market.sessions[0].year
-            survey = take_survey(source, lake, How(limiter), wanted, since, taken)
+            survey = take_survey(source, lake, CollectionOptions(limiter), wanted, since, taken)
             requests = self.publish(source, lake, wanted, taken, survey, inactive(listed))
         asked = frozenset(next(iter(wanted.values())))
         unlisted = self.traded() & asked - set(listed["symbol"].to_pylist())
@@ -181,7 +181,9 @@ class World:
         dead: frozenset[str] = frozenset(),
     ) -> int:
         """Collect sessions and publish them; the number of requests for bars."""
-        run = Publication(wanted, lake, How(RateLimiter(1e9)), survey=survey, inactive=dead)
+        run = Publication(
+            wanted, lake, CollectionOptions(RateLimiter(1e9)), survey=survey, inactive=dead
+        )
         origin = Origin(lake.source() or "", listed=taken, run_id="truth")
         requests = {}
         for outcome in run.run(source.bars(), origin, clock=self.clock):
@@ -251,7 +253,7 @@ def main() -> None:
 
 
 def _named(lake: Lake) -> set[str]:
-    return {str(name) for name in ActionLog(lake.store).standing()["new_symbol"].to_pylist()}
+    return {str(name) for name in ActionLog(lake.store).current()["new_symbol"].to_pylist()}
 
 
 def _tell(name: str, told: Told, world: World, lake: Lake) -> None:

@@ -31,9 +31,9 @@ from datalake_assets.collection.report import State
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import inactive, symbols_for
 from datalake_assets.lake.lake import Lake, WrongLakeError
-from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
-from datalake_assets.listing import calendar_of, take_snapshot
-from datalake_assets.publication import How, Origin, Outcome, Publication
+from datalake_assets.pipeline.listing import calendar_of, take_snapshot
+from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
+from datalake_assets.rate_limits.opening import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.settings import Settings, SettingsError, read_symbols
 from datalake_assets.sources.alpaca import DELAY, Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
@@ -199,7 +199,7 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
         origin = Origin(account.source, listed=taken, run_id=context.aws_request_id)
         per_minute = settings.requests_per_minute
         with open_limiter(per_minute, account.mark, "data", settings.rate_limit) as limiter:
-            how = How(
+            options = CollectionOptions(
                 limiter=limiter,
                 retry=retry,
                 workers=threads,
@@ -208,7 +208,7 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
             # A repair of what an earlier invocation left, unless it was asked for fewer symbols.
             repair = _knows(lake, wanted)
             publication = Publication(
-                wanted, lake, how, repair=repair, inactive=inactive(lake.universe_of(taken))
+                wanted, lake, options, repair=repair, inactive=inactive(lake.universe_of(taken))
             )
             # What is left now: the lake was read meanwhile, which must take nothing of the reserve.
             left = _seconds(context)
@@ -223,7 +223,7 @@ def _knows(lake: Lake, wanted: Mapping[date, tuple[str, ...]]) -> bool:
     """Whether the lake's session has a state for each of these symbols."""
     ((day, symbols),) = wanted.items()
     with suppress(BrokenFileError):
-        standing = lake.standing(day)
+        standing = lake.stored(day)
         return bool(standing and standing.session.ledger.symbols.issuperset(symbols))
     return False
 

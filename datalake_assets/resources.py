@@ -25,8 +25,8 @@ from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
-from datalake_assets.limits import TRADING_REQUESTS_PER_MINUTE, open_limiter
-from datalake_assets.publication import How
+from datalake_assets.pipeline.publication import CollectionOptions
+from datalake_assets.rate_limits.opening import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.settings import read_symbols, refuse_misspelt
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
@@ -207,7 +207,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
     @contextmanager
-    def how(self, account: str | None) -> Iterator[How]:
+    def options(self, account: str | None) -> Iterator[CollectionOptions]:
         """How to collect market data, with the limiter of this account.
 
         Args:
@@ -215,7 +215,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 nobody else uses it.
         """
         with open_limiter(self.requests_per_minute, account, "data", self.rate_limit) as limiter:
-            yield How(
+            yield CollectionOptions(
                 limiter=Budget(limiter, self.max_requests) if self.max_requests else limiter,
                 retry=RetryPolicy(attempts=self.attempts, seconds=self.retry_seconds),
                 packing=Packing(bars=self.bars_per_request, symbols=self.symbols_per_request),

@@ -158,5 +158,5 @@ def test_the_sweep_asks_for_the_whole_history_and_tells_what_it_brought(
     assert "inserted, 0 changed, 0 vanished; processed from 2000-01-01 to" in told.stdout
     assert "actions_are_sound" in told.stdout
     log = ActionLog(open_store(".datalake/embedded"))
-    symbol = log.standing()["symbol"][0].as_py()
+    symbol = log.current()["symbol"][0].as_py()
     assert f"{symbol}  " in invoke("actions", symbol).stdout

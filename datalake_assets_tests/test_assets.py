@@ -25,8 +25,8 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.survey import AskYears, Survey
 from datalake_assets.lake import session_file
 from datalake_assets.lake.lake import Lake
-from datalake_assets.listing import take_survey
-from datalake_assets.publication import How
+from datalake_assets.pipeline.listing import take_survey
+from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar, table
@@ -890,9 +890,9 @@ def test_a_repair_asks_no_survey(long: Workbench) -> None:
 def surveyed(
     lake: Lake, market: Market, days: Sequence[date], symbols: tuple[str, ...], taken: date
 ) -> Survey | None:
-    how = How(RateLimiter(1e9))
+    options = CollectionOptions(RateLimiter(1e9))
     wanted = dict.fromkeys(days, symbols)
-    return take_survey(market, lake, how, wanted, 2011, taken)  # type: ignore[arg-type]
+    return take_survey(market, lake, options, wanted, 2011, taken)  # type: ignore[arg-type]
 
 
 def test_a_survey_is_taken_anew_when_a_later_year_is_asked_for() -> None:

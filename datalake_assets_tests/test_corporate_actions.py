@@ -110,7 +110,7 @@ def test_a_run_asks_for_what_is_due_and_tells_what_changed_in_numbers(bench: Ben
     assert "changes" not in first
     assert check(result).passed
     assert check(result).description == "nothing is odd"
-    assert ActionLog(bench.lake.store).standing().num_rows == 3
+    assert ActionLog(bench.lake.store).current().num_rows == 3
 
 
 def test_a_run_notes_the_process_that_carries_it_out(bench: Bench) -> None:
@@ -175,7 +175,7 @@ def test_damaged_bars_are_no_reason_to_lose_the_actions(bench: Bench) -> None:
     bench.source.say(action("a", "OLD"))
 
     assert bench.run().success
-    assert ActionLog(bench.lake.store).standing().num_rows == 1
+    assert ActionLog(bench.lake.store).current().num_rows == 1
 
 
 def test_the_whole_history_can_be_asked_for_by_one_run(bench: Bench) -> None:

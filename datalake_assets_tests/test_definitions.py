@@ -210,7 +210,7 @@ def test_both_keys_mean_alpaca_and_none_the_embedded_exchange() -> None:
 def test_what_a_session_must_reach_is_the_feeds_own_default(
     environ: dict[str, str], feed: str
 ) -> None:
-    with build_collector(Settings.load(environ)).how(None) as how:
+    with build_collector(Settings.load(environ)).options(None) as how:
         assert how.thresholds == Thresholds.of_feed(feed)
 
 

@@ -215,7 +215,7 @@ def assert_whole(folder: Path) -> None:
     for day in lake.sessions():
         assert lake.read(day).bars.num_rows == len(lake.read(day).ledger.present)
     for day in lake.incomplete():
-        assert lake.standing(day) is not None
+        assert lake.stored(day) is not None
 
 
 def test_a_collection_killed_at_random_moments_leaves_the_lake_whole_each_time(

@@ -22,7 +22,7 @@ from datalake_assets.lake import symbol_year_file
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.symbol_years import PublicationError, SymbolYears
-from datalake_assets.publication import How, Origin, Publication
+from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar, table
@@ -133,7 +133,7 @@ class World:
                 raise PermanentError("HTTP 404")
             return source(symbols, first, last, token)
 
-        how = How(
+        options = CollectionOptions(
             RateLimiter(1e9, clock=self.clock),
             retry=RetryPolicy(attempts=1),
             packing=Packing(symbols=2),
@@ -141,7 +141,7 @@ class World:
             thresholds=LENIENT,
         )
         wanted = dict.fromkeys(sorted(step.days), SYMBOLS)
-        publication = Publication(wanted, lake, how, repair=step.repair)
+        publication = Publication(wanted, lake, options, repair=step.repair)
         list(publication.run(fetch, Origin("test", DAYS[-1], "run"), clock=self.clock))
 
     @property

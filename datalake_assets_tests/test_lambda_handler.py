@@ -30,7 +30,7 @@ from datalake_assets.exchange.faults import Arrival, Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake.lake import Lake, Standing
+from datalake_assets.lake.lake import Lake, StoredSession
 from datalake_assets.lambda_handler import (
     RESERVE,
     EventError,
@@ -39,7 +39,7 @@ from datalake_assets.lambda_handler import (
     lambda_handler,
     workers,
 )
-from datalake_assets.publication import How, Origin, Publication
+from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import every, names
@@ -261,13 +261,13 @@ def test_a_lake_that_is_slow_to_read_takes_nothing_of_the_reserve(
 ) -> None:
     """Of the ten seconds for asking, reading what stands there takes all."""
     context = Context(RESERVE + 10)
-    standing = Lake.standing
+    stored = Lake.stored
 
-    def slow(lake: Lake, day: date) -> Standing | None:
+    def slow(lake: Lake, day: date) -> StoredSession | None:
         context.seconds -= 10
-        return standing(lake, day)
+        return stored(lake, day)
 
-    monkeypatch.setattr(Lake, "standing", slow)
+    monkeypatch.setattr(Lake, "stored", slow)
 
     answer = lambda_handler(EVENT, context)
 
@@ -305,7 +305,7 @@ def test_there_is_a_thread_for_each_128_megabytes_from_one_to_fifty(
 def test_as_many_requests_are_under_way_as_the_memory_allows(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "How", narrow)
+    monkeypatch.setattr(module, "CollectionOptions", narrow)
     under_way = []
 
     def watch(arrival: Arrival) -> None:
@@ -474,7 +474,7 @@ def test_invoked_until_it_is_done_a_slow_session_ends_as_an_undisturbed_one(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One thread, ten requests, of which a second is enough for three.
-    monkeypatch.setattr(module, "How", narrow)
+    monkeypatch.setattr(module, "CollectionOptions", narrow)
     symbols = sorted(r["symbol"] for r in world.exchange.market.assets() if r["status"] == "active")
     event = EVENT | {"symbols": [s for s in symbols if s.isalpha() and len(s) < 5][:60]}
     world.exchange.latency = 0.3
@@ -503,9 +503,9 @@ def test_invoked_until_it_is_done_a_slow_session_ends_as_an_undisturbed_one(
     assert world.lake.incomplete() == []
 
 
-def narrow(**given: Any) -> How:
+def narrow(**given: Any) -> CollectionOptions:
     """As the function collects, but six symbols a request."""
-    return How(**given, packing=Packing(symbols=6))
+    return CollectionOptions(**given, packing=Packing(symbols=6))
 
 
 SYMBOLS = names(40)
@@ -528,7 +528,7 @@ def test_any_sequence_of_deadlines_ends_in_the_same_session(
 
     for seconds in (*budgets, None):
         published = collect_within(seconds, lake, source, clock, width, threads)
-        if (found := lake.standing(DAY)) is None:
+        if (found := lake.stored(DAY)) is None:
             continue
         held, true = found.session.ledger, clean.read(DAY).ledger
         assert held.symbols == true.symbols
@@ -558,13 +558,13 @@ def collect_within(
     threads: int,
 ) -> bool:
     """One invocation, as the function makes it: a request each second, until the time is up."""
-    how = How(
+    options = CollectionOptions(
         RateLimiter(60, slack=0, clock=clock),
         packing=Packing(symbols=width),
         workers=threads,
         seconds=seconds,
     )
-    publication = Publication({DAY: SYMBOLS}, lake, how, repair=True)
+    publication = Publication({DAY: SYMBOLS}, lake, options, repair=True)
     (outcome,) = publication.run(source, Origin("test", DAY, "id"), clock=clock)
     return outcome.published
 

@@ -78,7 +78,7 @@ def test_bytecode_names_lambdas_paths_and_is_taken_without_a_look_at_the_source(
     (found,) = (tmp_path / "datalake_assets" / "__pycache__").glob("limits.*.pyc")
     data = found.read_bytes()
     assert int.from_bytes(data[4:8], "little") == 0b01, "by a hash, and unchecked"
-    assert b"/var/task/datalake_assets/limits.py" in data
+    assert b"/var/task/datalake_assets/rate_limits/opening.py" in data
     assert str(tmp_path).encode() not in data
 
 
@@ -128,7 +128,8 @@ def test_what_is_never_loaded_is_left_out_and_nothing_else(tmp_path: Path) -> No
 ALONE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import datalake_assets.lambda_handler, datalake_assets.postgres_limit, datalake_assets.storage.store
+import datalake_assets.lambda_handler, datalake_assets.rate_limits.postgres
+import datalake_assets.storage.store
 print(*sorted(n for n in sys.modules if n.split(".")[0] == "datalake_assets"))
 print(datalake_assets.__file__)
 """
@@ -147,7 +148,7 @@ def test_our_part_of_it_is_whole_by_itself(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     loaded, where = result.stdout.splitlines()
     assert Path(where).is_relative_to(tmp_path)
-    assert "datalake_assets.publication" in loaded.split()
+    assert "datalake_assets.pipeline.publication" in loaded.split()
 
 
 def test_its_requirements_are_the_projects_in_pinned_versions() -> None:

@@ -42,7 +42,7 @@ from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.coverage import coverage
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
-from datalake_assets.publication import How, Origin, Outcome, Publication
+from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
 from datalake_assets.storage import layout
@@ -66,11 +66,11 @@ def new_lake() -> Lake:
     return lake
 
 
-def how(clock: FakeClock | None = None, **given: Any) -> How:
+def how(clock: FakeClock | None = None, **given: Any) -> CollectionOptions:
     """Without waiting, one symbol a request and four threads, where nothing else is told."""
     given = {"packing": Packing(symbols=1), "workers": 4, "retry": RetryPolicy(attempts=2)} | given
     limiter = given.pop("limiter", None) or RateLimiter(1e9, clock=clock or FakeClock())
-    return How(limiter, **given)
+    return CollectionOptions(limiter, **given)
 
 
 def collect(
@@ -93,7 +93,7 @@ def finding(outcome: Outcome, rule: str) -> Finding:
 
 
 def standing(lake: Lake, day: date) -> Session:
-    found = lake.standing(day)
+    found = lake.stored(day)
     assert found is not None
     return found.session
 

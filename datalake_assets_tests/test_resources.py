@@ -332,7 +332,7 @@ def test_another_key_or_another_host_is_another_account(temporary: Path) -> None
 
     assert len(accounts) == 3
     for account in accounts:
-        with CollectorResource().how(account):
+        with CollectorResource().options(account):
             pass
     assert limit_files(temporary) == sorted(f"{account}-data" for account in accounts)
 
@@ -347,8 +347,8 @@ def test_the_name_of_a_limit_file_tells_nothing_of_the_keys() -> None:
 def test_the_embedded_exchange_is_nobodys_account_and_leaves_no_file(temporary: Path) -> None:
     assert EmbeddedExchangeResource().account is None
 
-    with CollectorResource().how(EmbeddedExchangeResource().account) as how:
-        assert type(how.limiter) is RateLimiter
+    with CollectorResource().options(EmbeddedExchangeResource().account) as options:
+        assert type(options.limiter) is RateLimiter
     with CollectorResource().trading_limiter(None) as limiter:
         assert type(limiter) is RateLimiter
     assert limit_files(temporary) == []
@@ -373,14 +373,14 @@ def test_the_knobs_reach_what_they_steer() -> None:
         read_timeout=2,
     )
 
-    with collector.how(None) as how:
-        assert (how.workers, how.seconds) == (3, 60)
-        assert (how.retry.attempts, how.retry.seconds) == (2, 9)
-        assert (how.packing.symbols, how.packing.bars) == (11, 101)
-        assert how.thresholds == Thresholds(0.1, 0.2, 0.3, 0.4, 5, 6, 7)
+    with collector.options(None) as options:
+        assert (options.workers, options.seconds) == (3, 60)
+        assert (options.retry.attempts, options.retry.seconds) == (2, 9)
+        assert (options.packing.symbols, options.packing.bars) == (11, 101)
+        assert options.thresholds == Thresholds(0.1, 0.2, 0.3, 0.4, 5, 6, 7)
     assert (collector.timeouts().connect, collector.timeouts().read) == (1, 2)
-    with CollectorResource().how(None) as how:
-        assert how.seconds is None
+    with CollectorResource().options(None) as options:
+        assert options.seconds is None
 
 
 # --- sources ---

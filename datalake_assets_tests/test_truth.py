@@ -74,7 +74,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Twice:
 
 
 def named(lake: Lake) -> set[str]:
-    rows = ActionLog(lake.store).standing()
+    rows = ActionLog(lake.store).current()
     return {name for c in ("symbol", "new_symbol") for name in rows[c].to_pylist() if name}
 
 

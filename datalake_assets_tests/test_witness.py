@@ -25,21 +25,21 @@ from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.exchange.truth import Held
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
-from datalake_assets.publication import How
+from datalake_assets.pipeline.publication import CollectionOptions
+from datalake_assets.pipeline.witness import ADJUSTED, HISTORY, ask_source, read_testimony
+from datalake_assets.pipeline.witness import Testimony as Told
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.settings import Settings
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
-from datalake_assets.witness import ADJUSTED, HISTORY, ask_source, read_testimony
-from datalake_assets.witness import Testimony as Told
 from datalake_assets_tests.lake.test_reader import encoded
 from datalake_assets_tests.securities.deriving import derive, say
 from datalake_assets_tests.workbench import QUIET
 
 DAYS = market_calendar.sessions(date(2021, 10, 1), date(2022, 6, 30))
-HOW = How(RateLimiter(1e9), retry=RetryPolicy(attempts=1))
+HOW = CollectionOptions(RateLimiter(1e9), retry=RetryPolicy(attempts=1))
 NOW = datetime(2022, 6, 30, 22, 0, tzinfo=UTC)
 
 

@@ -394,7 +394,7 @@ def test_the_log_tells_when_an_action_came_and_went(
     assert [len(wrong.rows(case, sweep)) for sweep in (0, 1)] == [first, then]
     log = ActionLog(wrong.lake.store)
     for at, there in zip(wrong.at, (first, then), strict=True):
-        assert (case.action.row["id"] in log.standing(at)["id"].to_pylist()) is bool(there)
+        assert (case.action.row["id"] in log.current(at)["id"].to_pylist()) is bool(there)
 
 
 def test_a_late_split_is_suspected_until_it_is_listed(wrong: Wrong) -> None:

@@ -291,7 +291,7 @@ class ActionLog:
         told = _folded((one.events for one in self._objects(newest)), None)
         return "" if told.equals(published.table) else "it is not what the log says"
 
-    def standing(self, at: datetime | None = None) -> pa.Table:
+    def current(self, at: datetime | None = None) -> pa.Table:
         """The actions as known at an instant, in `action.SCHEMA`, by effective date and symbol.
 
         Args:

@@ -170,7 +170,7 @@ def sweep(
     clock = clock or Clock()
     asked_at = clock.now()
     newest = next(log.sweeps(), None)
-    standing = log.standing()
+    standing = log.current()
 
     pages = [*_pages(lambda token: caller.call(lambda: source.actions(*_days(window), token)))]
     missing = _missing(standing, window, pages)

@@ -105,11 +105,11 @@ def corporate_actions(
     context.log.info(
         "asking for the actions that are processed from %s to %s", window.first, window.last
     )
-    with source.open(collector) as alpaca, collector.how(source.account) as how:
-        deadline = clock.seconds() + how.seconds if how.seconds else math.inf
-        caller = Caller(how.limiter, how.retry, deadline=deadline, clock=clock)
+    with source.open(collector) as alpaca, collector.options(source.account) as options:
+        deadline = clock.seconds() + options.seconds if options.seconds else math.inf
+        caller = Caller(options.limiter, options.retry, deadline=deadline, clock=clock)
         swept, events = sweep(alpaca, log, caller, window, max_loss=config.max_loss, clock=clock)
-    standing = log.standing()
+    standing = log.current()
     odd = oddities(standing, _known(context, target, standing))
     yield dg.MaterializeResult(
         metadata=sweep_metadata(swept, events, standing, odd)

@@ -50,8 +50,8 @@ from datalake_assets.collection.universe import (
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
-from datalake_assets.listing import calendar_of, take_survey
-from datalake_assets.publication import Origin, Outcome, Publication
+from datalake_assets.pipeline.listing import calendar_of, take_survey
+from datalake_assets.pipeline.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
 from datalake_assets.storage import layout
@@ -162,13 +162,13 @@ def _daily_ticks(
         liveness.mark(context)
         _refuse_another_day(context)
         held = lake.open(source.identity)
-        told: list[_Told] = []
+        told: list[_SessionResult] = []
         requests: dict[datetime, int] = {}  # sessions that were collected together share them
         for outcome in _collect(context, collector, source, held, display):
             requests[outcome.statistics.started] = outcome.statistics.requests
             if outcome.published:
                 context.log_event(_materialization(outcome, held))
-            told.append(_Told.of(outcome))
+            told.append(_SessionResult.of(outcome))
         used = {REQUESTS_TAG: str(sum(requests.values()))}
         context.instance.add_run_tags(context.run.run_id, used)
         yield from (_check(rule, told) for rule in RULES)
@@ -192,7 +192,7 @@ fails naming it. To repair it, materialize it again with the collector's `repair
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _SessionResult:
     """What checks and failures tell of one session; small, since a run can have thousands."""
 
     session: date
@@ -246,7 +246,7 @@ def _collect(
     chosen = collector.chosen_symbols
     context.log.info("from %s into %s", source.identity, lake.store.uri)
     shown.begin("connecting to the source")
-    with source.open(collector) as alpaca, collector.how(source.account) as how:
+    with source.open(collector) as alpaca, collector.options(source.account) as options:
         taken = _universe(context, alpaca, lake, collector, source, days[-1], shown)
         shown.begin("choosing the symbols")
         universe = lake.universe_of(taken)
@@ -257,14 +257,14 @@ def _collect(
         known = None
         if collector.survey and not collector.repair:
             since = _first_session(context).year
-            known = take_survey(alpaca, lake, how, wanted, since, taken, shown)
+            known = take_survey(alpaca, lake, options, wanted, since, taken, shown)
             if known:
                 context.log.info("the years of %d symbols are known", len(known.years))
         shown.begin("planning the requests")
         publication = Publication(
             wanted,
             lake,
-            how,
+            options,
             survey=known,
             repair=collector.repair,
             inactive=inactive(universe),
@@ -395,7 +395,7 @@ def _changes(changes: pa.Table) -> list[dg.TableRecord]:
     ]
 
 
-def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
+def _check(rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
     """One rule over all sessions of the run: failed when one of them failed it."""
     found = [
         (session.session.isoformat(), finding)
@@ -448,7 +448,7 @@ def _check(rule: str, told: Sequence[_Told]) -> dg.AssetCheckResult:
     )
 
 
-def _why(told: Iterable[_Told]) -> tuple[Reason, ...]:
+def _why(told: Iterable[_SessionResult]) -> tuple[Reason, ...]:
     return joined(reason for session in told for reason in session.reasons)
 
 
@@ -462,7 +462,7 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[_Told], lake: Lake) -> Failed:
+def _failure(failed: Sequence[_SessionResult], lake: Lake) -> Failed:
     """The error that ends a run with sessions that did not pass."""
     lines = []
     for session in failed[:SHOWN]:

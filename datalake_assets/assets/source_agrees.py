@@ -11,9 +11,9 @@ import dagster as dg
 
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.collection.clock import Clock
+from datalake_assets.pipeline.witness import ADJUSTED, Testimony, ask_source
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.settings import Settings
-from datalake_assets.witness import ADJUSTED, Testimony, ask_source
 
 NAME = "source_agrees"
 
@@ -42,9 +42,9 @@ def build_source_agrees(settings: Settings) -> dg.AssetChecksDefinition:
         clock: dg.ResourceParam[Clock],
     ) -> dg.AssetCheckResult:
         target = lake.open(source.identity)
-        with source.open(collector) as alpaca, collector.how(source.account) as how:
+        with source.open(collector) as alpaca, collector.options(source.account) as options:
             now = clock.now().astimezone(UTC)
-            told = ask_source(alpaca, target, how, requests=requests, now=now)
+            told = ask_source(alpaca, target, options, requests=requests, now=now)
         return judge(told)
 
     return source_agrees

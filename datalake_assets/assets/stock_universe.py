@@ -18,7 +18,7 @@ from datalake_assets.collection.progress import Display
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable, odd
 from datalake_assets.lake.lake import Lake, Written
-from datalake_assets.listing import take_snapshot
+from datalake_assets.pipeline.listing import take_snapshot
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
 

@@ -1,6 +1,6 @@
 """The source as a witness, once a day: the sensor that asks for a run.
 
-Belongs here: when it is time. Does not belong here: whom to ask (`datalake_assets.witness`).
+Belongs here: when it is time. Does not belong here: whom to ask (`pipeline.witness`).
 """
 
 import dagster as dg

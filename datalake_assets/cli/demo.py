@@ -58,7 +58,7 @@ def demo() -> None:
 def with_a_split(lake: Lake, days: Sequence[date]) -> date:
     """The first of the sessions to collect, so that there is a split with a session before it."""
     few = days[-DEMO_SESSIONS:]
-    actions = ActionLog(lake.store).standing()
+    actions = ActionLog(lake.store).current()
     told = zip(actions["kind"].to_pylist(), actions["effective_date"].to_pylist(), strict=True)
     splits = [day for kind, day in told if kind in SPLITS and days[0] < day <= days[-1]]
     newest = max(splits, default=few[-1])

@@ -43,11 +43,11 @@ from datalake_assets.lake.examination import (
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.pipeline.witness import read_testimony
 from datalake_assets.securities.findings import read_findings
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
-from datalake_assets.witness import read_testimony
 
 _Known = tuple[set[str], set[str]]
 """Keys of sessions and of years."""

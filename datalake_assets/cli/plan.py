@@ -70,8 +70,8 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     """The plan of a run over these days, made as the run makes it, and its cost."""
     from datalake_assets.assets.stock_universe import take_universe
     from datalake_assets.definitions import build_collector, build_source
-    from datalake_assets.listing import take_survey
-    from datalake_assets.publication import Publication
+    from datalake_assets.pipeline.listing import take_survey
+    from datalake_assets.pipeline.publication import Publication
 
     with working("starting Dagster"):
         lake = claimed_lake(settings)
@@ -84,7 +84,7 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     with (
         TerminalDisplay(err) as display,
         source.open(collector) as alpaca,
-        collector.how(source.account) as how,
+        collector.options(source.account) as options,
     ):
         if not (listed := lake.universe_days()):
             display.begin("asking for the list of assets, as the lake has none")
@@ -92,9 +92,9 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
         chosen = collector.chosen_symbols
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
         since = settings.first_session.year
-        known = take_survey(alpaca, lake, how, wanted, since, listed[-1], display)
+        known = take_survey(alpaca, lake, options, wanted, since, listed[-1], display)
         display.begin("planning the requests")
-        planned = Publication(wanted, lake, how, survey=known).plan
+        planned = Publication(wanted, lake, options, survey=known).plan
     # A survey leaves out those that did not trade; to do so twice would tell too few bars.
     density = 1.0 if known else _density(lake, published)
     return cost(planned, settings.requests_per_minute, density, known.years if known else None)

@@ -35,9 +35,9 @@ from datalake_assets.overview.numbers import (
     PRINTED,
     SILENT,
     Health,
+    LakeStatus,
     Overview,
     SessionState,
-    Standing,
     YearNumbers,
     changed_values,
     overview,
@@ -57,7 +57,7 @@ _MAP_WIDTH = 80
 
 _COLOURS = {Health.GOOD: "green", Health.LOOSE_ENDS: "yellow", Health.BAD: "red"}
 
-_CODES = {Standing.WHOLE: 0, Standing.BROKEN: 1, Standing.LAGGING: 3}
+_CODES = {LakeStatus.WHOLE: 0, LakeStatus.BROKEN: 1, LakeStatus.LAGGING: 3}
 """Exit codes of `--check`; 2 is for wrong input, as everywhere."""
 
 _LEGEND = (
@@ -112,7 +112,7 @@ def status(
         else:
             show(found)
     if check:  # a decision that waits is no fault of the lake
-        raise typer.Exit(_CODES[found.standing])
+        raise typer.Exit(_CODES[found.status])
 
 
 def show(found: Overview) -> None:
@@ -279,7 +279,7 @@ def as_dict(found: Overview) -> dict[str, Any]:
         "source": found.source,
         "now": found.now.isoformat(),
         "health": found.health,
-        "check": found.standing,
+        "check": found.status,
         "headline": found.headline,
         "sentence": found.sentence,
         "sessions_expected": len(held.sessions),

@@ -9,7 +9,7 @@ nobody waits long for the next one. The state is one number, the time from which
 may go, and a waiting thread holds no lock: it books its slot and sleeps, so it can be stopped.
 
 Who keeps the state also supplies the time of the slots: here this machine's clock, for several
-machines the clock of their database (`postgres_limit`).
+machines the clock of their database (`rate_limits.postgres`).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Action:
         return date.fromisoformat(self.row["process_date"])
 
 
-class ToldActions(Protocol):
+class AnnouncedActions(Protocol):
     """All actions of a market: columns to search by, and rows that are made when they are needed.
 
     By process date, kind, security; days are ordinals. An action is told from `announced` on, as
@@ -116,11 +116,11 @@ class ListedActions:
         self.hinted = self.announced
 
     def row(self, index: int) -> dict[str, Any]:
-        """See `ToldActions.row`."""
+        """See `AnnouncedActions.row`."""
         return dict(self._rows[index])
 
     def of(self, names: Collection[str]) -> Ints:
-        """See `ToldActions.of`."""
+        """See `AnnouncedActions.of`."""
         return _column(at for at, row in enumerate(self._rows) if names_any(row, names))
 
 
@@ -189,7 +189,7 @@ class Register:
         edits: What the source gets wrong.
     """
 
-    def __init__(self, actions: ToldActions, market: str, edits: Sequence[Edit] = ()) -> None:
+    def __init__(self, actions: AnnouncedActions, market: str, edits: Sequence[Edit] = ()) -> None:
         self._actions = actions
         self._key = blake2b(market.encode(), digest_size=16).digest()
         self._edits = tuple(edits)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from datalake_assets.exchange.actions import ToldActions
+    from datalake_assets.exchange.actions import AnnouncedActions
 
 Ints = npt.NDArray[np.int64]
 
@@ -154,5 +154,5 @@ class Market(Protocol):
     def assets(self, today: date) -> Sequence[dict[str, Any]]:
         """Rows of `/v2/assets` on a day, sorted by class, exchange and symbol."""
 
-    def actions(self) -> "ToldActions":
+    def actions(self) -> "AnnouncedActions":
         """What happens to the securities, as the source tells it when it makes no mistake."""

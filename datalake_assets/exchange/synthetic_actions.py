@@ -52,7 +52,7 @@ _COUNTS_WHEN_PROCESSED = (Kind.WORTHLESS_REMOVAL,)
 
 
 class SyntheticActions:
-    """The actions of a synthetic market (`actions.ToldActions`).
+    """The actions of a synthetic market (`actions.AnnouncedActions`).
 
     Args:
         events: What happens, with its amounts.
@@ -89,7 +89,7 @@ class SyntheticActions:
         self._word = word[order]
 
     def of(self, names: Collection[str]) -> Ints:
-        """See `actions.ToldActions.of`."""
+        """See `actions.AnnouncedActions.of`."""
         rows: set[int] = set()
         for name in names:
             rows |= self._holders.get(name, set())
@@ -132,7 +132,7 @@ class SyntheticActions:
     # Rows
 
     def row(self, index: int) -> dict[str, Any]:
-        """See `actions.ToldActions.row`."""
+        """See `actions.AnnouncedActions.row`."""
         kind = Kind(self.kind[index])
         fields = _TELL[kind](self, index)
         return fields | {"process_date": date.fromordinal(int(self.process[index])).isoformat()}

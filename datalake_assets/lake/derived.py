@@ -57,7 +57,7 @@ def gathered(lake: Lake, into: Store | None = None) -> Material:
 
     days = layout.dated(layout.SESSIONS, list(versions))
     sessions = {day: versions[layout.session_key(day)] for day in days}
-    return material(into or store, sessions, read, ActionLog(store).standing())
+    return material(into or store, sessions, read, ActionLog(store).current())
 
 
 def subjects(lake: Lake, now: datetime) -> list[Subject]:

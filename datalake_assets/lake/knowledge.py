@@ -132,7 +132,7 @@ class KnownSecurities(SecurityReader):
         self._at = at
         made = tuple(each for each in read_decisions(store).made if each.when <= at)
         self._decisions = Decisions(made)
-        self._actions = self._decisions.with_added(ActionLog(store).standing(at))
+        self._actions = self._decisions.with_added(ActionLog(store).current(at))
 
     def _current(self, versions: dict[str, str]) -> Tables | None:
         found = super()._current(versions)

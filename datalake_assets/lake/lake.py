@@ -88,7 +88,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StoredSession:
     """A session as the lake holds it before a repair.
 
     Args:
@@ -166,7 +166,7 @@ class Lake:
         return found
 
     def publish(
-        self, session: Session, findings: Sequence[Finding], over: Standing | None = None
+        self, session: Session, findings: Sequence[Finding], replacing: StoredSession | None = None
     ) -> Written:
         """Put a session that passed its audit in its place, in one atomic write.
 
@@ -178,12 +178,12 @@ class Lake:
         session was looked at again is told by Dagster's record of it, not by the file.
 
         Killed before the incomplete one is removed, the lake holds the new session and an older
-        incomplete one, which `standing` tells apart by their age.
+        incomplete one, which `stored` tells apart by their age.
 
         Args:
             session: The session.
             findings: Its audit.
-            over: What the session is a repair of; None when it was collected whole, and takes
+            replacing: What the session is a repair of; None when it was collected whole, and takes
                 the place of whatever stands there.
 
         Raises:
@@ -209,34 +209,34 @@ class Lake:
                 self._restatements.keep(changed)
             data = session_file.encode(session, findings)
             try:
-                self.store.replace(key, data, over.versions.get(key) if over else version)
+                self.store.replace(key, data, replacing.versions.get(key) if replacing else version)
                 break
             except ChangedError:
                 if changed is not None:
                     self._restatements.take_back(changed)
                 # Of two whole ones the later stands, and tells what it changed of the other's.
-                if over:
+                if replacing:
                     raise
         self.store.delete(layout.incomplete_key(day))
         return Written(key, len(data), changed, session.ledger)
 
     def keep_incomplete(
-        self, session: Session, findings: Sequence[Finding], over: Standing | None = None
+        self, session: Session, findings: Sequence[Finding], replacing: StoredSession | None = None
     ) -> Written:
         """Keep a session that did not pass for its repair; what was published stays untouched.
 
         Args:
             session: The session.
             findings: Its audit.
-            over: What it is a repair of, as for `publish`.
+            replacing: What it is a repair of, as for `publish`.
 
         Raises:
             ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
         """
         key = layout.incomplete_key(session.ledger.session)
         data = session_file.encode(session, findings)
-        if over:
-            self.store.replace(key, data, over.versions.get(key))
+        if replacing:
+            self.store.replace(key, data, replacing.versions.get(key))
         else:
             self.store.put(key, data)
         return Written(key, len(data))
@@ -276,7 +276,7 @@ class Lake:
             )
         return undone(session.bars, self._restatements.of(as_day(day)), at)
 
-    def standing(self, day: date) -> Standing | None:
+    def stored(self, day: date) -> StoredSession | None:
         """What a repair starts from; None when the lake has neither session.
 
         Raises:
@@ -295,7 +295,7 @@ class Lake:
             except BrokenFileError as error:
                 broken = error
                 continue
-            found.append(Standing(session, published, versions))
+            found.append(StoredSession(session, published, versions))
         # What waits beside a damaged published one is none the worse.
         if broken and all(one.published for one in found):
             raise broken
@@ -367,7 +367,7 @@ class Lake:
 
     def _named_in_actions(self) -> set[str]:
         """Every ticker that an action of the source or the user names: of many no list does."""
-        actions = read_decisions(self.store).with_added(ActionLog(self.store).standing())
+        actions = read_decisions(self.store).with_added(ActionLog(self.store).current())
         names = {*actions["symbol"].to_pylist(), *actions["new_symbol"].to_pylist()}
         return {name for name in names if name}
 

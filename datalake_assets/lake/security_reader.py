@@ -320,7 +320,7 @@ class SecurityReader:
             names,
             holders.end(held.security),
             known.factors.filter(of_it),
-            actions_of(tickers, ActionLog(self._store).standing()),
+            actions_of(tickers, ActionLog(self._store).current()),
         )
 
     # The tables

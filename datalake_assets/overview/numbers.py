@@ -89,7 +89,7 @@ class Health(StrEnum):
     """A session that should be there is not, or an object is damaged."""
 
 
-class Standing(StrEnum):
+class LakeStatus(StrEnum):
     """What a job that watches the lake needs to know, from good to bad.
 
     History from before the lake's first session does not count: it may be wanted or not.
@@ -442,16 +442,16 @@ class Overview:
         return Health.GOOD
 
     @property
-    def standing(self) -> Standing:
+    def status(self) -> LakeStatus:
         """What a job that watches the lake needs to know."""
         newest = self.newest_due
         if self.health is Health.BAD or (newest and self.states[newest] not in _PUBLISHED):
-            return Standing.BROKEN
+            return LakeStatus.BROKEN
         if self.counts[SessionState.FLAWED] or self.behind:
-            return Standing.LAGGING
+            return LakeStatus.LAGGING
         if self.securities and self.securities.behind:
-            return Standing.LAGGING
-        return Standing.WHOLE
+            return LakeStatus.LAGGING
+        return LakeStatus.WHOLE
 
     @property
     def headline(self) -> str:

@@ -49,8 +49,8 @@ def test_what_was_inserted_changed_and_vanished_is_known_as_it_was_at_each_insta
     store: Store,
 ) -> None:
     log = ActionLog(store)
-    assert log.standing().schema == SCHEMA
-    assert log.standing(minutes(0)).num_rows == 0
+    assert log.current().schema == SCHEMA
+    assert log.current(minutes(0)).num_rows == 0
 
     _, first = log.append(answer(action("a", cash=0.65), action("b")), minutes(0))
     _, second = log.append(answer(action("a", cash=0.61), action("b"), known=1), minutes(1))
@@ -61,10 +61,10 @@ def test_what_was_inserted_changed_and_vanished_is_known_as_it_was_at_each_insta
     assert told(third) == [(VANISHED, "b")]
     assert rates(third) == {"b": 0.25}, "of a vanished action what was said last is kept"
     instants = [minutes(0) - timedelta(microseconds=1), minutes(0), minutes(0.99), minutes(1)]
-    known = [rates(log.standing(at)) for at in (*instants, minutes(2), minutes(99))]
+    known = [rates(log.current(at)) for at in (*instants, minutes(2), minutes(99))]
     both = {"a": 0.65, "b": 0.25}
     assert known == [{}, both, both, {"a": 0.61, "b": 0.25}, {"a": 0.61}, {"a": 0.61}]
-    assert rates(log.standing()) == {"a": 0.61}
+    assert rates(log.current()) == {"a": 0.61}
     assert log.events().schema == EVENTS
     assert told(log.events()) == [*told(first), *told(second), *told(third)]
 
@@ -87,12 +87,12 @@ def test_instants_ascend_whatever_the_clocks_of_two_machines_say(folder: Store) 
     behind, _ = log.append(answer(action("a"), action("b"), known=1), minutes(3))
 
     assert behind.seen_at == minutes(10) + timedelta(microseconds=1)
-    assert rates(log.standing(minutes(10))) == {"a": 0.25}
+    assert rates(log.current(minutes(10))) == {"a": 0.25}
 
 
 def test_an_instant_needs_its_zone(folder: Store) -> None:
     with pytest.raises(ValueError, match="is no instant: give a datetime with its zone"):
-        ActionLog(folder).standing(minutes(0).replace(tzinfo=None))
+        ActionLog(folder).current(minutes(0).replace(tzinfo=None))
 
 
 def test_the_events_of_a_ticker_are_those_of_every_action_that_was_ever_about_it(
@@ -123,8 +123,8 @@ def test_only_the_newest_object_grows_and_a_full_one_never_changes_again(folder:
             assert seen.setdefault(key, folder.get(key)) == folder.get(key)
 
     assert [sweep.number for sweep in log.sweeps()] == list(range(2 * most + 1, 0, -1))
-    assert log.standing().num_rows == 2 * most + 1
-    assert log.standing(minutes(most)).num_rows == most + 1
+    assert log.current().num_rows == 2 * most + 1
+    assert log.current(minutes(most)).num_rows == most + 1
 
 
 @pytest.mark.parametrize(("events", "objects"), [(4, 1), (5, 2), (6, 2)])
@@ -138,7 +138,7 @@ def test_an_object_with_many_events_is_full_whatever_its_sweeps(
     log.append(answer(*rows, action("new"), known=1), minutes(1))
 
     assert len(folder.list(layout.ACTION_LOG)) == objects
-    assert log.standing().num_rows == events + 1
+    assert log.current().num_rows == events + 1
 
 
 def test_a_damaged_object_of_the_log_is_named_with_what_to_do(folder: Store) -> None:
@@ -147,7 +147,7 @@ def test_a_damaged_object_of_the_log_is_named_with_what_to_do(folder: Store) -> 
     folder.put(layout.action_log_key(1), folder.get(layout.action_log_key(1))[:-9])
 
     with pytest.raises(BrokenFileError, match=r"000001\.parquet is no whole object of the log"):
-        log.standing()
+        log.current()
 
 
 def test_an_object_that_is_missing_between_others_is_named(
@@ -160,7 +160,7 @@ def test_an_object_that_is_missing_between_others_is_named(
     folder.delete(layout.action_log_key(2))
 
     with pytest.raises(BrokenFileError, match=r"000002\.parquet is missing"):
-        log.standing()
+        log.current()
 
 
 # --- the table for readers ------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_other_engines_read_what_stands_from_one_file(folder: Store, tmp_path: P
     assert log.publish()
     path = str(tmp_path / "lake" / layout.STANDING_ACTIONS)
 
-    assert pq.read_table(path).to_pylist() == log.standing().to_pylist()
+    assert pq.read_table(path).to_pylist() == log.current().to_pylist()
     assert pl.read_parquet(path)["id"].to_list() == ["b", "a"], "by the day that the price knows"
     assert duckdb.sql(f"SELECT count(*) FROM '{path}'").fetchall() == [(2,)]
 
@@ -204,7 +204,7 @@ def test_the_table_is_never_needed_and_made_anew_from_the_log(folder: Store, dam
         case _:
             folder.put(layout.STANDING_ACTIONS, folder.get(layout.action_log_key(1)))
 
-    assert log.standing().num_rows == 2
+    assert log.current().num_rows == 2
     assert log.publish()
     assert folder.get(layout.STANDING_ACTIONS) == whole
 
@@ -219,12 +219,12 @@ def test_a_table_of_sweeps_that_the_log_does_not_have_is_made_anew(store: Store)
     log.publish()
 
     store.put(layout.action_log_key(1), backup)
-    assert rates(log.standing()) == {"a": 0.25}
+    assert rates(log.current()) == {"a": 0.25}
     for number in (1, 2, 3):  # one less, as many and one more than the table has
         log.append(answer(action("a"), action(f"new {number}"), known=number), minutes(9 + number))
-        assert "lost 1" not in rates(log.standing())
+        assert "lost 1" not in rates(log.current())
     assert log.publish()
-    assert set(rates(log.standing())) == {"a", "new 1", "new 2", "new 3"}
+    assert set(rates(log.current())) == {"a", "new 1", "new 2", "new 3"}
     assert not log.publish()
 
 
@@ -263,11 +263,11 @@ def test_two_sweeps_at_once_lose_nothing(store: Store) -> None:
 
     log = logs[0]
     everything = {f"{who}-{number}" for who in range(2) for number in range(8)}
-    assert set(log.standing()["id"].to_pylist()) == everything
+    assert set(log.current()["id"].to_pylist()) == everything
     assert log.events().num_rows == 16, "none was inserted twice"
     assert [sweep.number for sweep in log.sweeps()] == list(range(16, 0, -1))
     store.delete(layout.STANDING_ACTIONS)
-    assert set(log.standing()["id"].to_pylist()) == everything
+    assert set(log.current()["id"].to_pylist()) == everything
 
 
 def test_of_an_action_that_another_sweep_saw_meanwhile_its_word_stands(folder: Store) -> None:
@@ -283,7 +283,7 @@ def test_of_an_action_that_another_sweep_saw_meanwhile_its_word_stands(folder: S
     )
 
     assert told(late) == [(INSERTED, "e"), (VANISHED, "b")]
-    assert rates(log.standing()) == {"a": 2.0, "d": 0.25, "e": 0.25}
+    assert rates(log.current()) == {"a": 2.0, "d": 0.25, "e": 0.25}
 
 
 def test_a_log_that_others_write_to_without_end_is_an_error_and_stays_whole(folder: Store) -> None:
@@ -296,7 +296,7 @@ def test_a_log_that_others_write_to_without_end_is_an_error_and_stays_whole(fold
     with pytest.raises(ChangedError):
         log.append(answer(action("mine")), minutes(0))
 
-    ids = ActionLog(folder).standing()["id"].to_pylist()
+    ids = ActionLog(folder).current()["id"].to_pylist()
     assert "mine" not in ids
     assert len(ids) == 10
 
@@ -329,12 +329,12 @@ def test_killed_at_any_write_the_log_is_whole_and_the_next_sweep_goes_on(
 
     appended = writes == 2 or reached
     old, now = {"a": 1.0, "b": 0.25}, {"a": 2.0, "c": 0.25}
-    assert rates(log.standing()) == (now if appended else old)
-    assert rates(log.standing(minutes(0))) == old
+    assert rates(log.current()) == (now if appended else old)
+    assert rates(log.current(minutes(0))) == old
     known = next(log.sweeps()).number
     log.append(answer(*new, gone=["b"], known=known), minutes(2))
     log.publish()
-    assert rates(log.standing()) == now
+    assert rates(log.current()) == now
     assert rates(pq.read_table(io.BytesIO(store.get(layout.STANDING_ACTIONS)))) == now
     assert log.events().num_rows == 5, "nothing is told twice"
 
@@ -376,10 +376,10 @@ def test_any_sequence_of_inserts_changes_and_losses_tells_what_was_known_when(
         rows = {row["id"]: row for row in found.to_pylist()}
         return len(rows) == found.num_rows and rows == expected
 
-    assert same(log.standing(), known)
+    assert same(log.current(), known)
     for (at, copy), (following, _) in zip(copies, [*copies[1:], (minutes(99), {})], strict=True):
-        assert same(log.standing(at), copy)
-        assert same(log.standing(following - timedelta(microseconds=1)), copy)
+        assert same(log.current(at), copy)
+        assert same(log.current(following - timedelta(microseconds=1)), copy)
     # The table is a projection: without it the log says the same.
     store.delete(layout.STANDING_ACTIONS)
-    assert same(log.standing(), known)
+    assert same(log.current(), known)

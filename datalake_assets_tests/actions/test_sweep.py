@@ -64,7 +64,7 @@ def swept(store: Store, source: ScriptedActions, window: Window = SPRING) -> lis
 
 
 def ids(store: Store) -> list[str]:
-    return sorted(ActionLog(store).standing()["id"].to_pylist())
+    return sorted(ActionLog(store).current()["id"].to_pylist())
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def test_an_action_that_slides_to_the_next_page_meanwhile_comes_once_and_as_said
     source = ScriptedActions(action("a"), action("b"), action("c"), page=2, between=slide)
     swept(store, source)
 
-    rows = ActionLog(store).standing().to_pylist()
+    rows = ActionLog(store).current().to_pylist()
     assert [(row["id"], row["cash"]) for row in rows] == [("a", 0.25), ("b", 2.0), ("c", 0.25)]
 
 
@@ -180,7 +180,7 @@ def test_an_action_that_moved_out_of_the_window_has_changed_and_not_vanished(sto
     source.say(action("a", processed=date(2026, 9, 1)))
 
     assert swept(store, source) == [(CHANGED, "a")]
-    assert ActionLog(store).standing()["process_date"].to_pylist() == [date(2026, 9, 1)]
+    assert ActionLog(store).current()["process_date"].to_pylist() == [date(2026, 9, 1)]
 
 
 def test_an_action_that_can_not_be_read_any_more_stands_as_it_was_read_last(store: Store) -> None:
@@ -343,5 +343,5 @@ def test_sweeps_of_any_windows_in_any_order_know_what_they_asked_for(
             copies.append((done.seen_at, dict(known)))
 
     for at, copy in copies:
-        assert {row["id"]: row for row in log.standing(at).to_pylist()} == copy
-    assert {row["id"]: row for row in log.standing().to_pylist()} == known
+        assert {row["id"]: row for row in log.current(at).to_pylist()} == copy
+    assert {row["id"]: row for row in log.current().to_pylist()} == known

@@ -26,7 +26,7 @@ from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lambda_handler import RESERVE, lambda_handler
-from datalake_assets.publication import How
+from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.resources import CollectorResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -170,15 +170,15 @@ def test_the_collectors_thresholds_and_symbols_are_the_functions(world: World) -
     assert world.lake.read(DAY).ledger.symbols == {"AAPL", "MSFT"}
 
 
-def narrow(**given: Any) -> How:
+def narrow(**given: Any) -> CollectionOptions:
     """As the function collects, but thirty symbols a request."""
-    return How(**given, packing=Packing(symbols=30))
+    return CollectionOptions(**given, packing=Packing(symbols=30))
 
 
 def test_it_is_invoked_again_until_nothing_is_pending(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler_module, "How", narrow)
+    monkeypatch.setattr(handler_module, "CollectionOptions", narrow)
     world.exchange.latency = 0.2
     world.api.context = lambda: Context(RESERVE + 0.9, memory_limit_in_mb="128")
 
@@ -202,7 +202,7 @@ def test_what_one_invocation_published_is_materialized_if_the_next_one_fails(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some symbols are pending, too few to hold the session back: it is asked for these."""
-    monkeypatch.setattr(handler_module, "How", narrow)
+    monkeypatch.setattr(handler_module, "CollectionOptions", narrow)
     world.exchange.latency = 0.5  # eleven requests, one after another
     world.api.context = lambda: Context(RESERVE + 3.0, memory_limit_in_mb="128")
     world.api.functions = {

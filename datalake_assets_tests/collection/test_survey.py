@@ -25,7 +25,7 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
 from datalake_assets.lake.lake import Lake
-from datalake_assets.publication import How, Origin, Publication
+from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar, names, table
 from datalake_assets_tests.fakes import FakeClock, ScriptedSource
@@ -360,8 +360,10 @@ def collected(known: Survey | None) -> tuple[list[object], ScriptedSource, Publi
     lake = Lake(open_store("memory://"))
     lake.claim("test")
     source, clock = ScriptedSource(BARS, page_limit=40), FakeClock()
-    how = How(RateLimiter(1e9, clock=clock), packing=Packing(bars=39, symbols=12), workers=3)
-    publication = Publication(dict.fromkeys(DAYS, SOME), lake, how, survey=known)
+    options = CollectionOptions(
+        RateLimiter(1e9, clock=clock), packing=Packing(bars=39, symbols=12), workers=3
+    )
+    publication = Publication(dict.fromkeys(DAYS, SOME), lake, options, survey=known)
     outcomes = list(publication.run(source, Origin("test", DAYS[-1], "run"), clock=clock))
     assert all(outcome.published for outcome in outcomes)
     return [(lake.read(day).bars, lake.read(day).ledger) for day in DAYS], source, publication

@@ -23,7 +23,7 @@ from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.collection.universe import symbols_for
-from datalake_assets.lake.lake import FORMAT, Lake, Standing, WrongLakeError, repaired
+from datalake_assets.lake.lake import FORMAT, Lake, StoredSession, WrongLakeError, repaired
 from datalake_assets.lake.session_file import Provenance, Session, Summary, encode
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
@@ -86,7 +86,7 @@ def test_a_new_lake_belongs_to_nobody_and_looking_at_it_writes_nothing(lake: Lak
     assert lake.source() is None
     assert lake.sessions() == lake.incomplete() == lake.universe_days() == []
     assert lake.universe() is None
-    assert lake.standing(MONDAY) is None
+    assert lake.stored(MONDAY) is None
     assert lake.printed(WEEK) == {}
     with pytest.raises(FileNotFoundError):
         lake.read(MONDAY)
@@ -232,7 +232,7 @@ def test_a_damaged_session_is_told_and_mended_by_publishing_it_anew(
 ) -> None:
     written = publish(lake, session())
     lake.store.put(written.key, damage)
-    for reading in (lake.read, lake.standing):
+    for reading in (lake.read, lake.stored):
         with pytest.raises(BrokenFileError, match="2024-07-01.parquet is no whole session file"):
             reading(MONDAY)
     again = publish(lake, session(minutes=1))
@@ -246,20 +246,20 @@ def test_a_damaged_session_is_told_and_mended_by_publishing_it_anew(
 def test_the_newer_of_the_two_stands(lake: Lake) -> None:
     older = session(symbols=SYMBOLS[:9], failed=dict.fromkeys(SYMBOLS[9:], "boom"))
     keep(lake, older)
-    found = lake.standing(MONDAY)
+    found = lake.stored(MONDAY)
     assert found is not None
     assert (found.session.provenance, found.published) == (older.provenance, False)
 
     # As a writer leaves it that is killed between its two steps.
     newer = session(minutes=1)
     lake.store.put(layout.session_key(MONDAY), encode(newer, []))
-    found = lake.standing(MONDAY)
+    found = lake.stored(MONDAY)
     assert found is not None
     assert (found.session.provenance, found.published) == (newer.provenance, True)
 
     newest = session(symbols=SYMBOLS[:9], minutes=2, pending=SYMBOLS[9:])
     keep(lake, newest)
-    found = lake.standing(MONDAY)
+    found = lake.stored(MONDAY)
     assert found is not None
     assert (found.session.ledger, found.published) == (newest.ledger, False)
 
@@ -282,8 +282,8 @@ def test_a_repair_puts_its_bars_among_those_that_stand() -> None:
 # Two writers of one session
 
 
-def stood(lake: Lake) -> Standing:
-    found = lake.standing(MONDAY)
+def stood(lake: Lake) -> StoredSession:
+    found = lake.stored(MONDAY)
     assert found is not None
     return found
 
@@ -309,11 +309,11 @@ def test_a_repair_is_not_published_over_what_somebody_else_published(
 ) -> None:
     if before != "nothing":
         (publish if before == "published" else keep)(lake, HALF)
-    over = lake.standing(MONDAY) or Standing(HALF, False, {})
+    replacing = lake.stored(MONDAY) or StoredSession(HALF, False, {})
     publish(lake, QUARTER)
     objects = lake.store.versions(layout.SESSIONS)
     with pytest.raises(ChangedError, match="2024-07-01.parquet: somebody else wrote it"):
-        lake.publish(REPAIRED, findings(REPAIRED), over)
+        lake.publish(REPAIRED, findings(REPAIRED), replacing)
     assert lake.store.versions(layout.SESSIONS) == objects
     lake.publish(REPAIRED, findings(REPAIRED), stood(lake))
     assert lake.read(MONDAY).bars.equals(REPAIRED.bars)
@@ -680,7 +680,7 @@ def test_a_writer_killed_at_any_moment_leaves_each_session_old_or_new(tmp_path: 
             assert found.ledger == STATES[day, version].ledger
             seen.add(version)
         for day in lake.incomplete():
-            assert lake.standing(day) is not None  # whole, or it would be a broken file
+            assert lake.stored(day) is not None  # whole, or it would be a broken file
     assert seen == {True, False}
     for day in DAYS:
         publish(lake, STATES[day, 1])

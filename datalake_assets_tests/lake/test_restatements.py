@@ -213,12 +213,12 @@ def test_of_two_collections_that_found_the_same_change_only_the_first_made_it(
     lake: Lake, repair: bool
 ) -> None:
     collect(lake, 0, bar("A", close=1.0), bar("B"))
-    over = lake.standing(MONDAY) if repair else None
+    replacing = lake.stored(MONDAY) if repair else None
     corrected = (bar("A", close=2.0), bar("B"))
     interlude = Interlude(2, False, lambda: collect(lake, 24, *corrected))  # the first is the log
     watched = Lake(WatchedStore(lake.store, **interlude.moments))
     with suppress(ChangedError):
-        watched.publish(collected(MONDAY, table(corrected), minutes=60 * 48), [], over)
+        watched.publish(collected(MONDAY, table(corrected), minutes=60 * 48), [], replacing)
 
     assert interlude.happened
     assert [known(lake, hours)["A"] for hours in (12, 36, 60)] == [1.0, 2.0, 2.0]

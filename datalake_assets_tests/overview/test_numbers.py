@@ -28,10 +28,10 @@ from datalake_assets.overview.numbers import (
     SILENT,
     SPELLED_OUT,
     Health,
+    LakeStatus,
     Measure,
     Overview,
     SessionState,
-    Standing,
     Step,
     changed_values,
     written,
@@ -394,24 +394,24 @@ def test_a_session_that_was_collected_with_others_has_no_time_of_its_own(lake: L
 
 
 @pytest.mark.parametrize(
-    ("days", "standing"),
+    ("days", "status"),
     [
-        (DAYS, Standing.WHOLE),
-        (DAYS[20:], Standing.WHOLE),  # the history before it was never collected
-        (DAYS[-1:], Standing.WHOLE),
-        (DAYS[:-1], Standing.BROKEN),  # the newest one is missing
-        (DAYS[:5] + DAYS[6:], Standing.BROKEN),
-        ([], Standing.BROKEN),
+        (DAYS, LakeStatus.WHOLE),
+        (DAYS[20:], LakeStatus.WHOLE),  # the history before it was never collected
+        (DAYS[-1:], LakeStatus.WHOLE),
+        (DAYS[:-1], LakeStatus.BROKEN),  # the newest one is missing
+        (DAYS[:5] + DAYS[6:], LakeStatus.BROKEN),
+        ([], LakeStatus.BROKEN),
     ],
 )
 def test_history_that_was_never_collected_is_told_from_what_is_missing(
-    days: Sequence[date], standing: Standing, lake: Lake
+    days: Sequence[date], status: LakeStatus, lake: Lake
 ) -> None:
     for day in days:
         lake.publish(*collected(day))
     SymbolYears(lake.store).publish(2024)
 
-    assert look(lake).standing is standing
+    assert look(lake).status is status
 
 
 def test_symbols_to_ask_again_and_files_behind_are_lagging_and_damage_is_broken(
@@ -419,16 +419,16 @@ def test_symbols_to_ask_again_and_files_behind_are_lagging_and_damage_is_broken(
 ) -> None:
     for day in DAYS[3:]:
         lake.publish(*collected(day))
-    assert look(lake).standing is Standing.LAGGING, "no files per symbol yet"
+    assert look(lake).status is LakeStatus.LAGGING, "no files per symbol yet"
     SymbolYears(lake.store).publish(2024)
-    assert look(lake).standing is Standing.WHOLE
+    assert look(lake).status is LakeStatus.WHOLE
 
     lake.publish(*collected(DAYS[2], SYMBOLS[1:], failed={SYMBOLS[0]: "no"}))
     SymbolYears(lake.store).publish(2024)
-    assert look(lake).standing is Standing.LAGGING
+    assert look(lake).status is LakeStatus.LAGGING
 
     lake.store.put(layout.session_key(DAYS[6]), b"no Parquet")
-    assert look(lake).standing is Standing.BROKEN
+    assert look(lake).status is LakeStatus.BROKEN
 
 
 def test_coverage_that_the_audit_could_not_know_is_unknown(lake: Lake) -> None:

@@ -13,7 +13,7 @@ from datalake_assets.cli.terminal import out
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.overview import page
-from datalake_assets.overview.numbers import Health, Overview, Standing
+from datalake_assets.overview.numbers import Health, LakeStatus, Overview
 from datalake_assets.overview.securities import KNOWN, Happening, security_news
 from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.storage import layout
@@ -111,7 +111,7 @@ def test_tables_that_are_behind_are_to_be_derived(lake: Lake) -> None:
     assert str(DAYS[-2]) in step.why
     assert "securities and factors are behind" in late.sentence
     assert late.health is not Health.GOOD
-    assert (found.standing, late.standing) == (Standing.WHOLE, Standing.LAGGING)
+    assert (found.status, late.status) == (LakeStatus.WHOLE, LakeStatus.LAGGING)
 
 
 def test_damaged_tables_are_told_and_hide_nothing(lake: Lake) -> None:

@@ -39,7 +39,7 @@ def derive(store: Store) -> None:
         return session_file.decode_bars(store.get(key), key)
 
     sessions = {day: versions[layout.session_key(day)] for day in days}
-    given = material(store, sessions, read, ActionLog(store).standing())
+    given = material(store, sessions, read, ActionLog(store).current())
     derive_securities(store, given, None)
     derive_factors(store, given)
 

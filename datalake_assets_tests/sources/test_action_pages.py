@@ -312,7 +312,7 @@ def test_the_exchanges_whole_history_is_swept_with_the_fewest_requests(
     done, events = sweep(alpaca, log, caller(), Window(date(2011, 1, 1), date(2026, 12, 31)))
 
     assert done.requests == -(-events.num_rows // 1000)
-    assert log.standing()["kind"].to_pylist()
+    assert log.current()["kind"].to_pylist()
     again, nothing = sweep(alpaca, log, caller(), Window(date(2011, 1, 1), date(2026, 12, 31)))
     assert (again.number, nothing.num_rows) == (2, 0)
 

@@ -40,17 +40,18 @@ DIRECT = 50 * 1024 * 1024
 OURS = (
     "__init__.py",
     "_xnys.py",
+    "actions",
     "collection",
     "lake",
     "lambda_handler.py",
-    "limits.py",
-    "listing.py",
     "market_calendar.py",
-    "postgres_limit.py",
-    "publication.py",
+    "pipeline",
     "py.typed",
+    "rate_limits",
+    "securities",
     "settings.py",
     "sources",
+    "storage",
 )
 """What the function needs of this package: nothing that imports Dagster."""
 
@@ -229,7 +230,8 @@ def try_import(folder: Path) -> float:
     """
     program = (
         "import sys, time; began = time.perf_counter(); sys.path.insert(0, sys.argv[1])\n"
-        "import datalake_assets.lambda_handler, datalake_assets.postgres_limit, dagster_pipes\n"
+        "import datalake_assets.lambda_handler, datalake_assets.rate_limits.postgres\n"
+        "import dagster_pipes\n"
         "import alpaca.data.historical, alpaca.trading.client\n"
         "print(time.perf_counter() - began)"
     )

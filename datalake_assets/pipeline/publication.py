@@ -33,7 +33,7 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, Statistics
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.survey import Survey
-from datalake_assets.lake.lake import Lake, Standing, Written, completed, repaired
+from datalake_assets.lake.lake import Lake, StoredSession, Written, completed, repaired
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.storage.store import BrokenFileError, ChangedError, StoreError
 
@@ -46,7 +46,7 @@ last requests of the other are waited for."""
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class CollectionOptions:
     """How to collect: everything that is the same for each session.
 
     Args:
@@ -113,7 +113,7 @@ class Publication:
     Args:
         wanted: The symbols to ask for in each session.
         lake: Where they go; already claimed for the source.
-        how: How to collect.
+        options: How to collect.
         survey: What is known of the years in which symbols traded, to pack by.
         repair: Start from what the lake holds and ask for its failed and pending symbols, and for
             those that are wanted and were never asked for; of one that lacks nothing and did not
@@ -128,14 +128,14 @@ class Publication:
         self,
         wanted: Mapping[date, tuple[str, ...]],
         lake: Lake,
-        how: How,
+        options: CollectionOptions,
         *,
         survey: Survey | None = None,
         repair: bool = False,
         inactive: Set[str] = frozenset(),
         least: int | None = None,
     ) -> None:
-        self._lake, self._how, self._inactive = lake, how, inactive
+        self._lake, self._options, self._inactive = lake, options, inactive
         self._asked = {day: tuple(symbols) for day, symbols in wanted.items()}
         self._standing: set[date] = set()
         self._whole: set[date] = set()
@@ -143,7 +143,7 @@ class Publication:
         for day in wanted if repair else ():
             found = None
             with suppress(BrokenFileError):  # there is nothing to start from
-                found = lake.standing(day)
+                found = lake.stored(day)
             if not found:
                 continue
             ledger = found.session.ledger
@@ -169,7 +169,7 @@ class Publication:
                 days,
                 plan_each(
                     {day: self._asked[day] for day in days},
-                    how.packing,
+                    options.packing,
                     survey.expected if survey and survey.covers(days) else None,
                 ),
             )
@@ -211,7 +211,7 @@ class Publication:
             RefusedError: The source refuses every request of this kind.
         """
         clock = clock or Clock()
-        seconds = self._how.seconds if seconds is None else seconds
+        seconds = self._options.seconds if seconds is None else seconds
         deadline = None if seconds is None else clock.seconds() + seconds
         rejected: dict[str, str] = {}
 
@@ -219,9 +219,9 @@ class Publication:
             return Collection(
                 plan,
                 fetch,
-                limiter=self._how.limiter,
-                retry=self._how.retry,
-                workers=self._how.workers,
+                limiter=self._options.limiter,
+                retry=self._options.retry,
+                workers=self._options.workers,
                 rejected=rejected,
                 stop=stop,
                 deadline=deadline,
@@ -263,7 +263,7 @@ class Publication:
         """Audit a session, and publish it or keep it as incomplete."""
         day = ledger.session
         while True:
-            session, over = self._session(bars, ledger, origin, statistics)
+            session, replacing = self._session(bars, ledger, origin, statistics)
             findings, closed = _held_against(calendar, session.ledger, self._audit(session))
             good = passed(findings)
             written = None
@@ -271,12 +271,12 @@ class Publication:
                 if closed:
                     break  # there is nothing to keep, and nothing that a repair could ask for
                 if good and day not in self._whole:
-                    written = self._lake.publish(session, findings, over)
-                elif good and over and over.published:
+                    written = self._lake.publish(session, findings, replacing)
+                elif good and replacing and replacing.published:
                     # Not a newer one, which another collection left since: its answers are later.
                     self._lake.clear_incomplete(day)
                 elif day not in self._whole and _tells_something(session.ledger):
-                    written = self._lake.keep_incomplete(session, findings, over)
+                    written = self._lake.keep_incomplete(session, findings, replacing)
                 break
             except ChangedError:
                 # Another repair wrote it since it was read: this one's answers go on top of that.
@@ -302,14 +302,14 @@ class Publication:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
-                session, over = self._session(bars, ledger, origin, collection.statistics)
+                session, replacing = self._session(bars, ledger, origin, collection.statistics)
                 told = replace(session.provenance, interrupted=by_hand)
                 session = replace(session, provenance=told)
                 # Another repair's may stand there now; then this one's answers are asked again.
                 with suppress(ChangedError):
-                    self._lake.keep_incomplete(session, [], over)
+                    self._lake.keep_incomplete(session, [], replacing)
 
-    def _with_what_waits(self, session: Session) -> tuple[Session, Standing | None]:
+    def _with_what_waits(self, session: Session) -> tuple[Session, StoredSession | None]:
         """The session with the answers that wait for its repair: none is asked for twice.
 
         Returns:
@@ -317,7 +317,7 @@ class Publication:
         """
         waiting = None
         with suppress(BrokenFileError):  # a damaged one has no answers
-            waiting = self._lake.standing(session.ledger.session)
+            waiting = self._lake.stored(session.ledger.session)
         if not waiting or waiting.published or not _tells_something(session.ledger):
             return session, None
         if waiting.session.ledger.session != session.ledger.session:
@@ -326,11 +326,11 @@ class Publication:
 
     def _session(
         self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics
-    ) -> tuple[Session, Standing | None]:
+    ) -> tuple[Session, StoredSession | None]:
         """What was collected, on top of what a repair starts from or of what waits, and that."""
-        over = self._lake.standing(ledger.session) if ledger.session in self._standing else None
-        if over:
-            bars, ledger = repaired(over.session, bars, ledger)
+        replacing = self._lake.stored(ledger.session) if ledger.session in self._standing else None
+        if replacing:
+            bars, ledger = repaired(replacing.session, bars, ledger)
         provenance = Provenance(
             collected_at=statistics.ended,
             source=origin.source,
@@ -341,7 +341,11 @@ class Publication:
         )
         session = Session(bars, ledger, provenance)
         # Also when it is good enough without: what waits is later than what is published of them.
-        return self._with_what_waits(session) if not over and ledger.missing else (session, over)
+        return (
+            self._with_what_waits(session)
+            if not replacing and ledger.missing
+            else (session, replacing)
+        )
 
     def _audit(self, session: Session) -> list[Finding]:
         before = market_calendar.previous_sessions(session.ledger.session, LOOKBACK)
@@ -352,7 +356,7 @@ class Publication:
         printed = [symbols for symbols in self._printed.values() if symbols is not None]
         if not printed and not session.ledger.present:
             printed = self._printed_last(session.ledger.session)
-        thresholds = self._how.thresholds
+        thresholds = self._options.thresholds
         return audit(session.bars, session.ledger, printed, thresholds, self._inactive)
 
     def _printed_last(self, day: date) -> list[frozenset[str]]:

@@ -1,7 +1,7 @@
 """Limits: which limiter keeps an account's budget, for whom it is shared with.
 
 Belongs here: opening it. Does not belong here: how one works (`collection.rate_limit`,
-`postgres_limit`).
+`rate_limits.postgres`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def open_limiter(
     key = f"{account}-{budget}"
     if postgres:
         # Imported when it is chosen: what it stands on is an extra.
-        from datalake_assets.postgres_limit import PostgresRateLimiter
+        from datalake_assets.rate_limits.postgres import PostgresRateLimiter
 
         with closing(PostgresRateLimiter(_checked(postgres), key, per_minute)) as of_machines:
             yield of_machines

@@ -34,7 +34,7 @@ from datalake_assets.collection.rate_limit import Budget
 from datalake_assets.collection.retry import Caller
 from datalake_assets.collection.survey import AskYears
 from datalake_assets.lake.lake import Lake
-from datalake_assets.publication import How
+from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.securities.holders import Held
 from datalake_assets.securities.witness import gaps, partings
 from datalake_assets.sources.alpaca import AlpacaSource
@@ -109,7 +109,7 @@ def read_testimony(store: Store) -> Testimony | None:
 def ask_source(
     alpaca: AlpacaSource,
     lake: Lake,
-    how: How,
+    options: CollectionOptions,
     *,
     requests: int,
     now: datetime,
@@ -119,7 +119,7 @@ def ask_source(
     Args:
         alpaca: The source.
         lake: The lake, with its tables of securities and factors.
-        how: The account's limit, how often to try again, and how much one request may ask for.
+        options: The account's limit, how often to try again, and how much one request may ask for.
         requests: Requests a day; those that were sent today already are taken off.
         now: The time, UTC.
 
@@ -131,8 +131,10 @@ def ask_source(
     today = now.date()
     spent = before.requests if before and before.day == today else 0
     known = before.answers if before else TESTIMONY.empty_table()
-    budget = Budget(how.limiter, max(0, requests - spent))
-    witness = _Witness(alpaca, lake, Caller(budget, how.retry), known, today, budget, how.packing)
+    budget = Budget(options.limiter, max(0, requests - spent))
+    witness = _Witness(
+        alpaca, lake, Caller(budget, options.retry), known, today, budget, options.packing
+    )
     with suppress(StoppedError):  # the budget is used up; the rest waits for tomorrow
         witness.ask()
     told = Testimony(today, spent + budget.used, witness.answers())

@@ -34,7 +34,7 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import RefusedError, StoppedError
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.definitions import build_collector, build_definitions
-from datalake_assets.postgres_limit import TABLE, PostgresRateLimiter
+from datalake_assets.rate_limits.postgres import TABLE, PostgresRateLimiter
 from datalake_assets.resources import CollectorResource
 from datalake_assets.settings import Settings, SettingsError
 from datalake_assets_tests.collection.histories import (
@@ -323,7 +323,7 @@ def until_it_waits_for_a_lock(server: PostgresServer, count: int = 1) -> None:
 
 ASKING = """
 import sys, threading, time
-from datalake_assets.postgres_limit import PostgresRateLimiter
+from datalake_assets.rate_limits.postgres import PostgresRateLimiter
 
 class Noting(PostgresRateLimiter):
     '''Notes for each thread the slot that it was given last, by the server's clock.'''
@@ -709,11 +709,11 @@ def test_collectors_of_one_account_share_a_row_for_each_budget(
 ) -> None:
     collector = dagster_resolved(server.dsn(), monkeypatch)
     account = key.replace(" ", "")
-    with collector.how(account) as how, collector.trading_limiter(account) as trading:
-        assert isinstance(how.limiter, PostgresRateLimiter)
+    with collector.options(account) as options, collector.trading_limiter(account) as trading:
+        assert isinstance(options.limiter, PostgresRateLimiter)
         assert isinstance(trading, PostgresRateLimiter)
-        assert how.limiter.per_minute == 200
-        for gate in (how.limiter, trading):
+        assert options.limiter.per_minute == 200
+        for gate in (options.limiter, trading):
             gate.acquire(NEVER)
     rows = server.run(f"SELECT key FROM {TABLE} WHERE key LIKE %s ORDER BY key", f"{account}-%")
     assert rows == [(f"{account}-data",), (f"{account}-trading",)]
@@ -722,14 +722,14 @@ def test_collectors_of_one_account_share_a_row_for_each_budget(
 
 
 def test_the_embedded_exchange_is_nobodys_account_and_needs_no_postgres() -> None:
-    with CollectorResource(rate_limit="postgresql://nowhere.invalid/x").how(None) as how:
-        assert type(how.limiter) is RateLimiter
+    with CollectorResource(rate_limit="postgresql://nowhere.invalid/x").options(None) as options:
+        assert type(options.limiter) is RateLimiter
 
 
 def test_an_address_in_the_launchpad_is_checked_as_the_setting_is_and_not_shown() -> None:
     collector = CollectorResource(rate_limit="postgresql://lake:hun/ter2@host/x")
     with pytest.raises(SettingsError, match="DATALAKE_RATE_LIMIT") as refused:
-        collector.how("account").__enter__()
+        collector.options("account").__enter__()
     for text in (everything(refused.value), repr(collector)):
         assert "ter2" not in text
         assert "hun" not in text
@@ -757,10 +757,10 @@ import json, sys
 sys.modules["psycopg"] = None
 from datalake_assets.resources import CollectorResource
 told = ""
-with CollectorResource().how("an account") as how:
-    kind = type(how.limiter).__name__
+with CollectorResource().options("an account") as options:
+    kind = type(options.limiter).__name__
 try:
-    CollectorResource(rate_limit="postgresql://host/x").how("an account").__enter__()
+    CollectorResource(rate_limit="postgresql://host/x").options("an account").__enter__()
 except ImportError as error:
     told = str(error)
 print(json.dumps([kind, told]))

@@ -26,7 +26,7 @@ from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
 from datalake_assets.collection.universe import active, lost, with_former
 from datalake_assets.lake.lake import Lake, Written
-from datalake_assets.publication import How
+from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.sources.alpaca import AlpacaSource
 
 _log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def calendar_of(
 def take_survey(
     alpaca: AlpacaSource,
     lake: Lake,
-    how: How,
+    options: CollectionOptions,
     wanted: Mapping[date, Sequence[str]],
     since: int,
     taken: date,
@@ -126,7 +126,7 @@ def take_survey(
     Args:
         alpaca: Whom to ask.
         lake: Where it is kept.
-        how: How to collect.
+        options: How to collect.
         wanted: The symbols of each session.
         since: The first year.
         taken: The day of the list of assets.
@@ -145,7 +145,7 @@ def take_survey(
     if (
         (found := lake.survey())
         and found.covers(wanted)
-        and len(symbols - found.years.keys()) < min(how.packing.symbols, len(symbols))
+        and len(symbols - found.years.keys()) < min(options.packing.symbols, len(symbols))
     ):
         return found
     stop = threading.Event()
@@ -154,9 +154,9 @@ def take_survey(
         since,
         taken.year,
         alpaca.years(),
-        Caller(how.limiter, how.retry, stop=stop),
-        symbols_per_request=how.packing.symbols,
-        workers=how.workers,
+        Caller(options.limiter, options.retry, stop=stop),
+        symbols_per_request=options.packing.symbols,
+        workers=options.workers,
         stop=stop,
         display=display,
     )
