@@ -167,7 +167,7 @@ def test_every_sensor_starts_by_itself_or_none(environ: dict[str, str], started:
     ).get_repository_def()
 
     status = dg.DefaultSensorStatus.RUNNING if started else dg.DefaultSensorStatus.STOPPED
-    assert len(repository.sensor_defs) == 8
+    assert len(repository.sensor_defs) == 10
     assert {sensor.default_status for sensor in repository.sensor_defs} == {status}
     # Its twin for those who prefer a schedule never starts by itself.
     (schedule,) = repository.schedule_defs

@@ -75,10 +75,10 @@ def test_bytecode_names_lambdas_paths_and_is_taken_without_a_look_at_the_source(
     build.copy_ours(tmp_path)
     build.bytecode(tmp_path)
 
-    (found,) = (tmp_path / "datalake_assets" / "__pycache__").glob("limits.*.pyc")
+    (found,) = (tmp_path / "datalake_assets" / "__pycache__").glob("settings.*.pyc")
     data = found.read_bytes()
     assert int.from_bytes(data[4:8], "little") == 0b01, "by a hash, and unchecked"
-    assert b"/var/task/datalake_assets/rate_limits/opening.py" in data
+    assert b"/var/task/datalake_assets/settings.py" in data
     assert str(tmp_path).encode() not in data
 
 
