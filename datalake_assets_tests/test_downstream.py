@@ -163,7 +163,7 @@ def test_the_project_of_the_document_runs_its_asset_after_a_session(
     page = (Path(__file__).parents[1] / "docs" / "own-project.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     monkeypatch.setenv("DATALAKE_URI", str(tmp_path / "lake"))
-    monkeypatch.setenv("DATALAKE_SYMBOLS", "AEF,ALES")
+    monkeypatch.setenv("DATALAKE_SYMBOLS", "AAA,AAB")
     # Somebody else's variable is in nobody's way.
     monkeypatch.setenv("ALPACA_BASE_URL", "https://paper-api.alpaca.markets")
     module: dict[str, Any] = {}
