@@ -64,7 +64,7 @@ def _backfill(given: argparse.Namespace) -> dict[str, Any]:
     import dagster as dg
 
     from datalake_assets.definitions import build_definitions
-    from datalake_assets.lake.lake import Lake
+    from datalake_assets.lake.files import LakeFiles
     from datalake_assets.lake.session_file import Summary
     from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
     from datalake_assets.settings import Settings
@@ -96,7 +96,7 @@ def _backfill(given: argparse.Namespace) -> dict[str, Any]:
             )
             assert result.success
         wall = time.perf_counter() - began
-        lake = Lake(open_store(f"{folder}/lake"))
+        lake = LakeFiles(open_store(f"{folder}/lake"))
         found = lake.summaries(layout.session_key(day) for day in lake.sessions())
         summaries = [summary for summary in found if isinstance(summary, Summary)]
         assert len(summaries) == len(days), (len(summaries), len(days))

@@ -38,7 +38,7 @@ from datalake_assets.collection.plan import WINDOW
 from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
 from datalake_assets.exchange.server import Exchange, Receive, Scope, Send
 from datalake_assets.lake import session_file
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -97,7 +97,7 @@ class Place:
 
     def __init__(self, folder: Path, url: str, given: argparse.Namespace, per_minute: int) -> None:
         self.home = folder / "dagster"
-        self.lake = Lake(open_store(str(folder / "lake")))
+        self.lake = LakeFiles(open_store(str(folder / "lake")))
         self._folder = folder
         (folder / "tmp").mkdir(parents=True)
         of_ours = ("ALPACA_", "DATALAKE_", "AWS_", "DAGSTER_")

@@ -22,7 +22,7 @@ from datetime import date
 from pathlib import Path
 
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage.store import open_store
 
 SESSION = date(2026, 11, 19)
@@ -74,7 +74,7 @@ def main() -> None:
             while not _invoke(exchange.url, slow, 128, 100):
                 number += 1
                 assert number <= given.most, "it does not end"
-        one, other = (Lake(open_store(str(path))).read(SESSION) for path in (whole, slow))
+        one, other = (LakeFiles(open_store(str(path))).read(SESSION) for path in (whole, slow))
         assert one.bars.equals(other.bars)
         assert one.ledger == other.ledger
         print(f"  {number} invocations, and the same session: bars and ledger")

@@ -35,9 +35,9 @@ from datalake_assets.collection.bars import SCHEMA, empty
 from datalake_assets.collection.report import Ledger
 from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 from datalake_assets_tests.seaweedfs import BUCKET, seaweedfs
@@ -88,7 +88,7 @@ def _place(kind: str, folder: Path) -> Iterator[str]:
 
 def _run(made: Store, uri: str, place: str, given: argparse.Namespace) -> None:
     store, drawn = open_store(uri), random.Random(given.seed)
-    Lake(store).claim("random walks")
+    LakeWriter(store).claim("random walks")
     year = _Year(made, store, given.sessions)
     year.change(drawn)
     whole = _publish(uri)  # the first, whose time tells when to kill
@@ -124,7 +124,7 @@ class _Year:
     """
 
     def __init__(self, made: Store, store: Store, sessions: int) -> None:
-        self._store, lake = store, Lake(made)
+        self._store, lake = store, LakeWriter(made)
         self._first, *days = lake.sessions()[:sessions]
         for day in days:
             store.put(layout.session_key(day), made.get(layout.session_key(day)))

@@ -60,12 +60,12 @@ def _imports(symbols: int, folder: Path) -> int:
 def _bare(symbols: int, folder: Path) -> int:
     from datalake_assets.collection.rate_limit import RateLimiter
     from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-    from datalake_assets.lake.lake import Lake
+    from datalake_assets.lake.writer import LakeWriter
     from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
     from datalake_assets.sources.alpaca import Account, AlpacaSource
     from datalake_assets.storage.store import open_store
 
-    lake = Lake(open_store(str(folder / "lake")))
+    lake = LakeWriter(open_store(str(folder / "lake")))
     with EmbeddedExchange(ExchangeOptions(active=symbols, inactive=0)) as exchange:
         source = AlpacaSource(
             Account("any", "any", data_url=exchange.url, trading_url=exchange.url)

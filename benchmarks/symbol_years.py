@@ -46,9 +46,9 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
 from datalake_assets.lake import session_file, symbol_year_file
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 from datalake_assets.storage.upload import files, upload
@@ -79,7 +79,7 @@ def main() -> None:
 def make_lake(folder: Path, years: range, symbols: int) -> None:
     """Sessions and symbol-years of random walks in a folder, where they are not there yet."""
     store = open_store(str(folder))
-    Lake(store).claim("random walks")
+    LakeWriter(store).claim("random walks")
     have = {year for year in years if not SymbolYears(store).behind(year)}
     missing = [year for year in years if year not in have or not _rows(store, year)]
     if missing:

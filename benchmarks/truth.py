@@ -41,8 +41,8 @@ from datalake_assets.exchange.market import DOLLAR
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import Restatements
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.listing import take_snapshot, take_survey
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.sources.alpaca import Account, AlpacaSource
@@ -144,7 +144,7 @@ class World:
         by = [("session", "ascending"), ("symbol", "ascending")]
         return pa.concat_tables(parts).sort_by(by).combine_chunks()
 
-    def collect(self, lake: Lake, url: str) -> Told:
+    def collect(self, lake: LakeWriter, url: str) -> Told:
         """The list, the actions, the survey and all sessions, as the program asks for them."""
         began = time.perf_counter()
         with self.client(lake, url) as source:
@@ -161,7 +161,7 @@ class World:
         return Told(time.perf_counter() - began, requests, asked, frozenset(unlisted))
 
     @contextmanager
-    def client(self, lake: Lake, url: str) -> Iterator[AlpacaSource]:
+    def client(self, lake: LakeWriter, url: str) -> Iterator[AlpacaSource]:
         """Who asks the exchange there, for this lake."""
         account = Account("any", "any", data_url=url, trading_url=url)
         lake.claim(account.source)
@@ -174,7 +174,7 @@ class World:
     def publish(
         self,
         source: AlpacaSource,
-        lake: Lake,
+        lake: LakeWriter,
         wanted: Mapping[date, tuple[str, ...]],
         taken: date,
         survey: Survey | None = None,
@@ -196,7 +196,7 @@ class World:
         self.clock.offset += timedelta(days=365)
 
 
-def wrong(world: World, lake: Lake, holes: frozenset[str]) -> Iterator[str]:
+def wrong(world: World, lake: LakeWriter, holes: frozenset[str]) -> Iterator[str]:
     """Each session of a lake that is not as it truly was, but for tickers that nobody names."""
     for day, bars in world.expected().items():
         if holes:
@@ -209,7 +209,7 @@ def wrong(world: World, lake: Lake, holes: frozenset[str]) -> Iterator[str]:
             yield f"{day}: missing {sorted(missing)}, too many {sorted(surplus)}"
 
 
-def pages(lake: Lake, day: date) -> bytes:
+def pages(lake: LakeWriter, day: date) -> bytes:
     """The bytes of a session's bars: the file without its footer, which tells where they are from.
 
     https://parquet.apache.org/docs/file-format/
@@ -233,13 +233,13 @@ def main() -> None:
         "tickers truly traded"
     )
     with tempfile.TemporaryDirectory() as folder, ExchangeServer(world.exchange) as server:
-        lake = Lake(open_store(str(Path(folder) / "lake")), world.clock)
+        lake = LakeWriter(open_store(str(Path(folder) / "lake")), world.clock)
         first = world.collect(lake, server.url)
         _tell("on the day after", first, world, lake)
         before = {day: pages(lake, day) for day in days}
         names = _named(lake)
         world.a_year_later()
-        fresh = Lake(open_store(str(Path(folder) / "fresh")), world.clock)
+        fresh = LakeWriter(open_store(str(Path(folder) / "fresh")), world.clock)
         for name, place in (("a year later, the same lake", lake), ("… an empty lake", fresh)):
             told = world.collect(place, server.url)
             _tell(name, told, world, place)
@@ -252,11 +252,11 @@ def main() -> None:
     print(f"peak memory, with the exchange and the truth: {peak:,.0f} MiB")
 
 
-def _named(lake: Lake) -> set[str]:
+def _named(lake: LakeWriter) -> set[str]:
     return {str(name) for name in ActionLog(lake.store).current()["new_symbol"].to_pylist()}
 
 
-def _tell(name: str, told: Told, world: World, lake: Lake) -> None:
+def _tell(name: str, told: Told, world: World, lake: LakeWriter) -> None:
     holes = frozenset(world.traded() - told.asked)
     bad = list(wrong(world, lake, holes))
     print(

@@ -14,7 +14,7 @@ import dagster as dg
 from datalake_assets.assets.session_metadata import SHOWN
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.collection.universe import active, lost, odd
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import CollectorResource, LakeResource
 from datalake_assets.storage.store import open_store
 
@@ -27,7 +27,7 @@ from datalake_assets.storage.store import open_store
 )
 def universe_is_whole(collector: CollectorResource, lake: LakeResource) -> dg.AssetCheckResult:
     """Hold the newest snapshot against the one before; failing it keeps the session from it."""
-    held = Lake(open_store(lake.uri))
+    held = LakeFiles(open_store(lake.uri))
     snapshots = [held.universe_of(day) for day in held.universe_days()[-2:]]
     *before, now = [active(snapshot) for snapshot in snapshots] or [0]
     untaken = odd(snapshots[-1]) if snapshots else []

@@ -30,7 +30,8 @@ from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.report import State
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import inactive, symbols_for
-from datalake_assets.lake.lake import Lake, WrongLakeError
+from datalake_assets.lake.files import WrongLakeError
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.listing import calendar_of, take_snapshot
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
 from datalake_assets.rate_limits.opening import TRADING_REQUESTS_PER_MINUTE, open_limiter
@@ -169,7 +170,7 @@ def workers(memory_mb: int) -> int:
     return max(1, min(50, memory_mb // 128))
 
 
-def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
+def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, LakeWriter]:
     if not (seconds := _seconds(context)):
         raise NoTimeError(
             f"the last {RESERVE:.0f} seconds are kept for the answers under way, the audit and the "
@@ -178,7 +179,7 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
         )
     settings = Settings.load()
     account = _account(settings)
-    lake = Lake(open_store(settings.lake_uri))
+    lake = LakeWriter(open_store(settings.lake_uri))
     lake.claim(account.source)
     threads = workers(int(context.memory_limit_in_mb))
     # A request that fails to the end of this must still leave its reserve.
@@ -219,7 +220,7 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
     return outcome, lake
 
 
-def _knows(lake: Lake, wanted: Mapping[date, tuple[str, ...]]) -> bool:
+def _knows(lake: LakeWriter, wanted: Mapping[date, tuple[str, ...]]) -> bool:
     """Whether the lake's session has a state for each of these symbols."""
     ((day, symbols),) = wanted.items()
     with suppress(BrokenFileError):
@@ -295,7 +296,7 @@ def _thresholds(given: object) -> Mapping[str, Any]:
     return dict(given)
 
 
-def _told(outcome: Outcome, lake: Lake) -> dict[str, Any]:
+def _told(outcome: Outcome, lake: LakeWriter) -> dict[str, Any]:
     ledger = outcome.ledger
     key = layout.session_key if outcome.published else layout.incomplete_key
     return {

@@ -23,8 +23,8 @@ from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.rate_limits.opening import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.settings import read_symbols, refuse_misspelt
@@ -359,7 +359,7 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=20, ge=1, le=1000, description="Symbol-years that are written at the same time."
     )
 
-    def open(self, source: str) -> Lake:
+    def open(self, source: str) -> LakeWriter:
         """The lake, ready to be written to with bars of this source.
 
         Raises:
@@ -369,7 +369,7 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         # Here, and not when the definitions load: there it would stop other people's assets, too.
         refuse_misspelt()
-        lake = Lake(open_store(self.uri))
+        lake = LakeWriter(open_store(self.uri))
         lake.claim(source)
         return lake
 

@@ -17,8 +17,8 @@ import pytest
 from datalake_assets import market_calendar
 from datalake_assets.cli import terminal
 from datalake_assets.cli.status import as_dict, show
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview.numbers import Overview, SessionState
 from datalake_assets_tests.overview.lakes import (
     DAYS,
@@ -46,7 +46,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return lines
 
 
-def lake_with(days: list[date] = DAYS) -> Lake:
+def lake_with(days: list[date] = DAYS) -> LakeWriter:
     lake = new_lake()
     publish(lake, days)
     SymbolYears(lake.store).publish(2024)

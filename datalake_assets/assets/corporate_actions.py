@@ -25,7 +25,8 @@ from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.stock_universe import OWNERS
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.retry import Caller
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
+from datalake_assets.lake.reader import Reader
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
@@ -118,14 +119,16 @@ def corporate_actions(
     yield judge(swept, odd)
 
 
-def _known(context: dg.AssetExecutionContext, lake: Lake, standing: pa.Table) -> frozenset[str]:
+def _known(
+    context: dg.AssetExecutionContext, lake: LakeFiles, standing: pa.Table
+) -> frozenset[str]:
     """The tickers on the newest list of assets and, if that does not name all, those with bars."""
     try:
         universe = lake.universe()
         listed = frozenset(universe[1]["symbol"].to_pylist() if universe else ())
         if listed.issuperset(standing["symbol"].to_pylist()):
             return listed
-        known = listed.union(lake.symbols())
+        known = listed.union(Reader(lake.store).symbols())
         # A lake that holds neither list nor bars yet knows no ticker, which tells nothing.
         return known or frozenset(standing["symbol"].to_pylist())
     except BrokenFileError as error:

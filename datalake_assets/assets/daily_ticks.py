@@ -47,9 +47,10 @@ from datalake_assets.collection.universe import (
     told_unlisted,
     unlisted,
 )
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.listing import calendar_of, take_survey
 from datalake_assets.pipeline.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -232,7 +233,7 @@ def _collect(
     context: dg.AssetExecutionContext,
     collector: CollectorResource,
     source: SourceResource,
-    lake: Lake,
+    lake: LakeWriter,
     display: Display,
 ) -> Iterator[Outcome]:
     """The run's sessions, collected and written."""
@@ -283,7 +284,10 @@ def _first_session(context: dg.AssetExecutionContext) -> date:
 
 
 def _finished(
-    context: dg.AssetExecutionContext, collector: CollectorResource, lake: Lake, days: list[date]
+    context: dg.AssetExecutionContext,
+    collector: CollectorResource,
+    lake: LakeFiles,
+    days: list[date],
 ) -> frozenset[date]:
     """The sessions of the run that need not be asked for again.
 
@@ -323,7 +327,7 @@ def _unfinished_runs(context: dg.AssetExecutionContext) -> frozenset[str]:
 def _universe(
     context: dg.AssetExecutionContext,
     alpaca: AlpacaSource,
-    lake: Lake,
+    lake: LakeWriter,
     collector: CollectorResource,
     source: SourceResource,
     newest: date,
@@ -350,7 +354,7 @@ def _announce(publication: Publication, collector: CollectorResource) -> str:
     )
 
 
-def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
+def _materialization(outcome: Outcome, lake: LakeFiles) -> dg.AssetMaterialization:
     ledger, written = outcome.ledger, outcome.written
     metadata = session_metadata(
         counts={state.value: count for state, count in ledger.counts.items()},
@@ -462,7 +466,7 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[_SessionResult], lake: Lake) -> Failed:
+def _failure(failed: Sequence[_SessionResult], lake: LakeFiles) -> Failed:
     """The error that ends a run with sessions that did not pass."""
     lines = []
     for session in failed[:SHOWN]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import dagster as dg
 
 from datalake_assets.collection.errors import CollectionError
-from datalake_assets.lake.lake import WrongLakeError
+from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.settings import SettingsError
 from datalake_assets.storage.store import BrokenFileError, StoreError
 

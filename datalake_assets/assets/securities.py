@@ -21,7 +21,7 @@ from datalake_assets.assets.failure import plainly
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.stock_universe import OWNERS
 from datalake_assets.lake.derived import gathered
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import LakeResource, SourceResource
 from datalake_assets.securities.derivation import (
     Material,
@@ -186,7 +186,9 @@ def factor_metadata(given: Material, found: Factors, jumps: Jumps) -> dict[str, 
     }
 
 
-def judge(lake: Lake, check: str, about: str, fine: tuple[str, ...] = ()) -> dg.AssetCheckResult:
+def judge(
+    lake: LakeFiles, check: str, about: str, fine: tuple[str, ...] = ()
+) -> dg.AssetCheckResult:
     """A check of what was found: by kind, and the newest of it with what to type."""
     found = read_findings(lake.store)
     found = found.filter(pc.equal(found["about"], about))

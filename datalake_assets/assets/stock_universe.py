@@ -17,7 +17,8 @@ from datalake_assets.assets.failure import plainly
 from datalake_assets.collection.progress import Display
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable, odd
-from datalake_assets.lake.lake import Lake, Written
+from datalake_assets.lake.files import LakeFiles
+from datalake_assets.lake.writer import LakeWriter, Written
 from datalake_assets.pipeline.listing import take_snapshot
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
@@ -63,7 +64,7 @@ def stock_universe(
 
 
 def take_universe(
-    alpaca: AlpacaSource, lake: Lake, collector: CollectorResource, source: SourceResource
+    alpaca: AlpacaSource, lake: LakeWriter, collector: CollectorResource, source: SourceResource
 ) -> tuple[date, pa.Table, Written]:
     """Take today's snapshot as the collector's knobs say.
 
@@ -77,7 +78,7 @@ def take_universe(
 
 
 def snapshot_metadata(
-    taken: date, snapshot: pa.Table, written: Written, lake: Lake
+    taken: date, snapshot: pa.Table, written: Written, lake: LakeFiles
 ) -> dict[str, Any]:
     """What the UI shows of a snapshot."""
     status = Counter(snapshot["status"].to_pylist())

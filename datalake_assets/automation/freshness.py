@@ -20,7 +20,7 @@ from datalake_assets.automation import due
 from datalake_assets.automation.alerts import AlertError, webhook
 from datalake_assets.automation.jobs import NEWEST_SESSION, freshness_job, sensor_status
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -155,7 +155,7 @@ def build_freshness_check(settings: Settings) -> dg.AssetChecksDefinition:
     def newest_session_is_there(
         clock: dg.ResourceParam[Clock], lake: LakeResource
     ) -> dg.AssetCheckResult:
-        return judge(look(clock.now(), Lake(open_store(lake.uri)).sessions(), deadlines))
+        return judge(look(clock.now(), LakeFiles(open_store(lake.uri)).sessions(), deadlines))
 
     # `@asset_check` would make it wait for the asset's output. A run with a session that did not
     # pass has none, and would leave it unevaluated just when it has something to tell.
@@ -222,7 +222,7 @@ def build_freshness_sensor(settings: Settings) -> dg.SensorDefinition:
         session = deadlines.newest_passed(now)
         if session is None:
             return dg.SensorResult(skip_reason="no session had to be there yet")
-        held = Lake(open_store(lake.uri))
+        held = LakeFiles(open_store(lake.uri))
         # One look at one object: a tick is every minute. Only who tells people looks at them all.
         there = held.store.exists(layout.session_key(session))
         state = f"{session} {'there' if there else 'missing'}"

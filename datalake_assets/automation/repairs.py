@@ -18,7 +18,7 @@ from datalake_assets import market_calendar
 from datalake_assets.automation.due import Patience
 from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.progress import many
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
@@ -104,7 +104,7 @@ class Holes:
         """What to keep until the next look."""
         return json.dumps(asdict(self))
 
-    def look(self, lake: Lake, at_most: int = FOOTERS_A_TICK) -> int:
+    def look(self, lake: LakeFiles, at_most: int = FOOTERS_A_TICK) -> int:
         """Look into the months in which a session file is another one than the last time.
 
         Args:
@@ -134,7 +134,7 @@ class Holes:
             self.months[month] = now
         return left
 
-    def _look_into(self, lake: Lake, month: str, keys: list[str]) -> None:
+    def _look_into(self, lake: LakeFiles, month: str, keys: list[str]) -> None:
         """Replace what is known of a month's sessions by what their files say."""
         before = {day: one for day, one in self.broken.items() if day.startswith(month)}
         found: dict[str, tuple[Summary, bool]] = {}

@@ -38,7 +38,7 @@ from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
 from datalake_assets.automation.repairs import Holes, Repair
 from datalake_assets.automation.years import Years
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
@@ -162,7 +162,7 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason("DATALAKE_REPAIR_REQUESTS_PER_DAY is 0: nothing is repaired")
         now = runs.begin_tick(context, clock)
         holes = Holes.remembered(context.cursor)
-        unseen = holes.look(Lake(open_store(lake.uri)))
+        unseen = holes.look(LakeFiles(open_store(lake.uri)))
         published = runs.collected(context.instance, DAILY_TICKS)
         newest = due.newest(now, settings.catch_up_sessions, delay)
         fresh = {str(day) for day in newest} - published

@@ -15,7 +15,8 @@ import typer
 
 from datalake_assets.cli.terminal import err, tell, working
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -81,7 +82,7 @@ def load_settings(symbols: str | None = None) -> Settings:
     return Settings.load({**os.environ, "DATALAKE_SYMBOLS": symbols})
 
 
-def show_lake(lake: Lake) -> None:
+def show_lake(lake: LakeFiles) -> None:
     """Say which lake is meant, before anything else: a relative one is another in each folder.
 
     On stderr, so that a pipe holds only what was asked for.
@@ -89,17 +90,17 @@ def show_lake(lake: Lake) -> None:
     tell(err, f"lake: {lake.store.uri}{'' if is_there(lake) else ' (there is none yet)'}")
 
 
-def is_there(lake: Lake) -> bool:
+def is_there(lake: LakeFiles) -> bool:
     """Whether somebody ever collected into it; it may be damaged."""
     return lake.store.exists(layout.MARKER)
 
 
-def open_lake(settings: Settings) -> Lake:
+def open_lake(settings: Settings) -> LakeFiles:
     """The lake of the settings, to look at; it need not be there."""
-    return Lake(open_store(settings.lake_uri))
+    return LakeFiles(open_store(settings.lake_uri))
 
 
-def claimed_lake(settings: Settings) -> Lake:
+def claimed_lake(settings: Settings) -> LakeWriter:
     """The lake of the settings, to collect into: what no run could do is found out before it.
 
     Raises:
@@ -109,7 +110,7 @@ def claimed_lake(settings: Settings) -> Lake:
     from datalake_assets.definitions import build_source
 
     settings.read_symbols()
-    lake = open_lake(settings)
+    lake = LakeWriter(open_store(settings.lake_uri))
     # As for a run: what is named by its environment variable gets its value.
     lake.claim(build_source(settings).process_config_and_initialize().identity)
     return lake

@@ -29,6 +29,7 @@ from datalake_assets.cli.arguments import (
 from datalake_assets.cli.runs import materialize
 from datalake_assets.cli.terminal import plain_errors
 from datalake_assets.collection.progress import many
+from datalake_assets.lake.coverage import coverage_between
 from datalake_assets.settings import Settings
 
 
@@ -126,7 +127,7 @@ def backfill(
 def _refuse_to_lose_symbols(settings: Settings, start: date, end: date) -> None:
     """A session that is collected again is replaced: a few symbols must not replace them all."""
     chosen = settings.read_symbols() or ()
-    for held in open_lake(settings).coverage(start, end).published:
+    for held in coverage_between(open_lake(settings), start, end).published:
         known = sum(held.counts.values())
         if known > len(chosen):
             raise typer.BadParameter(

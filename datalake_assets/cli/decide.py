@@ -18,7 +18,7 @@ from rich.table import Table
 
 from datalake_assets.cli.arguments import open_lake, show_lake
 from datalake_assets.cli.terminal import command, out, plain_errors, tell
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.reader import as_day
 from datalake_assets.securities.decisions import (
     ACCEPT,
@@ -163,7 +163,7 @@ def _on_action(what: str, target: str, day: str | None, why: str, who: str | Non
             )
 
 
-def _of_day(lake: Lake, symbol: str, day: date) -> list[str]:
+def _of_day(lake: LakeFiles, symbol: str, day: date) -> list[str]:
     """The actions of a symbol and day: those in question if any are, else all."""
     known = _actions(lake)
     known = known.filter(
@@ -173,7 +173,7 @@ def _of_day(lake: Lake, symbol: str, day: date) -> list[str]:
     return sorted(set((asked if asked.num_rows else known)["action_id"].to_pylist()))
 
 
-def _actions(lake: Lake) -> pa.Table:
+def _actions(lake: LakeFiles) -> pa.Table:
     """Identifier, symbol and day of each action with a factor, and of each in question."""
     findings = read_findings(lake.store)
     findings = findings.filter(findings["action_id"].is_valid())
@@ -196,7 +196,7 @@ def _actions(lake: Lake) -> pa.Table:
     )
 
 
-def _jumped(lake: Lake, symbol: str, day: date) -> bool:
+def _jumped(lake: LakeFiles, symbol: str, day: date) -> bool:
     findings = read_findings(lake.store).to_pylist()
     return any(
         row["about"] == "jump" and row["symbol"] == symbol and row["session"] == day
@@ -204,7 +204,7 @@ def _jumped(lake: Lake, symbol: str, day: date) -> bool:
     )
 
 
-def _require_a_lake(lake: Lake) -> None:
+def _require_a_lake(lake: LakeFiles) -> None:
     if not lake.store.exists(layout.FACTORS_TABLE):
         raise typer.BadParameter(
             f"no factors were derived in {lake.store.uri} yet: correct DATALAKE_URI, or "
@@ -225,7 +225,7 @@ def _decision(what: str, why: str, who: str | None, **more: object) -> Decision:
         raise typer.BadParameter(str(error)) from error
 
 
-def _keep(lake: Lake, *decisions: Decision) -> None:
+def _keep(lake: LakeFiles, *decisions: Decision) -> None:
     try:
         made = keep(lake.store, *decisions).made[-len(decisions) :]
     except ValueError as error:

@@ -19,6 +19,7 @@ from datalake_assets.cli.show import draw
 from datalake_assets.cli.terminal import command, out, plain_errors, show_table, sparkline, tell
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.progress import many
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.lake import Lake
 from datalake_assets.securities.derivation import read_derived
 from datalake_assets.securities.factors import SPLITS
@@ -55,7 +56,7 @@ def demo() -> None:
     raise typer.Exit(0 if good else 1)
 
 
-def with_a_split(lake: Lake, days: Sequence[date]) -> date:
+def with_a_split(lake: LakeFiles, days: Sequence[date]) -> date:
     """The first of the sessions to collect, so that there is a split with a session before it."""
     few = days[-DEMO_SESSIONS:]
     actions = ActionLog(lake.store).current()
@@ -65,7 +66,7 @@ def with_a_split(lake: Lake, days: Sequence[date]) -> date:
     return few[0] if newest > few[0] else max(day for day in days if day < newest)
 
 
-def _a_split(lake: Lake, newest: date) -> None:
+def _a_split(lake: LakeFiles, newest: date) -> None:
     """The most traded security that split in the newest sessions: as traded, and adjusted."""
     days = lake.sessions()[-MOST_SESSIONS:]
     factors = read_derived(lake.store, layout.FACTORS_TABLE).to_pylist()
@@ -74,7 +75,8 @@ def _a_split(lake: Lake, newest: date) -> None:
         for row in factors
         if row["adjustment"] == "split" and row["applied"] and row["session"] in days
     }
-    bars = {symbol: lake.bars(symbol, days[0], newest) for symbol in split}
+    reader = Lake(lake.store)
+    bars = {symbol: reader.bars(symbol, days[0], newest) for symbol in split}
     traded = {
         symbol: pc.sum(pc.multiply(table["close"], pc.cast(table["volume"], "float64"))).as_py()
         for symbol, table in bars.items()
@@ -84,8 +86,8 @@ def _a_split(lake: Lake, newest: date) -> None:
         tell(out, "No security split in these sessions.")
         return
     symbol = max(sorted(traded), key=traded.__getitem__)
-    adjusted = lake.bars(symbol, days[0], newest, "all").to_pylist()
-    marked = marks(lake, adjusted)
+    adjusted = reader.bars(symbol, days[0], newest, "all").to_pylist()
+    marked = marks(reader, adjusted)
     table = Table("session", "as traded", "adjusted", "event", title=f"{symbol}, which split")
     for column in table.columns[1:3]:
         column.justify = "right"
@@ -98,7 +100,7 @@ def _a_split(lake: Lake, newest: date) -> None:
         out.print(line, soft_wrap=True)
 
 
-def _first_look(lake: Lake, newest: date) -> str | None:
+def _first_look(lake: LakeFiles, newest: date) -> str | None:
     """The most traded names of the newest session; the first of them, if any traded."""
     days = [day for day in lake.sessions() if day <= newest][-DEMO_SESSIONS:]
     tables = {day: lake.read(day).bars for day in days}
@@ -140,7 +142,7 @@ def _first_look(lake: Lake, newest: date) -> str | None:
     return str(top["symbol"][0].as_py())
 
 
-def _how_to_go_on(lake: Lake, newest: date, symbol: str) -> None:
+def _how_to_go_on(lake: LakeFiles, newest: date, symbol: str) -> None:
     bars = lake.read(newest).bars
     sessions = lake.store.url(layout.SESSIONS)
     python = Path(command()).with_name("python")

@@ -30,6 +30,7 @@ from datalake_assets.cli.terminal import (
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Snapshot
 from datalake_assets.collection.report import Reason
+from datalake_assets.lake.coverage import coverage_between
 from datalake_assets.lake.derived import subjects
 from datalake_assets.lake.examination import (
     Defect,
@@ -40,7 +41,7 @@ from datalake_assets.lake.examination import (
     removal,
     spans,
 )
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.pipeline.witness import read_testimony
@@ -102,14 +103,14 @@ def doctor(
     raise typer.Exit(1 if defects else 0)
 
 
-def _failed(lake: Lake, year: int | None) -> tuple[Reason, ...]:
+def _failed(lake: LakeFiles, year: int | None) -> tuple[Reason, ...]:
     """Why symbols failed in the sessions; a session with such ones is whole all the same."""
     if year is None:
-        return lake.coverage().reasons
-    return lake.coverage(date(year, 1, 1), date(year, 12, 31)).reasons
+        return coverage_between(lake).reasons
+    return coverage_between(lake, date(year, 1, 1), date(year, 12, 31)).reasons
 
 
-def _undecided(lake: Lake) -> list[dict[str, Any]]:
+def _undecided(lake: LakeFiles) -> list[dict[str, Any]]:
     """What waits for the user's decision, the newest first; nothing of it is damaged."""
     try:
         found = read_findings(lake.store)
@@ -131,20 +132,20 @@ def _tell_undecided(undecided: Sequence[dict[str, Any]]) -> None:
         tell(out, f"… and {len(undecided) - _SHOWN:,} more: {command()} decide")
 
 
-def _years(lake: Lake) -> set[int]:
+def _years(lake: LakeFiles) -> set[int]:
     days = (*lake.sessions(), *lake.incomplete())
     return {day.year for day in days} | set(SymbolYears(lake.store).years())
 
 
 def _all(
-    lake: Lake, settings: Settings, year: int | None, known: _Known, progress: Progress
+    lake: LakeFiles, settings: Settings, year: int | None, known: _Known, progress: Progress
 ) -> Iterator[Examination]:
     besides = [*subjects(lake, Clock().now()), _testimony(lake)]
     yield from examine(lake, None if year is None else [year], progress, besides=besides)
     yield _records(lake, settings, year, known)
 
 
-def _testimony(lake: Lake) -> Subject:
+def _testimony(lake: LakeFiles) -> Subject:
     """What the source said as a witness: asked again when it can't be read."""
 
     def look(progress: Progress) -> tuple[int, list[Defect]]:
@@ -171,7 +172,7 @@ def _known() -> _Known:
         )
 
 
-def _records(lake: Lake, settings: Settings, year: int | None, records: _Known) -> Examination:
+def _records(lake: LakeFiles, settings: Settings, year: int | None, records: _Known) -> Examination:
     """The lake against what Dagster knows to be materialized."""
     began = time.monotonic()
     all_days = [date.fromisoformat(key) for key in partitions(settings)]
@@ -253,7 +254,7 @@ def _as_typed(repair: str) -> str:
 
 
 def _as_json(
-    lake: Lake,
+    lake: LakeFiles,
     examinations: Sequence[Examination],
     failed: Sequence[Reason],
     undecided: Sequence[dict[str, Any]],

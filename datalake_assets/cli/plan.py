@@ -34,7 +34,7 @@ from datalake_assets.cli.terminal import (
 )
 from datalake_assets.collection.cost import PRICES_OF, Cost, cost
 from datalake_assets.collection.universe import symbols_for
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -100,7 +100,7 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
     return cost(planned, settings.requests_per_minute, density, known.years if known else None)
 
 
-def _density(lake: Lake, published: Sequence[date]) -> float:
+def _density(lake: LakeFiles, published: Sequence[date]) -> float:
     """Share of symbols that print, in a few sessions that the lake holds; 1 when it has none."""
     few = published[:: max(1, len(published) // 20)]
     found = lake.summaries(map(layout.session_key, few))

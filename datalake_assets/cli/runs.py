@@ -35,7 +35,7 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason, joined
 from datalake_assets.collection.universe import told_unlisted, unlisted
-from datalake_assets.lake.coverage import narrow
+from datalake_assets.lake.coverage import coverage_between, narrow
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.settings import Settings
@@ -413,7 +413,7 @@ def _show_universe(settings: Settings, start: date, end: date) -> None:
     lake, chosen = open_lake(settings), settings.read_symbols()
     if chosen and (listed := lake.universe()) and (names := unlisted(chosen, listed[1])):
         tell(out, told_unlisted(names, listed[0]))
-    held = lake.coverage(start, end)
+    held = coverage_between(lake, start, end)
     few = narrow(lake, held.published, chosen)
     for first, last in spans(few, list(held.sessions)):
         which = f"--session {first}" if first == last else f"--from {first} --to {last}"

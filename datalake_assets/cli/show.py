@@ -78,9 +78,10 @@ def show(
         raise typer.BadParameter("give --csv or --json, not both")
     with plain_errors():
         try:
-            lake = open_lake(Settings.load())
+            held = open_lake(Settings.load())
             if not (as_csv or as_json):
-                show_lake(lake)
+                show_lake(held)
+            lake = Lake(held.store)
             with warnings.catch_warnings(record=True) as warned, working("reading the lake"):
                 warnings.simplefilter("always", SecuritiesWarning)
                 found = [_bars(lake, symbol, first, last, adjustment) for symbol in symbols]

@@ -22,7 +22,7 @@ from rich.text import Text
 from datalake_assets import market_calendar
 from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.progress import Display, Snapshot, many
-from datalake_assets.lake.lake import WrongLakeError
+from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.settings import SettingsError
 from datalake_assets.storage.store import BrokenFileError, StoreError

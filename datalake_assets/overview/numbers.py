@@ -32,7 +32,7 @@ from datalake_assets.collection.universe import unlisted
 from datalake_assets.lake import currency, restatements, session_file
 from datalake_assets.lake.coverage import Coverage, Held, Narrow, coverage, narrow
 from datalake_assets.lake.examination import spans
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Summary
@@ -604,7 +604,7 @@ _PUBLISHED = (SessionState.PUBLISHED, SessionState.FLAWED)
 
 
 def overview(
-    lake: Lake,
+    lake: LakeFiles,
     *,
     first: date,
     due: date,
@@ -673,7 +673,7 @@ def _collection_of(summary: Summary) -> object:
 
 
 def _securities(
-    lake: Lake, published: Sequence[date], damaged: list[Damage]
+    lake: LakeFiles, published: Sequence[date], damaged: list[Damage]
 ) -> SecurityNews | None:
     try:
         return security_news(lake.store, published)
@@ -683,7 +683,7 @@ def _securities(
 
 
 def _universe(
-    lake: Lake, held: Coverage, chosen: Sequence[str] | None, damaged: list[Damage]
+    lake: LakeFiles, held: Coverage, chosen: Sequence[str] | None, damaged: list[Damage]
 ) -> tuple[dict[date, Narrow], tuple[str, ...]]:
     """The narrow sessions and the unlisted symbols; a damaged list is added to the damaged."""
     try:
@@ -719,7 +719,7 @@ def _states(
     )
 
 
-def _damaged(lake: Lake, held: Coverage) -> list[Damage]:
+def _damaged(lake: LakeFiles, held: Coverage) -> list[Damage]:
     """The session files that can't be read."""
     if not held.damaged:
         return []
@@ -731,7 +731,7 @@ def _damaged(lake: Lake, held: Coverage) -> list[Damage]:
     return [Damage.of_session(where, places.get(where)) for where in held.damaged]
 
 
-def _bars(lake: Lake, days: Sequence[date], damaged: list[Damage]) -> dict[date, pa.Table]:
+def _bars(lake: LakeFiles, days: Sequence[date], damaged: list[Damage]) -> dict[date, pa.Table]:
     """The bars of these sessions; what can't be read is added to the damaged."""
 
     def read(day: date) -> pa.Table | None:
@@ -750,7 +750,7 @@ def _bars(lake: Lake, days: Sequence[date], damaged: list[Damage]) -> dict[date,
 
 
 def _years(
-    lake: Lake,
+    lake: LakeFiles,
     states: Mapping[date, SessionState],
     sessions: Mapping[date, SessionNumbers],
     damaged: list[Damage],
@@ -790,7 +790,7 @@ def _years(
     return found
 
 
-def _manifest(lake: Lake, year: int) -> Manifest:
+def _manifest(lake: LakeFiles, year: int) -> Manifest:
     """What the symbol-years were made from; an empty one when they never were made."""
     key = layout.manifest_key(year)
     try:
@@ -868,7 +868,7 @@ def _busy_seconds(collections: Iterable[Mapping[str, str]]) -> float:
     return busy
 
 
-def _restatements(lake: Lake, damaged: list[Damage]) -> pa.Table:
+def _restatements(lake: LakeFiles, damaged: list[Damage]) -> pa.Table:
     try:
         return Restatements(lake.store).newest(RESTATEMENTS)
     except BrokenFileError as error:

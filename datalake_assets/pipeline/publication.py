@@ -33,8 +33,8 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, Statistics
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.survey import Survey
-from datalake_assets.lake.lake import Lake, StoredSession, Written, completed, repaired
 from datalake_assets.lake.session_file import Provenance, Session
+from datalake_assets.lake.writer import LakeWriter, StoredSession, Written, completed, repaired
 from datalake_assets.storage.store import BrokenFileError, ChangedError, StoreError
 
 _TURN = 0.1
@@ -127,7 +127,7 @@ class Publication:
     def __init__(
         self,
         wanted: Mapping[date, tuple[str, ...]],
-        lake: Lake,
+        lake: LakeWriter,
         options: CollectionOptions,
         *,
         survey: Survey | None = None,

@@ -11,8 +11,8 @@ import pytest
 
 from datalake_assets import market_calendar
 from datalake_assets.lake.coverage import Held
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page
 from datalake_assets.overview.numbers import (
     Damage,
@@ -66,7 +66,7 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag in tags]
 
 
-def whole() -> Lake:
+def whole() -> LakeWriter:
     lake = new_lake()
     for number, day in enumerate(DAYS):
         before = [SYMBOLS] if number else []

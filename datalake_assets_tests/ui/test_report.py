@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from datalake_assets import market_calendar
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page as report_page
 from datalake_assets.overview.numbers import Overview
 from datalake_assets.storage import layout
@@ -42,7 +42,7 @@ def overview() -> Overview:
     return look(lake, first=days[0], due=DUE)
 
 
-def fill(lake: Lake, days: list[date]) -> None:
+def fill(lake: LakeWriter, days: list[date]) -> None:
     few = SYMBOLS[:20]
     for number, day in enumerate(days):
         if number < 100 or number % 97 == 1 or day == days[-6]:
