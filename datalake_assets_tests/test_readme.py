@@ -19,6 +19,7 @@ import duckdb
 import duckdb_extensions
 import pytest
 import typer.main
+from pandas import Timestamp
 from typer.core import TyperGroup
 
 from datalake_assets.cli import app
@@ -36,6 +37,7 @@ from datalake_assets.securities.evidence import quarter_of
 from datalake_assets.settings import LAKE_OF_EXCHANGE, SETTINGS, Setting, Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
+from datalake_assets_tests import environments
 from datalake_assets_tests.securities.bars import action
 from datalake_assets_tests.securities.deriving import derive, say
 
@@ -118,6 +120,7 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
         layout.FACTORS_TABLE,
         layout.CUMULATIVE_TABLE,
         layout.FINDINGS_TABLE,
+        layout.TESTIMONY,
         layout.DECISIONS,
         layout.REGISTRY,
         layout.evidence_key(quarter_of(day)),
@@ -135,9 +138,8 @@ def test_the_columns_are_those_of_the_bars_in_their_order() -> None:
 def snippets() -> dict[str, str]:
     """The README's Python, by the library that it reads with."""
     found = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    return {
-        re.findall(r"^(?:import json\n)?(?:import|from) (\w+)", text)[0]: text for text in found
-    }
+    imported = r"^(?:import|from) (?!json)(\w+)"
+    return {re.findall(imported, text, re.MULTILINE)[0]: text for text in found}
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +226,12 @@ def test_our_own_reader_gives_bars_a_session_and_an_explanation(lake: LakeWriter
 
     asked = re.findall(r'bars\(\["(\w+)", "(\w+)"\]', snippets()["datalake_assets"])[0]
     assert told["bars"].drop_columns("security").to_pylist() == bars_of(lake, *asked)
-    assert told["closes"].column_names == ["session", *asked]
-    assert told["closes"][ONE].to_pylist() == told["adjusted"]["close"].to_pylist()
+    assert told["frame"]["session"].tolist() == [Timestamp(day) for day in SESSIONS] * 2
+    assert told["monthly"].to_dict() == {Timestamp(2024, 6, 30): bars_of(lake, ONE)[-1]["close"]}
+    assert told["closes"].column_names == ["symbol", "session", "close"]
+    assert told["closes"].num_rows == sum(lake.read(day).bars.num_rows for day in SESSIONS)
+    assert told["matrix"].column_names == ["session", *asked]
+    assert told["matrix"][ONE].to_pylist() == told["adjusted"]["close"].to_pylist()
     assert told["earned"].num_rows == told["bars"].num_rows
     assert told["who"].symbol == ONE
     assert told["newest"] == newest(lake)
@@ -283,16 +289,19 @@ def test_adjusted_prices_by_a_join_are_the_readers_to_the_last_bit(
 
 
 def test_pandas_reads_returns_by_session_and_symbol(lake: LakeWriter) -> None:
-    returns = run("pandas", lake)["returns"]
+    told = run("pandas", lake)
+    returns, weekly = told["returns"], told["weekly"]
     closes = [
         dict(zip(table["symbol"].to_pylist(), table["close"].to_pylist(), strict=True))
         for table in (lake.read(day).bars for day in SESSIONS)
     ]
     both = sorted(closes[0].keys() & closes[1].keys())
 
-    assert list(returns.index) == SESSIONS
+    assert list(returns.index) == [Timestamp(day) for day in SESSIONS]
     assert set(returns.columns) == set().union(*closes)
-    assert returns.loc[SESSIONS[1], both].tolist() == pytest.approx(
+    assert list(weekly.index) == [Timestamp(2024, 6, 7)]
+    assert weekly.iloc[0][both].tolist() == [told["closes"][name].ffill().iloc[-1] for name in both]
+    assert returns.loc[Timestamp(SESSIONS[1]), both].tolist() == pytest.approx(
         [closes[1][symbol] / closes[0][symbol] - 1 for symbol in both]
     )
 
@@ -309,6 +318,84 @@ def test_pyarrow_reads_one_symbol_the_ledger_the_audit_and_the_provenance(lake: 
     assert told["provenance"]["source"] == lake.source()
     (comment,) = re.findall(r'ledger"\]\)  # (.*)', snippets()["pyarrow"])
     assert comment.split(", ") == list(ledger)
+
+
+def installed(snippet: str) -> list[str]:
+    """What a snippet says is to be installed, in its first line."""
+    (told,) = re.findall(r"\A# pip install (.+)\n", snippets()[snippet])
+    return str(told).split()
+
+
+@pytest.mark.parametrize("snippet", ["datalake_assets", "duckdb", "polars", "pandas", "pyarrow"])
+def test_a_snippet_runs_where_only_that_is_installed_which_it_says(
+    snippet: str, collected: LakeWriter, tmp_path: Path
+) -> None:
+    packages = tmp_path / "packages"
+    environments.install(packages, installed(snippet))
+    held = Path(collected.store.uri)
+    ran = environments.run(snippets()[snippet], packages, at=held.parents[1])
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("snippet", "forgotten"),
+    [
+        ("duckdb", "pytz"),
+        ("polars", "polars"),
+        ("pandas", "pyarrow"),
+        ("pyarrow", "pyarrow"),
+    ],
+)
+def test_a_package_that_a_snippet_would_forget_to_name_is_not_there(
+    snippet: str, forgotten: str, collected: LakeWriter, tmp_path: Path
+) -> None:
+    packages = tmp_path / "packages"
+    environments.install(packages, [name for name in installed(snippet) if name != forgotten])
+    held = Path(collected.store.uri)
+    ran = environments.run(snippets()[snippet], packages, at=held.parents[1])
+
+    assert ran.returncode == 1
+    assert re.search(rf"(?:Error|Exception): .*{forgotten}", ran.stderr, re.DOTALL)
+
+
+def patterns() -> dict[str, str]:
+    """Where the README's snippets read bars, as DuckDB's patterns, by what the README has."""
+    text = "".join(snippets().values()).replace("{ticks}", f"{LAKE_OF_EXCHANGE}/data/ticks")
+    found = set(re.findall(rf"{LAKE_OF_EXCHANGE}/data/ticks/[^\s'\")]+", text))
+    return {path: f"{path}**/*.parquet" if path.endswith("/") else path for path in sorted(found)}
+
+
+def copies(path: str) -> tuple[int, int]:
+    """The bars below a path, and how many different ones they are."""
+    told = duckdb.sql(
+        "SELECT count(*), count(DISTINCT (symbol, session)) "
+        f"FROM read_parquet('{path}', union_by_name = true) WHERE close IS NOT NULL"
+    ).fetchone()
+    assert told is not None
+    return told[0], told[1]
+
+
+def test_each_path_that_a_snippet_reads_gives_each_bar_once(collected: LakeWriter) -> None:
+    assert sorted(patterns()) == [
+        f"{LAKE_OF_EXCHANGE}/data/ticks/daily/{ONE}/",
+        f"{LAKE_OF_EXCHANGE}/data/ticks/daily/{ONE}/*/ticks.parquet",
+        f"{LAKE_OF_EXCHANGE}/data/ticks/sessions/",
+        f"{LAKE_OF_EXCHANGE}/data/ticks/sessions/*/*.parquet",
+    ]
+    for pattern in patterns().values():
+        rows, different = copies(pattern)
+        assert rows == different > 0
+
+
+def test_the_pattern_that_the_readme_warns_of_gives_each_bar_twice(collected: LakeWriter) -> None:
+    (warned,) = re.findall(
+        r"`(data/ticks/\S*\*\S*)`, gives each bar twice", " ".join(README.split())
+    )
+    rows, different = copies(f"{LAKE_OF_EXCHANGE}/{warned}")
+
+    assert rows == 2 * different
+    assert different == sum(collected.read(day).bars.num_rows for day in SESSIONS)
 
 
 # --- commands -------------------------------------------------------------------------------------

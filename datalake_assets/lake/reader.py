@@ -625,6 +625,8 @@ def as_day(day: date | str | np.datetime64) -> date:
         found: date = midnight.item()
         return found
     if isinstance(day, datetime):
+        if day != day:
+            raise ValueError(f"{day!r} is no day: give a date, or text like 2024-07-03")
         if day.time() != time.min:
             raise ValueError(f"{day} is an instant, and a day is wanted: pass its date()")
         return day.date()

@@ -303,7 +303,7 @@ def test_a_damaged_table_is_named() -> None:
 
 def test_a_lake_that_was_read_from_goes_to_another_process(lake: Lake) -> None:
     assert lake.bars("FB", adjustment="all").num_rows
-    assert set(lake.__getstate__()) == {"_clock", "store", "_restatements"}
+    assert set(lake.__getstate__()) == {"_clock", "_files", "_restatements", "store"}
 
 
 # --- undecided contradictions ---------------------------------------------------------------------
