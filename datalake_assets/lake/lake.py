@@ -61,8 +61,8 @@ class Lake:
     `datetime` or `pandas.Timestamp` at midnight will do. Ranges include both of their ends.
     Symbols may be in any case of letters.
 
-    What was published after the first question is seen when it is newer than all that was seen;
-    after `refresh`, all of it. A lake can be used by several threads, and pickled.
+    What the lake holds is looked up once. Newer sessions are found by themselves; `refresh` finds
+    whatever else was published since. Several threads may share a lake, and it can be pickled.
 
     Args:
         store: Where it is; `Lake.open` makes one from a path or an address.

@@ -1,7 +1,7 @@
 """The session file: one session's bars as Parquet, with its ledger and provenance inside.
 
 Belongs here: the bytes of one file. Does not belong here: where it lies (`layout`) and when it is
-written (`lake`).
+written (`writer`).
 
 Bars and ledger are one object, so they can't come apart, and a file tells by itself what is in
 it, what is not, and why. Four texts are in the file's key-value metadata, as JSON:

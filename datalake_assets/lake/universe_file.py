@@ -1,7 +1,7 @@
 """The universe file: a snapshot of the source's list of assets as Parquet.
 
 Belongs here: the bytes of one file. Does not belong here: where it lies (`layout`) and when it is
-written (`lake`).
+written (`writer`).
 """
 
 from __future__ import annotations
