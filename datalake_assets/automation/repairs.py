@@ -188,7 +188,7 @@ class Holes:
                 lacks = f"{many(broken.missing, 'symbol')} {are} missing"
                 told.append(
                     f"{day}: given up after {broken.tries} repairs, "
-                    f"{lacks if broken.missing else 'it was answered whole and did not pass'}; "
+                    f"{lacks if broken.missing else 'it is complete, but did not pass its audit'}; "
                     f"type `datalake collect --session {day} --repair`"
                 )
             # A pause longer than there is one was noted by a clock that was wrong.
