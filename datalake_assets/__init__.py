@@ -1,7 +1,7 @@
 """US Equity Data Lake: every US equity's daily bars, one Dagster partition per trading session.
 
-For analysts: `from datalake_assets import Lake`. It is imported when it is asked for and nothing
-else is, so that a notebook or a Lambda pays only for the modules that it uses.
+For analysts: `from datalake_assets import Lake`. It is imported on first use, and nothing
+else with it, so that a notebook or a Lambda loads only the modules that it uses.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import price_text
+from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason
 from datalake_assets.collection.universe import unlisted
 from datalake_assets.lake import currency, restatements, session_file
@@ -205,7 +206,7 @@ class YearNumbers:
     def symbol_years(self) -> str:
         """The state of the symbol-years, in words."""
         if self.behind:
-            return f"{_counted(self.behind, 'session')} out of date"
+            return f"{many(self.behind, 'session')} out of date"
         if not self.whole:
             return "interrupted, or in progress"
         return "up to date" if self.published else "–"
@@ -479,28 +480,26 @@ class Overview:
         last = f"up to {self.newest_due}"
         if self.health is Health.GOOD:
             return (
-                f"All {_counted(self.due, 'session')} {last} are published, and the source "
+                f"All {many(self.due, 'session')} {last} are published, and the source "
                 "answered for every symbol."
             )
         flawed, incomplete = self.counts[SessionState.FLAWED], self.counts[SessionState.INCOMPLETE]
         untouched = self.counts[SessionState.NOT_COLLECTED]
         behind = _listed([str(year.year) for year in self.behind])
         reasons = [
-            (len(self.damaged), f"{_counted(len(self.damaged), 'object')} can't be read"),
+            (len(self.damaged), f"{many(len(self.damaged), 'object')} can't be read"),
             (len(self.holes), self._missing_text()),
             (incomplete, f"{incomplete:,} did not pass the audit"),
             (untouched, f"{untouched:,} of the history have not been collected yet"),
             (
                 flawed,
-                f"{_counted(flawed, 'published session')} {_has_or_have(flawed)} symbols to retry",
+                f"{many(flawed, 'published session')} {_has_or_have(flawed)} symbols to retry",
             ),
             (len(self.behind), f"the per-symbol files of {behind} are out of date"),
             (len(self._derive()), "securities and factors are out of date"),
         ]
         text = "; ".join(reason for count, reason in reasons if count)
-        return (
-            f"{self.published:,} of {_counted(self.due, 'session')} {last} are published; {text}."
-        )
+        return f"{self.published:,} of {many(self.due, 'session')} {last} are published; {text}."
 
     @property
     def steps(self) -> list[Step]:
@@ -522,7 +521,7 @@ class Overview:
         if not waiting:
             return []
         wait = "waits" if len(waiting) == 1 else "wait"
-        return [Step(f"{_counted(len(waiting), 'finding')} {wait} for your decision", "decide")]
+        return [Step(f"{many(len(waiting), 'finding')} {wait} for your decision", "decide")]
 
     def _missing_text(self) -> str:
         if self.holes == [self.newest_due]:
@@ -539,10 +538,10 @@ class Overview:
         gaps = [gap for gap in self.held.gaps if gap[2] > 1 or gap[0] not in damaged]
         if len(gaps) > LISTED_ONE_BY_ONE:
             sessions = sum(count for _, _, count in gaps)
-            why = f"missing: {_counted(sessions, 'session')} in {len(gaps):,} gaps"
+            why = f"missing: {many(sessions, 'session')} in {len(gaps):,} gaps"
             return [Step(why, "backfill")]
         return [
-            Step(f"missing: {_counted(count, 'session')}", f"backfill --from {first} --to {last}")
+            Step(f"missing: {many(count, 'session')}", f"backfill --from {first} --to {last}")
             for first, last, count in gaps
         ]
 
@@ -561,7 +560,7 @@ class Overview:
             failed, pending = (sum(each[state] for each in held) for state in _UNANSWERED)
             what, which = f"{first}", f"--session {first}"
             if first != last:
-                what = f"{_counted(len(held), 'session')} from {first} to {last}"
+                what = f"{many(len(held), 'session')} from {first} to {last}"
                 which = f"--from {first} --to {last}"
             why = f"{failed:,} failed, {pending:,} pending"
             if not failed and not pending:
@@ -579,7 +578,7 @@ class Overview:
             if first == last:
                 steps.append(Step(f"{first}: {widest}", f"collect --session {first} --repair"))
             else:
-                what = f"{_counted(count, 'session')} from {first} to {last}"
+                what = f"{many(count, 'session')} from {first} to {last}"
                 command = f"collect --from {first} --to {last} --repair"
                 steps.append(Step(f"{what}: {widest}", command))
         return steps
@@ -599,7 +598,7 @@ class Overview:
             return [Step(f"per-symbol files out of date: {years}", "publish")]
         return [
             Step(
-                f"per-symbol files of {year.year} out of date: {_counted(year.behind, 'session')}"
+                f"per-symbol files of {year.year} out of date: {many(year.behind, 'session')}"
                 if year.behind
                 else f"the publication of {year.year} was interrupted, or is in progress",
                 f"publish --year {year.year}",
@@ -928,10 +927,6 @@ def _counts(states: Iterable[SessionState]) -> dict[SessionState, int]:
     for state in states:
         found[state] += 1
     return found
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _is_or_are(things: Sequence[object]) -> str:
