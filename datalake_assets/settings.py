@@ -373,7 +373,7 @@ SETTINGS: tuple[Setting, ...] = (
         "catch_up_sessions",
         "5",
         "sessions",
-        "how many of the newest sessions the sensor collects if they are missing; older: a backfill",
+        "how many of the newest sessions the sensor collects if missing; older ones: a backfill",
         _whole(1, 250),
     ),
     Setting(
@@ -413,7 +413,7 @@ SETTINGS: tuple[Setting, ...] = (
         "alert_webhook",
         None,
         "",
-        "a webhook for alerts of failed runs and a stale lake, in Slack's format. Not set: no alerts",
+        "a webhook for alerts of failed runs and a stale lake, as Slack has it. Not set: no alerts",
         _webhook,
         secret=True,
     ),

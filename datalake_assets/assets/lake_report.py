@@ -15,7 +15,7 @@ import dagster as dg
 
 from datalake_assets import __version__, liveness
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
-from datalake_assets.assets.failure import plainly
+from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
@@ -67,7 +67,7 @@ def build_lake_report(first_session: date) -> dg.AssetsDefinition:
         code_version=__version__,
         description=_DESCRIPTION,
     )
-    @plainly
+    @plain_failures
     def lake_report(
         context: dg.AssetExecutionContext,
         collector: CollectorResource,
