@@ -42,8 +42,8 @@ def collected(
 
     Args:
         day: The session.
-        symbols: Those that printed.
-        before: The symbols that printed in sessions before.
+        symbols: Those that traded.
+        before: The symbols that traded in sessions before.
         began: When its collection began, UTC; sessions with the same are of one collection.
         seconds: How long that took.
         requests: How many it sent.
