@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
@@ -39,15 +39,17 @@ from datalake_assets.collection.collect import OddItem, Page
 from datalake_assets.collection.errors import UnreadableError
 from datalake_assets.sources.text import line, visible
 
+Parse = Callable[[bytes], tuple[tuple[str, ...], bytes, bytes, str | None] | None]
+
+COMPILED: Parse | None
+"""Reads a regular page; None where there was no compiler. `_pages.pyi` says what it returns."""
+
 try:
     from datalake_assets.sources import _pages
 except ImportError:
-    _parse = None  # installed without a compiler
+    COMPILED = None
 else:
-    _parse = _pages.parse
-
-DECODER = "Python" if _parse is None else "C"
-"""What decodes a regular page here, for whoever asks what was installed."""
+    COMPILED = _pages.parse
 
 _NEW_YORK = ZoneInfo("America/New_York")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -92,7 +94,7 @@ class _Stamps(msgspec.Struct):
 
 
 _stamps = msgspec.json.Decoder(_Stamps)
-_decoder = msgspec.json.Decoder(_Bars)
+decoder = msgspec.json.Decoder(_Bars)
 
 
 class _OddError(ValueError):
@@ -113,7 +115,7 @@ def decode(body: bytes) -> Page:
         UnreadableError: The body is no such answer: cut, damaged, or of another shape.
     """
     try:
-        answer = _decoder.decode(body)
+        answer = decoder.decode(body)
         token, bars = answer.next_page_token or None, answer.bars
         # Each symbol has one list. If more were sent, a symbol stands there twice, and only the
         # last of its lists is in the dictionary. (It takes a hundredth of the decoding.)
@@ -129,13 +131,13 @@ def decode(body: bytes) -> Page:
     return Page(_table(columns, days), token, len(body))
 
 
-def decode_regular(body: bytes) -> Page | None:
+def decode_regular(body: bytes, parse: Parse | None = COMPILED) -> Page | None:
     """As `decode`, without Python's lock; None for what `decode` must read.
 
     That is every page that is not exactly as Alpaca writes it (`_pages.c` says how that is), and
     all where there is no compiled decoder.
     """
-    if (parsed := regular_columns(body)) is None:
+    if (parsed := regular_columns(body, parse)) is None:
         return None
     columns, token = parsed
     if (days := _sessions(columns.instant)) is None:
@@ -175,9 +177,11 @@ def decode_years(body: bytes) -> tuple[Mapping[str, list[int] | None] | None, st
         return (None if listed is None else found), token
 
 
-def regular_columns(body: bytes) -> tuple[Columns, str | None] | None:
+def regular_columns(
+    body: bytes, parse: Parse | None = COMPILED
+) -> tuple[Columns, str | None] | None:
     """The bars of a regular page, of any timeframe, and the next page's token; None as above."""
-    if _parse is None or (parsed := _parse(body)) is None:
+    if parse is None or (parsed := parse(body)) is None:
         return None
     symbols, counts, block, token = parsed
     if len(set(symbols)) < len(symbols):
