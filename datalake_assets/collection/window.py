@@ -123,6 +123,8 @@ class Rows:
 
 def joined(parts: Sequence[Rows]) -> Rows:
     """All rows, one part after another."""
+    if len(parts) == 1:
+        return parts[0]
     return Rows(
         pa.concat_tables([empty(), *(part.bars for part in parts)]),
         np.concatenate([np.empty(0, np.int32), *(part.cells for part in parts)]),
