@@ -302,8 +302,9 @@ class Reader:
             columns: The columns wanted, in this order; None: all. Others are not decoded.
 
         Returns:
-            A table in `collection.bars.SCHEMA`, or these columns of it. A known symbol without a bar in the range has no
-            row; `explain` tells why. What is to be said of sessions that are not there: `holes`.
+            A table in `collection.bars.SCHEMA`, or these columns of it. A known symbol without a
+            bar in the range has no row; `explain` tells why. What is to be said of sessions that
+            are not there: `holes`.
 
         Raises:
             ValueError: A day that is none, `end` before `start`, no symbol at all, or a column
