@@ -62,8 +62,8 @@ _STARTING = 60  # seconds: an exchange that records reads its market first
 class Recording:
     """Answers in a folder, by request: `answers`, one after another, and `index`.
 
-    A line of the index is a request, where its answer begins and how long it is. It is written
-    after the answer, so a recording that was interrupted holds whole answers only.
+    A line of the index is a request, the status of its answer, where that begins and how long it
+    is. It is written after the answer, so an interrupted recording holds whole answers only.
 
     Args:
         folder: Made when it is not there.
@@ -91,12 +91,12 @@ class Recording:
         began_on = datetime.fromisoformat(about["began"]).date()
         # A day earlier: the client keeps away from the last minutes, and a date has no zone.
         self._now = (began_on - timedelta(days=1)).isoformat().encode()
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self._places: dict[bytes, tuple[int, int, int]] = {}
         self._index = (folder / "index").open("a+b")
         self._index.seek(0)
         for line in self._index.read().split(b"\n")[:-1]:  # the last one may have been cut
-            key, at, size = line.rsplit(b" ", 2)
-            self._places[key] = (int(at), int(size))
+            key, status, at, size = line.rsplit(b" ", 3)
+            self._places[key] = (int(status), int(at), int(size))
         self._answers = (folder / "answers").open("a+b")
         self._held = self._map()
 
@@ -113,24 +113,24 @@ class Recording:
         ]
         return path + b"?" + b"&".join(parts)
 
-    def answer(self, key: bytes) -> memoryview | None:
-        """The answer after its status line, as it goes over the wire; None: it is unknown."""
+    def answer(self, key: bytes) -> tuple[int, memoryview] | None:
+        """The status, and what follows its line on the wire; None: the request is unknown."""
         place = self._places.get(key)
         if place is None:
             return None
-        at, size = place
+        status, at, size = place
         if at + size > len(self._held):
             self._held = self._map()
-        return self._held[at : at + size]
+        return status, self._held[at : at + size]
 
-    def keep(self, key: bytes, answer: bytes) -> None:
+    def keep(self, key: bytes, status: int, answer: bytes) -> None:
         """Add an answer; it is on disk when this returns."""
         at = self._answers.seek(0, os.SEEK_END)
         self._answers.write(answer)
         self._answers.flush()
-        self._index.write(b"%b %d %d\n" % (key, at, len(answer)))
+        self._index.write(b"%b %d %d %d\n" % (key, status, at, len(answer)))
         self._index.flush()
-        self._places[key] = (at, len(answer))
+        self._places[key] = (status, at, len(answer))
 
     def bars(self) -> list[dict[str, str]]:
         """The parameters of the recorded requests for first pages of daily bars, in their order."""
@@ -165,7 +165,7 @@ class Told:
         unknown: How many with 404, as they were not recorded.
         examples: The first of those.
         bytes: Sent, with headers.
-        cpu: Seconds of the server's process since it started, its start included.
+        cpu: Seconds of the server's process since it can be reached.
     """
 
     arrivals: list[float]
@@ -199,6 +199,7 @@ class _Server:
         self._arrivals: list[float] = []
         self._refused = self._unknown = self._bytes = 0
         self._examples: list[str] = []
+        self._started = time.process_time()
         self._asking = asyncio.Lock()
 
     def begin(self, target: bytes) -> bytes | None:
@@ -216,11 +217,12 @@ class _Server:
         """The pieces of a recorded answer; None: it is not recorded."""
         if target == TOLD:
             return [_whole(b"200 OK", b"", json.dumps(self._told()).encode())]
-        answer = self.recording.answer(self.recording.key(target))
-        if answer is None:
+        found = self.recording.answer(self.recording.key(target))
+        if found is None:
             return None
+        status, answer = found
         self._bytes += len(answer)
-        return [b"HTTP/1.1 200 OK\r\n" + self._limit(target), answer]
+        return [b"HTTP/1.1 %d \r\n%b" % (status, self._limit(target)), answer]
 
     async def asked(self, target: bytes) -> list[bytes | memoryview]:
         """The pieces of an answer that is not recorded: the exchange's, or 404."""
@@ -237,10 +239,8 @@ class _Server:
         async with self._asking:
             key = self.recording.key(target)
             if self.recording.answer(key) is None:
-                status, answer = await _ask(self.exchange, target)
-                if status != 200:
-                    return [b"HTTP/1.1 %d Refused\r\n" % status, answer]
-                self.recording.keep(key, answer)
+                # A refusal is an answer, too: a name that is no symbol is refused each time.
+                self.recording.keep(key, *await _ask(self.exchange, target))
         return self.found(target) or []
 
     def _limit(self, target: bytes) -> bytes:
@@ -256,7 +256,7 @@ class _Server:
             "unknown": self._unknown,
             "examples": self._examples,
             "bytes": self._bytes,
-            "cpu": time.process_time(),
+            "cpu": time.process_time() - self._started,
         }
 
 
