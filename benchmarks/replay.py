@@ -40,7 +40,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
-from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 from urllib.request import urlopen
 
 import uvloop
@@ -136,10 +136,11 @@ class Recording:
         """The parameters of the recorded requests for first pages of daily bars, in their order."""
         found = []
         for key in self._places:
-            parts = urlsplit(key.decode())
-            query = dict(parse_qsl(parts.query))
+            path, _, parameters = key.decode().partition("?")
+            # A key is decoded already: its plus signs are no spaces.
+            query = dict(part.split("=", 1) for part in parameters.split("&") if part)
             first = query.get("timeframe") == "1Day" and "page_token" not in query
-            if first and parts.path == "/v2/stocks/bars":
+            if first and path == "/v2/stocks/bars":
                 found.append(query)
         return found
 
@@ -160,7 +161,9 @@ class Told:
     """What a replay was asked, and what it cost.
 
     Attributes:
-        arrivals: When each request for market data came, in seconds on the monotonic clock.
+        arrivals: When each request for market data came, in seconds on the monotonic clock (on
+            Linux the same one for all processes).
+        daily: How many of them were for daily bars.
         refused: How many of all requests were answered with 429.
         unknown: How many with 404, as they were not recorded.
         examples: The first of those.
@@ -169,6 +172,7 @@ class Told:
     """
 
     arrivals: list[float]
+    daily: int
     refused: int
     unknown: int
     examples: list[str]
@@ -197,7 +201,7 @@ class _Server:
         self.recording, self.latency, self.exchange = recording, latency, exchange
         self._bucket = TokenBucket(per_minute, time.monotonic)
         self._arrivals: list[float] = []
-        self._refused = self._unknown = self._bytes = 0
+        self._daily = self._refused = self._unknown = self._bytes = 0
         self._examples: list[str] = []
         self._started = time.process_time()
         self._asking = asyncio.Lock()
@@ -207,6 +211,7 @@ class _Server:
         if not target.startswith((b"/v2/stocks", b"/v1/")):
             return None
         self._arrivals.append(time.monotonic())
+        self._daily += b"timeframe=1Day" in target
         if self._bucket.take():
             return None
         self._refused += 1
@@ -252,6 +257,7 @@ class _Server:
     def _told(self) -> dict[str, Any]:
         return {
             "arrivals": self._arrivals,
+            "daily": self._daily,
             "refused": self._refused,
             "unknown": self._unknown,
             "examples": self._examples,
