@@ -133,14 +133,14 @@ class Recording:
         self._places[key] = (status, at, len(answer))
 
     def bars(self) -> list[dict[str, str]]:
-        """The parameters of the recorded requests for first pages of daily bars, in their order."""
+        """The parameters of each request that brought a first page of daily bars."""
         found = []
-        for key in self._places:
+        for key, (status, _, _) in self._places.items():
             path, _, parameters = key.decode().partition("?")
             # A key is decoded already: its plus signs are no spaces.
             query = dict(part.split("=", 1) for part in parameters.split("&") if part)
             first = query.get("timeframe") == "1Day" and "page_token" not in query
-            if first and path == "/v2/stocks/bars":
+            if status == 200 and first and path == "/v2/stocks/bars":
                 found.append(query)
         return found
 
