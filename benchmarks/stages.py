@@ -106,7 +106,7 @@ class Stages:
                 self.seconds[self._stage(frame)] += since
 
     def _stage(self, frame: FrameType) -> str:
-        stack: deque[FrameType] = deque()
+        stack: deque[FrameType | None] = deque()
         # One call from the innermost frame to the outermost, which ends at its None: between two
         # steps in Python the other thread may go on, and its frames are then another call's.
         with suppress(AttributeError):

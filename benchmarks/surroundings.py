@@ -16,6 +16,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datalake_assets_tests.seaweedfs import BUCKET, seaweedfs
+
 if TYPE_CHECKING:
     import dagster as dg
 
@@ -29,9 +31,6 @@ UNLIMITED = 1_000_000
 
 KEYS = ("any", "any")
 """An exchange takes every pair of keys."""
-
-BUCKET = "us-equity-datalake"
-"""The bucket of the local S3 server, and of the sink."""
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Of a run: its log goes to the records only."""
@@ -120,8 +119,6 @@ def store_at(kind: str, folder: Path) -> Iterator[str]:
     if kind == "folder":
         yield str(folder / "store")
         return
-    from datalake_assets_tests.seaweedfs import seaweedfs
-
     with seaweedfs(folder / "server") as server:
         os.environ.update(server.environ(), NO_PROXY="127.0.0.1")
         yield f"s3://{BUCKET}/store"
