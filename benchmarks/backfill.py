@@ -3,11 +3,11 @@
 Each span of years is collected in a process of its own into an empty lake, by one Dagster run with
 the settings, records and limit that `datalake backfill` has. The answers are replayed
 (`benchmarks.replay`): what the two cores do is the client. A folder without a recording gets one
-first, by a run that is not measured. In turns with it, alpaca-py reads some of the same pages,
-evenly spread (`get_stock_bars(...).df` to Parquet), after its imports; of a backfill the CPU is the
-whole process's, imports included. Requests are those for daily bars, against the fewest that could
-bring as many bars; used is the share of the limit from the first request to the last, and to the
-end of the run.
+first: all that the spans ask for is asked once, and nothing is written. In turns with it,
+alpaca-py reads some of the same pages, evenly spread (`get_stock_bars(...).df` to Parquet), after
+its imports; of a backfill the CPU is the whole process's, imports included. Requests are those for
+daily bars, against the fewest that could bring as many bars; used is the share of the limit from
+the first request to the last, and to the end of the run.
 
     python -m benchmarks.backfill FOLDER [--years 1 3 15] [--symbols 5000] [--per-minute 10000]
         [--latency 0.05] [--rounds 1] [--pages 24] [--record] [--pure] [--stages] [--keep LAKES]
@@ -37,6 +37,7 @@ from benchmarks.stages import Stages
 from benchmarks.surroundings import (
     KEYS,
     UNLIMITED,
+    client,
     run_job,
     user_environment,
     working_folder,
@@ -45,6 +46,10 @@ from benchmarks.surroundings import (
 from datalake_assets.exchange.process import ExchangeOptions
 
 PAGE = 10_000
+
+AT_ONCE = 100
+"""Requests of a recording whose bars are in memory at once."""
+
 COMPILED = "datalake_assets.sources._pages"
 """The compiled decoder. Where it can't be imported, pages are decoded by msgspec."""
 
@@ -94,13 +99,13 @@ def main() -> None:
 
 
 def _record(given: argparse.Namespace, years: int, options: ExchangeOptions) -> None:
-    """Run a span once against a replay that asks the exchange."""
+    """Ask for a span once, of a replay that asks the exchange."""
     began = time.perf_counter()
     with (
         Replay(given.folder, record=options, latency=0.0) as replay,
         tempfile.TemporaryDirectory() as folder,
     ):
-        _alone(given, "backfill", years, replay, Path(folder), UNLIMITED)
+        _alone(given, "ask", years, replay, Path(folder), UNLIMITED)
         requests = len(replay.told().arrivals)
     took = time.perf_counter() - began
     print(f"recorded {years} years, {requests:,} requests, in {took:.0f} s", flush=True)
@@ -238,6 +243,31 @@ def _backfill_here(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _ask_here(given: argparse.Namespace) -> dict[str, Any]:
+    """Ask for what a backfill of the span asks for, and keep nothing of it."""
+    from datalake_assets.collection.collect import Collection
+    from datalake_assets.collection.plan import Plan
+    from datalake_assets.collection.rate_limit import RateLimiter
+    from datalake_assets.collection.retry import RetryPolicy
+    from datalake_assets.collection.universe import symbols_for
+    from datalake_assets.lake.lake import Lake
+    from datalake_assets.listing import take_snapshot, take_survey
+    from datalake_assets.publication import How, Publication
+    from datalake_assets.storage.store import open_store
+
+    days, limiter = years_until_last(given.years[0]), RateLimiter(UNLIMITED)
+    with client(given.url) as source, tempfile.TemporaryDirectory() as folder:
+        lake, how = Lake(open_store(folder)), How(limiter)
+        taken, _, _ = take_snapshot(source, lake, limiter, RetryPolicy())
+        wanted = symbols_for(days, lake.snapshots())
+        survey = take_survey(source, lake, how, wanted, days[0].year, taken)
+        chunks = Publication(wanted, lake, how, survey=survey).plan.chunks
+        for begin in range(0, len(chunks), AT_ONCE):
+            some = Plan(chunks[begin : begin + AT_ONCE])
+            Collection(some, source.bars(), limiter=limiter, workers=how.workers).run()
+    return {"requests": len(chunks)}
+
+
 def _bars(uri: str, sessions: int) -> int:
     """The bars that the lake holds, in so many sessions."""
     from datalake_assets.lake.lake import Lake
@@ -275,14 +305,14 @@ def _alpaca_py_here(given: argparse.Namespace) -> dict[str, Any]:
         )
         for query in asked[::step][: given.pages]
     ]
-    client = StockHistoricalDataClient(*KEYS, url_override=given.url)
+    plain = StockHistoricalDataClient(*KEYS, url_override=given.url)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.parquet"
 
         def read() -> int:
             bars = 0
             for request in requests:
-                frame = client.get_stock_bars(request).df  # type: ignore[union-attr]
+                frame = plain.get_stock_bars(request).df  # type: ignore[union-attr]
                 frame.to_parquet(file)
                 bars += len(frame)
             return bars
@@ -292,6 +322,7 @@ def _alpaca_py_here(given: argparse.Namespace) -> dict[str, Any]:
 
 
 WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "ask": _ask_here,
     "backfill": _backfill_here,
     "alpaca-py": _alpaca_py_here,
 }
