@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -120,9 +121,14 @@ class RowHashes:
         low, high = (int(lane.sum(dtype=np.uint64)) for lane in (self.low, self.high))
         return Fingerprint(len(self.low), (low, high))
 
+    def added(self, starts: npt.NDArray[np.int64]) -> tuple[Words, Words]:
+        """The two sums of each run of rows; `starts` as for `fingerprints`."""
+        low, high = (np.add.reduceat(lane, starts) for lane in (self.low, self.high))
+        return low, high
+
     def sums(self, starts: npt.NDArray[np.int64]) -> list[Fingerprint]:
         """The fingerprint of each run of rows; `starts` as for `fingerprints`."""
-        low, high = (np.add.reduceat(lane, starts).tolist() for lane in (self.low, self.high))
+        low, high = (lane.tolist() for lane in self.added(starts))
         counts = np.diff(np.append(starts, len(self.low))).tolist()
         return [
             Fingerprint(*told) for told in zip(counts, zip(low, high, strict=True), strict=True)
@@ -131,12 +137,15 @@ class RowHashes:
 
 def _symbols(symbols: pa.ChunkedArray) -> Words:
     encoded = symbols.combine_chunks().dictionary_encode()
-    words = [
-        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-        for name in encoded.dictionary.to_pylist()
-    ]
+    words = [_word(name) for name in encoded.dictionary.to_pylist()]
     hashed: Words = np.array(words, np.uint64)[encoded.indices.to_numpy(zero_copy_only=False)]
     return hashed
+
+
+@lru_cache(1 << 16)
+def _word(symbol: str) -> int:
+    # Every session has nearly the same symbols as the one before.
+    return int.from_bytes(hashlib.blake2b(symbol.encode(), digest_size=8).digest(), "big")
 
 
 def _bits(column: pa.ChunkedArray) -> Words:
