@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -142,9 +143,14 @@ class RowHashes:
         low, high = (int(lane.sum(dtype=np.uint64)) for lane in (self.low, self.high))
         return Fingerprint(len(self.low), (low, high))
 
+    def added(self, starts: npt.NDArray[np.int64]) -> tuple[Words, Words]:
+        """The two sums of each run of rows; `starts` as for `fingerprints`."""
+        low, high = (np.add.reduceat(lane, starts) for lane in (self.low, self.high))
+        return low, high
+
     def sums(self, starts: npt.NDArray[np.int64]) -> list[Fingerprint]:
         """The fingerprint of each run of rows; `starts` as for `fingerprints`."""
-        low, high = (np.add.reduceat(lane, starts).tolist() for lane in (self.low, self.high))
+        low, high = (lane.tolist() for lane in self.added(starts))
         counts = np.diff(np.append(starts, len(self.low))).tolist()
         return [
             Fingerprint(*told) for told in zip(counts, zip(low, high, strict=True), strict=True)
@@ -159,13 +165,13 @@ def _symbols(symbols: pa.ChunkedArray) -> Words:
 
 
 def _words(names: Iterable[str]) -> Words:
-    return np.array(
-        [
-            int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-            for name in names
-        ],
-        np.uint64,
-    )
+    return np.array([_word(name) for name in names], np.uint64)
+
+
+@lru_cache(1 << 16)
+def _word(symbol: str) -> int:
+    # Every session has nearly the same symbols as the one before.
+    return int.from_bytes(hashlib.blake2b(symbol.encode(), digest_size=8).digest(), "big")
 
 
 def _bits(column: pa.ChunkedArray) -> Words:
