@@ -20,16 +20,15 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.measuring import machine
+from benchmarks.surroundings import store_at
 from benchmarks.symbol_years import make_lake
 from datalake_assets.collection.bars import SCHEMA, empty
 from datalake_assets.collection.report import Ledger
@@ -40,7 +39,6 @@ from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
-from datalake_assets_tests.seaweedfs import BUCKET, seaweedfs
 
 YEAR = 2025
 RENAMED = 0.02  # share of symbols whose changed session has another name, in no other session
@@ -65,25 +63,15 @@ def main() -> None:
         SymbolYears(open_store(given.publish), open_store(given.publish, retry=False)).publish(YEAR)
         return
     print(
-        "| date | machine | to | symbols × sessions | kills | in the middle | objects decoded "
+        f"{machine()}\n| to | symbols × sessions | kills | in the middle | objects decoded "
         "| uninterrupted, s | after the last kill, s | both layouts | strays |"
     )
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made"
         make_lake(made, range(YEAR, YEAR + 1), given.symbols)
         for place in given.to:
-            with _place(place, Path(folder)) as uri:
+            with store_at(place, Path(folder)) as uri:
                 _run(open_store(str(made)), uri, place, given)
-
-
-@contextmanager
-def _place(kind: str, folder: Path) -> Iterator[str]:
-    if kind == "folder":
-        yield str(folder / "lake")
-        return
-    with seaweedfs(folder / "server") as server:
-        os.environ.update(server.environ())
-        yield f"s3://{BUCKET}/lake"
 
 
 def _run(made: Store, uri: str, place: str, given: argparse.Namespace) -> None:
@@ -106,7 +94,7 @@ def _run(made: Store, uri: str, place: str, given: argparse.Namespace) -> None:
     strays = SymbolYears(store).strays()
     assert not strays, f"nobody knows {strays[:3]}"
     print(
-        f"| {datetime.now(UTC):%Y-%m-%d} | {os.cpu_count()} cores | {place} | {given.symbols:,} × "
+        f"| {place} | {given.symbols:,} × "
         f"{given.sessions:,} | {told.kills} | {told.between} | {told.objects:,} | {whole:.1f} | "
         f"{last:.1f} | equal, {proof.sessions.rows:,} rows | {len(strays)} |",
         flush=True,

@@ -30,6 +30,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.surroundings import KEYS, QUIET, UNLIMITED
 from benchmarks.truth import Moved, World
 from datalake_assets import market_calendar
 from datalake_assets.actions.log import ActionLog
@@ -119,17 +120,16 @@ def _run(uri: str, url: str, at: datetime) -> None:
 
     definitions = build_definitions(
         Settings.load({}),
-        collector=CollectorResource(requests_per_minute=1_000_000),
-        source=AlpacaResource(api_key="any", secret_key="any", data_url=url, trading_url=url),
+        collector=CollectorResource(requests_per_minute=UNLIMITED),
+        source=AlpacaResource(api_key=KEYS[0], secret_key=KEYS[1], data_url=url, trading_url=url),
         lake=LakeResource(uri=uri),
         clock=Moved(at),
     )
     jobs = [definitions.resolve_job_def(name) for name in JOBS]
     print("ready", flush=True)
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.DagsterInstance.ephemeral() as instance:
         for job in jobs:
-            assert job.execute_in_process(instance=instance, run_config=quiet).success
+            assert job.execute_in_process(instance=instance, run_config=QUIET).success
 
 
 def _start(place: Path, url: str, world: World) -> subprocess.Popen[bytes]:

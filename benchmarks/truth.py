@@ -15,7 +15,6 @@ A ticker that neither a list nor an action names can't be asked for. It is a hol
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.compare_lakes import without_footer
+from benchmarks.measuring import peak
+from benchmarks.surroundings import KEYS
 from datalake_assets import market_calendar
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.actions.sweep import due, sweep, today
@@ -163,7 +165,7 @@ class World:
     @contextmanager
     def client(self, lake: LakeWriter, url: str) -> Iterator[AlpacaSource]:
         """Who asks the exchange there, for this lake."""
-        account = Account("any", "any", data_url=url, trading_url=url)
+        account = Account(*KEYS, data_url=url, trading_url=url)
         lake.claim(account.source)
         source = AlpacaSource(account, connections=20, clock=self.clock)
         try:
@@ -210,12 +212,8 @@ def wrong(world: World, lake: LakeWriter, holes: frozenset[str]) -> Iterator[str
 
 
 def pages(lake: LakeWriter, day: date) -> bytes:
-    """The bytes of a session's bars: the file without its footer, which tells where they are from.
-
-    https://parquet.apache.org/docs/file-format/
-    """
-    data = bytes(lake.store.get(layout.session_key(day)))
-    return data[: -8 - int.from_bytes(data[-8:-4], "little")]
+    """The bytes of a session's bars: its file but for what tells where they are from."""
+    return without_footer(bytes(lake.store.get(layout.session_key(day))))
 
 
 def main() -> None:
@@ -248,8 +246,7 @@ def main() -> None:
         log = Restatements(lake.store)
         print(f"  sessions in the restatement log: {len(log.sessions())}")
         print(f"  names in actions that are new in that year: {len(_named(lake) - names):,}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory, with the exchange and the truth: {peak:,.0f} MiB")
+    print(f"peak memory, with the exchange and the truth: {peak():,.0f} MiB")
 
 
 def _named(lake: LakeWriter) -> set[str]:

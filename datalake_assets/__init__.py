@@ -1,7 +1,7 @@
 """US Equity Data Lake: every US equity's daily bars, one Dagster partition per trading session.
 
 For analysts: `from datalake_assets import Lake`, and what it raises and warns of beside it. Each is
-imported when it is asked for and nothing else is, so that a notebook or a Lambda pays only for the
+imported on first use, and nothing else with it, so that a notebook or a Lambda loads only the
 modules that it uses.
 """
 

@@ -1,6 +1,6 @@
 """`python -m datalake_assets`: the command line."""
 
-from datalake_assets.cli import app
+from datalake_assets.cli import main
 
 if __name__ == "__main__":
-    app(prog_name="datalake")
+    main()

@@ -24,7 +24,7 @@ from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page
-from datalake_assets.overview.numbers import Damage, SessionState, SilentSymbol, Step, YearNumbers
+from datalake_assets.overview.numbers import Damage, SessionState, Step, StoppedSymbol, YearNumbers
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
 from datalake_assets.storage import layout
 from datalake_assets_tests.overview.lakes import (
@@ -97,7 +97,7 @@ def test_a_run_writes_the_page_of_this_instant_into_the_lake(lake: LakeWriter) -
 def test_a_later_run_takes_the_page_s_place(lake: LakeWriter) -> None:
     fill(lake, DAYS[:-1])
     run(lake)
-    assert b"the newest one is missing" in lake.store.get(layout.REPORT)
+    assert b"the newest is missing" in lake.store.get(layout.REPORT)
 
     fill(lake, DAYS[-1:])
     run(lake)
@@ -155,7 +155,7 @@ def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: LakeWriter) -
         "success_rate_newest": 1.0,
         "coverage_newest": 0.98,
         "seconds_newest": 30.0,
-        "silent_symbols": 0,
+        "symbols_stopped": 0,
         "requests_last_day": 77,
         "share_of_plan": 77 / (1000 * 0.5 + 1),
     }
@@ -165,7 +165,12 @@ def test_what_can_not_be_known_is_no_point_in_a_plot(lake: LakeWriter) -> None:
     told = metadata(run(lake))
     assert told["sessions_published"].value == 0
     assert not {name for name in told if name.endswith("_newest")}
-    assert not told.keys() & {"silent_symbols", "requests_last_day", "fell_silent", "restatements"}
+    assert not told.keys() & {
+        "symbols_stopped",
+        "requests_last_day",
+        "stopped_trading",
+        "restatements",
+    }
     assert told["newest_session"].value == "No session is published."
 
 
@@ -202,7 +207,7 @@ def test_the_ui_shows_16_years_without_a_click(state: SessionState, lake: LakeWr
             YearNumbers(year, counts, 2_012_345, 0.99987, 3, 0, True) for year in range(2011, 2027)
         ],
         damaged=[Damage(f"s3://bucket/{n}", Step(f"s3://bucket/{n}", None)) for n in range(100)],
-        silent=[SilentSymbol(symbol, DAYS[0], 123.45, 1_234_567) for symbol in SYMBOLS],
+        stopped=[StoppedSymbol(symbol, DAYS[0], 123.45, 1_234_567) for symbol in SYMBOLS],
     )
 
     told = report_metadata(found)
@@ -212,7 +217,7 @@ def test_the_ui_shows_16_years_without_a_click(state: SessionState, lake: LakeWr
     assert {name: len(text) for name, text in texts.items() if len(text) >= 1000} == {}
     assert len(tables(texts["years"])) == 2 + 16
     assert re.search(r"\n… and \d+ more, see the report$", texts["what_to_do"])
-    assert re.search(r"\n… and \d+ more, see the report$", texts["fell_silent"])
+    assert re.search(r"\n… and \d+ more, see the report$", texts["stopped_trading"])
 
 
 def test_the_words_and_commands_are_those_of_the_overview(lake: LakeWriter) -> None:
@@ -268,24 +273,24 @@ def test_years_and_the_newest_session_are_tables(lake: LakeWriter) -> None:
         "year": "2024",
         "published": "44 of 44",
         "bars": "4,400",
-        "answered": "100 %",
-        "per symbol": "as new",
+        "success rate": "100 %",
+        "per symbol": "up to date",
     }
     header, _, *rows = tables(told["newest_session"].value)
     assert header == ["2024-07-03", "newest", "change", "median of 20 before"]
     assert ["bars", "100", "none", "100"] in rows
 
 
-def test_silent_symbols_are_listed(lake: LakeWriter) -> None:
+def test_symbols_that_stopped_trading_are_listed(lake: LakeWriter) -> None:
     for number, day in enumerate(DAYS):
         lake.publish(*collected(day, SYMBOLS if number < 41 else SYMBOLS[25:]))
 
     told = report_metadata(look(lake))
 
-    rows = tables(told["fell_silent"].value)[2:]
+    rows = tables(told["stopped_trading"].value)[2:]
     assert len(rows) == 25
     assert {row[0] for row in rows} == set(SYMBOLS[:25])
-    assert told["silent_symbols"] == 25
+    assert told["symbols_stopped"] == 25
 
 
 def test_restatements_of_a_later_collection_are_listed(lake: LakeWriter) -> None:

@@ -1,32 +1,81 @@
-"""The command line: `datalake`, also `python -m datalake_assets`. One module a command.
+"""The command line: `datalake`, also `python -m datalake_assets`. One module per command.
 
-Belongs here: arguments, what a person reads in the terminal, exit codes. Does not belong here:
-anything that Dagster, a notebook or the Lambda needs too.
+Belongs here: arguments, output in the terminal, exit codes. Does not belong here:
+anything that Dagster, a notebook or the Lambda also needs.
 
-Whatever collects does it through Dagster, in this process, and is recorded in its instance:
-`make dev` shows the same runs. Exit codes: 0 done, 1 a session did not pass or a run failed,
+Commands that collect do so through Dagster, in this process, and are recorded in its instance:
+`make dev` shows their runs. Exit codes: 0 done, 1 a session did not pass or a run failed,
 2 wrong input or no lake; `status --check` also has 3.
 """
 
 import io
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from datalake_assets import __version__
-from datalake_assets.cli.actions import actions
-from datalake_assets.cli.collect import backfill, collect
-from datalake_assets.cli.decide import decide
-from datalake_assets.cli.demo import demo
-from datalake_assets.cli.doctor import doctor
-from datalake_assets.cli.exchange import exchange
-from datalake_assets.cli.plan import plan
-from datalake_assets.cli.publish import publish
-from datalake_assets.cli.securities import securities
-from datalake_assets.cli.show import show
-from datalake_assets.cli.status import status
-from datalake_assets.cli.upload import upload
+
+COMMANDS = {
+    "demo": "Collect the newest sessions into a lake and have a first look; needs no key.",
+    "collect": "Collect one session, or every session of a range, into the lake.",
+    "backfill": "Collect every session of a range that is not published yet.",
+    "publish": (
+        "Publish years per symbol from their sessions, write what changed, and prove both equal."
+    ),
+    "plan": "Tell what collecting a range would take and cost, without doing it.",
+    "status": (
+        "Show whether the lake is good: coverage, gaps, failures, the newest session, what to do."
+    ),
+    "show": "Show a symbol's bars, or those of several: a table and a chart, or raw for a pipe.",
+    "actions": "Show a symbol's splits, dividends, renames and end, and since when each is known.",
+    "securities": (
+        "Derive securities and adjustment factors anew from sessions, actions and your decisions."
+    ),
+    "doctor": (
+        "Check every object of the lake, both layouts, and Dagster's records; tell what to repair."
+    ),
+    "upload": "Upload the files of a folder to a bucket, over what stands there.",
+    "exchange": (
+        "Run the embedded exchange: Alpaca's wire protocol over a synthetic or recorded market."
+    ),
+    "decide": "Decide on actions that the prices contradict, and add what the source lacks.",
+}
+"""The commands and what `--help` says of them.
+
+To import the modules of all takes half a second. So their first lines stand here again, and a
+command's module is imported when it is called."""
+
+_MODULES = {"backfill": "collect"}
+"""The modules of those that share one with another command."""
+
+
+class _Command(TyperCommand):
+    """A command whose module is imported when it is called."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """The context of the command itself, which stands here for it."""
+        assert self.name
+        return load(self.name).make_context(info_name, args, parent, **extra)
+
+
+def load(name: str) -> Any:
+    """Import a command: as the library has it, with all of its options and their help."""
+    found: typer.Typer | Callable[..., None]
+    found = getattr(import_module(f"{__name__}.{_MODULES.get(name, name)}"), name)
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    alone.callback()(lambda: None)  # or it would be no group
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=name)
+    else:
+        alone.command(name)(found)
+    return typer.main.get_group(alone).commands[name]
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,25 +102,16 @@ def _before_each(
         ),
     ] = False,
 ) -> None:
-    # A sign that the encoding of a terminal or a log lacks (✓, █) is no reason to end a collection.
+    # A character that the output's encoding lacks (✓, █) must not end a collection.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
-for command in (
-    demo,
-    collect,
-    backfill,
-    publish,
-    plan,
-    status,
-    show,
-    actions,
-    securities,
-    doctor,
-    upload,
-    exchange,
-):
-    app.command()(command)
-app.add_typer(decide, name="decide")
+for _name, _help in COMMANDS.items():
+    app.command(_name, cls=_Command, help=_help)(lambda: None)
+
+
+def main() -> None:
+    """Run the command line as a program."""
+    app(prog_name="datalake")

@@ -9,6 +9,8 @@ stands in the session files that they come from, and in the year's manifest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,21 +38,29 @@ def encode(bars: pa.Table) -> bytes:
     return bytes(buffer.getvalue())
 
 
-def decode(data: bytes, where: str) -> pa.Table:
-    """The bars in a file.
+def decode(data: bytes, where: str, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
+    """The bars in a file, or some columns of them.
 
     Args:
         data: The file.
         where: Its place, for the message.
+        columns: Which, in the order of `SCHEMA`; others are not decoded.
 
     Raises:
         BrokenFileError: The bytes are no whole symbol-year file.
     """
+    every = columns == SCHEMA.names
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        file = pq.ParquetFile(
+            pa.BufferReader(data),
+            page_checksum_verification=True,
+            pre_buffer=False,  # what is in memory needs no thread to fetch it
+        )
         # A file this small is decoded faster by one thread.
-        bars = file.read(use_threads=False).replace_schema_metadata(None)
-        return bars if bars.schema == SCHEMA else bars.cast(SCHEMA)
+        bars = file.read(None if every else columns, use_threads=False)
+        bars = bars.replace_schema_metadata(None)
+        schema = SCHEMA if every else pa.schema([SCHEMA.field(name) for name in columns])
+        return bars if bars.schema == schema else bars.cast(schema)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise BrokenFileError(
             f"{where} is no whole symbol-year file ({error!r}): publish its year again"

@@ -60,6 +60,25 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A session that needs only be written to be published.
+
+    Args:
+        session: With the earlier answers for what this collection failed to get.
+        data: Its file; None when bars and ledger are published already.
+        size: Bytes of the file, or of the published one.
+        version: Of what was published then; None when nothing was.
+        changes: As in `Written`.
+    """
+
+    session: Session
+    data: bytes | None
+    size: int
+    version: str | None
+    changes: pa.Table | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredSession:
     """A session as the lake holds it before a repair.
 
@@ -113,7 +132,11 @@ class LakeWriter(LakeFiles):
             )
 
     def publish(
-        self, session: Session, findings: Sequence[Finding], replacing: StoredSession | None = None
+        self,
+        session: Session,
+        findings: Sequence[Finding],
+        replacing: StoredSession | None = None,
+        prepared: Prepared | None = None,
     ) -> Written:
         """Put a session that passed its audit in its place, in one atomic write.
 
@@ -132,31 +155,24 @@ class LakeWriter(LakeFiles):
             findings: Its audit.
             replacing: What the session is a repair of; None when it was collected whole, and takes
                 the place of whatever stands there.
+            prepared: What `prepare` made of them; None to do it here.
 
         Raises:
             ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
         """
         day = session.ledger.session
         key = layout.session_key(day)
-        collected = session
         while True:
-            before, version, size = self._published(day)
-            changed = None
-            if before:
-                # Anew each time: what was kept of one that is replaced by now is out of date.
-                session = completed(collected, before)
-                if _same(before, session):
-                    self.store.delete(layout.incomplete_key(day))
-                    nothing = changes(before.bars, before.bars, _at(before), _at(session))
-                    return Written(key, size, nothing, session.ledger, unchanged=True)
-                told, was = session.provenance, before.provenance
-                since = was.known_since or was.collected_at
-                session = replace(session, provenance=replace(told, known_since=since))
-                changed = changes(before.bars, session.bars, was.collected_at, told.collected_at)
+            ready = prepared or self.prepare(session, findings)
+            changed = ready.changes
+            if ready.data is None:
+                self.store.delete(layout.incomplete_key(day))
+                return Written(key, ready.size, changed, ready.session.ledger, unchanged=True)
+            if changed is not None:
                 self._restatements.keep(changed)
-            data = session_file.encode(session, findings)
             try:
-                self.store.replace(key, data, replacing.versions.get(key) if replacing else version)
+                version = replacing.versions.get(key) if replacing else ready.version
+                self.store.replace(key, ready.data, version)
                 break
             except ChangedError:
                 if changed is not None:
@@ -164,8 +180,31 @@ class LakeWriter(LakeFiles):
                 # Of two whole ones the later stands, and tells what it changed of the other's.
                 if replacing:
                     raise
+                # What was kept of one that is replaced by now is out of date.
+                prepared = None
         self.store.delete(layout.incomplete_key(day))
-        return Written(key, len(data), changed, session.ledger)
+        return Written(key, ready.size, changed, ready.session.ledger)
+
+    def prepare(self, session: Session, findings: Sequence[Finding]) -> Prepared:
+        """Everything that publishing a session takes, but for writing it; in any thread.
+
+        Args:
+            session: The session.
+            findings: Its audit.
+        """
+        before, version, size = self._published(session.ledger.session)
+        changed = None
+        if before:
+            session = completed(session, before)
+            if _same(before, session):
+                nothing = changes(before.bars, before.bars, _at(before), _at(session))
+                return Prepared(session, None, size, version, nothing)
+            told, was = session.provenance, before.provenance
+            since = was.known_since or was.collected_at
+            session = replace(session, provenance=replace(told, known_since=since))
+            changed = changes(before.bars, session.bars, was.collected_at, told.collected_at)
+        data = session_file.encode(session, findings)
+        return Prepared(session, data, len(data), version, changed)
 
     def keep_incomplete(
         self, session: Session, findings: Sequence[Finding], replacing: StoredSession | None = None

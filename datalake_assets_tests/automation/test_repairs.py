@@ -69,7 +69,7 @@ def test_the_last_repair_is_said_to_be_the_last(tries: int) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "why"),
-    [(0, "it was answered whole and did not pass"), (1, "1 symbol is missing")],
+    [(0, "it is complete, but did not pass its audit"), (1, "1 symbol is missing")],
 )
 def test_what_is_given_up_is_said_with_what_is_wrong_with_it(missing: int, why: str) -> None:
     _, (told,) = holes(missing, tries=PATIENCE.attempts).choose(NOW, busy={}, running=0, left=9)

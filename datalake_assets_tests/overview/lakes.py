@@ -9,6 +9,7 @@ from typing import Any
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import audit
 from datalake_assets.collection.report import Ledger, Statistics
+from datalake_assets.collection.symbols import Subset
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview.numbers import Overview, overview
@@ -42,8 +43,8 @@ def collected(
 
     Args:
         day: The session.
-        symbols: Those that printed.
-        before: The symbols that printed in sessions before.
+        symbols: Those that traded.
+        before: The symbols that traded in sessions before.
         began: When its collection began, UTC; sessions with the same are of one collection.
         seconds: How long that took.
         requests: How many it sent.
@@ -54,7 +55,7 @@ def collected(
     statistics = Statistics(start, ended, seconds, requests=requests, retries=1, throttled=2)
     provenance = Provenance(ended, "test", day, "run", "0", statistics.to_dict())
     session = Session(every(symbols, [day]), Ledger(day, tuple(symbols), **states), provenance)
-    known = [frozenset(each) for each in before]
+    known = [Subset.of(each) for each in before]
     return session, audit(session.bars, session.ledger, known)
 
 

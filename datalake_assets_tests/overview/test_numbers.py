@@ -21,19 +21,19 @@ from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview.numbers import (
+    ABSENT_FOR,
     COMPARED,
     HISTORY,
-    PRINTED,
+    LISTED_ONE_BY_ONE,
     RESTATEMENTS,
-    SILENT,
-    SPELLED_OUT,
+    TRADED_FOR,
     Health,
     LakeStatus,
     Measure,
     Overview,
     SessionState,
     Step,
-    changed_values,
+    restated_rows,
     written,
 )
 from datalake_assets.storage import layout
@@ -76,7 +76,7 @@ def test_a_whole_lake_is_good_and_there_is_nothing_to_do(lake: LakeWriter) -> No
 
     assert (found.health, found.headline) == (Health.GOOD, "The lake is good.")
     assert found.sentence == (
-        "All 44 sessions up to 2024-07-03 are published, and every symbol of them was answered."
+        "All 44 sessions up to 2024-07-03 are published, and the source answered for every symbol."
     )
     assert (found.steps, found.damaged) == ([], [])
     assert (found.due, found.published, found.rows) == (44, 44, 4400)
@@ -88,9 +88,9 @@ def test_a_lake_that_is_not_there_is_empty_and_to_be_backfilled() -> None:
 
     assert found.source is None
     assert found.headline == "The lake is empty."
-    assert found.counts[SessionState.UNTOUCHED] == 44
+    assert found.counts[SessionState.NOT_COLLECTED] == 44
     assert commands(found) == ["backfill --from 2024-05-01 --to 2024-07-03"]
-    assert (found.newest, found.measures, found.silent, found.usage) == (None, [], None, None)
+    assert (found.newest, found.measures, found.stopped, found.usage) == (None, [], None, None)
 
 
 def test_before_the_first_session_nothing_is_due(lake: LakeWriter) -> None:
@@ -107,9 +107,10 @@ def test_what_was_never_collected_before_the_first_session_is_no_hole(lake: Lake
 
     found = look(lake)
 
-    assert found.health is Health.LOOSE_ENDS
+    assert found.health is Health.UNFINISHED
     assert found.sentence == (
-        "6 of 44 sessions up to 2024-07-03 are published; 38 of the history were not collected yet."
+        "6 of 44 sessions up to 2024-07-03 are published; 38 of the history have not been "
+        "collected yet."
     )
     assert commands(found) == [f"backfill --from {DAYS[0]} --to {DAYS[-7]}"]
 
@@ -117,7 +118,7 @@ def test_what_was_never_collected_before_the_first_session_is_no_hole(lake: Lake
 @pytest.mark.parametrize(
     ("missing", "told"),
     [
-        ([-1], "the newest one is missing"),
+        ([-1], "the newest is missing"),
         ([-2], "1 is missing"),
         ([-1, -4], "2 are missing, the newest among them"),
     ],
@@ -133,7 +134,9 @@ def test_a_hole_makes_the_lake_bad(missing: list[int], told: str, lake: LakeWrit
     assert commands(found) == [f"backfill --from {day} --to {day}" for day in sorted(gone)]
 
 
-@pytest.mark.parametrize(("gaps", "one_by_one"), [(SPELLED_OUT, True), (SPELLED_OUT + 1, False)])
+@pytest.mark.parametrize(
+    ("gaps", "one_by_one"), [(LISTED_ONE_BY_ONE, True), (LISTED_ONE_BY_ONE + 1, False)]
+)
 def test_many_gaps_are_filled_by_one_command(gaps: int, one_by_one: bool, lake: LakeWriter) -> None:
     gone = DAYS[2 : 2 + 2 * gaps : 2]
     whole(lake, [day for day in DAYS if day not in gone])
@@ -152,9 +155,9 @@ def test_failed_symbols_of_a_published_session_are_a_loose_end(lake: LakeWriter)
 
     found = look(lake)
 
-    assert found.health is Health.LOOSE_ENDS
+    assert found.health is Health.UNFINISHED
     assert found.states[DAYS[-1]] is SessionState.FLAWED
-    assert "1 published session has symbols to ask again" in found.sentence
+    assert "1 published session has symbols to retry" in found.sentence
     assert [(step.why, step.command) for step in found.steps] == [
         ("2024-07-03: 1 failed, 0 pending", "collect --session 2024-07-03 --repair")
     ]
@@ -183,7 +186,10 @@ def test_what_was_answered_whole_and_did_not_pass_is_told_so(lake: LakeWriter) -
 
     assert found.counts[SessionState.INCOMPLETE] == 1
     assert [(step.why, step.command) for step in found.steps] == [
-        ("2024-07-03: answered whole, did not pass", "collect --session 2024-07-03 --repair")
+        (
+            "2024-07-03: complete, but did not pass its audit",
+            "collect --session 2024-07-03 --repair",
+        )
     ]
 
 
@@ -333,10 +339,10 @@ def test_symbol_years_are_behind_by_what_changed_since_they_were_published(
 
     found = look(lake)
 
-    assert found.health is Health.LOOSE_ENDS
-    assert (found.years[0].behind, found.years[0].symbol_years) == (3, "3 sessions behind")
+    assert found.health is Health.UNFINISHED
+    assert (found.years[0].behind, found.years[0].symbol_years) == (3, "3 sessions out of date")
     assert commands(found) == ["publish --year 2024"]
-    assert found.sentence.endswith("; the files per symbol of 2024 are behind.")
+    assert found.sentence.endswith("; the per-symbol files of 2024 are out of date.")
 
 
 def test_a_publication_that_was_cut_off_is_told(lake: LakeWriter) -> None:
@@ -349,7 +355,7 @@ def test_a_publication_that_was_cut_off_is_told(lake: LakeWriter) -> None:
 
     found = look(lake)
 
-    assert found.years[0].symbol_years == "cut off, or under way"
+    assert found.years[0].symbol_years == "interrupted, or in progress"
     assert commands(found) == ["publish --year 2024"]
 
 
@@ -360,7 +366,7 @@ def test_several_years_behind_take_one_command(lake: LakeWriter) -> None:
     found = look(lake, first=days[0], due=days[-1])
 
     assert commands(found) == ["publish"]
-    assert found.sentence.endswith("; the files per symbol of 2023 and 2024 are behind.")
+    assert found.sentence.endswith("; the per-symbol files of 2023 and 2024 are out of date.")
 
 
 # --- the newest session ---
@@ -509,49 +515,53 @@ def test_the_history_begins_with_the_first_session_that_was_collected(lake: Lake
     assert list(look(lake).history) == DAYS[-4:]
 
 
-# --- symbols that fell silent ---
+# --- symbols that stopped trading ---
 
 
 def silence(
     lake: LakeWriter, *, gone_since: int, silent: str = "S00007", skipped: int | None = None
 ) -> None:
     """Eight sessions in which a symbol is gone since one of them, and perhaps in another one."""
-    for number, day in enumerate(DAYS[-PRINTED - SILENT :]):
+    for number, day in enumerate(DAYS[-TRADED_FOR - ABSENT_FOR :]):
         there = number < gone_since and number != skipped
         lake.publish(*collected(day, [s for s in SYMBOLS if there or s != silent]))
 
 
-def test_a_symbol_that_printed_five_times_and_then_thrice_not_fell_silent(lake: LakeWriter) -> None:
-    silence(lake, gone_since=PRINTED)
+def test_a_symbol_that_printed_five_times_and_then_thrice_not_stopped_trading(
+    lake: LakeWriter,
+) -> None:
+    silence(lake, gone_since=TRADED_FOR)
 
-    (found,) = look(lake, first=DAYS[-PRINTED - SILENT]).silent or ()
+    (found,) = look(lake, first=DAYS[-TRADED_FOR - ABSENT_FOR]).stopped or ()
 
-    last = lake.read(DAYS[-SILENT - 1]).bars.filter(
-        pc.equal(lake.read(DAYS[-SILENT - 1]).bars["symbol"], "S00007")
+    last = lake.read(DAYS[-ABSENT_FOR - 1]).bars.filter(
+        pc.equal(lake.read(DAYS[-ABSENT_FOR - 1]).bars["symbol"], "S00007")
     )
     assert found.symbol == "S00007"
-    assert (found.last, found.close) == (DAYS[-SILENT - 1], last["close"][0].as_py())
+    assert (found.last, found.close) == (DAYS[-ABSENT_FOR - 1], last["close"][0].as_py())
     assert found.volume == last["volume"][0].as_py()
 
 
-@pytest.mark.parametrize(("gone_since", "skipped"), [(PRINTED + 1, None), (PRINTED, 2), (9, None)])
-def test_a_symbol_that_printed_lately_or_not_each_time_before_is_not_silent(
+@pytest.mark.parametrize(
+    ("gone_since", "skipped"), [(TRADED_FOR + 1, None), (TRADED_FOR, 2), (9, None)]
+)
+def test_a_symbol_that_printed_lately_or_not_each_time_before_has_not_stopped_trading(
     gone_since: int, skipped: int | None, lake: LakeWriter
 ) -> None:
     silence(lake, gone_since=gone_since, skipped=skipped)
-    assert look(lake, first=DAYS[-PRINTED - SILENT]).silent == []
+    assert look(lake, first=DAYS[-TRADED_FOR - ABSENT_FOR]).stopped == []
 
 
-@pytest.mark.parametrize("sessions", [PRINTED + SILENT - 1, PRINTED + SILENT])
-def test_too_few_sessions_can_not_tell_who_fell_silent(sessions: int, lake: LakeWriter) -> None:
+@pytest.mark.parametrize("sessions", [TRADED_FOR + ABSENT_FOR - 1, TRADED_FOR + ABSENT_FOR])
+def test_too_few_sessions_can_not_tell_who_stopped_trading(sessions: int, lake: LakeWriter) -> None:
     publish(lake, DAYS[-sessions:])
-    assert look(lake).silent == (None if sessions < PRINTED + SILENT else [])
+    assert look(lake).stopped == (None if sessions < TRADED_FOR + ABSENT_FOR else [])
 
 
-def test_the_most_traded_of_the_silent_symbols_comes_first(lake: LakeWriter) -> None:
+def test_the_most_traded_of_the_stopped_symbols_comes_first(lake: LakeWriter) -> None:
     for number, day in enumerate(DAYS[-8:]):
-        lake.publish(*collected(day, SYMBOLS if number < PRINTED else SYMBOLS[10:]))
-    volumes = [each.volume for each in look(lake).silent or ()]
+        lake.publish(*collected(day, SYMBOLS if number < TRADED_FOR else SYMBOLS[10:]))
+    volumes = [each.volume for each in look(lake).stopped or ()]
     assert len(volumes) == 10
     assert volumes == sorted(volumes, reverse=True)
 
@@ -641,7 +651,7 @@ def test_the_newest_restatements_are_told_with_both_values(lake: LakeWriter) -> 
     restate(lake, DAYS[0], NOW - timedelta(days=1), SYMBOLS[:RESTATEMENTS])
     restate(lake, DAYS[1], NOW, SYMBOLS[:1])
 
-    told = changed_values(look(lake).restatements)
+    told = restated_rows(look(lake).restatements)
 
     assert len(told) == RESTATEMENTS
     row, what = told[0]
@@ -656,7 +666,7 @@ def test_added_and_removed_bars_are_told_by_their_close(lake: LakeWriter) -> Non
     changed = changes(bars.slice(0, 99), bars.slice(1), NOW, NOW)
     Restatements(lake.store).keep(changed)
 
-    told = {row["change"]: what for row, what in changed_values(look(lake).restatements)}
+    told = {row["change"]: what for row, what in restated_rows(look(lake).restatements)}
 
     closes = bars["close"].to_pylist()
     assert told == {"removed": f"close {closes[0]:,}", "added": f"close {closes[99]:,}"}
@@ -705,7 +715,7 @@ def test_every_session_has_one_state_and_every_flaw_something_to_do(kinds: list[
     assert sum(found.counts.values()) == len(found.states)
     assert found.published + len(found.holes) + found.counts[
         SessionState.INCOMPLETE
-    ] + found.counts[SessionState.UNTOUCHED] == len(kinds)
+    ] + found.counts[SessionState.NOT_COLLECTED] == len(kinds)
     assert (found.health is Health.GOOD) == (set(kinds) == {"whole"}) == (not found.steps)
     repairs = [
         re.findall(r"\d{4}-\d\d-\d\d", command)
@@ -728,8 +738,8 @@ def test_sessions_that_were_asked_for_fewer_symbols_are_told_with_what_to_type(
     found = look(lake, chosen=SYMBOLS)
     assert list(found.narrow) == DAYS[-3:]
     assert {found.states[day] for day in DAYS[-3:]} == {SessionState.FLAWED}
-    assert found.health is Health.LOOSE_ENDS
-    assert "3 published sessions have symbols to ask again" in found.sentence
+    assert found.health is Health.UNFINISHED
+    assert "3 published sessions have symbols to retry" in found.sentence
     step = Step(
         f"3 sessions from {DAYS[-3]} to {DAYS[-1]}: asked for 99 of the 100 symbols of the "
         "universe",
@@ -776,5 +786,5 @@ def test_a_restated_price_is_told_with_every_digit(value: float | None, text: st
     names = [field.removeprefix("old_") for field in RESTATED.names if field.startswith("old_")]
     row = {f"{age}_{name}": 1 for age in ("old", "new") for name in names}
     row |= {"change": "restated", "old_vwap": value, "new_vwap": 2.5}
-    ((_, told),) = changed_values(pa.Table.from_pylist([row]))
+    ((_, told),) = restated_rows(pa.Table.from_pylist([row]))
     assert told == f"vwap {text} → 2.5"

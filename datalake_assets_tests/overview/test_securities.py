@@ -14,7 +14,7 @@ from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page
 from datalake_assets.overview.numbers import Health, LakeStatus, Overview
-from datalake_assets.overview.securities import KNOWN, Happening, security_news
+from datalake_assets.overview.securities import KNOWN, SecurityEvent, security_news
 from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.storage import layout
 from datalake_assets_tests.actions.sayings import action, split
@@ -79,7 +79,7 @@ def test_what_happened_of_late_is_told_newest_first(lake: LakeWriter) -> None:
     assert [(one.day, one.symbol, one.what) for one in news.changed] == [
         (BEGUN, "NEW", "first session"),
         (DAYS[-10], "GONE", "merger, $51 a share"),
-        (DAYS[-20], "FB", "rename, goes on as META"),
+        (DAYS[-20], "FB", "rename, continues as META"),
     ]
     why = "it would open at -66.7%, and it opened at +0.0%"
     assert [(one.day, one.what) for one in news.splits] == [
@@ -87,7 +87,7 @@ def test_what_happened_of_late_is_told_newest_first(lake: LakeWriter) -> None:
         (SPLIT, "split 4:1, confirmed"),
     ]
     assert news.dividends == 1
-    assert news.largest == [Happening(PAID, "META", "$0.5 a share, 2.00% of the price")]
+    assert news.largest == [SecurityEvent(PAID, "META", "$0.5 a share, 2.00% of the price")]
     assert [one.decide for one in news.undecided] == ["datalake decide accept w, or ignore w"]
     assert [one.symbol for one in news.suspected] == ["LOST"]
     assert news.suspected[0].decide.startswith("datalake decide add split LOST")
@@ -109,7 +109,7 @@ def test_tables_that_are_behind_are_to_be_derived(lake: LakeWriter) -> None:
     late = replace(found, securities=replace(found.securities, derived=DAYS[-2]))
     (step,) = [step for step in late.steps if step.command == "securities"]
     assert str(DAYS[-2]) in step.why
-    assert "securities and factors are behind" in late.sentence
+    assert "securities and factors are out of date" in late.sentence
     assert late.health is not Health.GOOD
     assert (found.status, late.status) == (LakeStatus.WHOLE, LakeStatus.LAGGING)
 
@@ -150,7 +150,7 @@ def test_the_page_names_each_with_what_to_type_and_stays_whole(lake: LakeWriter)
     for text in (
         "Securities and actions",
         "datalake decide accept w, or ignore w",
-        "rename, goes on as META",
+        "rename, continues as META",
         "split 4:1, confirmed",
         "1 cash dividend,",
         "2 findings wait for your decision",

@@ -121,13 +121,13 @@ def wider_than_the_screen(page: Page) -> int:
 
 def test_the_page_fits_any_screen_and_asks_for_nothing(opened: Opened) -> None:
     page = opened.page
-    expect(page.get_by_role("heading", level=1)).to_have_text("The lake needs you.")
+    expect(page.get_by_role("heading", level=1)).to_have_text("The lake needs attention.")
     assert wider_than_the_screen(page) <= 0
     summaries = page.locator("summary")
     assert summaries.count() == 2
     for summary in summaries.all():
         summary.click()
-    expect(page.get_by_text("Sessions published, of those that are due")).to_be_visible()
+    expect(page.get_by_text("Sessions published, of those due")).to_be_visible()
     expect(page.get_by_role("rowheader", name=str(DUE)).last).to_be_visible()
     assert wider_than_the_screen(page) <= 0
     assert opened.errors == []
