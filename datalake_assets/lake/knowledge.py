@@ -98,8 +98,16 @@ class KnownReader:
         symbols: str | Iterable[str] | None,
         start: date | str | None = None,
         end: date | str | None = None,
+        columns: Sequence[str] | None = None,
     ) -> pa.Table:
         """As `Reader.bars`, as they were known."""
+        # A bar is told apart from what it became by all of its values.
+        bars = self._known(symbols, start, end)
+        return bars if columns is None else bars.select(columns)
+
+    def _known(
+        self, symbols: str | Iterable[str] | None, start: date | str | None, end: date | str | None
+    ) -> pa.Table:
         names = symbols_of(symbols)
         days = list(self.published(*span_of(start, end)))
         bars = self._reader.bars(names, start, end)

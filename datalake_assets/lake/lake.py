@@ -161,7 +161,8 @@ class Lake:
             asof: A day that tells which security a symbol means, instead of the end of the range.
             follow: False: the rows of the tickers alone, whosever they were. Raw only.
             columns: One or several of the columns below; None: all of them. Exactly these come, in
-                this order. The order of the rows is the same whichever come.
+                this order, and the others are not read. The rows are in the same order whichever
+                come.
 
         Returns:
             A table of `symbol` (the ticker as traded), `session` (date), `timestamp` (UTC),
@@ -201,12 +202,12 @@ class Lake:
                     "follow=False gives the rows of tickers, which have no column 'security': "
                     "leave it out of columns, or follow the security"
                 )
-            rows = reader.bars(symbols, first, last)
+            rows = reader.bars(symbols, first, last, wanted)
             _warn(reader.holes(first, last))
-            return rows if wanted is None else rows.select(wanted)
+            return rows
         if wanted and "security" in wanted:
             securities.required("the column security")
-        answer = securities.bars(symbols, first, last, adjust, holder_on)
+        answer = securities.bars(symbols, first, last, adjust, holder_on, wanted)
         if isinstance(answer, pa.Table):
             _warn(reader.holes(first, last))
             return answer if wanted is None else answer.select(wanted)
@@ -261,7 +262,7 @@ class Lake:
         first, last, holder_on = _day(start), _day(end), _day(asof)
         reader, securities = self._readers(known_at)
         securities.required("a panel")
-        answer = securities.bars(symbols, first, last, adjust, holder_on)
+        answer = securities.bars(symbols, first, last, adjust, holder_on, [name])
         assert not isinstance(answer, pa.Table)
         _warn([*answer.warnings, *reader.holes(first, last)])
         bars = answer.spans.adjusted(answer.bars, answer.rows, adjust)
@@ -318,7 +319,8 @@ class Lake:
         reader, securities = self._readers(known_at)
         securities.required("a total return")
         first, last = span_of(begin, stop)
-        answer = securities.bars(symbols, begin, stop, tuple(KINDS), holder_on, lead=True)
+        adjust = tuple(KINDS)
+        answer = securities.bars(symbols, begin, stop, adjust, holder_on, ["close"], lead=True)
         assert not isinstance(answer, pa.Table)
         sessions = list(reader.published(date.min, last))
         last = min(last, max(sessions, default=last))

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import TypeVar
 
@@ -340,9 +340,8 @@ class Reader:
         for part in parts:
             if part.year in lost:
                 theirs = frozenset(lost[part.year])
-                tables += self._each(
-                    lambda day, theirs=theirs: self._session_bars(day, theirs, read), part.current
-                )
+                again = partial(self._session_bars, names=theirs, columns=read)
+                tables += self._each(again, part.current)
         none = [empty().select(read)]
         known = pa.concat_tables([*none, *(bars for bars in found if bars is not None)])
         rows, there = _ordered(pa.concat_tables([_of(known, parts), *tables]))

@@ -43,6 +43,8 @@ _Out = TypeVar("_Out")
 BARS = SCHEMA.append(pa.field("security", pa.string()))
 """Bars with their security, as the table of securities names it; null while it names none."""
 
+_ORDER = ("symbol", "session")
+
 _LEAD = 10
 """Sessions before a range in which the last bars before it are looked for first."""
 
@@ -165,9 +167,13 @@ class BarReader(Protocol):
     """What reads bars by ticker: `reader.Reader`, or `knowledge.KnownReader`."""
 
     def bars(
-        self, symbols: Iterable[str] | None, start: date | str | None, end: date | str | None
+        self,
+        symbols: Iterable[str] | None,
+        start: date | str | None,
+        end: date | str | None,
+        columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Bars by symbol and session."""
+        """Bars, or some of their columns, by symbol and session."""
 
     def published(self, first: date, last: date) -> dict[date, str]:
         """The published sessions of a range, and their versions."""
@@ -217,6 +223,7 @@ class SecurityReader:
         end: date | str | None,
         adjust: Sequence[str],
         asof: date | str | None = None,
+        columns: Sequence[str] | None = None,
         *,
         lead: bool = False,
     ) -> Answer | pa.Table:
@@ -228,6 +235,8 @@ class SecurityReader:
             end: As there; by its end a range decides whom a symbol means.
             adjust: The kinds of adjustment that are to follow; none for raw bars.
             asof: The day that decides instead.
+            columns: Those of `BARS` that are wanted, in any order; None: all. Others are not read,
+                but for symbol and session, which always come.
             lead: Whether the last bar before `start` comes too, of each security that has one;
                 perhaps with more bars before it.
 
@@ -242,19 +251,24 @@ class SecurityReader:
         """
         names, (first, last) = symbols_of(symbols), span_of(start, end)
         day = None if asof is None else as_day(asof)
+        read = (
+            SCHEMA.names
+            if columns is None
+            else [n for n in SCHEMA.names if n in {*_ORDER, *columns}]
+        )
         known = self._tables or self.tables()
         while True:
             if known is None:
                 if adjust or day is not None:
                     self.required("an adjusted read" if adjust else "asof")
-                return self._reader.bars(names, start, end)
+                return self._reader.bars(names, start, end, read)
             since = self._since(first) if lead and start is not None else first
             meant = _meant(known.holders, names, first, last, day, since)
             versions = self._reader.meanwhile(self._versions)
             here = self._derived(known, meant) if adjust else known
-            answer = self._read(here, meant, start if since == first else since, end)
+            answer = self._read(here, meant, start if since == first else since, end, read)
             if since < first:
-                answer = self._with_lead(here, meant, answer, since, first)
+                answer = self._with_lead(here, meant, answer, since, first, read)
             newer = versions.result()
             if newer == known.versions:
                 break
@@ -266,11 +280,16 @@ class SecurityReader:
         return replace(answer, warnings=told)
 
     def _read(
-        self, known: Tables, meant: Meant, start: date | str | None, end: date | str | None
+        self,
+        known: Tables,
+        meant: Meant,
+        start: date | str | None,
+        end: date | str | None,
+        columns: Sequence[str],
     ) -> Answer:
         if meant.tickers is not None and not meant.tickers:
-            return arranged(SCHEMA.empty_table(), known, meant)
-        return arranged(self._reader.bars(meant.tickers, start, end), known, meant)
+            return arranged(SCHEMA.empty_table().select(columns), known, meant)
+        return arranged(self._reader.bars(meant.tickers, start, end, columns), known, meant)
 
     def _since(self, first: date) -> date:
         """From where on the last bars before a day are looked for first."""
@@ -278,7 +297,13 @@ class SecurityReader:
         return before[-_LEAD:][0] if before else first
 
     def _with_lead(
-        self, known: Tables, meant: Meant, answer: Answer, since: date, first: date
+        self,
+        known: Tables,
+        meant: Meant,
+        answer: Answer,
+        since: date,
+        first: date,
+        columns: Sequence[str],
     ) -> Answer:
         """The answer, and the last bars before it of those that have none since `since`."""
         rare = _without_lead(known.holders, meant, answer, since, first)
@@ -286,9 +311,9 @@ class SecurityReader:
         if not tickers:
             return answer
         theirs = replace(meant, asked=frozenset(), securities=rare, tickers=tickers)
-        found = self._read(known, theirs, None, since - timedelta(days=1))
+        found = self._read(known, theirs, None, since - timedelta(days=1), columns)
         ends = pa.array([one.stop - 1 for one in found.stretches], pa.int64())
-        bars = pa.concat_tables([found.bars.take(ends), answer.bars]).select(SCHEMA.names)
+        bars = pa.concat_tables([found.bars.take(ends), answer.bars]).select(columns)
         by = [("symbol", "ascending"), ("session", "ascending")]
         return arranged(bars.sort_by(by), known, meant)
 

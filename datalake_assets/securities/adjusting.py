@@ -125,18 +125,18 @@ class Spans:
         else it stays int64.
 
         Args:
-            bars: Raw bars, with the columns of `collection.bars.SCHEMA` and perhaps others.
+            bars: Raw bars, with some columns of `collection.bars.SCHEMA` and perhaps others.
             rows: Their spans, as `rows` gives them.
             adjust: The kinds, as `kinds` gives them.
         """
         factors = [self.factor(column, rows) for kind, column in KINDS.items() if kind in adjust]
         factors = [factor for factor in factors if (factor != 1.0).any()]
-        for name in _PRICES if factors else ():
+        for name in (each for each in _PRICES if factors and each in bars.column_names):
             values = bars[name]
             for factor in factors:
                 values = pc.multiply(values, pa.array(factor))  # what is null stays so
             bars = _with(bars, name, values)
-        if "split" in adjust:
+        if "split" in adjust and "volume" in bars.column_names:
             volume = bars["volume"].cast(pa.float64())
             factor = pa.array(self.factor("volume", rows))
             bars = _with(bars, "volume", pc.multiply(volume, factor))
