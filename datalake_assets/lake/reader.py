@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import TypeVar
 
@@ -325,7 +325,7 @@ class Reader:
         days = [day for part in parts for day in part.days]
         # All reads are under way before the first is waited for.
         by_symbol = self._begun(lambda one: self._symbol_year_bars(*one, read), asked)
-        by_session = self._begun(lambda day: self._session_bars(day, names, read), days)
+        by_session = self._begun(partial(self._session_bars, names=names, columns=read), days)
         try:
             found = list(chain.from_iterable(batch.result() for batch in by_symbol))
             tables = list(chain.from_iterable(batch.result() for batch in by_session))
@@ -339,10 +339,8 @@ class Reader:
                 lost.setdefault(part.year, set()).add(name)
         for part in parts:
             if part.year in lost:
-                theirs = frozenset(lost[part.year])
-                tables += self._each(
-                    lambda day, theirs=theirs: self._session_bars(day, theirs, read), part.current
-                )
+                again = partial(self._session_bars, names=frozenset(lost[part.year]), columns=read)
+                tables += self._each(again, part.current)
         none = [empty().select(read)]
         known = pa.concat_tables([*none, *(bars for bars in found if bars is not None)])
         rows, there = _ordered(pa.concat_tables([_of(known, parts), *tables]))
