@@ -18,10 +18,8 @@ import dagster as dg
 import duckdb
 import duckdb_extensions
 import pytest
-import typer.main
-from typer.core import TyperGroup
 
-from datalake_assets.cli import app
+from datalake_assets.cli import COMMANDS, load
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import State
@@ -315,9 +313,7 @@ def test_pyarrow_reads_one_symbol_the_ledger_the_audit_and_the_provenance(lake: 
 
 def commands() -> dict[str, Any]:
     """The commands of `datalake` by name, in the order of its help."""
-    group = typer.main.get_command(app)
-    assert isinstance(group, TyperGroup)
-    return dict(group.commands)
+    return {name: load(name) for name in COMMANDS}
 
 
 def called(program: str) -> list[tuple[str, list[str]]]:

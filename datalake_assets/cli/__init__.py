@@ -137,8 +137,3 @@ def _before_each(
 
 for _name, _help in COMMANDS.items():
     app.command(_name, cls=_Command, help=_help)(lambda: None)
-
-
-def main() -> None:
-    """Run the command line as a program."""
-    app(prog_name="datalake")
