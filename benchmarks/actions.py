@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import resource
 import tempfile
-import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from benchmarks.measuring import peak, timed
+from benchmarks.surroundings import client, store_at
 from datalake_assets import market_calendar
 from datalake_assets.actions import log as actions_log
 from datalake_assets.actions.log import EVENTS, ActionLog, Sweep
@@ -37,7 +35,6 @@ from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.sources.action_pages import ACTIONS_PAGE_LIMIT, decode_actions
-from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 
@@ -53,12 +50,12 @@ def main() -> None:
     parser.add_argument("--s3", action="store_true", help="on a local S3 server, not in a folder")
     given = parser.parse_args()
     source = Said(given.years, given.symbols)
-    with _place(s3=given.s3) as uri:
+    kind = "s3" if given.s3 else "folder"
+    with tempfile.TemporaryDirectory() as folder, store_at(kind, Path(folder)) as uri:
         _sweep_exchange(open_store(f"{uri}/exchange"), given.years, given.symbols)
         _sweeps(source, open_store(f"{uri}/swept"), "in this process")
         _log(source, open_store(f"{uri}/daily"), given.years, given.a_day)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory {peak:,.0f} MiB")
+    print(f"peak memory {peak():,.0f} MiB")
 
 
 def _sweep_exchange(store: Store, years: int, symbols: int) -> None:
@@ -66,11 +63,9 @@ def _sweep_exchange(store: Store, years: int, symbols: int) -> None:
     market = SyntheticMarket(active=symbols * 3 // 4, inactive=symbols // 4)
     first = market.sessions[0]
     now = datetime(first.year + years, first.month, first.day, 22, tzinfo=UTC)
-    with ExchangeServer(Exchange(market, clock=lambda: now)) as server:
-        account = Account("any", "any", data_url=server.url, trading_url=server.url)
-        source = AlpacaSource(account, connections=1)
+    exchange = Exchange(market, clock=lambda: now)
+    with ExchangeServer(exchange) as server, client(server.url, connections=1) as source:
         _sweeps(source, store, "the exchange", now.date())
-        source.close()
 
 
 def _sweeps(source: ActionSource, store: Store, name: str, today: date = TODAY) -> None:
@@ -81,13 +76,12 @@ def _sweeps(source: ActionSource, store: Store, name: str, today: date = TODAY) 
     print("         sweep   actions  requests  of the fewest  wall, s  CPU, s")
     for kind, window in (("whole", whole), ("whole again", whole), ("a day", daily)):
         caller = Caller(RateLimiter(10**9))
-        wall, cpu = time.perf_counter(), time.process_time()
-        done, _ = sweep(source, log, caller, window)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        taken = timed(lambda: sweep(source, log, caller, window)[0])  # noqa: B023
+        done = taken.result
         fewest = -(-done.actions // ACTIONS_PAGE_LIMIT)
         ratio = done.requests / fewest
         counts = f"{done.actions:9,} {done.requests:9,}"
-        print(f"{kind:>14} {counts} {ratio:14.3f} {wall:8.1f} {cpu:7.1f}")
+        print(f"{kind:>14} {counts} {ratio:14.3f} {taken.wall:8.1f} {taken.cpu:7.1f}")
 
 
 def _log(source: Said, store: Store, years: int, a_day: int) -> None:
@@ -109,10 +103,10 @@ def _log(source: Said, store: Store, years: int, a_day: int) -> None:
         "the table written": log.publish,
     }
     for name, ask in asked.items():
-        wall, cpu = time.perf_counter(), time.process_time()
-        rows = ask()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(f"{name:>32}: {rows:9,} rows  {wall:6.2f} s wall {cpu:6.2f} s CPU")
+        taken = timed(ask)
+        print(
+            f"{name:>32}: {taken.result:9,} rows  {taken.wall:6.2f} s wall {taken.cpu:6.2f} s CPU"
+        )
 
 
 class Said:
@@ -208,19 +202,6 @@ def _lay_down(source: Said, store: Store, years: int, a_day: int) -> tuple[int, 
             store.put(layout.action_log_key(objects), actions_log._encode(grown))
             sweeps, tables = [], []
     return number, events
-
-
-@contextmanager
-def _place(*, s3: bool) -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        if not s3:
-            yield folder
-            return
-        from datalake_assets_tests.seaweedfs import BUCKET, seaweedfs
-
-        with seaweedfs(Path(folder)) as server:
-            os.environ |= server.environ()
-            yield f"s3://{BUCKET}"
 
 
 if __name__ == "__main__":

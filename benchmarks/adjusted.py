@@ -13,16 +13,16 @@ The ways take turns, warm, and the median counts, of the wall's clock and of the
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.measuring import in_turns, median_cpu, median_wall, timed
 from benchmarks.symbol_years import LAST_YEAR, make_lake, name_of
 from datalake_assets import Lake, market_calendar
 from datalake_assets.securities.tables import CUMULATIVE, FACTORS, SECURITIES
@@ -43,9 +43,8 @@ def main() -> None:
     one = name_of(given.symbols // 2)
     panel = [name_of(number * (given.symbols // given.panel)) for number in range(given.panel)]
     first, last = date(years[-5:][0], 1, 1), date(LAST_YEAR, 12, 31)
-    began = time.perf_counter()
-    lake.bars(one, last, last, adjustment="all")
-    print(f"reading the tables, once: {(time.perf_counter() - began) * 1000:.0f} ms")
+    tables = timed(lambda: lake.bars(one, last, last, adjustment="all"))
+    print(f"reading the tables, once: {tables.wall * 1000:.0f} ms")
     questions: dict[str, dict[str, Callable[[], pa.Table]]] = {
         f"{one}, {given.years} years": {
             "raw, by ticker": lambda: lake.bars(one, follow=False),
@@ -65,23 +64,19 @@ def main() -> None:
 
 
 def _compare(question: str, ways: dict[str, Callable[[], pa.Table]], rounds: int) -> None:
-    wall: dict[str, list[float]] = {name: [] for name in ways}
-    cpu: dict[str, list[float]] = {name: [] for name in ways}
-    rows = 0
-    for turn in range(rounds + 1):
-        for name, read in ways.items():
-            began, used = time.perf_counter(), time.process_time()
-            rows = max(rows, read().num_rows)
-            if turn:  # the first is the warm-up
-                wall[name].append(time.perf_counter() - began)
-                cpu[name].append(time.process_time() - used)
+    taken = in_turns({name: partial(_rows, read) for name, read in ways.items()}, rounds)
+    rows = max(runs[-1].result for runs in taken.values())
     print(f"{question}: {rows:,} bars")
     for name in ways:
         told = []
-        for taken in (wall, cpu):
-            median, raw = (statistics.median(taken[one]) for one in (name, "raw, by ticker"))
-            told.append(f"{median * 1000:>9.1f} ms {median / raw:>6.2f} × raw")
+        for median in (median_wall, median_cpu):
+            found, raw = median(taken[name]), median(taken["raw, by ticker"])
+            told.append(f"{found * 1000:>9.1f} ms {found / raw:>6.2f} × raw")
         print(f"    {name:<18}{told[0]}, of CPU {told[1]}")
+
+
+def _rows(read: Callable[[], pa.Table]) -> int:
+    return int(read().num_rows)
 
 
 def _tables(store: Store, years: range, symbols: int) -> None:

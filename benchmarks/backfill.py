@@ -1,166 +1,349 @@
-"""The whole backfill through Dagster: does its cost grow with the bars, and its memory not at all?
+"""The whole backfill, as a user runs it, against alpaca-py's `.df` on the same recorded pages.
 
-Each span is collected in a process of its own into an empty lake, by one Dagster run as `datalake
-backfill` makes it, from an exchange that answers after `--latency` seconds and has no limit. Wall,
-CPU and peak memory are the kernel's for that process; the exchange is another one. In the same
-run, alpaca-py's own way (`get_stock_bars(...).df` to Parquet) reads pages of the same shape.
+Each span of years is collected in a process of its own into an empty lake, by one Dagster run with
+the settings, records and limit that `datalake backfill` has. The answers are replayed
+(`benchmarks.replay`): what the two cores do is the client. A folder without a recording gets one
+first: all that the spans ask for is asked once, and nothing is written. In turns with it,
+alpaca-py reads some of the same pages, evenly spread (`get_stock_bars(...).df` to Parquet), after
+its imports; of a backfill the CPU is the whole process's, imports included. Requests are those for
+daily bars, against the fewest that could bring as many bars; used is the share of the limit from
+the first request to the last, and to the end of the run.
 
-    python -m benchmarks.backfill [--years 1 5 15] [--symbols 5000] [--latency 0.05]
+    python -m benchmarks.backfill FOLDER [--years 1 3 15] [--symbols 5000] [--per-minute 10000]
+        [--latency 0.05] [--rounds 1] [--pages 24] [--record] [--pure] [--stages] [--keep LAKES]
+
+`--pure` turns the compiled decoder off and `--stages` tells once more, in a run that is not
+measured, where the CPU goes. `--keep` leaves the lakes, for `benchmarks.compare_lakes`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import resource
-import subprocess
+import shutil
+import statistics
 import sys
 import tempfile
 import time
-from datetime import UTC, date, datetime
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from datalake_assets import market_calendar
+from benchmarks import measuring
+from benchmarks.replay import Recording, Replay, Told
+from benchmarks.stages import Stages
+from benchmarks.surroundings import (
+    KEYS,
+    UNLIMITED,
+    client,
+    run_job,
+    user_environment,
+    working_folder,
+    years_until_last,
+)
+from datalake_assets.exchange.process import ExchangeOptions
 
-LAST = date(2025, 12, 31)
-UNLIMITED = 1_000_000  # requests a minute: what the settings allow at most
 PAGE = 10_000
+
+AT_ONCE = 100
+"""Requests of a recording whose bars are in memory at once."""
+
+COMPILED = "datalake_assets.sources._pages"
+"""The compiled decoder. Where it can't be imported, pages are decoded by msgspec."""
+
+HEAD = (
+    "what",
+    "sessions",
+    "bars",
+    "wall, s",
+    "CPU, s",
+    "server's CPU, s",
+    "peak, MiB",
+    "requests",
+    "of the floor",
+    "used",
+    "used, to the end",
+    "fullest minute",
+    "bars a CPU s",
+    "× alpaca-py's",
+)
 
 
 def main() -> None:
     """Measure each span in a fresh process, or one of them in this process when told so."""
     given = _arguments()
     if given.only is not None:
-        print(json.dumps(WAYS[given.only](given)))
+        measuring.tell(WAYS[given.only](given))
         return
-    plain = _measured(given, "alpaca-py", given.years[0])
-    print(f"alpaca-py: {plain['bars']:,} bars, {plain['bars'] / plain['cpu']:,.0f} bars a CPU s")
-    for years in given.years:
-        told = _measured(given, "backfill", years)
-        floor = -(-told["bars"] // PAGE)
-        rate = told["bars"] / told["cpu"]
-        print(
-            f"{years} years: {told['sessions']:,} sessions, {told['bars']:,} bars, wall "
-            f"{told['wall']:.1f} s, CPU {told['cpu']:.1f} s, peak {told['peak']:,.0f} MiB, "
-            f"{told['requests']:,} requests ({told['requests'] / floor:.3f} of "
-            f"{floor:,}), {rate:,.0f} bars a CPU s, "
-            f"{rate / (plain['bars'] / plain['cpu']):.1f} times alpaca-py's"
+    options = ExchangeOptions(active=given.symbols, inactive=0)
+    if given.record or not given.folder.exists():
+        for years in given.years:
+            _record(given, years, options)
+    print(f"{measuring.machine()}; python -m benchmarks.backfill {' '.join(sys.argv[1:])}")
+    theirs: list[float] = []
+    found: dict[int, list[dict[str, Any]]] = {years: [] for years in given.years}
+    for _ in range(given.rounds):
+        theirs.append(_alpaca_py(given))
+        for years in given.years:
+            found[years].append(_backfill(given, years))
+    plain = statistics.median(theirs)
+    print(f"alpaca-py: {plain:,.0f} bars a CPU s on the same pages")
+    measuring.print_table(
+        HEAD, [_row(given, years, one, plain) for years in given.years for one in found[years]]
+    )
+    if given.stages:
+        for years in given.years:
+            _print_stages(_backfill(given, years, stages=True))
+
+
+def _record(given: argparse.Namespace, years: int, options: ExchangeOptions) -> None:
+    """Ask for a span once, of a replay that asks the exchange."""
+    began = time.perf_counter()
+    with (
+        Replay(given.folder, record=options, latency=0.0) as replay,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        _alone(given, "ask", years, replay, Path(folder), UNLIMITED)
+        requests = len(replay.told().arrivals)
+    took = time.perf_counter() - began
+    print(f"recorded {years} years, {requests:,} requests, in {took:.0f} s", flush=True)
+
+
+def _backfill(given: argparse.Namespace, years: int, *, stages: bool = False) -> dict[str, Any]:
+    """One span, measured."""
+    with (
+        Replay(given.folder, per_minute=given.per_minute, latency=given.latency) as replay,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        words = ["--stages"] if stages else []
+        figures = _alone(given, "backfill", years, replay, Path(folder), given.per_minute, *words)
+        told = replay.told()
+        _check(told)
+        if given.keep and not stages:
+            place = given.keep / f"{years}-{'pure' if given.pure else 'usual'}"
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(Path(folder) / "lake", place)
+    return figures | {"told": told}
+
+
+def _alpaca_py(given: argparse.Namespace) -> float:
+    """Bars a CPU second of alpaca-py, on pages of the recording."""
+    with Replay(given.folder, latency=0.0) as replay, tempfile.TemporaryDirectory() as folder:
+        years = max(given.years)
+        figures = _alone(given, "alpaca-py", years, replay, Path(folder), UNLIMITED)
+        _check(replay.told())
+    rate: float = figures["bars"] / figures["cpu"]
+    return rate
+
+
+def _alone(
+    given: argparse.Namespace,
+    way: str,
+    years: int,
+    replay: Replay,
+    folder: Path,
+    per_minute: int,
+    *words: str,
+) -> dict[str, Any]:
+    pure = ["--pure"] if given.pure else []
+    return measuring.alone(
+        "backfill",
+        *(str(given.folder.resolve()), "--only", way, "--url", replay.url),
+        *("--years", str(years), "--pages", str(given.pages), *pure, *words),
+        environment=user_environment(folder, replay.url, per_minute, years_until_last(years)[0]),
+    )
+
+
+def _check(told: Told) -> None:
+    if told.unknown:
+        sys.exit(
+            f"{told.unknown} requests were not recorded, as the program asks otherwise than the "
+            f"one that was: run again with --record. The first: {told.examples[0][:300]}"
         )
+    if told.refused:
+        sys.exit(f"{told.refused} requests were over the limit")
 
 
-def _measured(given: argparse.Namespace, way: str, years: int) -> dict[str, Any]:
-    command = [
-        *(sys.executable, "-W", "ignore", "-m", "benchmarks.backfill", "--only", way),
-        *("--years", str(years), "--symbols", str(given.symbols), "--latency", str(given.latency)),
-    ]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    told: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return told
+def _row(
+    given: argparse.Namespace, years: int, figures: dict[str, Any], plain: float
+) -> tuple[str, ...]:
+    told: Told = figures["told"]
+    floor, rate = -(-figures["bars"] // PAGE), figures["bars"] / figures["cpu"]
+    first, last = told.arrivals[0], told.arrivals[-1]
+    count = len(told.arrivals)
+
+    def used(requests: int, seconds: float) -> str:
+        return f"{requests / (seconds / 60 * given.per_minute):.1%}"
+
+    return (
+        f"{years} years, {figures['decoder']}",
+        f"{figures['sessions']:,}",
+        f"{figures['bars']:,}",
+        f"{figures['wall']:.1f}",
+        f"{figures['cpu']:.1f}",
+        f"{told.cpu:.1f}",
+        f"{figures['peak']:,.0f}",
+        f"{told.daily:,}",
+        f"{told.daily / floor:.3f}",
+        used(count - 1, last - first),
+        used(count, figures["ended"] - first),
+        f"{told.fullest():,}",
+        f"{rate:,.0f}",
+        f"{rate / plain:.1f}",
+    )
 
 
-def _backfill(given: argparse.Namespace) -> dict[str, Any]:
-    import dagster as dg
+def _print_stages(figures: dict[str, Any]) -> None:
+    bars, sessions = figures["bars"], figures["sessions"]
+    print(f"\n{sessions:,} sessions, {bars:,} bars, by stage ({figures['decoder']}):")
+    stages = sorted(figures["stages"].items(), key=lambda each: -each[1])
+    stages.append(("all", sum(figures["stages"].values())))
+    measuring.print_table(
+        ("stage", "CPU, s", "µs a bar", "ms a session"),
+        [
+            (name, f"{used:.2f}", f"{used / bars * 1e6:.3f}", f"{used / sessions * 1e3:.2f}")
+            for name, used in stages
+        ],
+    )
 
-    from datalake_assets.definitions import build_definitions
-    from datalake_assets.lake.lake import Lake
-    from datalake_assets.lake.session_file import Summary
-    from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
-    from datalake_assets.settings import Settings
-    from datalake_assets.storage import layout
-    from datalake_assets.storage.store import open_store
 
-    first = date(LAST.year - given.years[0] + 1, 1, 1)
-    days = market_calendar.sessions(first, LAST)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        Path("dagster.yaml").write_text("telemetry: {enabled: false}\n")
-        definitions = build_definitions(
-            Settings.load({}),
-            source=EmbeddedExchangeResource(
-                active=given.symbols, inactive=0, latency=given.latency
-            ),
-            collector=CollectorResource(requests_per_minute=UNLIMITED),
-            lake=LakeResource(uri=f"{folder}/lake"),
-        )
+# --- in a process of its own ----------------------------------------------------------------------
+
+
+def _backfill_here(given: argparse.Namespace) -> dict[str, Any]:
+    """Collect the span with the settings of the environment."""
+    if given.pure:
+        sys.modules[COMPILED] = None  # type: ignore[assignment] # how Python is told not to import
+    days = years_until_last(given.years[0])
+    stages = Stages() if given.stages else None
+    with working_folder():
         began = time.perf_counter()
-        with dg.DagsterInstance.from_config(folder) as instance:
-            result = definitions.resolve_job_def("daily_ticks_job").execute_in_process(
-                instance=instance,
-                tags={
-                    "dagster/asset_partition_range_start": days[0].isoformat(),
-                    "dagster/asset_partition_range_end": days[-1].isoformat(),
-                },
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            )
-            assert result.success
-        wall = time.perf_counter() - began
-        lake = Lake(open_store(f"{folder}/lake"))
-        found = lake.summaries(layout.session_key(day) for day in lake.sessions())
-        summaries = [summary for summary in found if isinstance(summary, Summary)]
-        assert len(summaries) == len(days), (len(summaries), len(days))
-        bars = sum(summary.rows for summary in summaries)
-        # The sessions of a window share its numbers, which end at the same instant.
-        windows = {
-            summary.provenance.collected_at: summary.provenance.collection["requests"]
-            for summary in summaries
-        }
-    return _usage() | {
-        "wall": wall,
-        "bars": bars,
+        with stages or nullcontext():
+            from datalake_assets.cli.runs import instance
+            from datalake_assets.definitions import build_definitions
+            from datalake_assets.settings import Settings
+
+            settings = Settings.load()
+            definitions = build_definitions(settings)
+            with instance() as records:
+                run_job(definitions, "daily_ticks_job", records, days[0], days[-1])
+        ended, cpu = time.monotonic(), time.process_time()
+        wall, peak = time.perf_counter() - began, measuring.peak()
+    return {
+        "bars": _bars(settings.lake_uri, len(days)),
         "sessions": len(days),
-        "requests": sum(windows.values()),
+        "wall": wall,
+        "cpu": cpu,
+        "peak": peak,
+        "ended": ended,
+        "decoder": "pure" if given.pure or find_spec(COMPILED) is None else "compiled",
+        "stages": dict(stages.seconds) if stages else {},
     }
 
 
-def _plain(given: argparse.Namespace) -> dict[str, Any]:
-    """alpaca-py's own way over a few pages of the same shape, after its imports."""
+def _ask_here(given: argparse.Namespace) -> dict[str, Any]:
+    """Ask for what a backfill of the span asks for, and keep nothing of it."""
+    from datalake_assets.listing import take_snapshot, take_survey
+    from datalake_assets.publication import How, Publication
+
+    from datalake_assets.collection.collect import Collection
+    from datalake_assets.collection.plan import Plan
+    from datalake_assets.collection.rate_limit import RateLimiter
+    from datalake_assets.collection.retry import RetryPolicy
+    from datalake_assets.collection.universe import symbols_for
+    from datalake_assets.lake.lake import Lake
+    from datalake_assets.storage.store import open_store
+
+    days, limiter = years_until_last(given.years[0]), RateLimiter(UNLIMITED)
+    with client(given.url) as source, tempfile.TemporaryDirectory() as folder:
+        lake, how = Lake(open_store(folder)), How(limiter)
+        taken, _, _ = take_snapshot(source, lake, limiter, RetryPolicy())
+        wanted = symbols_for(days, lake.snapshots())
+        survey = take_survey(source, lake, how, wanted, days[0].year, taken)
+        chunks = Publication(wanted, lake, how, survey=survey).plan.chunks
+        for begin in range(0, len(chunks), AT_ONCE):
+            some = Plan(chunks[begin : begin + AT_ONCE])
+            Collection(some, source.bars(), limiter=limiter, workers=how.workers).run()
+    return {"requests": len(chunks)}
+
+
+def _bars(uri: str, sessions: int) -> int:
+    """The bars that the lake holds, in so many sessions."""
+    from datalake_assets.lake.files import LakeFiles
+    from datalake_assets.lake.session_file import Summary
+    from datalake_assets.storage import layout
+    from datalake_assets.storage.store import open_store
+
+    lake = LakeFiles(open_store(uri))
+    found = list(lake.summaries(layout.session_key(day) for day in lake.sessions()))
+    assert len(found) == sessions, (len(found), sessions)
+    assert all(isinstance(summary, Summary) for summary in found), "a footer can't be read"
+    return sum(summary.rows for summary in found if isinstance(summary, Summary))
+
+
+def _alpaca_py_here(given: argparse.Namespace) -> dict[str, Any]:
+    """alpaca-py's own way over some of the recorded pages, evenly spread, after its imports."""
+    from alpaca.data.enums import Adjustment, DataFeed
     from alpaca.data.historical import StockHistoricalDataClient
     from alpaca.data.requests import StockBarsRequest
     from alpaca.data.timeframe import TimeFrame
 
-    from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-    from datalake_assets.sources.alpaca import Account, AlpacaSource
-
-    options = ExchangeOptions(active=given.symbols, inactive=0, latency=given.latency)
-    with EmbeddedExchange(options) as exchange, tempfile.TemporaryDirectory() as folder:
-        source = AlpacaSource(
-            Account("any", "any", data_url=exchange.url, trading_url=exchange.url)
+    first = str(years_until_last(given.years[0])[0])
+    asked = [query for query in Recording(given.folder).bars() if query["start"][:10] >= first]
+    step = max(1, len(asked) // given.pages)
+    requests = [
+        StockBarsRequest(
+            symbol_or_symbols=query["symbols"].split(","),
+            timeframe=TimeFrame.Day,
+            start=datetime.fromisoformat(query["start"]),
+            end=datetime.fromisoformat(query["end"]),
+            limit=int(query["limit"]),
+            adjustment=Adjustment(query["adjustment"]),
+            feed=DataFeed(query["feed"]),
+            asof=query["asof"],
         )
-        rows = source.assets().select(["symbol", "status"]).to_pylist()
-        names = [row["symbol"] for row in rows if row["status"] == "active"]
-        client = StockHistoricalDataClient("any", "any", url_override=exchange.url)
-        days = market_calendar.sessions(date(LAST.year, 10, 1), LAST)[-63:]
-        began, before, bars = time.perf_counter(), _usage()["cpu"], 0
-        for page in range(12):
-            request = StockBarsRequest(
-                symbol_or_symbols=names[page * 157 : (page + 1) * 157],
-                timeframe=TimeFrame.Day,
-                start=datetime.combine(days[0], datetime.min.time(), UTC),
-                end=datetime.combine(days[-1], datetime.max.time(), UTC),
-            )
-            frame = client.get_stock_bars(request).df
-            frame.to_parquet(Path(folder) / f"{page}.parquet")
-            bars += len(frame)
-        wall = time.perf_counter() - began
-        return {"wall": wall, "cpu": _usage()["cpu"] - before, "bars": bars}
+        for query in asked[::step][: given.pages]
+    ]
+    plain = StockHistoricalDataClient(*KEYS, url_override=given.url)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "page.parquet"
+
+        def read() -> int:
+            bars = 0
+            for request in requests:
+                frame = plain.get_stock_bars(request).df  # type: ignore[union-attr]
+                frame.to_parquet(file)
+                bars += len(frame)
+            return bars
+
+        taken = measuring.timed(read)
+    return {"wall": taken.wall, "cpu": taken.cpu, "bars": taken.result}
 
 
-def _usage() -> dict[str, float]:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return {"cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss / 1024}
-
-
-WAYS = {"backfill": _backfill, "alpaca-py": _plain}
+WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "ask": _ask_here,
+    "backfill": _backfill_here,
+    "alpaca-py": _alpaca_py_here,
+}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--years", type=int, nargs="+", default=[1, 5, 15])
-    parser.add_argument("--symbols", type=int, default=5_000)
-    parser.add_argument("--latency", type=float, default=0.05, help="seconds")
+    parser.add_argument("folder", type=Path, help="of the recording; made when it is not there")
+    parser.add_argument("--years", type=int, nargs="+", default=[1, 3, 15])
+    parser.add_argument("--symbols", type=int, default=5_000, help="of the market")
+    parser.add_argument("--per-minute", type=int, default=10_000, help="the account's limit")
+    parser.add_argument("--latency", type=float, default=0.05, help="seconds of each answer")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--pages", type=int, default=24, help="that alpaca-py reads")
+    parser.add_argument("--record", action="store_true", help="ask the exchange what is unknown")
+    parser.add_argument("--pure", action="store_true", help="without the compiled decoder")
+    parser.add_argument("--stages", action="store_true", help="tell where the CPU goes, too")
+    parser.add_argument("--keep", type=Path, metavar="LAKES", help="folder for the lakes")
     parser.add_argument("--only", choices=tuple(WAYS), help="measure here; used by itself")
+    parser.add_argument("--url", help="used by itself")
     return parser.parse_args()
 
 

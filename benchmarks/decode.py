@@ -34,10 +34,11 @@ from alpaca.data.models import BarSet
 from alpaca.data.requests import StockBarsRequest
 from alpaca.data.timeframe import TimeFrame
 
+from benchmarks.surroundings import KEYS, active_symbols, client
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.sources.alpaca import PAGE_LIMIT, Account, AlpacaSource
+from datalake_assets.sources.alpaca import PAGE_LIMIT
 from datalake_assets.sources.pages import decode
 from datalake_assets.sources.transport import Transport
 
@@ -179,10 +180,9 @@ def _same(frame: Any, bars: pa.Table) -> bool:
 
 def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, float]]:
     """The bars of these pages, and the CPU seconds from asking for them to Parquet."""
-    client = StockHistoricalDataClient("any", "any", url_override=url)
-    source = AlpacaSource(Account("any", "any", data_url=url, trading_url=url))
-    fetch = source.bars()
-    with tempfile.TemporaryDirectory() as folder:
+    plain = StockHistoricalDataClient(*KEYS, url_override=url)
+    with client(url) as source, tempfile.TemporaryDirectory() as folder:
+        fetch = source.bars()
         file = Path(folder) / "page.parquet"
 
         def theirs() -> int:
@@ -194,7 +194,7 @@ def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, fl
                     start=datetime.combine(page.first, clock_time(), UTC),
                     end=datetime.combine(page.last, clock_time(23, 59, 59), UTC),
                 )
-                frame = cast(BarSet, client.get_stock_bars(request)).df
+                frame = cast(BarSet, plain.get_stock_bars(request)).df
                 frame.to_parquet(file)
                 bars += len(frame)
             return bars
@@ -221,7 +221,6 @@ def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, fl
             {THEIRS: theirs, OURS: ours, f"{OURS}, to Arrow only": lambda: ours(write=False)},
             rounds,
         )
-    source.close()
     return bars, seconds
 
 
@@ -243,22 +242,19 @@ def _best(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, fl
 
 def _listed(url: str) -> tuple[str, ...]:
     """The symbols that have traded since the market began, so that every page is full."""
-    source = AlpacaSource(Account("any", "any", data_url=url, trading_url=url))
-    rows = source.assets().select(["symbol", "status"]).to_pylist()
-    names = [row["symbol"] for row in rows if row["status"] == "active"]
     first = market_calendar.previous_sessions(END, max(count for _, count in SHAPES))[0]
-    fetch = source.bars()
-    printed = [
-        fetch(tuple(names[start : start + 500]), first, first, None).bars["symbol"].to_pylist()
-        for start in range(0, len(names), 500)
-    ]
-    source.close()
+    with client(url) as source:
+        names, fetch = active_symbols(source), source.bars()
+        printed = [
+            fetch(names[start : start + 500], first, first, None).bars["symbol"].to_pylist()
+            for start in range(0, len(names), 500)
+        ]
     return tuple(name for page in printed for name in page)
 
 
 def _body(url: str, asked: Asked) -> bytes:
     """The answer's bytes, decompressed."""
-    keys = {"APCA-API-KEY-ID": "any", "APCA-API-SECRET-KEY": "any"}
+    keys = {"APCA-API-KEY-ID": KEYS[0], "APCA-API-SECRET-KEY": KEYS[1]}
     answer = Transport(1).get(f"{url}/v2/stocks/bars", asked.fields, keys, 1 << 25)
     assert answer.status == 200, answer.body
     return answer.body

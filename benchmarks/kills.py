@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import random
 import subprocess
 import sys
@@ -28,23 +27,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl
 
 import pyarrow.parquet as pq
 
+from benchmarks.compare_lakes import differences
+from benchmarks.measuring import ROOT
+from benchmarks.surroundings import LAST, UNLIMITED, user_environment, years_until_last
 from datalake_assets import market_calendar
 from datalake_assets.collection.plan import WINDOW
 from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
 from datalake_assets.exchange.server import Exchange, Receive, Scope, Send
 from datalake_assets.lake import session_file
-from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.session_file import Summary
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 
-LAST = date(2025, 12, 31)
-UNLIMITED = 1_000_000  # requests a minute: what the settings allow at most
 UNDER_WAY = 3 * WINDOW
 """Sessions that a kill can lose: `publication` has three windows under way at most."""
 ENDING = 1_800  # seconds within which a backfill that nobody kills must end
@@ -97,29 +95,15 @@ class Place:
 
     def __init__(self, folder: Path, url: str, given: argparse.Namespace, per_minute: int) -> None:
         self.home = folder / "dagster"
-        self.lake = Lake(open_store(str(folder / "lake")))
+        self.lake = LakeFiles(open_store(str(folder / "lake")))
         self._folder = folder
-        (folder / "tmp").mkdir(parents=True)
-        of_ours = ("ALPACA_", "DATALAKE_", "AWS_", "DAGSTER_")
-        self._environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(of_ours)
-        } | {
-            "ALPACA_API_KEY": "any",
-            "ALPACA_SECRET_KEY": "any",
-            "ALPACA_DATA_URL": url,
-            "ALPACA_TRADING_URL": url,
-            "ALPACA_HISTORY_START": str(market_calendar.FIRST),
-            "ALPACA_REQUESTS_PER_MINUTE": str(per_minute),
-            "DATALAKE_START_DATE": str(_days(given)[0]),
-            "DATALAKE_URI": str(folder / "lake"),
-            "DAGSTER_HOME": str(self.home),
-            "TMPDIR": str(folder / "tmp"),  # where the limit's file is
-            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        first = _days(given)[0]
+        self._environment = user_environment(folder, url, per_minute, first) | {
+            "PYTHONPATH": str(ROOT),
         }
-        first = str(_days(given)[0])
         self._command = [
             *(sys.executable, "-W", "ignore", "-m", "datalake_assets", "backfill"),
-            *("--from", first, "--to", str(LAST)),
+            *("--from", str(first), "--to", str(LAST)),
         ]
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -179,7 +163,7 @@ def main() -> None:
 
 
 def _days(given: argparse.Namespace) -> list[date]:
-    return market_calendar.sessions(date(LAST.year - given.years + 1, 1, 1), LAST)
+    return years_until_last(given.years)
 
 
 def _uninterrupted(place: Place, noting: NotingExchange) -> float:
@@ -272,21 +256,9 @@ def _litter(place: Place) -> int:
 
 def _compare(place: Place, whole: Place) -> None:
     """Both lakes hold the same sessions, with the same bars, ledgers and audits."""
-    days = whole.lake.sessions()
-    assert place.lake.sessions() == days, "other sessions are published"
-    assert place.lake.incomplete() == whole.lake.incomplete() == [], "sessions wait for a repair"
-    for day in days:
-        one, other = place.lake.read(day), whole.lake.read(day)
-        assert one.bars.equals(other.bars), f"{day}: other bars"
-        assert one.ledger == other.ledger, f"{day}: another ledger"
-    keys = [layout.session_key(day) for day in days]
-    audits = [_audits(at.lake.summaries(keys)) for at in (place, whole)]
-    assert audits[0] == audits[1], "other audits"
-
-
-def _audits(found: Sequence[Any]) -> list[Any]:
-    assert all(isinstance(summary, Summary) for summary in found), "a footer can't be read"
-    return [summary.audit for summary in found]
+    assert place.lake.incomplete() == [], "sessions wait for a repair"
+    found = list(differences(place.lake.store, whole.lake.store))
+    assert not found, f"{len(found)} differences: {found[:5]}"
 
 
 def _check_records(place: Place, given: argparse.Namespace) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -21,8 +20,9 @@ import time
 from datetime import date
 from pathlib import Path
 
+from benchmarks.surroundings import user_environment
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage.store import open_store
 
 SESSION = date(2026, 11, 19)
@@ -74,7 +74,9 @@ def main() -> None:
             while not _invoke(exchange.url, slow, 128, 100):
                 number += 1
                 assert number <= given.most, "it does not end"
-        one, other = (Lake(open_store(str(path))).read(SESSION) for path in (whole, slow))
+        one, other = (
+            LakeFiles(open_store(str(path / "lake"))).read(SESSION) for path in (whole, slow)
+        )
         assert one.bars.equals(other.bars)
         assert one.ledger == other.ledger
         print(f"  {number} invocations, and the same session: bars and ledger")
@@ -101,22 +103,13 @@ def _cold(rounds: int) -> None:
     print(f"  heaviest packages: {shown}")
 
 
-def _invoke(url: str, lake: Path, memory: int, budget: float) -> bool:
+def _invoke(url: str, folder: Path, memory: int, budget: float) -> bool:
     """One invocation; whether it published the session."""
-    environ = {
-        **os.environ,
-        "ALPACA_API_KEY": "any",
-        "ALPACA_SECRET_KEY": "pair",
-        "ALPACA_DATA_URL": url,
-        "ALPACA_TRADING_URL": url,
-        "ALPACA_REQUESTS_PER_MINUTE": f"{PAID_PLAN}",
-        "DATALAKE_URI": str(lake),
-    }
     event = json.dumps({"session": SESSION.isoformat()})
     answer = json.loads(
         subprocess.run(
             [sys.executable, "-c", FUNCTION, f"{memory}", f"{budget}", event],
-            env=environ,
+            env=user_environment(folder, url, PAID_PLAN),
             check=True,
             stdout=subprocess.PIPE,
             text=True,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -28,17 +27,17 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.request import urlopen
 
+from benchmarks.surroundings import KEYS, client, user_environment
 from datalake_assets.collection.collect import Collection
 from datalake_assets.collection.plan import Packing, plan
 from datalake_assets.collection.rate_limit import RateLimiter, SharedRateLimiter
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.rate_limits.opening import open_limiter
-from datalake_assets.sources.alpaca import Account, AlpacaSource
+from datalake_assets.sources.alpaca import Account
 from datalake_assets_tests.postgres import NOT_HERE, PostgresServer, binaries
 
 SESSION = date(2026, 11, 19)
 THREADS = 20
-ACCOUNT = ("any", "any")
 
 
 def main() -> None:
@@ -126,16 +125,7 @@ def _invoke(url: str, share: str, per_minute: int, folder: Path) -> subprocess.P
     """The function, collecting a session of its own with the limit that the others have."""
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", INVOKE, str(SESSION)],
-        env={
-            **os.environ,
-            "ALPACA_API_KEY": ACCOUNT[0],
-            "ALPACA_SECRET_KEY": ACCOUNT[1],
-            "ALPACA_DATA_URL": url,
-            "ALPACA_TRADING_URL": url,
-            "ALPACA_REQUESTS_PER_MINUTE": str(per_minute),
-            "DATALAKE_URI": str(folder / "lake"),
-            "DATALAKE_RATE_LIMIT": share,
-        },
+        env=user_environment(folder, url, per_minute) | {"DATALAKE_RATE_LIMIT": share},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -143,12 +133,11 @@ def _invoke(url: str, share: str, per_minute: int, folder: Path) -> subprocess.P
 
 def _ask(url: str, share: str, per_minute: int, seconds: float) -> None:
     """Ask for one symbol at a time, until the time is over."""
-    account = Account(*ACCOUNT, data_url=url, trading_url=url)
-    source = AlpacaSource(account, connections=THREADS)
-    symbols = [row["symbol"] for row in source.assets().slice(0, 7_000).to_pylist()]
+    account = Account(*KEYS, data_url=url, trading_url=url)
     stop = threading.Event()
     threading.Timer(seconds, stop.set).start()
-    with _limiter(share, per_minute, account) as limiter:
+    with _limiter(share, per_minute, account) as limiter, client(url, THREADS) as source:
+        symbols = [row["symbol"] for row in source.assets().slice(0, 7_000).to_pylist()]
         while not stop.is_set():
             Collection(
                 plan([name for name in symbols if name.isalpha()], [SESSION], Packing(symbols=1)),

@@ -10,7 +10,6 @@ then a `Collection`. The exchange answers after `--latency` seconds and has no r
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
@@ -18,11 +17,12 @@ from datetime import time as clock_time
 
 import urllib3
 
+from benchmarks.measuring import timed
+from benchmarks.surroundings import KEYS, active_symbols, client
 from datalake_assets.collection.collect import Collection
 from datalake_assets.collection.plan import plan
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.sources.alpaca import Account, AlpacaSource
 
 SESSION = date(2026, 11, 19)
 UNLIMITED = 1e9
@@ -32,12 +32,8 @@ def main() -> None:
     """Measure both and print the ratio."""
     given = _arguments()
     options = ExchangeOptions(active=given.symbols, inactive=0, latency=given.latency)
-    with EmbeddedExchange(options) as exchange:
-        account = Account("any", "any", data_url=exchange.url, trading_url=exchange.url)
-        source = AlpacaSource(account, connections=given.threads)
-        symbols = sorted(
-            row["symbol"] for row in source.assets().to_pylist() if row["status"] == "active"
-        )[: given.symbols]
+    with EmbeddedExchange(options) as exchange, client(exchange.url, given.threads) as source:
+        symbols = sorted(active_symbols(source))[: given.symbols]
         fetch = source.bars()
         fetch(("AAPL",), SESSION, SESSION, None)  # imports and connects, as the sketch does below
 
@@ -55,13 +51,13 @@ def main() -> None:
             return int(bars.num_rows)
 
         sketch = _sketch(symbols, exchange.url, given.threads)
-        sketch_seconds, sketch_bars = _timed(sketch)
-        print(f"one call per symbol: {sketch_seconds:.2f} s, {sketch_bars:,} bars")
+        plain = timed(sketch)
+        print(f"one call per symbol: {plain.wall:.2f} s, {plain.result:,} bars")
         for _ in range(given.rounds):
-            seconds, bars = _timed(collect)
-            assert bars == sketch_bars, (bars, sketch_bars)
-            print(f"this collector: {seconds:.3f} s, {bars:,} bars")
-            print(f"  ratio: {sketch_seconds / seconds:.0f} times faster")
+            ours = timed(collect)
+            assert ours.result == plain.result, (ours.result, plain.result)
+            print(f"this collector: {ours.wall:.3f} s, {ours.result:,} bars")
+            print(f"  ratio: {plain.wall / ours.wall:.0f} times faster")
 
 
 def _sketch(symbols: list[str], url: str, threads: int) -> Callable[[], int]:
@@ -71,7 +67,7 @@ def _sketch(symbols: list[str], url: str, threads: int) -> Callable[[], int]:
     from alpaca.data.timeframe import TimeFrame
 
     urllib3.disable_warnings()
-    client = StockHistoricalDataClient("any", "any", url_override=url)
+    client = StockHistoricalDataClient(*KEYS, url_override=url)
 
     def one(symbol: str) -> int:
         request = StockBarsRequest(
@@ -88,12 +84,6 @@ def _sketch(symbols: list[str], url: str, threads: int) -> Callable[[], int]:
 
     one(symbols[0])
     return run
-
-
-def _timed(work: Callable[[], int]) -> tuple[float, int]:
-    began = time.perf_counter()
-    count = work()
-    return time.perf_counter() - began, count
 
 
 def _arguments() -> argparse.Namespace:

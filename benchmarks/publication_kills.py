@@ -20,27 +20,25 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.measuring import machine
+from benchmarks.surroundings import store_at
 from benchmarks.symbol_years import make_lake
 from datalake_assets.collection.bars import SCHEMA, empty
 from datalake_assets.collection.report import Ledger
 from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
-from datalake_assets_tests.seaweedfs import BUCKET, seaweedfs
 
 YEAR = 2025
 RENAMED = 0.02  # share of symbols whose changed session has another name, in no other session
@@ -65,30 +63,20 @@ def main() -> None:
         SymbolYears(open_store(given.publish), open_store(given.publish, retry=False)).publish(YEAR)
         return
     print(
-        "| date | machine | to | symbols × sessions | kills | in the middle | objects decoded "
+        f"{machine()}\n| to | symbols × sessions | kills | in the middle | objects decoded "
         "| uninterrupted, s | after the last kill, s | both layouts | strays |"
     )
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made"
         make_lake(made, range(YEAR, YEAR + 1), given.symbols)
         for place in given.to:
-            with _place(place, Path(folder)) as uri:
+            with store_at(place, Path(folder)) as uri:
                 _run(open_store(str(made)), uri, place, given)
-
-
-@contextmanager
-def _place(kind: str, folder: Path) -> Iterator[str]:
-    if kind == "folder":
-        yield str(folder / "lake")
-        return
-    with seaweedfs(folder / "server") as server:
-        os.environ.update(server.environ())
-        yield f"s3://{BUCKET}/lake"
 
 
 def _run(made: Store, uri: str, place: str, given: argparse.Namespace) -> None:
     store, drawn = open_store(uri), random.Random(given.seed)
-    Lake(store).claim("random walks")
+    LakeWriter(store).claim("random walks")
     year = _Year(made, store, given.sessions)
     year.change(drawn)
     whole = _publish(uri)  # the first, whose time tells when to kill
@@ -106,7 +94,7 @@ def _run(made: Store, uri: str, place: str, given: argparse.Namespace) -> None:
     strays = SymbolYears(store).strays()
     assert not strays, f"nobody knows {strays[:3]}"
     print(
-        f"| {datetime.now(UTC):%Y-%m-%d} | {os.cpu_count()} cores | {place} | {given.symbols:,} × "
+        f"| {place} | {given.symbols:,} × "
         f"{given.sessions:,} | {told.kills} | {told.between} | {told.objects:,} | {whole:.1f} | "
         f"{last:.1f} | equal, {proof.sessions.rows:,} rows | {len(strays)} |",
         flush=True,
@@ -124,7 +112,7 @@ class _Year:
     """
 
     def __init__(self, made: Store, store: Store, sessions: int) -> None:
-        self._store, lake = store, Lake(made)
+        self._store, lake = store, LakeWriter(made)
         self._first, *days = lake.sessions()[:sessions]
         for day in days:
             store.put(layout.session_key(day), made.get(layout.session_key(day)))

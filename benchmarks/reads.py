@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -32,12 +30,14 @@ import pandas as pd
 import polars as pl
 import pyarrow.fs
 
-from benchmarks.symbol_years import BUCKET, LAST_YEAR, make_lake, name_of
+from benchmarks.measuring import in_turns, median_wall
+from benchmarks.symbol_years import LAST_YEAR, make_lake, name_of
 from datalake_assets import Lake, market_calendar
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 from datalake_assets.storage.upload import Item, upload
+from datalake_assets_tests.seaweedfs import BUCKET
 
 Way = Callable[[], int]
 """Answers a question: how many bars."""
@@ -205,19 +205,12 @@ def _pandas(filesystem: pyarrow.fs.FileSystem) -> Callable[[list[str]], int]:
 
 def _compare(questions: Questions, ways: dict[str, list[Way]], given: argparse.Namespace) -> None:
     for number, question in enumerate(questions.keys()):
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        rows: dict[str, int] = {}
-        for turn in range(given.rounds + 1):
-            for name, answers in ways.items():
-                if len(taken[name]) >= 2 and sum(taken[name]) > given.patience:
-                    continue
-                began = time.perf_counter()
-                rows[name] = answers[number]()
-                if turn:  # the first is the warm-up
-                    taken[name].append(time.perf_counter() - began)
+        asked = {name: answers[number] for name, answers in ways.items()}
+        taken = in_turns(asked, given.rounds, patience=given.patience)
+        rows = {name: runs[-1].result for name, runs in taken.items()}
         assert len(set(rows.values())) == 1, rows
         print(f"  {question}: {next(iter(rows.values())):,} bars")
-        medians = {name: statistics.median(times) for name, times in taken.items()}
+        medians = {name: median_wall(runs) for name, runs in taken.items()}
         for name, median in medians.items():
             ratio = median / medians["this project"]
             print(f"    {name:<18}{median * 1000:>9.1f} ms {ratio:>7.2f} × this project's")

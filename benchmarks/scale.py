@@ -34,6 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.surroundings import UNLIMITED, run_job
 from datalake_assets import market_calendar
 from datalake_assets.collection import bars as bars_table
 from datalake_assets.collection.collect import Collection, Page
@@ -827,21 +828,12 @@ def measured_records() -> dict[str, float]:
         definitions = build_definitions(
             Settings.load({"DATALAKE_URI": str(folder / "lake")}),
             source=EmbeddedExchangeResource(active=500, inactive=0),
-            collector=CollectorResource(requests_per_minute=1_000_000),
+            collector=CollectorResource(requests_per_minute=UNLIMITED),
         )
-        job = definitions.resolve_job_def("daily_ticks_job")
         (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
         with dg.DagsterInstance.from_config(name) as instance:
             for some in (days[:1], days[1:2], days[2:3], days[3:45]):
-                result = job.execute_in_process(
-                    instance=instance,
-                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                    tags={
-                        "dagster/asset_partition_range_start": some[0].isoformat(),
-                        "dagster/asset_partition_range_end": some[-1].isoformat(),
-                    },
-                )
-                assert result.success
+                result = run_job(definitions, "daily_ticks_job", instance, some[0], some[-1])
                 sizes.append(sum(path.stat().st_size for path in folder.rglob("*.db")))
                 database = folder / "history" / "runs" / f"{result.run_id}.db"
                 with contextlib.closing(sqlite3.connect(database)) as opened:

@@ -17,10 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.measuring import alone, peak, tell
 from datalake_assets import market_calendar
 from datalake_assets.actions.action import SCHEMA as ACTIONS
 from datalake_assets.collection.bars import SCHEMA
@@ -247,7 +245,7 @@ def derive(folder: Path, sessions: int | None = None) -> dict[str, Any]:
         "wall_seconds": time.perf_counter() - begun,
         "cpu_seconds": time.process_time() - cpu,
         "evidence_securities_factors": [round(b - a, 2) for a, b in itertools.pairwise(laps)],
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak() / 2**10,
         "sessions_read": given.evidence.read,
         "bars_kept": len(given.evidence.symbol),
         "actions": given.actions.num_rows,
@@ -272,7 +270,7 @@ def main() -> None:
     parser.add_argument("--derive", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.derive is not None:
-        print(json.dumps(derive(given.lake, given.derive or None)))
+        tell(derive(given.lake, given.derive or None))
         return
     days = market_calendar.sessions(
         date(LAST_YEAR - given.years + 1, 1, 1), date(LAST_YEAR, 12, 31)
@@ -283,11 +281,8 @@ def main() -> None:
         print(f"made {len(days):,} sessions in {(datetime.now(UTC) - begun).total_seconds():.0f} s")
     shutil.rmtree(given.lake / layout.SECURITIES, ignore_errors=True)
     for name, sessions in (("all but one session", len(days) - 1), ("one new session", 0)):
-        command = [sys.executable, "-m", "benchmarks.securities", "--lake", str(given.lake)]
-        found = subprocess.run(
-            [*command, "--derive", str(sessions)], check=True, capture_output=True, text=True
-        )
-        print(name, json.dumps(json.loads(found.stdout), indent=2))
+        found = alone("securities", "--lake", str(given.lake), "--derive", str(sessions))
+        print(name, json.dumps(found, indent=2))
     if not given.keep:
         shutil.rmtree(given.lake)
 

@@ -30,12 +30,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.surroundings import KEYS, QUIET, UNLIMITED
 from benchmarks.truth import Moved, World
 from datalake_assets import market_calendar
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.synthetic import SyntheticMarket
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.securities.decisions import Decision, decide, read_decisions
 from datalake_assets.securities.derivation import read_securities
 from datalake_assets.securities.findings import read_findings
@@ -83,14 +86,14 @@ def main() -> None:
     world = World(market, market_calendar.sessions(FIRST, LAST))
     with tempfile.TemporaryDirectory() as folder, ExchangeServer(world.exchange) as server:
         made, whole = Path(folder) / "killed", Path(folder) / "whole"
-        lake = Lake(open_store(str(made)), world.clock)
+        lake = LakeWriter(open_store(str(made)), world.clock)
         world.collect(lake, server.url)
         _whole(made, server.url, world)
         shutil.copytree(made, whole)
         for number in range(given.kills):
             world.clock.offset += MONTH
             for place in (made, whole):
-                _decide(Lake(open_store(str(place))), number)
+                _decide(LakeFiles(open_store(str(place))), number)
             before = _state(lake)
             name = [*STEPS, None][number % (len(STEPS) + 1)]
             later = drawn.expovariate(20) if name else drawn.uniform(0, 1)
@@ -100,7 +103,7 @@ def main() -> None:
             print(f"kill {number + 1}: {changed}", flush=True)
         _whole(made, server.url, world)
         _whole(whole, server.url, world)
-        _compare(lake, Lake(open_store(str(whole))))
+        _compare(lake, LakeFiles(open_store(str(whole))))
     print(
         f"{given.kills} kills, {told.objects:,} objects decoded; in the end the same tables as "
         "where nobody was killed"
@@ -117,17 +120,16 @@ def _run(uri: str, url: str, at: datetime) -> None:
 
     definitions = build_definitions(
         Settings.load({}),
-        collector=CollectorResource(requests_per_minute=1_000_000),
-        source=AlpacaResource(api_key="any", secret_key="any", data_url=url, trading_url=url),
+        collector=CollectorResource(requests_per_minute=UNLIMITED),
+        source=AlpacaResource(api_key=KEYS[0], secret_key=KEYS[1], data_url=url, trading_url=url),
         lake=LakeResource(uri=uri),
         clock=Moved(at),
     )
     jobs = [definitions.resolve_job_def(name) for name in JOBS]
     print("ready", flush=True)
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.DagsterInstance.ephemeral() as instance:
         for job in jobs:
-            assert job.execute_in_process(instance=instance, run_config=quiet).success
+            assert job.execute_in_process(instance=instance, run_config=QUIET).success
 
 
 def _start(place: Path, url: str, world: World) -> subprocess.Popen[bytes]:
@@ -189,9 +191,9 @@ def _versions(store: Any) -> dict[str, bytes]:
 OF_THE_ASSETS = (f"{layout.ACTIONS}/", f"{layout.SECURITIES}/")
 
 
-def _decide(lake: Lake, number: int) -> None:
+def _decide(lake: LakeFiles, number: int) -> None:
     """A dividend that somebody adds: it changes factors, and belongs to the user for ever."""
-    symbol = lake.symbols()[10 + number]
+    symbol = Lake(lake.store).symbols()[10 + number]
     day = market_calendar.sessions(date(2024, 3, 1), date(2024, 5, 31))[number]
     added = Decision(
         "add",
@@ -216,7 +218,7 @@ class State:
     decisions: int
 
 
-def _state(lake: Lake) -> State:
+def _state(lake: LakeFiles) -> State:
     log, (registry, _) = ActionLog(lake.store), read_registry(lake.store)
     return State(
         sum(1 for _ in log.sweeps()),
@@ -226,7 +228,7 @@ def _state(lake: Lake) -> State:
     )
 
 
-def _check(lake: Lake, before: State) -> int:
+def _check(lake: LakeFiles, before: State) -> int:
     """Decode all, and hold it against what was there; the number of objects."""
     store = lake.store
     keys = [key for key in store.list("") if key.startswith(OF_THE_ASSETS)]
@@ -252,7 +254,7 @@ def _check(lake: Lake, before: State) -> int:
     return len(keys)
 
 
-def _compare(lake: Lake, whole: Lake) -> None:
+def _compare(lake: LakeFiles, whole: LakeFiles) -> None:
     for key in TABLES:
         one, other = (pq.read_table(pa.BufferReader(at.store.get(key))) for at in (lake, whole))
         assert one.equals(other), f"{key} is another one"

@@ -10,18 +10,15 @@ lake; the Dagster run is what `datalake collect` does.
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+from benchmarks import measuring
+from benchmarks.surroundings import UNLIMITED, active_symbols, client, run_job, working_folder
+
 SESSION = date(2026, 11, 19)
-UNLIMITED = 1_000_000  # requests a minute: what the settings allow at most
 
 
 def main() -> None:
@@ -31,20 +28,17 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(WAYS), help="measure here; used by itself")
     given = parser.parse_args()
     if given.only:
-        began = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            os.chdir(folder)
-            bars = WAYS[given.only](given.symbols, Path(folder))
-        wall = time.perf_counter() - began
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        print(
-            f"{given.only}: {bars:,} bars, peak {used.ru_maxrss / 1024:,.0f} MiB, "
-            f"CPU {used.ru_utime + used.ru_stime:.2f} s, wall {wall:.2f} s"
-        )
+        with working_folder() as folder:
+            taken = measuring.timed(lambda: WAYS[given.only](given.symbols, folder))
+        measuring.tell({"bars": taken.result, "wall": taken.wall, "cpu": time.process_time()})
         return
     for way in WAYS:
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.session_cost", "--only", way]
-        subprocess.run([*command, "--symbols", str(given.symbols)], check=True)
+        found = measuring.alone("session_cost", "--only", way, "--symbols", str(given.symbols))
+        print(
+            f"{way}: {found['bars']:,} bars, peak {found['peak']:,.0f} MiB, "
+            f"CPU {found['cpu']:.2f} s, wall {found['wall']:.2f} s",
+            flush=True,
+        )
 
 
 def _imports(symbols: int, folder: Path) -> int:
@@ -60,22 +54,14 @@ def _imports(symbols: int, folder: Path) -> int:
 def _bare(symbols: int, folder: Path) -> int:
     from datalake_assets.collection.rate_limit import RateLimiter
     from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-    from datalake_assets.lake.lake import Lake
+    from datalake_assets.lake.writer import LakeWriter
     from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
-    from datalake_assets.sources.alpaca import Account, AlpacaSource
     from datalake_assets.storage.store import open_store
 
-    lake = Lake(open_store(str(folder / "lake")))
-    with EmbeddedExchange(ExchangeOptions(active=symbols, inactive=0)) as exchange:
-        source = AlpacaSource(
-            Account("any", "any", data_url=exchange.url, trading_url=exchange.url)
-        )
-        assets = source.assets()
-        names = tuple(
-            row["symbol"]
-            for row in assets.select(["symbol", "status"]).to_pylist()
-            if row["status"] == "active"
-        )
+    lake = LakeWriter(open_store(str(folder / "lake")))
+    options = ExchangeOptions(active=symbols, inactive=0)
+    with EmbeddedExchange(options) as exchange, client(exchange.url) as source:
+        names = active_symbols(source)
         publication = Publication({SESSION: names}, lake, CollectionOptions(RateLimiter(UNLIMITED)))
         origin = Origin("benchmark", listed=SESSION, run_id="benchmark")
         (outcome,) = publication.run(source.bars(), origin)
@@ -97,11 +83,7 @@ def _dagster(symbols: int, folder: Path) -> int:
     )
     (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with dg.DagsterInstance.from_config(str(folder)) as instance:
-        result = definitions.resolve_job_def("daily_ticks_job").execute_in_process(
-            instance=instance,
-            partition_key=SESSION.isoformat(),
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
+        result = run_job(definitions, "daily_ticks_job", instance, SESSION, SESSION)
         (event,) = (e for e in result.get_asset_materialization_events() if e.partition)
         return int(str(event.materialization.metadata["present"].value))
 

@@ -18,17 +18,11 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 import multiprocessing
 import os
-import re
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, date, datetime
@@ -42,18 +36,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks import measuring
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
 from datalake_assets.lake import session_file, symbol_year_file
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 from datalake_assets.storage.upload import files, upload
+from datalake_assets_tests.seaweedfs import BUCKET
 
-BUCKET = "us-equity-datalake"
 LAST_YEAR = 2025
 CHANGED = 37  # symbols that the changed session has other bars of
 UNLISTED = 0.02  # share of symbols that don't trade in a session
@@ -64,7 +59,7 @@ def main() -> None:
     given = _arguments()
     years = range(LAST_YEAR - given.years + 1, LAST_YEAR + 1)
     if given.only:
-        print(json.dumps(_ONLY[given.only](given, years) | {"peak": _peak()}))
+        measuring.tell(_ONLY[given.only](given, years))
         return
     make_lake(given.lake, years, given.symbols)
     if "encode" not in given.skip:
@@ -79,7 +74,7 @@ def main() -> None:
 def make_lake(folder: Path, years: range, symbols: int) -> None:
     """Sessions and symbol-years of random walks in a folder, where they are not there yet."""
     store = open_store(str(folder))
-    Lake(store).claim("random walks")
+    LakeWriter(store).claim("random walks")
     have = {year for year in years if not SymbolYears(store).behind(year)}
     missing = [year for year in years if year not in have or not _rows(store, year)]
     if missing:
@@ -185,18 +180,18 @@ def _encode(given: argparse.Namespace) -> None:
             written(lambda bars, buffer: bars.to_parquet(buffer, index=False)),
         ),
     }
-    taken: dict[str, list[tuple[float, int]]] = {way: [] for way in ways}
-    for _ in range(given.rounds):
-        for way, (held, encode) in ways.items():
-            began = time.perf_counter()
-            size = sum(map(encode, held))
-            taken[way].append((time.perf_counter() - began, size))
+    encoding = {way: partial(_sum, encode, held) for way, (held, encode) in ways.items()}
+    taken = measuring.in_turns(encoding, given.rounds, warm_up=False)
     print(
         f"\n{len(tables):,} symbol-years, one thread\n{'way':<14}{'ms/file':>9}{'bytes/file':>12}"
     )
     for way, runs in taken.items():
-        wall = statistics.median(seconds for seconds, _ in runs) / len(tables) * 1000
-        print(f"{way:<14}{wall:>9.3f}{runs[0][1] / len(tables):>12,.0f}")
+        wall = measuring.median_wall(runs) / len(tables) * 1000
+        print(f"{way:<14}{wall:>9.3f}{runs[0].result / len(tables):>12,.0f}")
+
+
+def _sum(encode: Callable[[Any], int], held: list[Any]) -> int:
+    return sum(map(encode, held))
 
 
 # --- publishing -----------------------------------------------------------------------------------
@@ -219,7 +214,11 @@ def _publish(given: argparse.Namespace, years: range) -> None:
         if shutil.which("s5cmd"):
             quiet = ["--log", "error", "--numworkers", str(given.workers)]
             there = f"s3://{BUCKET}/s5cmd/"
-            _told("s5cmd, the same files", _run(["s5cmd", *quiet, "cp", f"{daily}/", there]), told)
+            _told(
+                "s5cmd, the same files",
+                measuring.run(["s5cmd", *quiet, "cp", f"{daily}/", there]),
+                told,
+            )
         else:
             print("s5cmd is not on the PATH: left out")
         _told("this uploader, the same files", _alone(given, "upload"), told)
@@ -233,33 +232,11 @@ def _publish(given: argparse.Namespace, years: range) -> None:
 
 def _alone(given: argparse.Namespace, what: str) -> dict[str, Any]:
     """Do this in a process of its own."""
-    return _run(
-        [
-            *(sys.executable, "-m", "benchmarks.symbol_years", "--only", what),
-            *("--years", str(given.years), "--symbols", str(given.symbols)),
-            *("--workers", str(given.workers), "--lake", str(given.lake)),
-        ]
+    return measuring.alone(
+        "symbol_years",
+        *("--only", what, "--years", str(given.years), "--symbols", str(given.symbols)),
+        *("--workers", str(given.workers), "--lake", str(given.lake)),
     )
-
-
-def _run(command: list[str]) -> dict[str, Any]:
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    assert status == 0, (command, status)
-    return (json.loads(said.splitlines()[-1]) if said else {}) | {
-        "wall": time.perf_counter() - began,
-        "cpu": used.ru_utime + used.ru_stime,
-    }
-
-
-def _peak() -> float:
-    """MiB that this process had at most; the kernel's other figure counts its parent's, too."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) / 1024
 
 
 def _told(what: str, figures: dict[str, Any], like: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -15,7 +15,6 @@ A ticker that neither a list nor an action names can't be asked for. It is a hol
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.compare_lakes import without_footer
+from benchmarks.measuring import peak
+from benchmarks.surroundings import KEYS
 from datalake_assets import market_calendar
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.actions.sweep import due, sweep, today
@@ -41,8 +43,8 @@ from datalake_assets.exchange.market import DOLLAR
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import Restatements
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.listing import take_snapshot, take_survey
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.sources.alpaca import Account, AlpacaSource
@@ -144,7 +146,7 @@ class World:
         by = [("session", "ascending"), ("symbol", "ascending")]
         return pa.concat_tables(parts).sort_by(by).combine_chunks()
 
-    def collect(self, lake: Lake, url: str) -> Told:
+    def collect(self, lake: LakeWriter, url: str) -> Told:
         """The list, the actions, the survey and all sessions, as the program asks for them."""
         began = time.perf_counter()
         with self.client(lake, url) as source:
@@ -161,9 +163,9 @@ class World:
         return Told(time.perf_counter() - began, requests, asked, frozenset(unlisted))
 
     @contextmanager
-    def client(self, lake: Lake, url: str) -> Iterator[AlpacaSource]:
+    def client(self, lake: LakeWriter, url: str) -> Iterator[AlpacaSource]:
         """Who asks the exchange there, for this lake."""
-        account = Account("any", "any", data_url=url, trading_url=url)
+        account = Account(*KEYS, data_url=url, trading_url=url)
         lake.claim(account.source)
         source = AlpacaSource(account, connections=20, clock=self.clock)
         try:
@@ -174,7 +176,7 @@ class World:
     def publish(
         self,
         source: AlpacaSource,
-        lake: Lake,
+        lake: LakeWriter,
         wanted: Mapping[date, tuple[str, ...]],
         taken: date,
         survey: Survey | None = None,
@@ -196,7 +198,7 @@ class World:
         self.clock.offset += timedelta(days=365)
 
 
-def wrong(world: World, lake: Lake, holes: frozenset[str]) -> Iterator[str]:
+def wrong(world: World, lake: LakeWriter, holes: frozenset[str]) -> Iterator[str]:
     """Each session of a lake that is not as it truly was, but for tickers that nobody names."""
     for day, bars in world.expected().items():
         if holes:
@@ -209,13 +211,9 @@ def wrong(world: World, lake: Lake, holes: frozenset[str]) -> Iterator[str]:
             yield f"{day}: missing {sorted(missing)}, too many {sorted(surplus)}"
 
 
-def pages(lake: Lake, day: date) -> bytes:
-    """The bytes of a session's bars: the file without its footer, which tells where they are from.
-
-    https://parquet.apache.org/docs/file-format/
-    """
-    data = bytes(lake.store.get(layout.session_key(day)))
-    return data[: -8 - int.from_bytes(data[-8:-4], "little")]
+def pages(lake: LakeWriter, day: date) -> bytes:
+    """The bytes of a session's bars: its file but for what tells where they are from."""
+    return without_footer(bytes(lake.store.get(layout.session_key(day))))
 
 
 def main() -> None:
@@ -233,13 +231,13 @@ def main() -> None:
         "tickers truly traded"
     )
     with tempfile.TemporaryDirectory() as folder, ExchangeServer(world.exchange) as server:
-        lake = Lake(open_store(str(Path(folder) / "lake")), world.clock)
+        lake = LakeWriter(open_store(str(Path(folder) / "lake")), world.clock)
         first = world.collect(lake, server.url)
         _tell("on the day after", first, world, lake)
         before = {day: pages(lake, day) for day in days}
         names = _named(lake)
         world.a_year_later()
-        fresh = Lake(open_store(str(Path(folder) / "fresh")), world.clock)
+        fresh = LakeWriter(open_store(str(Path(folder) / "fresh")), world.clock)
         for name, place in (("a year later, the same lake", lake), ("… an empty lake", fresh)):
             told = world.collect(place, server.url)
             _tell(name, told, world, place)
@@ -248,15 +246,14 @@ def main() -> None:
         log = Restatements(lake.store)
         print(f"  sessions in the restatement log: {len(log.sessions())}")
         print(f"  names in actions that are new in that year: {len(_named(lake) - names):,}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory, with the exchange and the truth: {peak:,.0f} MiB")
+    print(f"peak memory, with the exchange and the truth: {peak():,.0f} MiB")
 
 
-def _named(lake: Lake) -> set[str]:
+def _named(lake: LakeWriter) -> set[str]:
     return {str(name) for name in ActionLog(lake.store).current()["new_symbol"].to_pylist()}
 
 
-def _tell(name: str, told: Told, world: World, lake: Lake) -> None:
+def _tell(name: str, told: Told, world: World, lake: LakeWriter) -> None:
     holes = frozenset(world.traded() - told.asked)
     bad = list(wrong(world, lake, holes))
     print(

@@ -16,24 +16,22 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import measuring
 from benchmarks.sink import sink
 from datalake_assets.storage.layout import symbol_year_key
+from datalake_assets_tests.seaweedfs import BUCKET
 
-BUCKET = "us-equity-datalake"
 MEAN_SIZE = 15_000  # bytes of a symbol-year
 
 
@@ -42,9 +40,10 @@ def main() -> None:
     given = _arguments()
     if given.only:
         _import(given.only)
-        wall, cpu = time.perf_counter(), time.process_time()
-        WAYS[given.only](Path(given.folder), given.prefix, given.workers[0])
-        print(time.perf_counter() - wall, time.process_time() - cpu)
+        taken = measuring.timed(
+            lambda: WAYS[given.only](Path(given.folder), given.prefix, given.workers[0])
+        )
+        measuring.tell({"own_wall": taken.wall, "own_cpu": taken.cpu})
         return
     here = [way for way in given.ways if way not in TOOLS or shutil.which(way)]
     for way in set(given.ways) - set(here):
@@ -129,14 +128,9 @@ def _measure(
 
 def _timed(command: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
     """Seconds by the clock and of CPU that the upload took, and those before and after it."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if told := run.stdout.split():
-        own_wall, own_cpu = map(float, told)
-        return own_wall, own_cpu, wall - own_wall
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return wall, cpu, 0.0
+    run = measuring.run(command, environment)
+    own = run.get("own_wall", run["wall"])
+    return own, run.get("own_cpu", run["cpu"]), run["wall"] - own
 
 
 def write_files(folder: Path, count: int) -> None:

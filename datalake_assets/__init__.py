@@ -1,22 +1,70 @@
 """US Equity Data Lake: every US equity's daily bars, one Dagster partition per trading session.
 
-For analysts: `from datalake_assets import Lake`. It is imported when it is asked for and nothing
-else is, so that a notebook or a Lambda pays only for the modules that it uses.
+For analysts: `from datalake_assets import Lake`, and what it raises and warns of beside it. Each is
+imported on first use, and nothing else with it, so that a notebook or a Lambda loads only the
+modules that it uses.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datalake_assets.lake.files import WrongLakeError
     from datalake_assets.lake.lake import Lake
+    from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError
+    from datalake_assets.lake.security_reader import (
+        BehindWarning,
+        HoldersWarning,
+        MissingReturnsWarning,
+        SecuritiesWarning,
+        UndecidedWarning,
+    )
+    from datalake_assets.market_calendar import OutsideCalendar
+    from datalake_assets.settings import SettingsError
+    from datalake_assets.storage.store import BrokenFileError, StoreError
 
-__all__ = ["Lake", "__version__"]
+__all__ = [
+    "BehindWarning",
+    "BrokenFileError",
+    "HoldersWarning",
+    "Lake",
+    "MissingReturnsWarning",
+    "MissingSessionsWarning",
+    "NotInLakeError",
+    "OutsideCalendar",
+    "SecuritiesWarning",
+    "SettingsError",
+    "StoreError",
+    "UndecidedWarning",
+    "WrongLakeError",
+    "__version__",
+]
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "lake.files": ("WrongLakeError",),
+    "lake.lake": ("Lake",),
+    "lake.reader": ("MissingSessionsWarning", "NotInLakeError"),
+    "lake.security_reader": (
+        "BehindWarning",
+        "HoldersWarning",
+        "MissingReturnsWarning",
+        "SecuritiesWarning",
+        "UndecidedWarning",
+    ),
+    "market_calendar": ("OutsideCalendar",),
+    "settings": ("SettingsError",),
+    "storage.store": ("BrokenFileError", "StoreError"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "Lake":
-        from datalake_assets.lake.lake import Lake
-
-        return Lake
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

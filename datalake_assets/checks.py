@@ -1,4 +1,4 @@
-"""Asset checks that look at the lake by themselves.
+"""Asset checks that read the lake.
 
 Belongs here: checks that read what is already in the lake. Does not belong here: the audit of a
 session, which decides whether it gets there (`collection.audit`, shown by `assets.daily_ticks`).
@@ -14,7 +14,7 @@ import dagster as dg
 from datalake_assets.assets.session_metadata import SHOWN
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.collection.universe import active, lost, odd
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import CollectorResource, LakeResource
 from datalake_assets.storage.store import open_store
 
@@ -22,12 +22,12 @@ from datalake_assets.storage.store import open_store
 @dg.asset_check(
     asset=stock_universe,
     blocking=True,
-    description="The list has active symbols, and not many fewer than the snapshot before: a list "
-    "cut short would make incomplete sessions look complete.",
+    description="The list has active symbols, and not many fewer than the previous snapshot: "
+    "with a truncated list, incomplete sessions would look complete.",
 )
 def universe_is_whole(collector: CollectorResource, lake: LakeResource) -> dg.AssetCheckResult:
-    """Hold the newest snapshot against the one before; failing it keeps the session from it."""
-    held = Lake(open_store(lake.uri))
+    """Compare the newest snapshot with the previous one; sessions don't use a list that fails."""
+    held = LakeFiles(open_store(lake.uri))
     snapshots = [held.universe_of(day) for day in held.universe_days()[-2:]]
     *before, now = [active(snapshot) for snapshot in snapshots] or [0]
     untaken = odd(snapshots[-1]) if snapshots else []
@@ -37,14 +37,14 @@ def universe_is_whole(collector: CollectorResource, lake: LakeResource) -> dg.As
 def judge(
     now: int, before: int | None, most: float, untaken: Sequence[str] = ()
 ) -> dg.AssetCheckResult:
-    """Judge the number of active symbols against the one of the snapshot before, if any.
+    """Compare the number of active symbols with that of the previous snapshot, if any.
 
     Args:
         now: Active symbols of the newest snapshot.
-        before: Those of the snapshot before it, if there is one.
-        most: Share of them that may be gone.
-        untaken: Items of the source's list that are no assets. They are named; that too many are
-            missing shows in the numbers.
+        before: Active symbols of the previous snapshot; None if there is none.
+        most: The largest share of them that may be missing.
+        untaken: Items of the source's list that could not be read as assets. They are only named;
+            if too many are missing, the numbers show it.
     """
     share = lost(now, before)
     metadata: dict[str, Any] = {"active": now, "lost": share, "threshold": most}
@@ -56,6 +56,6 @@ def judge(
         passed=share <= most,
         metadata=metadata,
         description=f"{now:,} active symbols"
-        + ("" if before is None else f", {before:,} in the snapshot before")
-        + (f"; {len(untaken):,} items of the list could not be taken" if untaken else ""),
+        + ("" if before is None else f", {before:,} in the previous snapshot")
+        + (f"; {len(untaken):,} items of the list could not be read" if untaken else ""),
     )

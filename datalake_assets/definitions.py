@@ -1,16 +1,16 @@
 """The definitions that Dagster loads.
 
-Belongs here: settings to resources, and putting the parts together. Does not belong here: any of
-the parts. Loading reads the environment and touches neither a disk nor a network.
+Belongs here: turning settings into resources, and combining the parts. Does not belong here: any of
+the parts. Loading reads the environment, but neither disk nor network.
 
-`defs` is made when it is first asked for, so that importing this module never fails, whatever is
-in the environment. Another project adds its own definitions to ours:
+`defs` is created on first access, so that importing this module never fails, whatever is in the
+environment. Another project adds its own definitions to ours:
 
     from datalake_assets.definitions import build_definitions
 
     defs = dg.Definitions.merge(build_definitions(), dg.Definitions(assets=[mine]))
 
-The sensors come along and start by themselves, unless DATALAKE_AUTOMATION is off.
+This includes the sensors, which start automatically unless DATALAKE_AUTOMATION is off.
 """
 
 import warnings
@@ -60,12 +60,12 @@ from datalake_assets.settings import Settings
 
 
 def build_source(settings: Settings) -> SourceResource:
-    """The source that the settings ask for: Alpaca with keys, the embedded exchange without."""
+    """The source of the settings: Alpaca with keys, the embedded exchange without."""
     if settings.source == "embedded":
         return EmbeddedExchangeResource()
     return with_defaults(
         AlpacaResource,
-        # Names, not values: Dagster stores what it is given in clear.
+        # Variable names, not values: Dagster stores configuration in clear text.
         api_key=dg.EnvVar("ALPACA_API_KEY"),
         secret_key=dg.EnvVar("ALPACA_SECRET_KEY"),
         feed=settings.alpaca_feed,
@@ -75,8 +75,8 @@ def build_source(settings: Settings) -> SourceResource:
 
 
 def build_collector(settings: Settings) -> CollectorResource:
-    """The collector, with the settings as the defaults of its knobs."""
-    # The embedded exchange has the consolidated tape's kind of market, whatever the feed is.
+    """The collector, with the settings as defaults of its options."""
+    # The embedded exchange resembles the consolidated tape, whatever the feed is.
     feed = "sip" if settings.source == "embedded" else settings.alpaca_feed
     limits = Thresholds.of_feed(feed)
     return with_defaults(
@@ -87,13 +87,13 @@ def build_collector(settings: Settings) -> CollectorResource:
         min_coverage=limits.coverage,
         min_row_ratio=limits.row_ratio,
         silent_allowed=limits.silent_allowed,
-        # The name, not the value, which may hold a password.
+        # The variable's name, not its value, which may contain a password.
         rate_limit="" if settings.rate_limit is None else dg.EnvVar("DATALAKE_RATE_LIMIT"),
     )
 
 
 def build_lake(settings: Settings) -> LakeResource:
-    """The lake, with the settings as the defaults of its knobs."""
+    """The lake, with the settings as defaults of its options."""
     return with_defaults(
         LakeResource, uri=settings.lake_uri, upload_workers=settings.upload_workers
     )
@@ -103,13 +103,13 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
     """All assets, checks, jobs and resources.
 
     Args:
-        settings: Where the defaults come from; None reads the environment, and warns of names that
-            are almost a setting's. Runs refuse these.
-        resources: Take the place of the ones that the settings ask for: `collector`, `source`,
-            `lake`, `display`.
+        settings: The defaults. None reads the environment, and warns of names that are almost a
+            setting's; runs refuse these.
+        resources: Replacements for the resources of the settings: `collector`, `source`, `lake`,
+            `display`.
 
     Raises:
-        SettingsError: The environment can't be used.
+        SettingsError: The environment is invalid.
     """
     settings = settings or Settings.load(misspelt="warn")
     return dg.Definitions(
@@ -159,20 +159,20 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
             "clock": clock,
             **resources,
         },
-        # A subprocess for each step would import everything again: six seconds for nothing.
+        # A subprocess per step would import everything again, which takes six seconds.
         executor=dg.in_process_executor,
     )
 
 
 def _with_source(assets: list[dg.AssetsDefinition]) -> list[Any]:
-    """The assets, each with a link to its code, which the UI of a local Dagster opens."""
+    """The assets, each with a link to its code for the UI of a local Dagster."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         return list(dg.with_source_code_references(assets))
 
 
 def _lambda_jobs(settings: Settings) -> list[dg.JobDefinition]:
-    """The job that has a Lambda function collect, if there is a function."""
+    """The job that collects with a Lambda function, if one is configured."""
     if not settings.lambda_function:
         return []
     partitions = session_partitions(settings.first_session)
@@ -183,7 +183,7 @@ if TYPE_CHECKING:
     defs: dg.Definitions
 
 
-# Dagster looks for definitions among what `dir` lists.
+# Dagster searches the names in `dir` for definitions.
 def __dir__() -> list[str]:
     return sorted({*globals(), "defs"})
 

@@ -1,13 +1,13 @@
-"""The Lambda function: one session, collected where there is no Dagster.
+"""The Lambda function: collects one session without Dagster.
 
-Belongs here: the event, the time and memory that are left, and the answer. Does not belong here:
-how a session is collected, judged and written (`publication`), which is the same everywhere.
+Belongs here: the event, the remaining time and memory, and the answer. Does not belong here: how a
+session is collected, audited and written (`pipeline.publication`), which is the same everywhere.
 
-It stops asking a minute before its end and keeps what it has as an incomplete session; invoked
-again with the same event, it asks only for the rest. So however often it runs out of time, the
-session is the same in the end. Nothing is written to /tmp but the 24 bytes of the rate limit.
+It stops sending requests a minute before its end and keeps what it has as an incomplete session.
+When invoked again with the same event, it requests only the rest. So however often it runs out of
+time, the session is the same in the end. Only the 24 bytes of the rate limit are written to /tmp.
 
-When Dagster invokes it, it tells Dagster, too, through Pipes (`automation.lambda_session`).
+When Dagster invokes it, it also reports to Dagster, through Pipes (`automation.lambda_session`).
 
 https://docs.aws.amazon.com/lambda/latest/dg/python-handler.html
 https://docs.dagster.io/guides/build/external-pipelines/aws/aws-lambda-pipeline
@@ -30,7 +30,8 @@ from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.report import State
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import inactive, symbols_for
-from datalake_assets.lake.lake import Lake, WrongLakeError
+from datalake_assets.lake.files import WrongLakeError
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.listing import calendar_of, take_snapshot
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
 from datalake_assets.rate_limits.opening import TRADING_REQUESTS_PER_MINUTE, open_limiter
@@ -44,53 +45,53 @@ if TYPE_CHECKING:
     from dagster_pipes import PipesContext
 
 RESERVE = 60.0
-"""Seconds before its end at which the function stops asking: the answers that are under way, the
-audit and the write must fit in."""
+"""How many seconds before its end the function stops sending requests: enough for pending answers,
+the audit and the write."""
 
 TIMEOUTS = Timeouts(connect=5, read=15, total=40)
-"""Of each request: one sent at the last moment must have ended before the reserve has."""
+"""Timeouts of each request: one sent at the last moment must end within the reserve."""
 
 NEWEST = "newest"
-"""In an event, in the place of a session: the newest whose bars can be had."""
+"""In an event, instead of a session: the newest one that can be collected."""
 
 PIPES = ("DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSAGES")
-"""What Dagster's Pipes adds to an event."""
+"""The keys that Dagster's Pipes adds to an event."""
 
 _SHOWN = 100
 
 _TAIL = 3000
-"""Bytes of what is told to Dagster, which finds it in the last 4 KB of the function's log, among
-Lambda's own lines and those of Pipes."""
+"""The size limit of the report to Dagster, in bytes. Dagster reads it from the last 4 KB of the
+function's log, which also has lines of Lambda and Pipes."""
 
 log = logging.getLogger(__name__)
 
 
 class EventError(ValueError):
-    """The event can't be used: which part, what it was, what is legal."""
+    """The event is invalid. The message names the part, its value and what is valid."""
 
 
 class NoTimeError(RuntimeError):
-    """The function has no time to ask for anything: what it needs."""
+    """The function has no time to send a request. The message says how much it needs."""
 
 
 class LambdaContext(Protocol):
-    """What the handler uses of the context that Lambda gives it."""
+    """The part of Lambda's context that the handler uses."""
 
     memory_limit_in_mb: int | str
     aws_request_id: str
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until Lambda ends the function."""
+        """The milliseconds until Lambda ends the function."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an event asks for.
+    """A valid event.
 
     Args:
         session: The session.
-        symbols: The symbols to ask for; None for those of the settings, or the universe.
-        thresholds: What the session must reach, where it is other than usual.
+        symbols: The symbols to request; None for those of the settings, or the universe.
+        thresholds: Thresholds of the audit that differ from the defaults.
     """
 
     session: date
@@ -101,14 +102,14 @@ class Request:
     def of(cls, event: object, now: datetime) -> Request:
         """Read an event: `{"session": "2026-11-20", "symbols": ["AAPL"], "thresholds": {…}}`.
 
-        Only the session is needed; `newest` stands for the newest that can be had.
+        Only the session is required; `newest` means the newest one that can be collected.
 
         Args:
-            event: What was given.
-            now: The time, UTC: a session must have closed, and its bars be served.
+            event: The event.
+            now: The time, UTC: the session must have closed, and its bars must be served.
 
         Raises:
-            EventError: It has something else in it, or something that can't be.
+            EventError: It has unknown keys or invalid values.
         """
         if not isinstance(event, Mapping):
             raise EventError(f"the event must be an object, not {type(event).__name__}")
@@ -123,19 +124,19 @@ class Request:
 
 
 def lambda_handler(event: object, context: LambdaContext) -> dict[str, Any]:
-    """Collect a session and publish it, as far as the time that is left allows.
+    """Collect a session and publish it, as far as the remaining time allows.
 
-    A session that the lake holds is repaired: of a published one that lacks nothing, nothing is
-    asked. One that knows fewer symbols than are wanted is collected whole.
+    A session that is in the lake is repaired; for a complete published session nothing is
+    requested. A session with fewer symbols than requested is collected from scratch.
 
     Args:
         event: What to collect (`Request.of`).
-        context: Lambda's.
+        context: Lambda's context.
 
     Returns:
-        `statusCode` and `body`, which is JSON. 200: the session is published. 207: it waits in
-        `incomplete/`; with `pending` above 0 in the body's counts, invoke again with the same
-        event. 400: the event can't be used. 500: nothing could be done; `error` says why.
+        `statusCode` and `body`, which is JSON. 200: the session is published. 207: it is in
+        `incomplete/`; if `pending` in the body's counts is above 0, invoke again with the same
+        event. 400: the event is invalid. 500: the collection failed; `error` says why.
     """
     if isinstance(event, Mapping) and PIPES[0] in event:
         with _pipes(event) as pipes:
@@ -162,26 +163,26 @@ def _handle(event: object, context: LambdaContext) -> tuple[int, dict[str, Any]]
 
 
 def workers(memory_mb: int) -> int:
-    """Threads for this much memory: one for each 128 MB, 50 at most, and always one.
+    """The number of threads for this much memory: one per 128 MB, from 1 to 50.
 
     A function gets CPU in proportion to its memory.
     """
     return max(1, min(50, memory_mb // 128))
 
 
-def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
+def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, LakeWriter]:
     if not (seconds := _seconds(context)):
         raise NoTimeError(
-            f"the last {RESERVE:.0f} seconds are kept for the answers under way, the audit and the "
-            "write, and no more are left, so nothing was asked for: give the function a longer "
+            f"nothing was requested: the last {RESERVE:.0f} seconds are reserved for pending "
+            "answers, the audit and the write, and no more are left. Give the function a longer "
             "timeout, at most 900 seconds"
         )
     settings = Settings.load()
     account = _account(settings)
-    lake = Lake(open_store(settings.lake_uri))
+    lake = LakeWriter(open_store(settings.lake_uri))
     lake.claim(account.source)
     threads = workers(int(context.memory_limit_in_mb))
-    # A request that fails to the end of this must still leave its reserve.
+    # A request that retries until the deadline must still leave the reserve.
     retry = RetryPolicy(seconds=min(RESERVE, seconds))
     with closing(AlpacaSource(account, connections=threads, timeouts=TIMEOUTS)) as alpaca:
         trading = (TRADING_REQUESTS_PER_MINUTE, account.mark, "trading", settings.rate_limit)
@@ -205,12 +206,12 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
                 workers=threads,
                 thresholds=replace(Thresholds.of_feed(settings.alpaca_feed), **request.thresholds),
             )
-            # A repair of what an earlier invocation left, unless it was asked for fewer symbols.
+            # A repair of an earlier invocation's session, unless that requested fewer symbols.
             repair = _knows(lake, wanted)
             publication = Publication(
                 wanted, lake, options, repair=repair, inactive=inactive(lake.universe_of(taken))
             )
-            # What is left now: the lake was read meanwhile, which must take nothing of the reserve.
+            # Computed after reading the lake, which must not use up the reserve.
             left = _seconds(context)
             calendar = calendar_of(alpaca, lambda: open_limiter(*trading), retry)
             (outcome,) = publication.run(
@@ -219,7 +220,7 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, Lake]:
     return outcome, lake
 
 
-def _knows(lake: Lake, wanted: Mapping[date, tuple[str, ...]]) -> bool:
+def _knows(lake: LakeWriter, wanted: Mapping[date, tuple[str, ...]]) -> bool:
     """Whether the lake's session has a state for each of these symbols."""
     ((day, symbols),) = wanted.items()
     with suppress(BrokenFileError):
@@ -229,13 +230,16 @@ def _knows(lake: Lake, wanted: Mapping[date, tuple[str, ...]]) -> bool:
 
 
 def _seconds(context: LambdaContext) -> float:
-    """Seconds for which it may ask."""
+    """The seconds in which it may send requests."""
     return max(0.0, context.get_remaining_time_in_millis() / 1000 - RESERVE)
 
 
 def _account(settings: Settings) -> Account:
     if not settings.alpaca_api_key or not settings.alpaca_secret_key:
-        missing = "ALPACA_API_KEY and ALPACA_SECRET_KEY are not set: the function asks Alpaca only"
+        missing = (
+            "ALPACA_API_KEY and ALPACA_SECRET_KEY are not set: the function collects only "
+            "from Alpaca"
+        )
         raise SettingsError([missing])
     return Account(
         api_key=settings.alpaca_api_key,
@@ -254,16 +258,16 @@ def _session(given: object, now: datetime) -> date:
         if given == NEWEST:
             return market_calendar.latest_closed_session(now - DELAY)
         day = date.fromisoformat(given)
-        # fromisoformat() alone would take "20261120" and "2026-W47-5".
+        # fromisoformat() also accepts "20261120" and "2026-W47-5".
         if day.isoformat() != given:
-            raise ValueError("another form of a date")
+            raise ValueError("not in the form YYYY-MM-DD")
         closed = market_calendar.why_closed(day)
     except ValueError as error:
         raise EventError(f"{legal}, not {given!r}: {error}") from error
     if closed:
         raise EventError(f"{legal}; {given} is {closed}")
     if (served := market_calendar.session_close(day) + DELAY) > now:
-        raise EventError(f"{legal}; the bars of {given} are served from {served:%H:%M} UTC on")
+        raise EventError(f"{legal}; the bars of {given} are served from {served:%H:%M} UTC")
     return day
 
 
@@ -273,7 +277,7 @@ def _symbols(given: object) -> tuple[str, ...] | None:
     if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):
         raise EventError(f'`symbols` must be a list like ["AAPL", "BRK.B"], not {given!r}')
     if any(one.startswith("@") or "," in one for one in given):
-        raise EventError("`symbols` must be tickers: a file or a list in one text is not read here")
+        raise EventError("`symbols` must be tickers, not a file or a comma-separated text")
     try:
         return read_symbols(",".join(given))
     except SettingsError as error:
@@ -295,7 +299,7 @@ def _thresholds(given: object) -> Mapping[str, Any]:
     return dict(given)
 
 
-def _told(outcome: Outcome, lake: Lake) -> dict[str, Any]:
+def _told(outcome: Outcome, lake: LakeWriter) -> dict[str, Any]:
     ledger = outcome.ledger
     key = layout.session_key if outcome.published else layout.incomplete_key
     return {
@@ -318,10 +322,10 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def _pipes(event: Mapping[str, Any]) -> PipesContext:
-    """Where Dagster is told.
+    """The connection to Dagster.
 
-    Not opened by `open_dagster_pipes`: that remembers the first one of the process, which is closed
-    when Lambda uses the process again.
+    It is not opened by `open_dagster_pipes`, which remembers the first connection of the process.
+    That one is closed when Lambda uses the process again.
     """
     from dagster_pipes import (
         PipesContext,
@@ -336,7 +340,7 @@ def _pipes(event: Mapping[str, Any]) -> PipesContext:
 
 
 def _brief(status: int, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The status and the answer, without what is too long for the end of a log."""
+    """The status and the answer, shortened to fit the end of a log."""
     brief = {"status": status, **told}
     if "error" in told:
         brief["error"] = _cut(told["error"], _TAIL // 2)
@@ -358,7 +362,7 @@ def _brief(status: int, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cut(text: str, size: int) -> str:
-    """The text, or its beginning, so that it takes no more than this in JSON."""
+    """The text, shortened to at most this many bytes as JSON."""
     while len(json.dumps(text)) > size:
         text = f"{text[: len(text) * 9 // 10 - 1]}…"
     return text
@@ -373,4 +377,4 @@ _TOLD = (
     BrokenFileError,
     OSError,
 )
-"""What may go wrong; anything else is a defect, which Lambda counts as a failed invocation."""
+"""Expected errors; any other is a defect, which Lambda counts as a failed invocation."""

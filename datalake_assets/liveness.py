@@ -1,15 +1,15 @@
-"""Liveness: whether a run that Dagster's records show as going on still is.
+"""Liveness: whether a run that Dagster shows as in progress is still alive.
 
-Belongs here: the process that carries out a run, and the rule by which a run counts as lost. Does
-not belong here: which runs are looked at, and what is done about a lost one (`automation.runs`).
+Belongs here: the process of a run, and the rule by which a run counts as lost. Does not belong
+here: which runs are checked, and what happens to a lost one (`automation.runs`).
 
-A killed process can't tell Dagster, and Dagster's default launcher does not look. Two things are
-asked instead, in this order:
+A killed process can't report to Dagster, and Dagster's default launcher does not check. So two
+things are checked, in this order:
 
-1. The process, where this one can see it: on the same boot of the same machine, and in the same
-   container. A process number alone proves nothing, as numbers are used again, and neither does
+1. The process, if it is visible from here: on the same boot of the same machine, and in the same
+   container. A process id alone proves nothing, as ids are reused, and neither does
    the name of a host, as containers change and share theirs.
-2. Otherwise the time since the run's last event: a run that works says so every ten seconds.
+2. Otherwise the time since the run's last event: a working run logs an event every ten seconds.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Self
 import dagster as dg
 
 TAG = "datalake/process"
-"""Tag of a run: the process that carries it out."""
+"""The tag of a run with its process."""
 
 SILENCE = timedelta(minutes=20)
-"""A run without an event for so long is lost, when its process can't be asked. The longest that a
-good one is silent is one invocation of the Lambda function, 15 minutes and a half."""
+"""A run without an event for this long is lost, if its process can't be checked. The longest
+silence of a healthy run is one invocation of the Lambda function, 15.5 minutes."""
 
 GOING_ON = (
     dg.DagsterRunStatus.NOT_STARTED,
@@ -35,17 +35,17 @@ GOING_ON = (
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 )
-"""Where a run stands that somebody should be carrying out; one that is queued waits rightly."""
+"""The statuses in which a run should have a process; a queued run has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process, told apart from every other one that ever had its number.
+    """One process, distinguished from every other one with the same id.
 
     Args:
-        machine: This boot of the machine, and the space that its process numbers are of.
-        pid: Its number.
-        started: When it started, in the kernel's ticks since the boot.
+        machine: The boot of the machine and the namespace of process ids.
+        pid: Its process id.
+        started: When it started, in kernel ticks since boot.
     """
 
     machine: str
@@ -54,23 +54,22 @@ class Process:
 
     @classmethod
     def current(cls, proc: Path = Path("/proc")) -> Self | None:
-        """This process; None on a system that does not tell (it has no /proc)."""
+        """This process; None on a system without /proc."""
         machine, started = _machine(proc), _started(proc, os.getpid())
         return cls(machine, os.getpid(), started) if machine and started is not None else None
 
     def lives(self, proc: Path = Path("/proc")) -> bool | None:
-        """Whether it is still there; None when it can't be asked from here."""
+        """Whether it is still running; None if it can't be checked from here."""
         if self.machine != _machine(proc):
             return None
         return _started(proc, self.pid) == self.started
 
 
 def tag(run_id: str) -> dict[str, str]:
-    """The tag that says that this process carries out a run; none where it can't be told.
+    """The tag that names this process as that of a run; empty where that is unknown.
 
     Args:
-        run_id: The run. It is part of the tag, because a run that is launched again gets the tags
-            of the one before it.
+        run_id: The run. It is part of the tag, because a retry copies the tags of the run before.
     """
     process = Process.current()
     if not process:
@@ -79,14 +78,14 @@ def tag(run_id: str) -> dict[str, str]:
 
 
 def mark(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
-    """Note in the records that this process carries out the run."""
+    """Record that this process executes the run."""
     run_id = context.run.run_id
     if found := tag(run_id):
         context.instance.add_run_tags(run_id, found)
 
 
 def process_of(run: dg.DagsterRun) -> Process | None:
-    """The process that carries out a run; None when nothing is known of it."""
+    """The process of a run; None if unknown."""
     match run.tags.get(TAG, "").split(" "):
         case [run_id, machine, pid, started] if run_id == run.run_id:
             if pid.isdecimal() and started.isdecimal():
@@ -95,7 +94,7 @@ def process_of(run: dg.DagsterRun) -> Process | None:
 
 
 def lost(instance: dg.DagsterInstance, record: dg.RunRecord, now: datetime) -> str | None:
-    """Why a run that the records show as going on is not; None while it counts as alive.
+    """Why a run that is shown as in progress counts as lost; None while it counts as alive.
 
     Args:
         instance: Dagster's records.
@@ -113,9 +112,9 @@ def lost(instance: dg.DagsterInstance, record: dg.RunRecord, now: datetime) -> s
     if now - last < SILENCE:
         return None
     return (
-        f"Nothing was heard of this run since {last:%Y-%m-%d %H:%M} UTC, more than "
-        f"{SILENCE // timedelta(minutes=1)} minutes ago, and its process can't be asked from here: "
-        "it is taken for lost."
+        f"This run has logged nothing since {last:%Y-%m-%d %H:%M} UTC, more than "
+        f"{SILENCE // timedelta(minutes=1)} minutes ago, and its process can't be checked from "
+        "here: it counts as lost."
     )
 
 
@@ -134,12 +133,12 @@ def _machine(proc: Path) -> str | None:
 
 
 def _started(proc: Path, pid: int) -> int | None:
-    """When a process started; None when there is none, or only what its parent is to be told."""
+    """When a process started; None if there is none, or only a zombie."""
     try:
         told = (proc / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
-    # The second field is the program's name in parentheses, which may hold anything.
+    # The second field is the program's name in parentheses, which can contain anything.
     # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
     fields = told.rpartition(")")[2].split()
     return None if fields[0] in ("Z", "X") else int(fields[19])

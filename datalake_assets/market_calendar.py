@@ -1,15 +1,15 @@
 """The XNYS calendar: which days are sessions, and when each of them opens and closes.
 
-Here: questions about days and the exchange's clock. Not here: partitions (`partitions`), and how
-the closures come to be known (`_xnys`, generated from `exchange_calendars`, whose import alone
-costs more than all of this program's definitions).
+Belongs here: questions about days and the exchange's clock. Does not belong here: partitions
+(`partitions`), and the table of closures (`_xnys`, generated from `exchange_calendars`, whose
+import alone takes longer than loading all definitions of this program).
 
-The exchange closes on days that nobody foresaw: for the mourning of 9 January 2025 ten days before.
-Such a day is declared in the variable `DATALAKE_CLOSURES`, which each question reads, so that every
-process and every caller has the same calendar. Loading this module reads nothing.
+The exchange sometimes closes at short notice: the closure of 9 January 2025 was announced ten days
+before. Such a day is declared in the variable `DATALAKE_CLOSURES`. Every call reads it, so that all
+processes and callers have the same calendar. Importing this module reads nothing.
 
 A session is a naive `date`, an instant is a `datetime` in UTC, and the exchange's clock is
-America/New_York. Every answer outside `FIRST` … `LAST` is refused: the closures are not known
+America/New_York. Days outside `FIRST` … `LAST` raise an error: the closures are not known
 there, and a calendar that guesses would create partitions for holidays.
 """
 
@@ -28,7 +28,7 @@ FIRST: date = _xnys.FIRST
 LAST: date = _xnys.LAST
 
 DECLARED = "DATALAKE_CLOSURES"
-"""The variable that declares closures and early closes; `parse_declared` says how."""
+"""The variable that declares closures and early closes, in the format of `parse_declared`."""
 
 OPEN = time(9, 30)
 CLOSE = time(16, 0)
@@ -36,42 +36,42 @@ EARLY_CLOSE = time(13, 0)
 
 _FRIDAY = 4
 _ENTRY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:T([0-9]{2}:[0-9]{2}))?")
-_LEGAL = "must hold days like 2025-01-09 (closed) or 2025-01-09T13:00 (closed then, New York)"
+_LEGAL = "must hold days like 2025-01-09 (closed) or 2025-01-09T13:00 (early close, New York)"
 
 
 class OutsideCalendar(ValueError):  # noqa: N818 - it reads as what it says
-    """A day was asked for about which this calendar knows nothing."""
+    """The day is outside the years that this calendar covers."""
 
     def __init__(self, day: date) -> None:
         self.day = day
         super().__init__(
-            f"{day} is outside the XNYS calendar, which knows {FIRST} … {LAST}; "
-            "ask for a day within, or extend `datalake_assets/_xnys.py` (its docstring says how)"
+            f"{day} is outside the XNYS calendar, which covers {FIRST} … {LAST}; "
+            "use a day within, or extend `datalake_assets/_xnys.py` (its docstring says how)"
         )
 
 
 def parse_declared(text: str) -> dict[date, time | None]:
-    """Closures and early closes that the generated calendar does not know.
+    """Closures and early closes that the generated calendar lacks.
 
     Args:
-        text: Days separated by commas: `2025-01-09` was closed, `2025-01-09T13:00` closed then
-            (New York). Empty: none.
+        text: Days separated by commas: `2025-01-09` for a closed day, `2025-01-09T13:00` for an
+            early close (New York). Empty: none.
 
     Returns:
-        Each day, and when it closes; None when it does not open.
+        Each day with its closing time; None for a closed day.
 
     Raises:
-        ValueError: It can't be read; says what is legal.
+        ValueError: The text is invalid; says what is valid.
     """
     found: dict[date, time | None] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
         if not (parts := _ENTRY.fullmatch(entry)):
-            raise ValueError(f"{_LEGAL}, and {entry!r} is none of these")
+            raise ValueError(f"{_LEGAL}, and {entry!r} is neither")
         try:
             day = date.fromisoformat(parts[1])
             closes = time.fromisoformat(parts[2]) if parts[2] else None
         except ValueError as error:
-            raise ValueError(f"{_LEGAL}, and {entry!r} is none of these: {error}") from error
+            raise ValueError(f"{_LEGAL}, and {entry!r} is neither: {error}") from error
         if not FIRST <= day <= LAST:
             raise ValueError(f"must hold days from {FIRST} to {LAST}, and {entry!r} is not")
         if day.weekday() > _FRIDAY:
@@ -85,7 +85,7 @@ def parse_declared(text: str) -> dict[date, time | None]:
 
 
 def declaration(day: date) -> str:
-    """What to set so that a day counts as a closure, besides what is declared already."""
+    """The value to set so that a day counts as a closure, including those already declared."""
     declared = os.environ.get(DECLARED, "").strip()
     return f"{DECLARED}={declared},{day}" if declared else f"{DECLARED}={day}"
 
@@ -101,7 +101,7 @@ def is_session(day: date) -> bool:
 
 
 def why_closed(day: date) -> str | None:
-    """Why there is no session on `day`, as "a Saturday"; None when there is one.
+    """Why there is no session on `day`, such as "a Saturday"; None if there is one.
 
     Raises:
         OutsideCalendar: `day` is before `FIRST` or after `LAST`.
@@ -116,10 +116,10 @@ def why_closed(day: date) -> str | None:
 
 
 def is_early_close(day: date) -> bool:
-    """Whether the session `day` closes before 16:00 New York; mostly that is at 13:00.
+    """Whether the session `day` closes before 16:00 New York, usually at 13:00.
 
     Raises:
-        ValueError: `day` is no session.
+        ValueError: `day` is not a session.
         OutsideCalendar: `day` is before `FIRST` or after `LAST`.
     """
     _require_session(day)
@@ -139,7 +139,7 @@ def sessions(start: date, end: date) -> list[date]:
 
 
 def undeclared_sessions(start: date, end: date) -> list[date]:
-    """The sessions from `start` to `end` of the generated calendar, whatever was declared.
+    """The sessions from `start` to `end` of the generated calendar, ignoring declared closures.
 
     Raises:
         OutsideCalendar: one of the two is before `FIRST` or after `LAST`.
@@ -166,7 +166,7 @@ def previous_sessions(day: date, count: int) -> list[date]:
 
 
 def closures(start: date, end: date) -> list[date]:
-    """The weekdays from `start` to `end`, both included, that are no session, ascending.
+    """The weekdays from `start` to `end`, both included, that are not sessions, ascending.
 
     Raises:
         OutsideCalendar: one of the two is before `FIRST` or after `LAST`.
@@ -180,7 +180,7 @@ def session_open(day: date) -> datetime:
     """The instant in UTC at which the session `day` opens (09:30 New York).
 
     Raises:
-        ValueError: `day` is no session.
+        ValueError: `day` is not a session.
         OutsideCalendar: `day` is before `FIRST` or after `LAST`.
     """
     _require_session(day)
@@ -191,7 +191,7 @@ def session_close(day: date) -> datetime:
     """The instant in UTC at which the session `day` closes (16:00 New York, or earlier).
 
     Raises:
-        ValueError: `day` is no session.
+        ValueError: `day` is not a session.
         OutsideCalendar: `day` is before `FIRST` or after `LAST`.
     """
     _require_session(day)
@@ -199,13 +199,13 @@ def session_close(day: date) -> datetime:
 
 
 def session_stamp(day: date) -> datetime:
-    """New York's midnight of the session `day`, in UTC: the `t` that Alpaca gives its daily bar.
+    """New York midnight of the session `day`, in UTC: the `t` of Alpaca's daily bar.
 
-    04:00 in summer and 05:00 in winter, so never computable from the date with a fixed offset. A
-    day that was declared closed has one, too: its bars may have been published before.
+    That is 04:00 in summer and 05:00 in winter, so there is no fixed offset. A day that was
+    declared closed has one, too, as its bars may have been published before.
 
     Raises:
-        ValueError: `day` is no session.
+        ValueError: `day` is not a session.
         OutsideCalendar: `day` is before `FIRST` or after `LAST`.
     """
     if day not in _made("").days:
@@ -214,7 +214,7 @@ def session_stamp(day: date) -> datetime:
 
 
 def latest_closed_session(now: datetime) -> date:
-    """The newest session that has closed at `now`; a session counts from its closing instant on.
+    """The newest session that has closed at `now`. A session counts from its closing instant.
 
     Raises:
         ValueError: `now` has no time zone.
@@ -232,7 +232,7 @@ def latest_closed_session(now: datetime) -> date:
 
 
 def today(now: datetime) -> date:
-    """The day that it is in New York at an instant.
+    """The date in New York at an instant.
 
     Raises:
         ValueError: `now` has no time zone.
@@ -249,7 +249,7 @@ def _require_known(day: date) -> None:
 
 def _require_session(day: date) -> None:
     if reason := why_closed(day):
-        raise ValueError(f"{day} is no XNYS session but {reason}")
+        raise ValueError(f"{day} is not an XNYS session but {reason}")
 
 
 def _instant(day: date, clock: time) -> datetime:
@@ -275,7 +275,7 @@ def _calendar() -> _Calendar:
 
 @lru_cache(maxsize=8)
 def _made(declared: str) -> _Calendar:
-    """The calendar with what is declared."""
+    """The calendar with the declared closures."""
     try:
         days = parse_declared(declared)
     except ValueError as error:

@@ -14,12 +14,12 @@ import dagster as dg
 from datalake_assets import market_calendar
 
 TIMEZONE = "Etc/GMT-2"
-"""A partition appears when its window ends, and in this zone, two hours ahead of UTC all year,
-the window of a session ends at 22:00 UTC of its own day: 17:00 in New York in winter, 18:00 in
-summer, always after the close (16:00) and on the same evening. With the exchange's own zone a
-session would appear at midnight; `end_offset=1`, which would show it earlier, shows sessions of
-the future on every weekend and holiday (dagster#33551). The window is for this alone: what is
-asked of the source comes from the partition's key."""
+"""A partition appears when its window ends. In this zone, two hours ahead of UTC all year, the
+window of a session ends at 22:00 UTC of its own day: 17:00 in New York in winter, 18:00 in summer,
+always after the close (16:00) and on the same evening. With the exchange's own zone a session would
+appear at midnight. `end_offset=1`, which would show it earlier, shows future sessions on every
+weekend and holiday (dagster#33551). The window has no other use: the dates of requests come from
+the partition key."""
 
 
 def session_partitions(first: date) -> dg.DailyPartitionsDefinition:
@@ -32,10 +32,10 @@ def session_partitions(first: date) -> dg.DailyPartitionsDefinition:
         first: The first session.
 
     Raises:
-        ValueError: `first` is no session.
+        ValueError: `first` is not a session.
     """
     if not market_calendar.is_session(first):
-        raise ValueError(f"partitions start at a trading session, and {first} is none")
+        raise ValueError(f"partitions must start at a trading session, and {first} is not one")
     closures = market_calendar.closures(first, market_calendar.LAST)
     return dg.DailyPartitionsDefinition(
         start_date=first.isoformat(),
@@ -46,7 +46,7 @@ def session_partitions(first: date) -> dg.DailyPartitionsDefinition:
 
 
 def why_no_partition(day: date, first: date, now: datetime) -> str | None:
-    """Why a day can't be collected, as a sentence about "it"; None when it can be.
+    """Why a day can't be collected, as a clause about "it"; None if it can be.
 
     Args:
         day: The day.
@@ -58,24 +58,24 @@ def why_no_partition(day: date, first: date, now: datetime) -> str | None:
     if day > market_calendar.LAST:
         return str(market_calendar.OutsideCalendar(day))
     if closed := market_calendar.why_closed(day):
-        return f"it is no trading session but {closed}"
+        return f"it is not a trading session but {closed}"
     appears = datetime.combine(day + timedelta(days=1), time(), ZoneInfo(TIMEZONE)).astimezone(UTC)
     if now >= appears:
         return None
     close = market_calendar.session_close(day)
     if now < close:
-        told = f"it has not closed. It closes at {close:%Y-%m-%d %H:%M} UTC"
+        when = f"it has not closed. It closes at {close:%Y-%m-%d %H:%M} UTC"
     else:
-        told = f"it closed at {close:%Y-%m-%d %H:%M} UTC"
-    return f"{told} and can be collected from {appears:%H:%M} UTC on"
+        when = f"it closed at {close:%Y-%m-%d %H:%M} UTC"
+    return f"{when} and can be collected from {appears:%H:%M} UTC"
 
 
 def year_partitions(first: date) -> dg.TimeWindowPartitionsDefinition:
     """One partition per year from that of the first session to the current one.
 
-    Dagster maps a year to its sessions one day off: 1 January is no session, so the window is
-    floored to the session before it, of the year before. Who needs the sessions of a year takes
-    them from the calendar or the lake.
+    Dagster's mapping of a year to its sessions is off by one: 1 January is not a session, so the
+    window is floored to the last session of the year before. Take the sessions of a year from the
+    calendar or the lake instead.
 
     Args:
         first: The first session.
@@ -85,5 +85,5 @@ def year_partitions(first: date) -> dg.TimeWindowPartitionsDefinition:
         fmt="%Y",
         cron_schedule="0 0 1 1 *",
         timezone=TIMEZONE,
-        end_offset=1,  # the current year, which has not ended
+        end_offset=1,  # includes the current year
     )

@@ -1,8 +1,8 @@
-"""Resources: the collector, the source and the lake, with every knob that a run can turn.
+"""Resources: the collector, the source and the lake, with all options of a run.
 
-Belongs here: configuration, checked, and opening what it describes. Does not belong here: what is
-then done with it. A knob's default comes from the settings (`definitions`); the launchpad shows
-it with its meaning and can change it for one run.
+Belongs here: validated configuration, and opening what it describes. Does not belong here: how it
+is used. An option's default comes from the settings (`definitions`). The launchpad shows each
+option with its description and can change it for one run.
 
 https://docs.dagster.io/guides/build/external-resources
 """
@@ -23,8 +23,8 @@ from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.rate_limits.opening import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.settings import read_symbols, refuse_misspelt
@@ -36,10 +36,10 @@ Resource = TypeVar("Resource", bound=dg.ConfigurableResource[Any])
 
 
 def with_defaults(resource: type[Resource], **defaults: object) -> Resource:
-    """A resource whose knobs default to these values, each by itself.
+    """A resource whose options default to these values, each independently.
 
-    Dagster takes the values of an instance as one default for all of its knobs: a run that turns
-    a single one sets the others back to those of the class (a repair would then collect at the
+    Dagster treats the values of an instance as one default for all of its options: a run that sets
+    a single one resets the others to the defaults of the class (a repair would then collect at the
     free plan's rate). So the values become the fields' own defaults, in a subclass.
     """
     fields: dict[str, Any] = {}
@@ -47,18 +47,18 @@ def with_defaults(resource: type[Resource], **defaults: object) -> Resource:
         field = copy(resource.model_fields[name])
         field.default = value
         fields[name] = (field.annotation, field)
-    # With its docstring, which the UI shows; a class does not inherit it.
+    # With the docstring, which the UI shows and a subclass does not inherit.
     return create_model(resource.__name__, __base__=resource, __doc__=resource.__doc__, **fields)()
 
 
-@dg.resource(description="The time, and how to wait. Tests set their own.")
+@dg.resource(description="The clock. Tests replace it.")
 def clock(_context: dg.InitResourceContext) -> Clock:
     """The machine's clock."""
     return Clock()
 
 
 @dg.resource(
-    description="Where the progress of a collection is shown, besides the run's log: nowhere, or "
+    description="An additional display of a collection's progress, besides the run's log: none, or "
     "the terminal in which `datalake` runs."
 )
 def display(_context: dg.InitResourceContext) -> Display:
@@ -67,25 +67,25 @@ def display(_context: dg.InitResourceContext) -> Display:
 
 
 class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """How to collect: threads, rate, retries, and what a session must reach to be published.
+    """How to collect: threads, rate, retries, and the thresholds for publishing a session.
 
-    Its defaults come from the environment, and the launchpad can set each of them for one run.
+    Defaults come from the environment. The launchpad can set each option for one run.
     """
 
     max_workers: int = Field(
-        default=20, ge=1, le=1000, description="Threads that ask at the same time."
+        default=20, ge=1, le=1000, description="Number of threads that send requests."
     )
     requests_per_minute: int = Field(
         default=200,
         ge=1,
-        description="Requests a minute that the account's plan allows, for all runs on this "
+        description="Requests per minute that the account's plan allows, for all runs on this "
         "machine together: 200 on Alpaca's free plan, 10000 on the paid one.",
     )
     rate_limit: str = Field(
         default="",
         repr=False,
-        description="A Postgres that keeps the limit for the runs on several machines, as the "
-        "name of the variable that holds its address: Dagster stores the launchpad in clear. "
+        description="A Postgres that holds the rate limit for runs on several machines, given as "
+        "the name of the variable with its URL, since Dagster stores the launchpad in clear text. "
         "Empty: a file, for the runs on this machine.",
     )
     symbols: str = Field(
@@ -94,99 +94,99 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     )
     repair: bool = Field(
         default=False,
-        description="Ask only for what the lake's session calls failed or pending, or never asked "
-        "for, and merge; for all of it when it lacks nothing and did not pass.",
+        description="Request only the symbols of the lake's session that failed, are pending or "
+        "were never requested, and merge them; all symbols of a complete session that did not "
+        "pass.",
     )
     missing_only: bool = Field(
         default=False,
-        description="Leave out the sessions that are published already, as a backfill does.",
+        description="Skip sessions that are already published, as a backfill does.",
     )
     min_success_rate: float = Field(
         default=0.99,
         ge=0,
         le=1,
-        description="A session is published when at least this share of its symbols was answered.",
+        description="Minimum success rate: the share of symbols that the source answered for.",
     )
     min_coverage: float = Field(
         default=0.95,
         ge=0,
         le=1,
-        description="… and at least this share of the symbols that printed in the five sessions "
-        "before has a bar.",
+        description="Minimum coverage: the share with a bar, of the symbols that traded in the "
+        "five sessions before.",
     )
     max_invalid_bars: float = Field(
         default=0.001,
         ge=0,
         le=1,
-        description="… and no larger share of its bars has impossible prices; up to here they "
-        "are warned of.",
+        description="Maximum share of bars with impossible prices. Up to it, they only cause a "
+        "warning.",
     )
     min_row_ratio: float = Field(
         default=0.8,
         ge=0,
         le=1,
-        description="… and it has at least this many bars, relative to the median of the five "
-        "sessions before.",
+        description="Minimum number of bars, as a share of the median of the five sessions before.",
     )
     unanswered_allowed: int = Field(
         default=1,
         ge=0,
-        description="Symbols that may be failed or pending, whatever their share: among few "
-        "symbols one is already more than a share allows.",
+        description="Number of symbols that may be failed or pending, whatever their share: "
+        "among a few symbols, even one is more than a share allows.",
     )
     silent_allowed: int = Field(
         default=2,
         ge=0,
-        description="Expected symbols that may have no bar, and bars that may be missing to the "
-        "usual number, whatever their share. One symbol at least must have a bar.",
+        description="Number of expected symbols that may have no bar, and of bars that may be "
+        "missing from the usual number, whatever their share. At least one symbol must have a bar.",
     )
     invalid_bars_allowed: int = Field(
         default=1,
         ge=0,
-        description="Bars with impossible prices that are only warned of, whatever their share.",
+        description="Number of bars with impossible prices that only cause a warning.",
     )
     max_universe_loss: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="The list of assets is taken when no larger share of its active symbols is "
-        "gone since the snapshot before.",
+        description="Maximum share of active symbols that may be missing from the list of assets, "
+        "compared with the previous snapshot.",
     )
     survey: bool = Field(
         default=True,
-        description="Before a long range, ask in which years each symbol traded, to pack requests "
-        "by what they bring. Off: every symbol is expected in every session.",
+        description="Before a long range, find out in which years each symbol traded, so that "
+        "fewer requests are needed. Off: every symbol is expected in every session.",
     )
-    attempts: int = Field(default=6, ge=1, description="Times that one request is sent at most.")
+    attempts: int = Field(default=6, ge=1, description="How often a request is sent at most.")
     retry_seconds: float = Field(
-        default=180, ge=0, description="Seconds after which a failing request is given up."
+        default=180, ge=0, description="Seconds after which a failing request is not retried."
     )
     deadline_seconds: float = Field(
         default=0,
         ge=0,
-        description="Seconds after which no further request is sent; what was not asked for is "
-        "pending then. 0 for no deadline.",
+        description="Seconds after which no further request is sent. Symbols not yet requested "
+        "become pending. 0: no deadline.",
     )
     max_requests: int = Field(
         default=0,
         ge=0,
-        description="Requests for market data after which no further one is sent; what was not "
-        "asked for is pending then. 0 for no such bound.",
+        description="The most requests for market data. Symbols not yet requested become pending. "
+        "0: no limit.",
     )
     connect_timeout: float = Field(
-        default=5, gt=0, description="Seconds until a connection must stand."
+        default=5, gt=0, description="Timeout for connecting, in seconds."
     )
     read_timeout: float = Field(
-        default=30, gt=0, description="Seconds between two pieces of an answer."
+        default=30, gt=0, description="Timeout between two pieces of an answer, in seconds."
     )
     symbols_per_request: int = Field(
-        default=500, ge=1, description="Symbols named by one request at most (URL length)."
+        default=500, ge=1, description="The most symbols in one request (URL length)."
     )
     bars_per_request: int = Field(
         default=9900,
         ge=1,
         le=10_000,
-        description="Bars asked for by one request at most: just below a page of 10,000.",
+        description="The most bars in one request: just below a page of 10,000.",
     )
 
     @property
@@ -194,12 +194,12 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The symbols to collect instead of the universe; None for all of it.
 
         Raises:
-            SettingsError: The file can't be read, or one of them can't be a ticker.
+            SettingsError: The file can't be read, or a symbol is invalid.
         """
         return read_symbols(self.symbols) if self.symbols else None
 
     def timeouts(self) -> Timeouts:
-        """The bounds of each request."""
+        """The limits of each request."""
         return Timeouts(
             connect=self.connect_timeout,
             read=self.read_timeout,
@@ -211,8 +211,8 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """How to collect market data, with the limiter of this account.
 
         Args:
-            account: A mark of the account that all runs of this machine share; None when
-                nobody else uses it.
+            account: A digest of the account, shared by all runs of this machine; None if only this
+                run uses it.
         """
         with open_limiter(self.requests_per_minute, account, "data", self.rate_limit) as limiter:
             yield CollectionOptions(
@@ -233,21 +233,21 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             )
 
     def trading_limiter(self, account: str | None) -> AbstractContextManager[RateLimiter]:
-        """The limiter of the trading API, a budget of its own."""
+        """The limiter of the trading API, which has its own limit."""
         return open_limiter(TRADING_REQUESTS_PER_MINUTE, account, "trading", self.rate_limit)
 
 
 class SourceResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Where bars come from. Use one of its subclasses."""
+    """The source of the bars. Use one of its subclasses."""
 
     @property
     def identity(self) -> str:
-        """What a lake remembers of its source."""
+        """The name of the source that a lake stores."""
         raise NotImplementedError
 
     @property
     def account(self) -> str | None:
-        """A mark of the account, for the limit that its runs share; no secret. None: nobody's."""
+        """A digest of the account (not a secret), for the shared rate limit; None if not shared."""
         raise NotImplementedError
 
     def open(self, collector: CollectorResource) -> AbstractContextManager[AlpacaSource]:
@@ -265,18 +265,16 @@ def _opened(account: Account, collector: CollectorResource) -> Iterator[AlpacaSo
 
 
 class AlpacaResource(SourceResource):
-    """Where the bars come from: Alpaca, or a server that speaks its protocol."""
+    """The source of the bars: Alpaca, or a server with the same protocol."""
 
-    api_key: str = Field(description="Key of the account.", repr=False)
+    api_key: str = Field(description="API key of the account.", repr=False)
     secret_key: str = Field(description="Secret of the account.", repr=False)
-    feed: str = Field(
-        default="sip", description="Which trades make the bars: sip (all venues), iex, otc, boats."
-    )
+    feed: str = Field(default="sip", description="The feed: sip (all venues), iex, otc or boats.")
     data_url: str | None = Field(
-        default=None, description="Host of the market data API, when it is not Alpaca's own."
+        default=None, description="Host of the market data API, if not Alpaca's own."
     )
     trading_url: str | None = Field(
-        default=None, description="Host of the trading API, when it is not Alpaca's own."
+        default=None, description="Host of the trading API, if not Alpaca's own."
     )
 
     @property
@@ -304,17 +302,19 @@ class AlpacaResource(SourceResource):
 class EmbeddedExchangeResource(SourceResource):
     """The embedded exchange: a synthetic or recorded market on loopback, no key needed.
 
-    It is started when it is opened and gone with whoever opened it.
+    It starts when it is opened and ends with the process that opened it.
     """
 
-    seed: int = Field(default=7, description="Which synthetic market: each seed is another.")
+    seed: int = Field(default=7, description="Seed of the synthetic market.")
     active: int = Field(default=6_000, ge=1, description="Listed symbols of the synthetic market.")
-    inactive: int = Field(default=2_000, ge=0, description="Delisted symbols of it.")
+    inactive: int = Field(
+        default=2_000, ge=0, description="Delisted symbols of the synthetic market."
+    )
     recorded: str | None = Field(
         default=None,
         description="A CSV or Parquet file of bars to replay instead of a synthetic market.",
     )
-    latency: float = Field(default=0.0, ge=0, description="Seconds that each answer takes longer.")
+    latency: float = Field(default=0.0, ge=0, description="Seconds added to each answer.")
     faults: str = Field(
         default="",
         description='Faults of the exchange, as JSON: {"rate": 0.3, "seed": 1} disturbs 30 % of '
@@ -323,7 +323,7 @@ class EmbeddedExchangeResource(SourceResource):
 
     @property
     def options(self) -> ExchangeOptions:
-        """Which exchange to run."""
+        """The options of the exchange."""
         return ExchangeOptions(
             seed=self.seed,
             active=self.active,
@@ -335,7 +335,7 @@ class EmbeddedExchangeResource(SourceResource):
 
     @contextmanager
     def open(self, collector: CollectorResource) -> Iterator[AlpacaSource]:
-        """A source that asks an exchange of its own, started here and gone afterwards."""
+        """A source with its own exchange, which is stopped when the source is closed."""
         with EmbeddedExchange(self.options) as exchange:
             url = exchange.url
             account = Account("embedded", "exchange", data_url=url, trading_url=url)
@@ -352,24 +352,24 @@ class EmbeddedExchangeResource(SourceResource):
 
 
 class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Where the bars are kept, as Parquet files: a folder or a bucket (DATALAKE_URI)."""
+    """The lake: Parquet files in a folder or a bucket (DATALAKE_URI)."""
 
-    uri: str = Field(description="Where the lake is: a folder, or s3://bucket/prefix.")
+    uri: str = Field(description="The lake's location: a folder, or s3://bucket/prefix.")
     upload_workers: int = Field(
-        default=20, ge=1, le=1000, description="Symbol-years that are written at the same time."
+        default=20, ge=1, le=1000, description="How many symbol-years are written at once."
     )
 
-    def open(self, source: str) -> Lake:
-        """The lake, ready to be written to with bars of this source.
+    def open(self, source: str) -> LakeWriter:
+        """The lake, ready for bars of this source.
 
         Raises:
             SettingsError: A variable's name is almost that of a setting.
             WrongLakeError: It holds bars of another source.
             StoreError: It can't be reached.
         """
-        # Here, and not when the definitions load: there it would stop other people's assets, too.
+        # Not when the definitions load, where it would stop other people's assets, too.
         refuse_misspelt()
-        lake = Lake(open_store(self.uri))
+        lake = LakeWriter(open_store(self.uri))
         lake.claim(source)
         return lake
 
@@ -379,5 +379,5 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             SettingsError, WrongLakeError, StoreError: As for `open`.
         """
-        # Uploads are tried again by themselves, where a stop finds them.
+        # Uploads have their own retries, which can be interrupted.
         return SymbolYears(self.open(source).store, open_store(self.uri, retry=False))

@@ -1,10 +1,10 @@
-"""The environment variables that steer the program: name, meaning, unit, default, legal values.
+"""The environment variables that configure the program: name, meaning, unit, default, valid values.
 
-Each is declared once, in `SETTINGS`, and read once, by `Settings.load`; only the calendar reads
-`DATALAKE_CLOSURES` itself, since whoever asks it must get the same answer. Here: syntax, and rules
-between settings. Not here: whether a bucket, host or key works (the store and the source say so),
-AWS's own variables (its standard chain reads them), and the knobs of one run (fields of the
-collector's resource, whose defaults these are).
+Each is declared once, in `SETTINGS`, and read once, by `Settings.load`. Only the calendar reads
+`DATALAKE_CLOSURES` itself, since all callers must get the same answer. Belongs here: syntax and
+rules between settings. Does not belong here: whether a bucket, host or key works (the store and the
+source report that), AWS's own variables (its standard chain reads them), and the options of one run
+(fields of the collector's resource, whose defaults these are).
 """
 
 import os
@@ -27,18 +27,18 @@ LAKE_OF_EXCHANGE = ".datalake/embedded"
 EXCHANGE_START = date(2011, 1, 3)  # the first session of the embedded exchange's market
 
 _NEAR = {"DATALAKE_": 0.85, "ALPACA_": 0.91}
-"""How alike (difflib) two names must be for one to be the other misspelt: DATALAKE_WORKERS and
-DATALAKE_MAX_WORKERS are at 0.89. Many programs have names that begin with ALPACA_, among them
-ALPACA_API_KEY_ID, at 0.90."""
+"""How similar (difflib) two names must be for one to count as a misspelling of the other.
+DATALAKE_WORKERS and DATALAKE_MAX_WORKERS have 0.89. Other programs have names that begin with
+ALPACA_, among them ALPACA_API_KEY_ID, with 0.90."""
 
 _SYMBOL = re.compile(r"[A-Z]+(\.[A-Z]+)*")
 _FOLDER = re.compile(r"(?!\.\.?$)[A-Za-z0-9._=-]+")
 
 
 class SettingsError(ValueError):
-    """The environment can't be used; `problems` has one line for each setting that is wrong.
+    """The environment is invalid; `problems` has one line per wrong setting.
 
-    A line names the variable, what was read (never a secret) and what is legal.
+    A line names the variable, its value (never a secret) and what is valid.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -52,7 +52,7 @@ class Setting:
     """One environment variable.
 
     `field` is its name in `Settings`, `default` the text of its default (None: not set), `parse`
-    turns text into a value or raises ValueError with what is legal, not repeating the text.
+    turns text into a value or raises ValueError with what is valid, without repeating the text.
     """
 
     variable: str
@@ -71,10 +71,10 @@ def _key(text: str) -> str:
 
 
 def _url(text: str) -> str:
-    legal = "must be an address like https://data.sandbox.alpaca.markets"
+    legal = "must be a URL like https://data.sandbox.alpaca.markets"
     try:
         parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port  # a port that is no number raises here
+        host, _ = parts.hostname, parts.port  # raises if the port is not a number
     except ValueError as error:
         raise ValueError(legal) from error
     if parts.scheme not in ("http", "https") or not host:
@@ -85,42 +85,42 @@ def _url(text: str) -> str:
 
 
 def _webhook(text: str) -> str:
-    # Its path is the secret, so nothing of it is repeated, nor the parser's error, which may.
-    legal = "must be an address like https://hooks.slack.com/services/…"
+    # Its path is a secret, so errors repeat neither the URL nor the parser's message.
+    legal = "must be a URL like https://hooks.slack.com/services/…"
     scheme, host, user = "", b"", None
     with suppress(ValueError):
         parts = urlsplit(text)
-        _ = parts.port  # one that is none raises here
-        # As a socket encodes it: what can't be asked is to be known before something is wrong.
+        _ = parts.port  # raises if the port is not a number
+        # As a socket would encode it: an unusable host must be found before an alert is due.
         scheme, host = parts.scheme, (parts.hostname or "").encode("idna")
         user = parts.username
     if scheme not in ("http", "https") or not host:
-        raise ValueError(f"{legal}: http or https, a host, and no port or a number")
+        raise ValueError(f"{legal}: http or https, a host, and a numeric port if any")
     if user is not None:
-        raise ValueError(f"{legal}: without user and password, which are never sent")
+        raise ValueError(f"{legal}: without user and password")
     return text
 
 
 def rate_limit(text: str) -> str:
-    """The DSN of the Postgres that keeps the rate limit, when no part of it can be misread.
+    """The DSN of the Postgres that holds the rate limit, checked to be unambiguous.
 
-    A password with an @, / or ? of its own would be taken for a host by libpq, and shown.
+    libpq would take part of a password with an unescaped @, / or ? for the host, and show it.
 
     Raises:
-        ValueError: It can't be one; says what is legal, and never repeats it.
+        ValueError: It is invalid. The message says what is valid and never repeats the DSN.
     """
     wrong = None
     try:
         parts = urlsplit(text)
-        _ = parts.port  # one that is no number raises here
+        _ = parts.port  # raises if the port is not a number
     except ValueError:
-        wrong = "the port is no number"
+        wrong = "the port must be a number"
     else:
         if parts.scheme not in ("postgresql", "postgres"):
-            wrong = "no other scheme"
+            wrong = "no other scheme is supported"
         elif parts.netloc.count("@") > 1 or "@" in f"{parts.path}{parts.query}{parts.fragment}":
-            wrong = "with @ : / ? # % in user and password as %XX"
-    # Not raised from the parser's error, which repeats what may be a part of the password.
+            wrong = "write @ : / ? # % in user and password as %XX"
+    # Without the parser's error as cause, as that may repeat part of the password.
     if wrong:
         raise ValueError(f"must be like postgresql://user:password@host:5432/name: {wrong}")
     return text
@@ -146,7 +146,7 @@ def _feed(text: str) -> str:
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        # int() alone would take "1_000", "+5" and digits of other scripts.
+        # int() also accepts "1_000", "+5" and digits of other scripts.
         if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
             raise ValueError(f"must be a whole number from {low} to {high}")
         return int(text)
@@ -157,7 +157,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 def _date(text: str) -> date:
     first, last = market_calendar.FIRST, market_calendar.LAST
     legal = f"must be a date YYYY-MM-DD from {first} to {last}"
-    # fromisoformat() alone would take "20240102" and "2024-W01-2".
+    # fromisoformat() also accepts "20240102" and "2024-W01-2".
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         raise ValueError(legal)
     try:
@@ -170,10 +170,10 @@ def _date(text: str) -> date:
 
 
 def lake_location(uri: str) -> tuple[Literal["path", "s3", "memory"], str]:
-    """What kind of place a lake's URI names, and which: a path, "bucket/prefix", or nothing.
+    """The kind of location that a lake's URI names, and the path or "bucket/prefix" in it.
 
     Raises:
-        ValueError: it names no place that a lake can be in; says what is legal.
+        ValueError: the URI is invalid; says what is valid.
     """
     legal = "must be a local path, file:///path, s3://bucket/prefix or memory://"
     scheme, separator, rest = uri.partition("://")
@@ -187,18 +187,20 @@ def lake_location(uri: str) -> tuple[Literal["path", "s3", "memory"], str]:
         case "memory" if rest in ("", "/"):
             return "memory", ""
         case "memory":
-            raise ValueError(f"{legal}: a lake in memory has no name")
+            raise ValueError(f"{legal}: a memory lake has no name")
         case "s3":
             bucket, *folders = rest.removesuffix("/").split("/")
             if "@" in bucket or "?" in rest:
                 raise ValueError(f"{legal}: credentials and options are AWS_* variables")
             if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
-                raise ValueError(f"{legal}: a bucket's name is 3 to 63 of a-z, 0-9, '.' and '-'")
+                raise ValueError(
+                    f"{legal}: a bucket name has 3 to 63 characters of a-z, 0-9, '.' and '-'"
+                )
             if not all(_FOLDER.fullmatch(folder) for folder in folders):
-                raise ValueError(f"{legal}: a prefix is folders of A-Z, a-z, 0-9 and ._=-")
+                raise ValueError(f"{legal}: a prefix consists of folders of A-Z, a-z, 0-9 and ._=-")
             return "s3", "/".join((bucket, *folders))
         case _:
-            raise ValueError(f"{legal}: no other scheme")
+            raise ValueError(f"{legal}: no other scheme is supported")
 
 
 def _closures(text: str) -> str:
@@ -224,8 +226,8 @@ def _parse_symbols(text: str) -> tuple[str, ...]:
     if malformed := [name for name in names if not _SYMBOL.fullmatch(name)]:
         more = f" and {len(malformed) - 5} more" if len(malformed) > 5 else ""
         raise ValueError(
-            f"must hold symbols like AAPL or BRK.B: {', '.join(map(repr, malformed[:5]))}{more}"
-            " can't be one"
+            "must hold symbols like AAPL or BRK.B; not valid: "
+            f"{', '.join(map(repr, malformed[:5]))}{more}"
         )
     if not names:
         raise ValueError("must hold at least one symbol")
@@ -238,7 +240,7 @@ SETTINGS: tuple[Setting, ...] = (
         "alpaca_api_key",
         None,
         "",
-        "with ALPACA_SECRET_KEY: collect from Alpaca. Neither: from the embedded exchange",
+        "with ALPACA_SECRET_KEY: collect from Alpaca. Without both: from the embedded exchange",
         _key,
         secret=True,
     ),
@@ -256,7 +258,7 @@ SETTINGS: tuple[Setting, ...] = (
         "alpaca_data_url",
         None,
         "",
-        "another host for market data than Alpaca's own (sandbox, proxy, tests)",
+        "the host for market data, if not Alpaca's own (sandbox, proxy, tests)",
         _url,
     ),
     Setting(
@@ -264,7 +266,7 @@ SETTINGS: tuple[Setting, ...] = (
         "alpaca_trading_url",
         None,
         "",
-        "another host for assets and corporate actions than Alpaca's own",
+        "the host for assets and corporate actions, if not Alpaca's own",
         _url,
     ),
     Setting(
@@ -313,8 +315,8 @@ SETTINGS: tuple[Setting, ...] = (
         "closures",
         None,
         "",
-        "closures that this release does not know, separated by commas: 2025-01-09 was closed, "
-        "2025-01-09T13:00 closed then (New York)",
+        "closures that this release's calendar lacks, comma-separated: 2025-01-09 for a closed "
+        "day, 2025-01-09T13:00 for an early close (New York)",
         _closures,
     ),
     Setting(
@@ -322,7 +324,7 @@ SETTINGS: tuple[Setting, ...] = (
         "symbols",
         None,
         "",
-        "a smaller universe: comma-separated symbols, or @file holding them. Not set: all",
+        "a smaller universe: comma-separated symbols, or @file with them. Not set: all",
         _symbol_list,
     ),
     Setting(
@@ -330,7 +332,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_workers",
         "20",
         "threads",
-        "how many requests the collector has under way at once",
+        "how many requests the collector has in flight at once",
         _whole(1, 1000),
     ),
     Setting(
@@ -338,7 +340,7 @@ SETTINGS: tuple[Setting, ...] = (
         "sessions_per_run",
         "252",
         "sessions",
-        "how many sessions a backfill puts in one run at most; four windows of 63, about a year",
+        "the most sessions that a backfill puts in one run; four windows of 63, about a year",
         _whole(1, 10_000),
     ),
     Setting(
@@ -346,7 +348,7 @@ SETTINGS: tuple[Setting, ...] = (
         "upload_workers",
         "20",
         "threads",
-        "how many symbol-years are written at once; the farther the bucket, the more of them pay",
+        "how many symbol-years are written at once; a distant bucket needs more",
         _whole(1, 1000),
     ),
     Setting(
@@ -354,7 +356,7 @@ SETTINGS: tuple[Setting, ...] = (
         "automation",
         "on",
         "",
-        "on: Dagster's sensors start by themselves and collect every day; off: none of them does",
+        "on: Dagster's sensors start automatically and collect every day; off: they stay stopped",
         _on_or_off,
     ),
     Setting(
@@ -362,8 +364,8 @@ SETTINGS: tuple[Setting, ...] = (
         "collect_after_minutes",
         "60",
         "minutes",
-        "how long after its close a session is collected, but never before 22:00 UTC (17:00 in New "
-        "York in winter, 18:00 in summer, on half days too)",
+        "how long after the close a session is collected, but never before 22:00 UTC (17:00 in New "
+        "York in winter, 18:00 in summer, also on half days)",
         _whole(60, 1440),
     ),
     Setting(
@@ -371,7 +373,7 @@ SETTINGS: tuple[Setting, ...] = (
         "catch_up_sessions",
         "5",
         "sessions",
-        "how many of the newest sessions the sensor collects that are missing; older: a backfill",
+        "how many of the newest sessions the sensor collects if missing; older ones: a backfill",
         _whole(1, 250),
     ),
     Setting(
@@ -387,7 +389,7 @@ SETTINGS: tuple[Setting, ...] = (
         "repair_requests_per_day",
         "1000",
         "requests",
-        "how many requests a day go into the repair of sessions with holes; 0: none",
+        "how many requests a day are spent on repairs of incomplete sessions; 0: none",
         _whole(0, 1_000_000),
     ),
     Setting(
@@ -395,7 +397,7 @@ SETTINGS: tuple[Setting, ...] = (
         "witness_requests_per_day",
         "20",
         "requests",
-        "how many requests a day compare adjusted prices with the source's own; 0: none",
+        "how many requests a day are spent on comparing adjusted prices with the source's; 0: none",
         _whole(0, 1_000_000),
     ),
     Setting(
@@ -403,7 +405,7 @@ SETTINGS: tuple[Setting, ...] = (
         "fresh_within_hours",
         "6",
         "hours",
-        "how long after its close a session may be missing before the lake counts as stale",
+        "how long after its close a session may be missing before the lake is stale",
         _whole(1, 240),
     ),
     Setting(
@@ -411,7 +413,7 @@ SETTINGS: tuple[Setting, ...] = (
         "alert_webhook",
         None,
         "",
-        "an address that failed runs and a stale lake are told, as Slack reads it. Not set: nobody",
+        "a webhook for alerts of failed runs and a stale lake, as Slack has it. Not set: no alerts",
         _webhook,
         secret=True,
     ),
@@ -420,8 +422,8 @@ SETTINGS: tuple[Setting, ...] = (
         "rate_limit",
         None,
         "",
-        "a Postgres that keeps the rate limit for several machines: "
-        "postgresql://user:password@host:5432/name. Not set: a file, for this machine alone",
+        "a Postgres that holds the rate limit for several machines: "
+        "postgresql://user:password@host:5432/name. Not set: a file, for this machine only",
         rate_limit,
         secret=True,
     ),
@@ -430,7 +432,7 @@ SETTINGS: tuple[Setting, ...] = (
         "lambda_function",
         None,
         "",
-        "the Lambda function that lambda_session_job invokes. Not set: there is no such job",
+        "the Lambda function that lambda_session_job invokes. Not set: the job does not exist",
         _function,
     ),
 )
@@ -438,9 +440,9 @@ SETTINGS: tuple[Setting, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says, checked. Made by `load`; the fields are described in `SETTINGS`.
+    """The validated settings. Created by `load`; the fields are described in `SETTINGS`.
 
-    The secrets stay out of the repr. For logs and metadata use `shown`, never
+    Secrets are not in the repr. For logs and metadata use `shown`, never
     `dataclasses.asdict`, which copies every field.
     """
 
@@ -477,17 +479,17 @@ class Settings:
         today: date | None = None,
         misspelt: Literal["refuse", "warn"] = "refuse",
     ) -> Self:
-        """Reads and checks the settings, touching neither disk nor network.
+        """Read and check the settings, without disk or network access.
 
         Args:
-            environ: the variables; `os.environ` when None. An empty one counts as not set.
-            today: dates after it are refused; the current day in UTC when None.
-            misspelt: what happens when a variable's name is almost that of a setting. Loading the
+            environ: The variables; `os.environ` if None. An empty one counts as not set.
+            today: Later dates are refused; the current day in UTC if None.
+            misspelt: What to do if a variable's name is almost that of a setting. Loading the
                 definitions warns, since they may be loaded beside other people's code; what runs
                 refuses.
 
         Raises:
-            SettingsError: with everything that is wrong, not just the first of it.
+            SettingsError: with every problem, not just the first.
         """
         environ = os.environ if environ is None else environ
         today = datetime.now(UTC).date() if today is None else today
@@ -518,7 +520,7 @@ class Settings:
 
     @property
     def source(self) -> Literal["alpaca", "embedded"]:
-        """Where bars come from: Alpaca when the keys are given, else the embedded exchange."""
+        """Where bars come from: Alpaca if the keys are given, else the embedded exchange."""
         return "embedded" if self.alpaca_api_key is None else "alpaca"
 
     @property
@@ -531,11 +533,11 @@ class Settings:
         return start
 
     def read_symbols(self) -> tuple[str, ...] | None:
-        """The symbols to restrict the universe to, as `read_symbols` reads them; None: all."""
+        """The symbols that restrict the universe, from `read_symbols`; None: all."""
         return None if self.symbols is None else read_symbols(self.symbols)
 
     def shown(self) -> dict[str, str]:
-        """Variable → value as text, for a log or metadata; of a secret only whether it is set."""
+        """Variable → value as text, for a log or metadata; for a secret only whether it is set."""
         values = {setting.variable: getattr(self, setting.field) for setting in SETTINGS}
         secret = {setting.variable for setting in SETTINGS if setting.secret}
         return {
@@ -545,14 +547,14 @@ class Settings:
 
 
 def read_symbols(given: str) -> tuple[str, ...]:
-    """The symbols of a list or of an `@file`: upper case, each once, in the order given.
+    """The symbols of a list or of an `@file`: upper case, unique, in the given order.
 
     Args:
-        given: Symbols separated by commas, or `@` and the name of a file that is read now:
+        given: Symbols separated by commas, or `@` and the name of a file, which is read now:
             symbols separated by commas or white space, `#` starts a comment.
 
     Raises:
-        SettingsError: the file can't be read, there is no symbol, or something that is none.
+        SettingsError: the file can't be read, there is no symbol, or a symbol is invalid.
     """
     shown = f"DATALAKE_SYMBOLS={given!r}"
     if not given.startswith("@"):
@@ -578,20 +580,20 @@ def read_symbols(given: str) -> tuple[str, ...]:
 def _problem(setting: Setting, text: str | None, error: ValueError) -> str:
     if setting.secret:
         return f"{setting.variable} (not shown) {error}"
-    # A password that strayed into an address is a secret, too.
+    # A password inside a URL is a secret, too.
     shown = re.sub(r"//.*@|[?].*", lambda found: f"{found[0].rstrip('@')[:2]}…", text or "")
     shown = shown if len(shown) <= 100 else shown[:99] + "…"
     return f"{setting.variable}={shown!r} {error}"
 
 
 def refuse_misspelt(environ: Mapping[str, str] | None = None) -> None:
-    """Checks that no variable's name is almost that of a setting which is not set.
+    """Check that no variable's name is almost that of a setting which is not set.
 
     Args:
-        environ: the variables; `os.environ` when None.
+        environ: The variables; `os.environ` if None.
 
     Raises:
-        SettingsError: there is one; says which setting it may be meant for.
+        SettingsError: There is one; says which setting was probably meant.
     """
     if problems := _misspelt(_given(os.environ if environ is None else environ)):
         raise SettingsError(problems)
@@ -602,10 +604,10 @@ def _given(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _misspelt(given: Mapping[str, str]) -> list[str]:
-    """Names that are almost a setting's: one that nobody reads is worse than an error.
+    """Names that are almost a setting's: a setting that is silently ignored is worse than an error.
 
-    Any other name belongs to another program: also one that begins with DATALAKE_ or ALPACA_, and
-    one that resembles a setting that is set.
+    Any other name belongs to another program, even if it begins with DATALAKE_ or ALPACA_, or
+    resembles a setting that is set.
     """
     known = [setting.variable for setting in SETTINGS]
     unset = [name for name in known if name not in given]
@@ -613,7 +615,7 @@ def _misspelt(given: Mapping[str, str]) -> list[str]:
     for name in sorted(given.keys() - set(known)):
         cutoff = next((_NEAR[start] for start in _NEAR if name.startswith(start)), None)
         if cutoff and (near := get_close_matches(name, unset, n=1, cutoff=cutoff)):
-            problems.append(f"{name} is no setting; did you mean {near[0]}?")
+            problems.append(f"{name} is not a setting; did you mean {near[0]}?")
     return problems
 
 
@@ -622,10 +624,10 @@ def _half_given(given: Mapping[str, str]) -> list[str]:
     missing = [name for name in pair if name not in given]
     if len(missing) == 1:
         (other,) = set(pair) - set(missing)
-        return [f"{missing[0]} is not set, but {other} is; give both, or neither"]
+        return [f"{missing[0]} is not set, but {other} is; set both, or neither"]
     urls = ("ALPACA_DATA_URL", "ALPACA_TRADING_URL")
     return [
-        f"{name} is set, but {' and '.join(pair)} are not; give the keys, or unset it"
+        f"{name} is set, but {' and '.join(pair)} are not; set the keys, or unset it"
         for name in urls
         if missing and name in given
     ]

@@ -24,7 +24,7 @@ from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.survey import AskYears, Survey
 from datalake_assets.lake import session_file
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.listing import take_survey
 from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.storage import layout
@@ -888,7 +888,7 @@ def test_a_repair_asks_no_survey(long: Workbench) -> None:
 
 
 def surveyed(
-    lake: Lake, market: Market, days: Sequence[date], symbols: tuple[str, ...], taken: date
+    lake: LakeWriter, market: Market, days: Sequence[date], symbols: tuple[str, ...], taken: date
 ) -> Survey | None:
     options = CollectionOptions(RateLimiter(1e9))
     wanted = dict.fromkeys(days, symbols)
@@ -896,7 +896,7 @@ def surveyed(
 
 
 def test_a_survey_is_taken_anew_when_a_later_year_is_asked_for() -> None:
-    lake, market = Lake(open_store("memory://")), Surveyed(names(3))
+    lake, market = LakeWriter(open_store("memory://")), Surveyed(names(3))
     first = surveyed(lake, market, LONG, names(3), date(2024, 7, 3))
     assert first == lake.survey()
     assert surveyed(lake, market, LONG, names(3), date(2025, 3, 3)) == first
@@ -914,14 +914,14 @@ def test_a_survey_is_taken_anew_when_a_later_year_is_asked_for() -> None:
 
 
 def test_a_short_range_has_no_survey_even_if_the_lake_has_one() -> None:
-    lake, market = Lake(open_store("memory://")), Surveyed(names(3))
+    lake, market = LakeWriter(open_store("memory://")), Surveyed(names(3))
     assert surveyed(lake, market, LONG, names(3), LONG[-1]) is not None
     assert surveyed(lake, market, LONG[:WINDOW], names(3), LONG[-1]) is None
     assert len(market.questions) == 1
 
 
 def test_a_source_that_refuses_to_be_surveyed_ends_the_run_and_nothing_is_kept() -> None:
-    lake, market = Lake(open_store("memory://")), Surveyed(names(3))
+    lake, market = LakeWriter(open_store("memory://")), Surveyed(names(3))
 
     class Refusing(Surveyed):
         def years(self) -> AskYears:
@@ -937,7 +937,7 @@ def test_a_source_that_refuses_to_be_surveyed_ends_the_run_and_nothing_is_kept()
 
 
 def test_a_survey_of_a_few_chosen_symbols_is_not_the_one_of_the_universe() -> None:
-    lake, market = Lake(open_store("memory://")), Surveyed(names(2_000))
+    lake, market = LakeWriter(open_store("memory://")), Surveyed(names(2_000))
     surveyed(lake, market, LONG, names(2), LONG[-1])
 
     found = surveyed(lake, market, LONG, names(2_000), LONG[-1])
@@ -947,7 +947,7 @@ def test_a_survey_of_a_few_chosen_symbols_is_not_the_one_of_the_universe() -> No
 
 
 def test_a_survey_of_which_every_question_failed_is_taken_again() -> None:
-    lake, market = Lake(open_store("memory://")), Surveyed(names(3))
+    lake, market = LakeWriter(open_store("memory://")), Surveyed(names(3))
 
     class Failing(Surveyed):
         def years(self) -> AskYears:

@@ -12,7 +12,7 @@ import pytest
 from datalake_assets import market_calendar
 from datalake_assets.assets.daily_ticks import KEY
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import (
     CollectorResource,
     EmbeddedExchangeResource,
@@ -60,8 +60,8 @@ class Desk:
         )
 
     @property
-    def lake(self) -> Lake:
-        return Lake(open_store(str(self.folder)))
+    def lake(self) -> LakeFiles:
+        return LakeFiles(open_store(str(self.folder)))
 
     def collected_by(self) -> dict[date, str]:
         """Which run collected each published session."""

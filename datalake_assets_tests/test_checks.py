@@ -18,7 +18,7 @@ from datalake_assets.checks import judge, universe_is_whole
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.collection.universe import with_odd
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -109,7 +109,7 @@ def snapshot(active: int, inactive: int = 0) -> pa.Table:
 
 def check(folder: Path, snapshots: Iterable[pa.Table]) -> dg.AssetCheckEvaluation:
     """What the check says of a lake with these snapshots, run by itself."""
-    lake = Lake(open_store(str(folder)))
+    lake = LakeWriter(open_store(str(folder)))
     for days, table in enumerate(snapshots):
         lake.write_universe(DAY + timedelta(days=days), table)
     own = build_definitions(Settings.load({}), source=SOURCE, lake=LakeResource(uri=str(folder)))

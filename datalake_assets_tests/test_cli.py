@@ -34,8 +34,8 @@ from datalake_assets.exchange.faults import Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.liveness import process_of
 from datalake_assets.partitions import session_partitions
 from datalake_assets.securities.derivation import read_derived
@@ -274,7 +274,7 @@ def test_symbols_in_a_file_that_is_not_there_are_an_error_before_anything_is_don
 def test_a_lake_of_another_source_is_an_error_before_anything_is_done(
     typed: str, monkeypatch: pytest.MonkeyPatch, empty_folder: Path
 ) -> None:
-    lake = Lake(open_store(str(empty_folder / "lake")))
+    lake = LakeWriter(open_store(str(empty_folder / "lake")))
     lake.claim("alpaca sip")
     monkeypatch.setenv("DATALAKE_URI", str(empty_folder / "lake"))
 
@@ -294,7 +294,7 @@ class Remote:
     """An exchange in a thread of this process, and the lake that is collected from it."""
 
     exchange: Exchange
-    lake: Lake
+    lake: LakeWriter
     url: str
 
     def asked(self) -> list[int]:
@@ -322,7 +322,7 @@ def remote(
         monkeypatch.setenv(name, value)
     server.exchange.requests.clear()
     yield Remote(
-        server.exchange, Lake(open_store(str(empty_folder / ".datalake/lake"))), server.url
+        server.exchange, LakeWriter(open_store(str(empty_folder / ".datalake/lake"))), server.url
     )
     server.exchange.faults = None
 
@@ -684,7 +684,7 @@ def test_the_demo_goes_back_as_far_as_it_takes_to_have_a_split(
 ) -> None:
     days = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 18))
     assert len(days) == MOST_SESSIONS + 1
-    lake = Lake(open_store("memory://"))
+    lake = LakeWriter(open_store("memory://"))
     told = [action(str(day), "A", days[day], kind="forward_splits") for day in splits]
     ActionLog(lake.store).append(answer(*told), datetime(2024, 7, 17, tzinfo=UTC))
     assert with_a_split(lake, days[:MOST_SESSIONS]) == days[first]
@@ -699,7 +699,7 @@ def test_demo_goes_from_an_empty_folder_and_an_empty_home_to_a_lake_and_a_first_
     result = datalake("demo")
 
     assert result.returncode == 0, result.stderr
-    lake = Lake(open_store(str(empty_folder / ".datalake/embedded")))
+    lake = LakeWriter(open_store(str(empty_folder / ".datalake/embedded")))
     days = lake.sessions()
     assert DEMO_SESSIONS <= len(days) <= MOST_SESSIONS
     assert str(lake.source()).startswith("embedded exchange: ")
@@ -797,7 +797,7 @@ def planned(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-def objects(lake: Lake) -> list[str]:
+def objects(lake: LakeWriter) -> list[str]:
     """What lies in the lake, without the days in the names."""
     return [re.sub(r"\d{4}-\d\d-\d\d", "DAY", key) for key in lake.store.list("")]
 
@@ -867,7 +867,7 @@ def test_plan_with_the_embedded_exchange_starts_it_and_leaves_nobody_behind(
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
     assert (told["symbols"], told["sessions"], told["requests"]) == (2, 124, 2)
-    lake = Lake(open_store(str(empty_folder / ".datalake/embedded")))
+    lake = LakeWriter(open_store(str(empty_folder / ".datalake/embedded")))
     assert str(lake.source()).startswith("embedded exchange: synthetic/7")
     survey = lake.survey()
     assert survey is not None

@@ -19,6 +19,7 @@ from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake import session_file
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.lake import Lake
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -70,7 +71,7 @@ def test_a_session_without_a_bar_is_held_against_the_source_s_calendar_and_decla
     ) in told
     assert "--repair" not in told
     assert lake().sessions() == [BEFORE, AFTER]
-    assert lake().incomplete() == [], "there is nothing to repair"
+    assert LakeFiles(lake().store).incomplete() == [], "there is nothing to repair"
     assert str(LATE) in json.dumps(json.loads(invoke("status", "--json").output)["gaps"])
 
     monkeypatch.setenv("DATALAKE_CLOSURES", str(LATE))
@@ -135,7 +136,7 @@ def test_what_waits_for_its_repair_on_a_declared_closure_is_not_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(tmp_path, utc("2024-08-05 23:00"))
-    held = Lake(open_store(world.lake.uri))
+    held = LakeFiles(open_store(world.lake.uri))
     held.store.put(layout.incomplete_key(LATE), session_bytes(LATE, every("A", [LATE])))
     monkeypatch.setenv("DATALAKE_CLOSURES", str(LATE))
     assert world.tick("repair") == []

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from datalake_assets.cli import app
 from datalake_assets.collection.universe import askable
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.settings import Settings, SettingsError, read_symbols
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import checked_key, open_store
@@ -78,7 +78,7 @@ def test_no_key_writes_or_reads_beside_the_lake(
 
 @pytest.mark.parametrize("symbol", ["../x", "../../../outside", "/etc/passwd", ".."])
 def test_show_reads_no_file_beside_the_lake(tmp_path: Path, symbol: str) -> None:
-    lake = Lake(open_store(str(tmp_path / "lake")))
+    lake = LakeWriter(open_store(str(tmp_path / "lake")))
     lake.claim("alpaca/sip")
     write(lake.store, DAY, ["AAPL"])
     told = CliRunner().invoke(app, ["show", symbol], env={"DATALAKE_URI": lake.store.uri})

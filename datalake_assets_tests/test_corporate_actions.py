@@ -19,7 +19,7 @@ from datalake_assets.actions.log import ActionLog
 from datalake_assets.actions.oddities import KINDS as ODDITIES
 from datalake_assets.actions.sweep import AHEAD, BEHIND, FIRST
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -44,8 +44,8 @@ class Bench:
     knobs: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def lake(self) -> Lake:
-        return Lake(open_store(self.uri))
+    def lake(self) -> LakeWriter:
+        return LakeWriter(open_store(self.uri))
 
     def run(self, **config: Any) -> dg.ExecuteInProcessResult:
         definitions = build_definitions(

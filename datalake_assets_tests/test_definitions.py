@@ -134,7 +134,7 @@ def test_a_misspelt_setting_is_warned_of_at_loading_and_stops_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATALAKE_SYMBOL", "AEF")
-    told = "DATALAKE_SYMBOL is no setting; did you mean DATALAKE_SYMBOLS?"
+    told = "DATALAKE_SYMBOL is not a setting; did you mean DATALAKE_SYMBOLS?"
     with pytest.warns(UserWarning, match=re.escape(told)):
         built = build_definitions(lake=LakeResource(uri=str(tmp_path / "lake")))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.seaweedfs import BUCKET, S3Server
 
@@ -104,7 +104,7 @@ def test_another_machine_reads_the_log_of_a_run_from_the_bucket(
     assert "2024-07-03: 1/1 chunk," in read.stdout, read.stdout + read.stderr
     for name, value in seaweedfs.environ().items():
         monkeypatch.setenv(name, value)
-    assert date(2024, 7, 3) in Lake(open_store(environ["DATALAKE_URI"])).sessions()
+    assert date(2024, 7, 3) in LakeFiles(open_store(environ["DATALAKE_URI"])).sessions()
     kept = open_store(f"s3://{BUCKET}/{prefix}").list()
     assert [key for key in kept if key.endswith((".err", ".out"))] == kept != []
 
@@ -117,4 +117,4 @@ def test_a_bucket_for_logs_that_is_not_there_costs_no_run(
     result = collect(home, seaweedfs.environ() | {"DATALAKE_URI": str(lake)})
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert date(2024, 7, 3) in Lake(open_store(str(lake))).sessions()
+    assert date(2024, 7, 3) in LakeFiles(open_store(str(lake))).sessions()

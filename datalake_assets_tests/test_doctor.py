@@ -29,11 +29,13 @@ from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake import session_file
+from datalake_assets.lake.coverage import coverage_between
 from datalake_assets.lake.examination import Defect, Examination, Subject, examine, spans
-from datalake_assets.lake.lake import FORMAT, Lake
+from datalake_assets.lake.files import FORMAT
 from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.staging import STAGING
 from datalake_assets.storage.store import Store, open_store
@@ -77,7 +79,7 @@ def enter(patch: pytest.MonkeyPatch, folder: Path, environ: Mapping[str, str]) -
 @pytest.fixture
 def lake(
     whole: Path, environ: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Lake:
+) -> LakeWriter:
     """A copy of the lake, in the folder in which the commands run.
 
     Its files are links: a copied file has another version, as if somebody had written it.
@@ -85,7 +87,7 @@ def lake(
     enter(monkeypatch, tmp_path, environ)
     shutil.copytree(whole / LAKE, tmp_path / LAKE, copy_function=os.link)
     shutil.copytree(whole / RECORDS, tmp_path / RECORDS)
-    return Lake(open_store(str(LAKE)))
+    return LakeWriter(open_store(str(LAKE)))
 
 
 def doctor(*arguments: str) -> click.testing.Result:
@@ -114,7 +116,7 @@ def assert_repaired(result: click.testing.Result) -> None:
     assert (after.exit_code, lines(after, "✗")) == (0, []), after.output
 
 
-def test_all_is_well_with_a_whole_lake(lake: Lake) -> None:
+def test_all_is_well_with_a_whole_lake(lake: LakeWriter) -> None:
     before = lake.store.versions()
     result = doctor()
     assert result.exit_code == 0, result.output
@@ -139,11 +141,11 @@ def test_all_is_well_with_a_whole_lake(lake: Lake) -> None:
     assert lake.store.versions() == before
 
 
-def symbol_years(lake: Lake) -> int:
+def symbol_years(lake: LakeWriter) -> int:
     return len(lake.store.list(layout.SYMBOL_YEARS))
 
 
-def test_one_year_alone_is_looked_at(lake: Lake) -> None:
+def test_one_year_alone_is_looked_at(lake: LakeWriter) -> None:
     put(lake, layout.session_key(DAYS[0]), b"damaged")
     result = doctor("--year", "2024")
     assert result.exit_code == 0, result.output
@@ -170,7 +172,7 @@ def test_a_place_without_a_lake_is_wrong_input_and_no_healthy_lake(
     assert not (tmp_path / LAKE).exists()
 
 
-def test_json_tells_everything(lake: Lake) -> None:
+def test_json_tells_everything(lake: LakeWriter) -> None:
     told = json.loads(doctor("--json").stdout)
     assert (told["lake"], told["well"], len(told["examinations"])) == (lake.store.uri, True, 15)
     put(lake, layout.session_key(DAYS[1]), b"damaged")
@@ -187,71 +189,71 @@ def test_json_tells_everything(lake: Lake) -> None:
 # Damage, and its repair
 
 
-def put(lake: Lake, key: str, data: bytes) -> None:
+def put(lake: LakeWriter, key: str, data: bytes) -> None:
     lake.store.put(key, data)  # a new file: the whole lake's own stays as it is
 
 
-def damage_a_session(lake: Lake) -> None:
+def damage_a_session(lake: LakeWriter) -> None:
     key = layout.session_key(DAYS[1])
     put(lake, key, flipped(lake.store.get(key), 100, 3))
 
 
-def cut_a_session(lake: Lake) -> None:
+def cut_a_session(lake: LakeWriter) -> None:
     key = layout.session_key(DAYS[1])
     put(lake, key, lake.store.get(key)[:-200])
 
 
-def empty_a_session(lake: Lake) -> None:
+def empty_a_session(lake: LakeWriter) -> None:
     put(lake, layout.session_key(DAYS[1]), b"")
 
 
-def drop_a_row_and_keep_the_rest(lake: Lake) -> None:
+def drop_a_row_and_keep_the_rest(lake: LakeWriter) -> None:
     """Of a symbol that has no bar: the rows are still those that the ledger could have."""
     key = layout.session_key(DAYS[1])
     put(lake, key, rewritten(lake.store.get(key), lake.read(DAYS[1]).bars.slice(1)))
 
 
-def change_a_price_and_keep_the_rest(lake: Lake) -> None:
+def change_a_price_and_keep_the_rest(lake: LakeWriter) -> None:
     key = layout.session_key(DAYS[1])
     rows = lake.read(DAYS[1]).bars.to_pylist()
     rows[2]["close"] += 0.01
     put(lake, key, rewritten(lake.store.get(key), table(rows)))
 
 
-def change_a_session_that_waits(lake: Lake) -> None:
+def change_a_session_that_waits(lake: LakeWriter) -> None:
     data = lake.store.get(layout.session_key(DAYS[3]))
     bars = lake.read(DAYS[3]).bars
     put(lake, layout.incomplete_key(DAYS[3]), rewritten(data, bars.slice(1)))
 
 
-def swap_two_symbol_years(lake: Lake) -> None:
+def swap_two_symbol_years(lake: LakeWriter) -> None:
     one, other = (key for key in lake.store.list(layout.SYMBOL_YEARS)[:4] if "/2024/" in key)
     data = lake.store.get(one)
     put(lake, one, lake.store.get(other))
     put(lake, other, data)
 
 
-def leave_what_a_killed_writer_staged(lake: Lake) -> None:
+def leave_what_a_killed_writer_staged(lake: LakeWriter) -> None:
     folder = Path(lake.store.uri)
     (folder / STAGING).mkdir(exist_ok=True)
     (folder / STAGING / "0123456789ab.7").write_bytes(b"half an obj")
 
 
-def leave_what_others_stage_beside_the_data(lake: Lake) -> None:
+def leave_what_others_stage_beside_the_data(lake: LakeWriter) -> None:
     key = lake.store.list(layout.SYMBOL_YEARS)[0]
     Path(lake.store.url(f"{key}")).with_name("ticks.parquet#1").write_bytes(lake.store.get(key))
 
 
-def put_the_marker_of_another_source_there(lake: Lake) -> None:
+def put_the_marker_of_another_source_there(lake: LakeWriter) -> None:
     put(lake, layout.MARKER, json.dumps({"format": FORMAT, "source": "elsewhere/iex"}).encode())
 
 
-def put_a_folder_in_the_marker_s_place(lake: Lake) -> None:
+def put_a_folder_in_the_marker_s_place(lake: LakeWriter) -> None:
     lake.store.delete(layout.MARKER)
     (Path(lake.store.uri) / layout.MARKER).mkdir()
 
 
-def put_a_folder_in_a_session_s_place(lake: Lake) -> None:
+def put_a_folder_in_a_session_s_place(lake: LakeWriter) -> None:
     key = layout.session_key(DAYS[2])
     lake.store.delete(key)
     Path(lake.store.url(key)).mkdir()
@@ -267,58 +269,58 @@ FOREIGN = (
 )
 
 
-def leave_foreign_files(lake: Lake) -> None:
+def leave_foreign_files(lake: LakeWriter) -> None:
     for folder in (f"{layout.SESSIONS}/year=2023", layout.UNIVERSE):
         for name in FOREIGN:
             (Path(lake.store.uri) / folder / name).write_bytes(b"")
 
 
-def leave_a_damaged_incomplete_session(lake: Lake) -> None:
+def leave_a_damaged_incomplete_session(lake: LakeWriter) -> None:
     put(lake, layout.incomplete_key(DAYS[3]), b"PAR1")
 
 
-def damage_a_symbol_year(lake: Lake) -> None:
+def damage_a_symbol_year(lake: LakeWriter) -> None:
     key = lake.store.list(layout.SYMBOL_YEARS)[3]
     put(lake, key, lake.store.get(key)[:-1])
 
 
-def delete_symbol_years(lake: Lake) -> None:
+def delete_symbol_years(lake: LakeWriter) -> None:
     for key in lake.store.list(layout.SYMBOL_YEARS)[2:6]:
         lake.store.delete(key)
 
 
-def damage_a_manifest(lake: Lake) -> None:
+def damage_a_manifest(lake: LakeWriter) -> None:
     put(lake, layout.manifest_key(2024), b"PAR1")
 
 
-def delete_a_manifest(lake: Lake) -> None:
+def delete_a_manifest(lake: LakeWriter) -> None:
     lake.store.delete(layout.manifest_key(2024))
 
 
-def damage_the_marker(lake: Lake) -> None:
+def damage_the_marker(lake: LakeWriter) -> None:
     put(lake, layout.MARKER, b"{")
 
 
-def delete_the_marker(lake: Lake) -> None:
+def delete_the_marker(lake: LakeWriter) -> None:
     lake.store.delete(layout.MARKER)
 
 
-def damage_the_universe(lake: Lake) -> None:
+def damage_the_universe(lake: LakeWriter) -> None:
     (taken,) = lake.universe_days()
     put(lake, layout.universe_key(taken), b"PAR1")
 
 
-def put_a_session_in_another_s_place(lake: Lake) -> None:
+def put_a_session_in_another_s_place(lake: LakeWriter) -> None:
     put(lake, layout.session_key(DAYS[2]), lake.store.get(layout.session_key(DAYS[3])))
 
 
-def invent_a_session(lake: Lake) -> None:
+def invent_a_session(lake: LakeWriter) -> None:
     day = date(2023, 12, 30)  # a Saturday
     rows = table(bar(symbol, DAYS[0]) | {"session": day} for symbol in ("A", "B"))
     put(lake, layout.session_key(day), session_bytes(day, rows))
 
 
-def put_things_into_the_future(lake: Lake) -> None:
+def put_things_into_the_future(lake: LakeWriter) -> None:
     (taken,) = lake.universe_days()
     put(lake, layout.universe_key(FUTURE), lake.store.get(layout.universe_key(taken)))
     put(lake, layout.survey_key(FUTURE), b"")
@@ -333,11 +335,11 @@ FUTURE = date(2035, 12, 28)
 DAWN = datetime(2024, 1, 4, tzinfo=UTC)
 
 
-def damage_what_the_source_said(lake: Lake) -> None:
+def damage_what_the_source_said(lake: LakeWriter) -> None:
     put(lake, layout.TESTIMONY, b"none")
 
 
-def leave_strays(lake: Lake) -> None:
+def leave_strays(lake: LakeWriter) -> None:
     for key in (
         f"{layout.SYMBOL_YEARS}/ZZ/2024/ticks.parquet",
         f"{layout.SESSIONS}/year=2022/{DAYS[0]}.parquet",
@@ -346,7 +348,7 @@ def leave_strays(lake: Lake) -> None:
         put(lake, key, b"")
 
 
-def change_a_session_without_publishing(lake: Lake) -> None:
+def change_a_session_without_publishing(lake: LakeWriter) -> None:
     session = lake.read(DAYS[3])
     bars = session.bars.slice(1)
     ledger = replace(
@@ -358,19 +360,19 @@ def change_a_session_without_publishing(lake: Lake) -> None:
     put(lake, layout.session_key(DAYS[3]), session_file.encode(changed, []))
 
 
-def forget(lake: Lake) -> None:
+def forget(lake: LakeWriter) -> None:
     """Dagster's records are lost."""
     shutil.rmtree(RECORDS)
 
 
-def lose_a_session(lake: Lake) -> None:
+def lose_a_session(lake: LakeWriter) -> None:
     lake.store.delete(layout.session_key(DAYS[2]))
 
 
 PUBLISH = "datalake publish --year 2024"
 COLLECT = ([f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],)
 BOTH = {"published sessions": 1, "symbol-years against their sessions": 1}
-DAMAGES: dict[Callable[[Lake], None], tuple[dict[str, int], list[str]]] = {
+DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = {
     damage_a_session: (
         {"published sessions": 1, "symbol-years against their sessions": 1},
         [f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],
@@ -484,7 +486,7 @@ DAMAGES: dict[Callable[[Lake], None], tuple[dict[str, int], list[str]]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_defect_is_named_and_its_command_repairs_it(
-    damage: Callable[[Lake], None], lake: Lake
+    damage: Callable[[LakeWriter], None], lake: LakeWriter
 ) -> None:
     damage(lake)
     result = doctor()
@@ -500,13 +502,13 @@ def test_a_defect_is_named_and_its_command_repairs_it(
     assert_repaired(result)
 
 
-def test_what_dagster_believes_and_the_lake_lacks_is_collected_as_a_range(lake: Lake) -> None:
+def test_what_dagster_believes_and_the_lake_lacks_is_collected_as_a_range(lake: LakeWriter) -> None:
     for day in DAYS[1:3]:
         lake.store.delete(layout.session_key(day))
     assert f"datalake collect --from {DAYS[1]} --to {DAYS[2]}" in commands(doctor())
 
 
-def test_a_symbol_year_that_dagster_does_not_know_is_published(lake: Lake) -> None:
+def test_a_symbol_year_that_dagster_does_not_know_is_published(lake: LakeWriter) -> None:
     with dg.DagsterInstance.from_config(str(RECORDS)) as instance:
         instance.wipe_assets([dg.AssetKey("symbol_year_ticks")])
     result = doctor()
@@ -515,7 +517,7 @@ def test_a_symbol_year_that_dagster_does_not_know_is_published(lake: Lake) -> No
     assert_repaired(result)
 
 
-def test_a_program_of_another_layout_is_what_a_lake_of_it_needs(lake: Lake) -> None:
+def test_a_program_of_another_layout_is_what_a_lake_of_it_needs(lake: LakeWriter) -> None:
     put(lake, layout.MARKER, b'{"format": 99, "source": "alpaca/sip"}')
     result = doctor()
     assert result.exit_code == 1
@@ -523,7 +525,7 @@ def test_a_program_of_another_layout_is_what_a_lake_of_it_needs(lake: Lake) -> N
 
 
 def test_a_store_that_can_t_be_reached_is_no_defect_of_the_lake(
-    monkeypatch: pytest.MonkeyPatch, lake: Lake
+    monkeypatch: pytest.MonkeyPatch, lake: LakeWriter
 ) -> None:
     monkeypatch.setenv("DATALAKE_URI", "s3://bucket")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
@@ -536,7 +538,7 @@ def test_a_store_that_can_t_be_reached_is_no_defect_of_the_lake(
 
 
 def examined(store: Store) -> dict[str, Examination]:
-    return {one.subject: one for one in examine(Lake(store))}
+    return {one.subject: one for one in examine(LakeWriter(store))}
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
@@ -546,7 +548,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "s3":
         uri = str(request.getfixturevalue("s3_lake_uri"))
     made = open_store(uri)
-    Lake(made).claim("alpaca/sip")
+    LakeWriter(made).claim("alpaca/sip")
     for day in WEEK:
         made.put(layout.session_key(day), session_bytes(day, every(names(4), [day])))
     SymbolYears(made).publish(2024)
@@ -586,7 +588,7 @@ WRONG_ROWS: dict[str, Any] = {
 @pytest.mark.parametrize("key", [layout.session_key(MONDAY), layout.incomplete_key(MONDAY)])
 def test_a_session_that_contradicts_itself_is_named(what: str, key: str) -> None:
     store = open_store("memory://")
-    Lake(store).claim("alpaca/sip")
+    LakeWriter(store).claim("alpaca/sip")
     store.put(key, session_file.encode(WRONG_ROWS[what](), []))
     subject = "published" if "/sessions/" in key else "incomplete"
     (defect,) = examined(store)[f"{subject} sessions"].defects
@@ -597,7 +599,7 @@ def test_a_session_that_contradicts_itself_is_named(what: str, key: str) -> None
 
 def test_rows_that_are_not_sorted_are_named() -> None:
     store = open_store("memory://")
-    Lake(store).claim("alpaca/sip")
+    LakeWriter(store).claim("alpaca/sip")
     data = session_bytes(MONDAY, ROWS)
     reversed_ = pa.concat_tables([ROWS.slice(number, 1) for number in (3, 2, 1, 0)])
     sink = pa.BufferOutputStream()
@@ -611,7 +613,7 @@ def test_rows_that_are_not_sorted_are_named() -> None:
 
 def test_a_damaged_restatement_is_named_with_its_way_out() -> None:
     store = open_store("memory://")
-    Lake(store).claim("alpaca/sip")
+    LakeWriter(store).claim("alpaca/sip")
     key = layout.restatement_key(MONDAY, datetime(2024, 7, 2, tzinfo=UTC))
     store.put(key, b"PAR1")
     (defect,) = examined(store)["restatements"].defects
@@ -623,7 +625,7 @@ def test_files_that_may_not_be_read_are_named_with_their_rights_and_hide_nothing
     folder_of_nobody: Path,
 ) -> None:
     store = open_store(str(folder_of_nobody / "lake"))
-    Lake(store).claim("alpaca/sip")
+    LakeWriter(store).claim("alpaca/sip")
     for day in WEEK:
         store.put(layout.session_key(day), session_bytes(day, every(names(4), [day])))
     SymbolYears(store).publish(2024)
@@ -634,10 +636,10 @@ def test_files_that_may_not_be_read_are_named_with_their_rights_and_hide_nothing
     for key in secret:
         Path(store.url(key)).chmod(0)
     store.put(layout.session_key(WEEK[3]), b"damaged")
-    lake = Lake(store)
+    lake = LakeWriter(store)
     with as_nobody():
         found = examined(store)
-        held = lake.coverage()
+        held = coverage_between(lake)
         assert list(lake.printed(WEEK)) == [WEEK[0], *WEEK[2:3], *WEEK[4:]]
     assert held.damaged == tuple(store.url(layout.session_key(WEEK[n])) for n in (1, 3))
     told = {d.where: d.repair for one in found.values() for d in one.defects}
@@ -651,7 +653,7 @@ def test_files_that_may_not_be_read_are_named_with_their_rights_and_hide_nothing
 
 def test_a_package_that_keeps_objects_of_its_own_contributes_its_findings() -> None:
     store = open_store("memory://")
-    lake = Lake(store)
+    lake = LakeWriter(store)
     lake.claim("alpaca/sip")
     store.put("data/actions/2024.parquet", b"")
     (stray,) = examined(store)["objects that nobody knows"].defects
@@ -681,7 +683,7 @@ def test_spans_have_no_holes() -> None:
 def test_a_session_that_has_not_closed_can_not_be_published(
     tmp_path: Path, before: int, wrong: int
 ) -> None:
-    lake, day = Lake(open_store(str(tmp_path))), WEEK[-1]
+    lake, day = LakeWriter(open_store(str(tmp_path))), WEEK[-1]
     put(lake, layout.session_key(day), session_bytes(day, every(names(4), [day])))
     closed = market_calendar.session_close(day)
 

@@ -23,7 +23,7 @@ from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.derived import subjects
 from datalake_assets.lake.examination import Defect, examine
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.securities.derivation import DERIVED, read_derived
 from datalake_assets.securities.findings import Finding, table_of
@@ -74,14 +74,14 @@ def whole(environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def lake(
     whole: Path, environ: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Lake:
+) -> LakeWriter:
     enter(monkeypatch, tmp_path, environ)
     shutil.copytree(whole / LAKE, tmp_path / LAKE, copy_function=os.link)
     shutil.copytree(whole / RECORDS, tmp_path / RECORDS)
-    return Lake(open_store(str(LAKE)))
+    return LakeWriter(open_store(str(LAKE)))
 
 
-def test_a_lake_with_securities_is_whole_and_nothing_of_it_is_foreign(lake: Lake) -> None:
+def test_a_lake_with_securities_is_whole_and_nothing_of_it_is_foreign(lake: LakeWriter) -> None:
     before = lake.store.versions()
     result = doctor()
     assert (result.exit_code, commands(result)) == (0, []), result.output
@@ -92,48 +92,48 @@ def test_a_lake_with_securities_is_whole_and_nothing_of_it_is_foreign(lake: Lake
     assert read_derived(lake.store, layout.FACTORS_TABLE).num_rows > 0
 
 
-def bend(key: str) -> Callable[[Lake], None]:
-    def damage(lake: Lake) -> None:
+def bend(key: str) -> Callable[[LakeWriter], None]:
+    def damage(lake: LakeWriter) -> None:
         data = lake.store.get(key)
         put(lake, key, flipped(data, len(data) // 3, 3))
 
     return damage
 
 
-def cut(key: str) -> Callable[[Lake], None]:
+def cut(key: str) -> Callable[[LakeWriter], None]:
     return lambda lake: put(lake, key, lake.store.get(key)[:-9])
 
 
-def delete(key: str) -> Callable[[Lake], None]:
+def delete(key: str) -> Callable[[LakeWriter], None]:
     return lambda lake: lake.store.delete(key)
 
 
-def change_a_factor(lake: Lake) -> None:
+def change_a_factor(lake: LakeWriter) -> None:
     table = read_derived(lake.store, layout.CUMULATIVE_TABLE)
     column = pa.array([0.5] * table.num_rows, pa.float64())
     place = table.column_names.index("split")
     write(lake, layout.CUMULATIVE_TABLE, table.set_column(place, table.schema.field(place), column))
 
 
-def change_an_action(lake: Lake) -> None:
+def change_an_action(lake: LakeWriter) -> None:
     file = pq.ParquetFile(pa.BufferReader(lake.store.get(layout.STANDING_ACTIONS)))
     write(lake, layout.STANDING_ACTIONS, file.read().slice(1))
 
 
-def write(lake: Lake, key: str, table: pa.Table) -> None:
+def write(lake: LakeWriter, key: str, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     put(lake, key, bytes(sink.getvalue()))
 
 
-def decide_something(lake: Lake) -> None:
+def decide_something(lake: LakeWriter) -> None:
     known = read_derived(lake.store, layout.FACTORS_TABLE)
     applied = known.filter(known["applied"])["action_id"][0].as_py()
     when = datetime(2024, 2, 15, tzinfo=UTC)
     decide(lake.store, Decision("ignore", "ann", when, "never was", subject=applied))
 
 
-def hear_of_an_action(lake: Lake) -> None:
+def hear_of_an_action(lake: LakeWriter) -> None:
     """A sweep that was killed before it published what stands."""
     symbol = read_derived(lake.store, layout.SECURITIES_TABLE)["symbol"][0].as_py()
     newest = next(ActionLog(lake.store).sweeps())
@@ -143,7 +143,7 @@ def hear_of_an_action(lake: Lake) -> None:
 
 EVIDENCE = layout.evidence_key("2024-Q1")
 OF_EVIDENCE = "evidence of securities"
-DAMAGES: dict[str, tuple[list[Callable[[Lake], None]], dict[str, int]]] = {
+DAMAGES: dict[str, tuple[list[Callable[[LakeWriter], None]], dict[str, int]]] = {
     "everything that is derived": (
         [
             bend(layout.SECURITIES_TABLE),
@@ -164,7 +164,7 @@ DAMAGES: dict[str, tuple[list[Callable[[Lake], None]], dict[str, int]]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGES)
-def test_each_damage_is_named_and_its_command_repairs_it(lake: Lake, what: str) -> None:
+def test_each_damage_is_named_and_its_command_repairs_it(lake: LakeWriter, what: str) -> None:
     damages, subjects_of_them = DAMAGES[what]
     for damage in damages:
         damage(lake)
@@ -180,14 +180,14 @@ def test_each_damage_is_named_and_its_command_repairs_it(lake: Lake, what: str) 
 
 
 @pytest.mark.parametrize("key", [layout.STANDING_ACTIONS, EVIDENCE, *DERIVED])
-def test_each_object_that_is_damaged_is_named(lake: Lake, key: str) -> None:
+def test_each_object_that_is_damaged_is_named(lake: LakeWriter, key: str) -> None:
     cut(key)(lake)
     found = [one for each in examine(lake, besides=subjects(lake, NOW)) for one in each.defects]
     assert [(one.where, "damaged" in one.what) for one in found] == [(lake.store.url(key), True)]
 
 
 @pytest.mark.parametrize("key", [layout.STANDING_ACTIONS, *DERIVED])
-def test_each_object_that_is_gone_is_named(lake: Lake, key: str) -> None:
+def test_each_object_that_is_gone_is_named(lake: LakeWriter, key: str) -> None:
     lake.store.delete(key)
     found = [one for each in examine(lake, besides=subjects(lake, NOW)) for one in each.defects]
     assert [(one.where, one.what, one.repair) for one in found] == [
@@ -195,7 +195,7 @@ def test_each_object_that_is_gone_is_named(lake: Lake, key: str) -> None:
     ]
 
 
-def test_a_file_that_is_none_of_ours_is_foreign_there_too(lake: Lake) -> None:
+def test_a_file_that_is_none_of_ours_is_foreign_there_too(lake: LakeWriter) -> None:
     for key in ("data/actions/notes.parquet", f"{layout.EVIDENCE}/2024.parquet"):
         lake.store.put(key, b"")
     result = doctor()
@@ -212,7 +212,7 @@ def test_a_file_that_is_none_of_ours_is_foreign_there_too(lake: Lake) -> None:
     ],
 )
 def test_what_can_not_be_had_again_is_named_without_a_command(
-    lake: Lake, key: str, subject: str, told: str
+    lake: LakeWriter, key: str, subject: str, told: str
 ) -> None:
     put(lake, key, b"{")
     result = doctor()
@@ -221,12 +221,12 @@ def test_what_can_not_be_had_again_is_named_without_a_command(
     assert told in " ".join(result.stdout.split())
 
 
-def test_one_year_alone_says_nothing_of_them(lake: Lake) -> None:
+def test_one_year_alone_says_nothing_of_them(lake: LakeWriter) -> None:
     put(lake, layout.FACTORS_TABLE, b"PAR1")
     assert doctor("--year", "2024").exit_code == 0
 
 
-def test_what_waits_for_a_decision_is_told_and_is_no_damage(lake: Lake) -> None:
+def test_what_waits_for_a_decision_is_told_and_is_no_damage(lake: LakeWriter) -> None:
     told = Finding(
         *("action", "split contradicted", True, "A", 19_000, "w", "A: a split that never was"),
         "datalake decide accept w, or ignore w",
@@ -245,14 +245,14 @@ def test_what_waits_for_a_decision_is_told_and_is_no_damage(lake: Lake) -> None:
 
 
 def found(store: Store, now: datetime) -> dict[str, list[Defect]]:
-    lake = Lake(store)
+    lake = LakeWriter(store)
     return {one.subject: list(one.defects) for one in examine(lake, besides=subjects(lake, now))}
 
 
 @pytest.fixture
 def store() -> Store:
     store = open_store("memory://")
-    Lake(store).claim("alpaca/sip")
+    LakeWriter(store).claim("alpaca/sip")
     for day in WEEK:
         store.put(layout.session_key(day), session_bytes(day, every(names(4), [day])))
     return store

@@ -27,7 +27,7 @@ import pytest
 from datalake_assets import market_calendar
 from datalake_assets.automation.runs import end_lost
 from datalake_assets.collection.plan import WINDOW
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import LakeResource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -110,11 +110,11 @@ def collect(
     )
 
 
-def lake_at(folder: Path) -> Lake:
-    return Lake(open_store(str(folder)))
+def lake_at(folder: Path) -> LakeWriter:
+    return LakeWriter(open_store(str(folder)))
 
 
-def bars(lake: Lake, days: list[date]) -> dict[date, pa.Table]:
+def bars(lake: LakeWriter, days: list[date]) -> dict[date, pa.Table]:
     return {day: lake.read(day).bars for day in days}
 
 

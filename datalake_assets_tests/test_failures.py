@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from datalake_assets.assets.failure import Failed, error_of, plainly, reason
+from datalake_assets.assets.failure import Failed, error_of, plain_failures, reason
 from datalake_assets.storage.store import StoreError
 from datalake_assets_tests.workbench import MONDAY, Workbench, names
 
@@ -20,7 +20,7 @@ def failure_of(asset: dg.AssetsDefinition) -> dg.DagsterEvent:
 
 def raising(error: Exception) -> dg.AssetsDefinition:
     @dg.asset
-    @plainly
+    @plain_failures
     def function() -> None:
         raise error
 
@@ -29,7 +29,7 @@ def raising(error: Exception) -> dg.AssetsDefinition:
 
 def raising_after_a_result(error: Exception) -> dg.AssetsDefinition:
     @dg.asset
-    @plainly
+    @plain_failures
     def generator() -> Iterator[dg.MaterializeResult[None]]:
         yield dg.MaterializeResult()
         raise error

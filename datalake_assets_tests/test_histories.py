@@ -22,6 +22,7 @@ from datalake_assets.lake import symbol_year_file
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.symbol_years import PublicationError, SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -92,7 +93,7 @@ class World:
 
     def __init__(self) -> None:
         self.store, self.clock = open_store("memory://"), FakeClock()
-        self.lake = Lake(self.store)
+        self.lake = LakeWriter(self.store)
         self.lake.claim("test")
         self.market = {(symbol, day): bar(symbol, day) for symbol in SYMBOLS for day in DAYS}
         self.volume = 1
@@ -111,7 +112,7 @@ class World:
         moments: dict[str, Any] = {"before" if kill and kill[1] else "after": moment}
         store = WatchedStore(self.store, **moments)
         if isinstance(step, Collect):
-            self.collect(Lake(store), step)
+            self.collect(LakeWriter(store), step)
         elif isinstance(step, Publish):
             with suppress(PublicationError):
                 SymbolYears(store, clock=self.clock).publish(step.year)
@@ -125,7 +126,7 @@ class World:
                 if symbol in step.gone:
                     del self.market[symbol, day]
 
-    def collect(self, lake: Lake, step: Collect) -> None:
+    def collect(self, lake: LakeWriter, step: Collect) -> None:
         source = ScriptedSource(table(self.market.values()), page_limit=3)
 
         def fetch(symbols: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
@@ -166,11 +167,12 @@ def test_whatever_happens_readers_are_told_what_the_sessions_hold(
 ) -> None:
     world = World()
     world.take(Collect(frozenset(DAYS), frozenset(), repair=False), None)
+    lake = Lake(world.lake.store)
     for step, kill in history:
         before = {(row["symbol"], row["session"]) for row in world.truth}
         with suppress(KilledError):
             world.take(step, kill)
-        world.lake.refresh()
+        lake.refresh()
         truth = world.truth
 
         if isinstance(step, Collect):
@@ -184,10 +186,10 @@ def test_whatever_happens_readers_are_told_what_the_sessions_hold(
         for symbols in (None, ["brk.b"], SYMBOLS):
             names = {name.upper() for name in symbols or SYMBOLS}
             with suppress(NotInLakeError):  # while nothing is published
-                found = world.lake.bars(symbols, DAYS[1], DAYS[2]).to_pylist()
+                found = lake.bars(symbols, DAYS[1], DAYS[2]).to_pylist()
                 wanted = [row for row in truth if DAYS[1] <= row["session"] <= DAYS[2]]
                 assert found == [row for row in wanted if row["symbol"] in names]
-        assert world.lake.symbols() == sorted({row["symbol"] for row in truth})
+        assert lake.symbols() == sorted({row["symbol"] for row in truth})
 
     for year in (2023, 2024):
         SymbolYears(world.store).publish(year)

@@ -20,10 +20,11 @@ import pytest
 from datalake_assets import market_calendar
 from datalake_assets.assets.lake_report import KEY, build_lake_report, report_metadata
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake.lake import Lake, WrongLakeError
+from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page
-from datalake_assets.overview.numbers import Damage, SessionState, SilentSymbol, Step, YearNumbers
+from datalake_assets.overview.numbers import Damage, SessionState, Step, StoppedSymbol, YearNumbers
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
 from datalake_assets.storage import layout
 from datalake_assets_tests.overview.lakes import (
@@ -47,7 +48,7 @@ class ClockAt(Clock):
         return self._at
 
 
-def run(lake: Lake, at: datetime = NOW, first: date = DAYS[0]) -> dg.ExecuteInProcessResult:
+def run(lake: LakeWriter, at: datetime = NOW, first: date = DAYS[0]) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [build_lake_report(first)],
         resources={
@@ -72,16 +73,16 @@ def tables(markdown: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
+def lake(tmp_path: Path) -> LakeWriter:
     return new_lake(str(tmp_path / "lake"), EmbeddedExchangeResource().identity)
 
 
-def fill(lake: Lake, days: Iterable[date] = DAYS) -> None:
+def fill(lake: LakeWriter, days: Iterable[date] = DAYS) -> None:
     publish(lake, days)
     SymbolYears(lake.store).publish(2024)
 
 
-def test_a_run_writes_the_page_of_this_instant_into_the_lake(lake: Lake) -> None:
+def test_a_run_writes_the_page_of_this_instant_into_the_lake(lake: LakeWriter) -> None:
     fill(lake)
 
     told = metadata(run(lake))
@@ -93,10 +94,10 @@ def test_a_run_writes_the_page_of_this_instant_into_the_lake(lake: Lake) -> None
     assert told["dagster/uri"].value == lake.store.url("reports/latest.html")
 
 
-def test_a_later_run_takes_the_page_s_place(lake: Lake) -> None:
+def test_a_later_run_takes_the_page_s_place(lake: LakeWriter) -> None:
     fill(lake, DAYS[:-1])
     run(lake)
-    assert b"the newest one is missing" in lake.store.get(layout.REPORT)
+    assert b"the newest is missing" in lake.store.get(layout.REPORT)
 
     fill(lake, DAYS[-1:])
     run(lake)
@@ -107,7 +108,7 @@ def test_a_later_run_takes_the_page_s_place(lake: Lake) -> None:
 
 @pytest.mark.parametrize(("hour", "due"), [((21, 59, 59), 43), ((22, 0, 0), 44)])
 def test_a_session_is_due_when_its_partition_appears(
-    hour: tuple[int, int, int], due: int, lake: Lake
+    hour: tuple[int, int, int], due: int, lake: LakeWriter
 ) -> None:
     fill(lake, DAYS[:-1])
     told = metadata(run(lake, at=datetime(2024, 7, 3, *hour, tzinfo=UTC)))
@@ -115,14 +116,14 @@ def test_a_session_is_due_when_its_partition_appears(
     assert told["sessions_missing"].value == due - 43
 
 
-def test_nothing_is_due_on_a_weekend_that_was_not_due_on_friday(lake: Lake) -> None:
+def test_nothing_is_due_on_a_weekend_that_was_not_due_on_friday(lake: LakeWriter) -> None:
     fill(lake, [*DAYS, date(2024, 7, 5)])
     for days in range(3):
         told = metadata(run(lake, at=datetime(2024, 7, 5, 23, tzinfo=UTC) + timedelta(days=days)))
         assert told["sessions_due"].value == told["sessions_published"].value == 45
 
 
-def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: Lake) -> None:
+def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: LakeWriter) -> None:
     publish(lake, DAYS[6:-3])
     lake.publish(*collected(DAYS[-3], SYMBOLS[:99], failed={SYMBOLS[99]: "boom"}))
     lake.keep_incomplete(*collected(DAYS[-2], SYMBOLS[:9], pending=SYMBOLS[9:]))
@@ -154,21 +155,26 @@ def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: Lake) -> None
         "success_rate_newest": 1.0,
         "coverage_newest": 0.98,
         "seconds_newest": 30.0,
-        "silent_symbols": 0,
+        "symbols_stopped": 0,
         "requests_last_day": 77,
         "share_of_plan": 77 / (1000 * 0.5 + 1),
     }
 
 
-def test_what_can_not_be_known_is_no_point_in_a_plot(lake: Lake) -> None:
+def test_what_can_not_be_known_is_no_point_in_a_plot(lake: LakeWriter) -> None:
     told = metadata(run(lake))
     assert told["sessions_published"].value == 0
     assert not {name for name in told if name.endswith("_newest")}
-    assert not told.keys() & {"silent_symbols", "requests_last_day", "fell_silent", "restatements"}
+    assert not told.keys() & {
+        "symbols_stopped",
+        "requests_last_day",
+        "stopped_trading",
+        "restatements",
+    }
     assert told["newest_session"].value == "No session is published."
 
 
-def test_the_pictures_of_the_coverage_are_in_the_text_itself(lake: Lake) -> None:
+def test_the_pictures_of_the_coverage_are_in_the_text_itself(lake: LakeWriter) -> None:
     fill(lake, DAYS[:-1])
 
     told = metadata(run(lake))
@@ -187,7 +193,7 @@ def test_the_pictures_of_the_coverage_are_in_the_text_itself(lake: Lake) -> None
 
 
 @pytest.mark.parametrize("state", SessionState)
-def test_the_ui_shows_16_years_without_a_click(state: SessionState, lake: Lake) -> None:
+def test_the_ui_shows_16_years_without_a_click(state: SessionState, lake: LakeWriter) -> None:
     """It hides markdown of 1,000 characters and more behind one."""
     fill(lake)
     found = look(lake)
@@ -201,7 +207,7 @@ def test_the_ui_shows_16_years_without_a_click(state: SessionState, lake: Lake) 
             YearNumbers(year, counts, 2_012_345, 0.99987, 3, 0, True) for year in range(2011, 2027)
         ],
         damaged=[Damage(f"s3://bucket/{n}", Step(f"s3://bucket/{n}", None)) for n in range(100)],
-        silent=[SilentSymbol(symbol, DAYS[0], 123.45, 1_234_567) for symbol in SYMBOLS],
+        stopped=[StoppedSymbol(symbol, DAYS[0], 123.45, 1_234_567) for symbol in SYMBOLS],
     )
 
     told = report_metadata(found)
@@ -211,10 +217,10 @@ def test_the_ui_shows_16_years_without_a_click(state: SessionState, lake: Lake) 
     assert {name: len(text) for name, text in texts.items() if len(text) >= 1000} == {}
     assert len(tables(texts["years"])) == 2 + 16
     assert re.search(r"\n… and \d+ more, see the report$", texts["what_to_do"])
-    assert re.search(r"\n… and \d+ more, see the report$", texts["fell_silent"])
+    assert re.search(r"\n… and \d+ more, see the report$", texts["stopped_trading"])
 
 
-def test_the_words_and_commands_are_those_of_the_overview(lake: Lake) -> None:
+def test_the_words_and_commands_are_those_of_the_overview(lake: LakeWriter) -> None:
     fill(lake, DAYS[:-1])
     found = look(lake)
 
@@ -227,7 +233,7 @@ def test_the_words_and_commands_are_those_of_the_overview(lake: Lake) -> None:
     )
 
 
-def test_the_verdict_and_what_to_do_come_first_and_are_narrow(lake: Lake) -> None:
+def test_the_verdict_and_what_to_do_come_first_and_are_narrow(lake: LakeWriter) -> None:
     """A window of 1,280 pixels shows 36 characters, beside names of 19, and cuts the rest."""
     fill(lake, DAYS[:-1])
     lake.publish(*collected(DAYS[0], SYMBOLS[:1], failed={"ZZZ": "a long " * 20}))
@@ -245,7 +251,7 @@ def test_the_verdict_and_what_to_do_come_first_and_are_narrow(lake: Lake) -> Non
     assert max(map(len, told)) <= 19
 
 
-def test_more_to_do_than_can_be_shown_at_once_is_counted(lake: Lake) -> None:
+def test_more_to_do_than_can_be_shown_at_once_is_counted(lake: LakeWriter) -> None:
     fill(lake)
     for day in DAYS[::2]:  # of those in a row one command repairs all
         lake.publish(*collected(day, SYMBOLS[:1], failed={"ZZZ": "boom"}))
@@ -257,7 +263,7 @@ def test_more_to_do_than_can_be_shown_at_once_is_counted(lake: Lake) -> None:
     assert last == f"… and {len(found.steps) - len(lines)} more, see the report"
 
 
-def test_years_and_the_newest_session_are_tables(lake: Lake) -> None:
+def test_years_and_the_newest_session_are_tables(lake: LakeWriter) -> None:
     fill(lake)
 
     told = report_metadata(look(lake))
@@ -267,27 +273,27 @@ def test_years_and_the_newest_session_are_tables(lake: Lake) -> None:
         "year": "2024",
         "published": "44 of 44",
         "bars": "4,400",
-        "answered": "100 %",
-        "per symbol": "as new",
+        "success rate": "100 %",
+        "per symbol": "up to date",
     }
     header, _, *rows = tables(told["newest_session"].value)
     assert header == ["2024-07-03", "newest", "change", "median of 20 before"]
     assert ["bars", "100", "none", "100"] in rows
 
 
-def test_silent_symbols_are_listed(lake: Lake) -> None:
+def test_symbols_that_stopped_trading_are_listed(lake: LakeWriter) -> None:
     for number, day in enumerate(DAYS):
         lake.publish(*collected(day, SYMBOLS if number < 41 else SYMBOLS[25:]))
 
     told = report_metadata(look(lake))
 
-    rows = tables(told["fell_silent"].value)[2:]
+    rows = tables(told["stopped_trading"].value)[2:]
     assert len(rows) == 25
     assert {row[0] for row in rows} == set(SYMBOLS[:25])
-    assert told["silent_symbols"] == 25
+    assert told["symbols_stopped"] == 25
 
 
-def test_restatements_of_a_later_collection_are_listed(lake: Lake) -> None:
+def test_restatements_of_a_later_collection_are_listed(lake: LakeWriter) -> None:
     fill(lake)
     lake.publish(*collected(DAYS[3], SYMBOLS[:99], no_print=SYMBOLS[99:], began=NOW))
 

@@ -30,7 +30,7 @@ from datalake_assets.exchange.faults import Arrival, Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake.lake import Lake, StoredSession
+from datalake_assets.lake.writer import LakeWriter, StoredSession
 from datalake_assets.lambda_handler import (
     RESERVE,
     EventError,
@@ -63,8 +63,8 @@ class World:
     temporary: Path
 
     @property
-    def lake(self) -> Lake:
-        return Lake(open_store(str(self.folder)))
+    def lake(self) -> LakeWriter:
+        return LakeWriter(open_store(str(self.folder)))
 
     def asked(self) -> list[int]:
         """For each request for bars, how many symbols it named; and forget them."""
@@ -251,7 +251,7 @@ def test_a_session_goes_to_s3(
     status, body = invoke(EVENT)
 
     assert (status, body["object"]) == (200, f"{s3_lake_uri}/{layout.session_key(DAY)}")
-    stored = Lake(open_store(s3_lake_uri)).read(DAY)
+    stored = LakeWriter(open_store(s3_lake_uri)).read(DAY)
     assert stored.bars.num_rows == body["counts"]["present"]
     assert not world.folder.exists()
 
@@ -261,13 +261,13 @@ def test_a_lake_that_is_slow_to_read_takes_nothing_of_the_reserve(
 ) -> None:
     """Of the ten seconds for asking, reading what stands there takes all."""
     context = Context(RESERVE + 10)
-    stored = Lake.stored
+    stored = LakeWriter.stored
 
-    def slow(lake: Lake, day: date) -> StoredSession | None:
+    def slow(lake: LakeWriter, day: date) -> StoredSession | None:
         context.seconds -= 10
         return stored(lake, day)
 
-    monkeypatch.setattr(Lake, "stored", slow)
+    monkeypatch.setattr(LakeWriter, "stored", slow)
 
     answer = lambda_handler(EVENT, context)
 
@@ -496,7 +496,7 @@ def test_invoked_until_it_is_done_a_slow_session_ends_as_an_undisturbed_one(
     world.exchange.latency = 0.0
     monkeypatch.setenv("DATALAKE_URI", str(tmp_path / "undisturbed"))
     assert invoke(event)[0] == 200
-    undisturbed = Lake(open_store(str(tmp_path / "undisturbed"))).read(DAY)
+    undisturbed = LakeWriter(open_store(str(tmp_path / "undisturbed"))).read(DAY)
     kept = world.lake.read(DAY)
     assert kept.bars.equals(undisturbed.bars)
     assert kept.ledger == undisturbed.ledger
@@ -543,15 +543,15 @@ def test_any_sequence_of_deadlines_ends_in_the_same_session(
     assert sorted(asked) == sorted(SYMBOLS), "each was asked for once"
 
 
-def memory_lake() -> Lake:
-    lake = Lake(open_store("memory://"))
+def memory_lake() -> LakeWriter:
+    lake = LakeWriter(open_store("memory://"))
     lake.claim("test")
     return lake
 
 
 def collect_within(
     seconds: float | None,
-    lake: Lake,
+    lake: LakeWriter,
     source: ScriptedSource,
     clock: FakeClock,
     width: int,

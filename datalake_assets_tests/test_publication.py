@@ -40,8 +40,8 @@ from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.coverage import coverage
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
@@ -60,8 +60,8 @@ AUDIT, PROVENANCE = b"datalake.audit", b"datalake.provenance"
 Wanted = Mapping[date, tuple[str, ...]]
 
 
-def new_lake() -> Lake:
-    lake = Lake(open_store("memory://"))
+def new_lake() -> LakeWriter:
+    lake = LakeWriter(open_store("memory://"))
     lake.claim("test")
     return lake
 
@@ -74,7 +74,7 @@ def how(clock: FakeClock | None = None, **given: Any) -> CollectionOptions:
 
 
 def collect(
-    lake: Lake, fetch: Fetch, wanted: Wanted, repair: bool = False, **given: Any
+    lake: LakeWriter, fetch: Fetch, wanted: Wanted, repair: bool = False, **given: Any
 ) -> dict[date, Outcome]:
     """Collect and write; the clock is fake, so that nobody waits."""
     clock = given.pop("clock", None) or FakeClock()
@@ -92,13 +92,13 @@ def finding(outcome: Outcome, rule: str) -> Finding:
     return found
 
 
-def standing(lake: Lake, day: date) -> Session:
+def standing(lake: LakeWriter, day: date) -> Session:
     found = lake.stored(day)
     assert found is not None
     return found.session
 
 
-def object_of(lake: Lake, day: date) -> bytes:
+def object_of(lake: LakeWriter, day: date) -> bytes:
     return lake.store.get(layout.session_key(day))
 
 
@@ -413,9 +413,9 @@ LOST = SYMBOLS[:60]
 GONE = PermanentError("HTTP 404: gone")
 
 
-def lake_to_repair(uri: str, clock: FakeClock) -> Lake:
+def lake_to_repair(uri: str, clock: FakeClock) -> LakeWriter:
     """A lake whose only session waits without `LOST`."""
-    lake = Lake(open_store(uri))
+    lake = LakeWriter(open_store(uri))
     lake.claim("test")
     source = without(ScriptedSource(every(SYMBOLS)), frozenset(LOST), GONE)
     collect(lake, source, {MONDAY: SYMBOLS}, clock=clock)
@@ -424,7 +424,7 @@ def lake_to_repair(uri: str, clock: FakeClock) -> Lake:
     return lake
 
 
-def assert_whole(lake: Lake) -> None:
+def assert_whole(lake: LakeWriter) -> None:
     assert (lake.sessions(), lake.incomplete()) == ([MONDAY], [])
     found = lake.read(MONDAY)
     assert (found.ledger.present, found.ledger.missing) == (SYMBOLS, ())
@@ -449,7 +449,7 @@ def test_whatever_another_writes_meanwhile_a_repair_loses_none_of_it(
         collect(lake, fetch, {MONDAY: SYMBOLS}, repair=repair, clock=clock)
 
     interlude = Interlude(writes, reached, meanwhile)
-    watched = Lake(WatchedStore(lake.store, **interlude.moments))
+    watched = LakeWriter(WatchedStore(lake.store, **interlude.moments))
     half = without(source, frozenset(LOST[::2]), GONE)
     collect(watched, half, {MONDAY: SYMBOLS}, repair=True, clock=clock)
     assert interlude.happened or writes > 1
@@ -468,7 +468,7 @@ def test_two_repairs_that_answer_at_the_same_moment_are_merged(uri: str) -> None
     at_once = threading.Barrier(2, timeout=60)
 
     def repair(missed: tuple[str, ...]) -> None:
-        mine = Lake(open_store(uri))
+        mine = LakeWriter(open_store(uri))
         source = without(ScriptedSource(every(SYMBOLS)), frozenset(missed), GONE)
         publication = Publication({MONDAY: SYMBOLS}, mine, how(clock), repair=True)
         at_once.wait()  # both start from the same
@@ -592,7 +592,7 @@ def test_what_is_expected_rolls_along_inside_a_range() -> None:
     assert lake.sessions() == DAYS
 
 
-class Noting(Lake):
+class Noting(LakeWriter):
     """A lake that notes which sessions are read from it to know what printed."""
 
     def __init__(self, store: Store) -> None:
@@ -1002,7 +1002,7 @@ def test_repairs_end_where_an_undisturbed_collection_ends(
         assert_same_session(lake, clean, day, first=day == days[0])
 
 
-def assert_same_session(lake: Lake, clean: Lake, day: date, *, first: bool) -> None:
+def assert_same_session(lake: LakeWriter, clean: LakeWriter, day: date, *, first: bool) -> None:
     """Equal bars and ledger, and bytes: but for the audit, which also knows the days before.
 
     When this session was published, one before it may still have been incomplete.
@@ -1045,11 +1045,11 @@ def listed(server: ExchangeServer) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server: ExchangeServer, listed: tuple[str, ...]) -> Callable[[int], Lake]:
+def undisturbed(server: ExchangeServer, listed: tuple[str, ...]) -> Callable[[int], LakeWriter]:
     """For a number of sessions: the lake that a collection without faults makes."""
-    made: dict[int, Lake] = {}
+    made: dict[int, LakeWriter] = {}
 
-    def lake(sessions: int) -> Lake:
+    def lake(sessions: int) -> LakeWriter:
         if sessions not in made:
             made[sessions] = new_lake()
             server.exchange.faults = None
@@ -1068,7 +1068,7 @@ def test_with_faults_on_a_third_of_all_requests_nothing_is_wrong_or_silently_abs
     seed: int,
     server: ExchangeServer,
     listed: tuple[str, ...],
-    undisturbed: Callable[[int], Lake],
+    undisturbed: Callable[[int], LakeWriter],
 ) -> None:
     days = DAYS[: 1 + seed % 5]
     wanted = dict.fromkeys(days, listed)
@@ -1103,7 +1103,7 @@ def test_with_faults_on_a_third_of_all_requests_nothing_is_wrong_or_silently_abs
 
 
 def test_a_repair_asks_the_exchange_for_the_missing_symbols_and_sessions_only(
-    server: ExchangeServer, listed: tuple[str, ...], undisturbed: Callable[[int], Lake]
+    server: ExchangeServer, listed: tuple[str, ...], undisturbed: Callable[[int], LakeWriter]
 ) -> None:
     days, lake, clock = DAYS[:3], new_lake(), FakeClock()
     wanted = dict.fromkeys(days, listed)
@@ -1134,7 +1134,7 @@ def test_a_repair_asks_the_exchange_for_the_missing_symbols_and_sessions_only(
 
 
 def test_names_that_the_exchange_calls_no_symbol_are_rejected_and_cost_no_other(
-    server: ExchangeServer, listed: tuple[str, ...], undisturbed: Callable[[int], Lake]
+    server: ExchangeServer, listed: tuple[str, ...], undisturbed: Callable[[int], LakeWriter]
 ) -> None:
     server.exchange.faults = None
     lake, odd = new_lake(), ("BRX-B", "ZVZZTNX")
@@ -1185,7 +1185,7 @@ def test_recorded_bars_of_real_companies_reach_the_lake_value_by_value(tmp_path:
                 prices = (float(row[name]) for name in ("Open", "High", "Low", "Close"))
                 expected[day][row["Ticker"]] = (*prices, int(row["Volume"]))
 
-    lake = Lake(open_store(str(tmp_path / "lake")))
+    lake = LakeWriter(open_store(str(tmp_path / "lake")))
     lake.claim("recorded")
     with (
         ExchangeServer(ExchangeOptions(recorded=recording()).exchange()) as server,

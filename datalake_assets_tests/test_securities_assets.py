@@ -19,7 +19,7 @@ import pytest
 
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import LakeResource
 from datalake_assets.securities.decisions import read_decisions
 from datalake_assets.settings import Settings
@@ -42,8 +42,8 @@ class Bench:
     instance: dg.DagsterInstance
 
     @property
-    def lake(self) -> Lake:
-        return Lake(open_store(str(self.folder)))
+    def lake(self) -> LakeWriter:
+        return LakeWriter(open_store(str(self.folder)))
 
     def run(self) -> dg.ExecuteInProcessResult:
         definitions = build_definitions(

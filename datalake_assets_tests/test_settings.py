@@ -320,7 +320,7 @@ def test_a_rate_limit_that_no_postgres_can_keep_is_refused_without_repeating_it(
 def test_a_misspelt_name_is_refused_with_the_one_that_was_meant_or_only_warned_of(
     name: str, meant: str
 ) -> None:
-    told = f"{name} is no setting; did you mean {meant}?"
+    told = f"{name} is not a setting; did you mean {meant}?"
     assert problem(**{name: "do-not-show-me"}) == told
 
     with pytest.warns(UserWarning, match=re.escape(told)) as warned:

@@ -27,7 +27,7 @@ import yaml
 from datalake_assets import market_calendar
 from datalake_assets.assets.daily_ticks import KEY
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.postgres import NOT_HERE, binaries
 from datalake_assets_tests.seaweedfs import BUCKET
@@ -111,8 +111,8 @@ def s3(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def lake(stack: Stack, s3: None) -> Lake:
-    return Lake(open_store(stack.settings["DATALAKE_URI"]))
+def lake(stack: Stack, s3: None) -> LakeFiles:
+    return LakeFiles(open_store(stack.settings["DATALAKE_URI"]))
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def messages(records: dg.DagsterInstance, run_id: str) -> str:
 
 
 def test_a_session_is_collected_into_s3_and_any_machine_can_read_the_log_of_its_run(
-    stack: Stack, lake: Lake, records: dg.DagsterInstance
+    stack: Stack, lake: LakeFiles, records: dg.DagsterInstance
 ) -> None:
     day = date(2023, 7, 3)
     run_id = launched(
@@ -188,7 +188,7 @@ def test_a_session_is_collected_into_s3_and_any_machine_can_read_the_log_of_its_
 
 
 def test_neither_a_killed_run_nor_a_killed_code_server_loses_a_session_of_a_backfill(
-    stack: Stack, lake: Lake, records: dg.DagsterInstance, undisturbed: Callable[[], Lake]
+    stack: Stack, lake: LakeFiles, records: dg.DagsterInstance, undisturbed: Callable[[], LakeFiles]
 ) -> None:
     """Run worker: the code server tells, and the run is retried. Code server: nobody tells."""
     backfill = launched(
@@ -288,7 +288,7 @@ def runs_of(stack: Stack, backfill: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def undisturbed(tmp_path: Path) -> Iterator[Callable[[], Lake]]:
+def undisturbed(tmp_path: Path) -> Iterator[Callable[[], LakeFiles]]:
     """The same year by the command line into a lake of its own, meanwhile."""
     process = subprocess.Popen(
         [
@@ -309,10 +309,10 @@ def undisturbed(tmp_path: Path) -> Iterator[Callable[[], Lake]]:
         text=True,
     )
 
-    def lake() -> Lake:
+    def lake() -> LakeFiles:
         told, _ = process.communicate(timeout=HANG)
         assert process.returncode == 0, told
-        return Lake(open_store(str(tmp_path / "lake")))
+        return LakeFiles(open_store(str(tmp_path / "lake")))
 
     with process:
         yield lake

@@ -17,8 +17,8 @@ import pytest
 from datalake_assets import market_calendar
 from datalake_assets.cli import terminal
 from datalake_assets.cli.status import as_dict, show
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview.numbers import Overview, SessionState
 from datalake_assets_tests.overview.lakes import (
     DAYS,
@@ -35,7 +35,7 @@ Print = Callable[[Overview], list[str]]
 
 
 @pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Print:
+def shown_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Print:
     """The lines that a terminal of 80 columns shows of an overview."""
     monkeypatch.setattr(terminal.out, "width", 80)
 
@@ -46,7 +46,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return lines
 
 
-def lake_with(days: list[date] = DAYS) -> Lake:
+def lake_with(days: list[date] = DAYS) -> LakeWriter:
     lake = new_lake()
     publish(lake, days)
     SymbolYears(lake.store).publish(2024)
@@ -63,8 +63,8 @@ def weeks(lines: list[str], year: int = 2024) -> str:
     return line[5:58]
 
 
-def test_a_good_lake_says_so_and_nothing_to_type(printed: Print) -> None:
-    lines = printed(look(lake_with()))
+def test_a_good_lake_says_so_and_nothing_to_type(shown_lines: Print) -> None:
+    lines = shown_lines(look(lake_with()))
     assert lines[0] == "memory://  test"
     assert lines[1].startswith("The lake is good. All 44 sessions up to 2024-07-03")
     assert "→" not in "\n".join(lines)
@@ -78,51 +78,51 @@ def test_a_good_lake_says_so_and_nothing_to_type(printed: Print) -> None:
         ({1: SessionState.FLAWED, 2: SessionState.MISSING}, "▒"),
         (dict.fromkeys(range(5), SessionState.MISSING), "×"),
         ({1: SessionState.MISSING, 2: SessionState.INCOMPLETE}, "!"),
-        (dict.fromkeys(range(5), SessionState.UNTOUCHED), "·"),
-        (dict.fromkeys(range(4), SessionState.UNTOUCHED), "█"),
+        (dict.fromkeys(range(5), SessionState.NOT_COLLECTED), "·"),
+        (dict.fromkeys(range(4), SessionState.NOT_COLLECTED), "█"),
         (dict.fromkeys(range(5), SessionState.NOT_DUE), "·"),
     ],
 )
 def test_a_week_is_as_bad_as_its_worst_session(
-    wrong: dict[int, SessionState], sign: str, printed: Print
+    wrong: dict[int, SessionState], sign: str, shown_lines: Print
 ) -> None:
     states = dict.fromkeys(YEAR, SessionState.PUBLISHED)
     week = [day for day in YEAR if date(2024, 3, 11) <= day <= date(2024, 3, 15)]
     states |= {week[at]: state for at, state in wrong.items()}
 
-    lines = printed(of(states))
+    lines = shown_lines(of(states))
 
     assert weeks(lines) == "█" * 10 + sign + "█" * 42
     (legend,) = [line for line in lines if line.startswith("█ all published")]
     assert set(re.findall(r"(?:^|  )(\S) ", legend)) == {"█", sign}
 
 
-def test_a_year_with_a_day_in_its_54th_week_is_no_error(printed: Print) -> None:
+def test_a_year_with_a_day_in_its_54th_week_is_no_error(shown_lines: Print) -> None:
     days = market_calendar.sessions(date(2012, 1, 3), date(2012, 12, 31))
     found = look(lake_with())
     (year,) = found.years
     states = dict.fromkeys(days, SessionState.PUBLISHED)
     years = [replace(year, year=2012)]
-    lines = printed(replace(found, states=states, sessions={}, years=years))
+    lines = shown_lines(replace(found, states=states, sessions={}, years=years))
     assert weeks(lines, 2012) == " " + "█" * 52
 
 
-def test_all_but_what_is_to_be_copied_fits_80_columns(printed: Print) -> None:
+def test_all_but_what_is_to_be_copied_fits_80_columns(shown_lines: Print) -> None:
     lake = lake_with(DAYS[:20])
     lake.publish(*collected(DAYS[22], SYMBOLS[:90], failed=dict.fromkeys(SYMBOLS[90:], "x")))
 
-    lines = printed(look(lake, first=date(2011, 1, 3)))
+    lines = shown_lines(look(lake, first=date(2011, 1, 3)))
 
-    assert len([line for line in lines if re.match(r"20[12]\d ", line)]) == 14
+    assert len([line for line in lines if re.match(r"20[12]\d [^a-z]", line)]) == 14
     long = [line for line in lines if len(line) > 80]
     assert all("→" in line or line.startswith(("requests", "█")) for line in long)
 
 
-def test_the_newest_session_stands_beside_the_median_of_those_before(printed: Print) -> None:
+def test_the_newest_session_stands_beside_the_median_of_those_before(shown_lines: Print) -> None:
     lake = lake_with(DAYS[:-1])
     lake.publish(*collected(DAYS[-1], SYMBOLS[:50], no_print=SYMBOLS[50:]))
 
-    lines = printed(look(lake))
+    lines = shown_lines(look(lake))
 
     (head,) = [line.split() for line in lines if "median" in line]
     assert head == ["2024-07-03", "newest", "median", "of", "20", "change"]
@@ -130,29 +130,29 @@ def test_the_newest_session_stands_beside_the_median_of_those_before(printed: Pr
     assert bars == ["bars", "50", "100", "-50.0", "%", "█" * 13 + "▁"]
 
 
-def test_what_fell_silent_and_what_was_restated_is_told_in_lines(printed: Print) -> None:
+def test_what_stopped_trading_and_what_was_restated_is_told_in_lines(shown_lines: Print) -> None:
     lake = new_lake()
     for number, day in enumerate(DAYS):
         lake.publish(*collected(day, SYMBOLS if number < 41 else SYMBOLS[14:]))
     again = NOW + timedelta(hours=1)
     lake.publish(*collected(DAYS[-1], SYMBOLS[18:], began=again))
 
-    text = "\n".join(printed(look(lake)))
+    text = "\n".join(shown_lines(look(lake)))
 
-    assert "fell silent: 14 printed in each of 5 sessions and in none of the newest 3: " in text
+    assert "stopped trading: 14 traded in each of 5 sessions but in none of the newest 3: " in text
     assert " and 2 more\n" in text
     assert re.search(rf"removed: {SYMBOLS[14]} of {DAYS[-1]}, 2024-07-04 00:00 UTC: close", text)
     assert text.count("removed: ") == 3
     assert "… and earlier ones" in text
-    assert "requests of 2024-07-04: 10 in 0.5 minutes, 10% of what the plan allows" in text
+    assert "requests on 2024-07-04: 10 in 0.5 minutes, 10% of the plan's limit" in text
 
 
-def test_many_things_to_do_are_cut_and_counted(printed: Print) -> None:
+def test_many_things_to_do_are_cut_and_counted(shown_lines: Print) -> None:
     lake = lake_with()
     for day in DAYS[:30:2]:  # of those in a row one command repairs all
         lake.publish(*collected(day, failed={"ZZZ": "x"}))
     found = look(lake)
-    lines = printed(found)
+    lines = shown_lines(found)
     told = [line for line in lines if "→" in line]
     assert told == [f"{step.why}  →  datalake {step.command}" for step in found.steps[:10]]
     assert lines[-1] == f"… and {len(found.steps) - 10} more: datalake status --json"
@@ -183,7 +183,7 @@ def test_json_has_all_that_the_terminal_shows_and_more() -> None:
             "published": 43,
             "bars": 4250,
             "answered": 1.0,
-            "to_ask_again": 0,
+            "to_retry": 0,
             "symbol_years_behind": 1,
             "symbol_years_whole": True,
         }
@@ -197,11 +197,11 @@ def test_json_has_all_that_the_terminal_shows_and_more() -> None:
         "sessions_before": 20,
     }
     assert told["requests"]["requests"] == 10
-    assert told["silent"] == []
+    assert told["stopped_trading"] == []
     assert told["restatements"] == []
 
 
 def test_json_of_an_empty_lake_has_the_same_keys() -> None:
     empty, full = as_dict(look(new_lake())), as_dict(look(lake_with()))
     assert json.loads(json.dumps(empty)).keys() == full.keys()
-    assert (empty["newest"], empty["silent"], empty["requests"]) == (None, None, None)
+    assert (empty["newest"], empty["stopped_trading"], empty["requests"]) == (None, None, None)

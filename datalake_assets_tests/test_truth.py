@@ -17,8 +17,8 @@ from datalake_assets.exchange.errata import Errata, Erratum
 from datalake_assets.exchange.events import Kind
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import Restatements
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage.store import open_store
 
 DAYS = market_calendar.sessions(date(2012, 7, 2), date(2013, 1, 31))
@@ -46,8 +46,8 @@ class Twice:
     """A lake that was collected twice, and an empty one that was collected a year later."""
 
     world: World
-    lake: Lake
-    fresh: Lake
+    lake: LakeWriter
+    fresh: LakeWriter
     hole: str
     told: list[Told] = field(default_factory=list)
     first: dict[date, bytes] = field(default_factory=dict)
@@ -60,7 +60,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Twice:
     hole, day = lost()
     errata = Errata([Erratum(mistake="missing", symbol=hole, day=day, kind=Kind.NAME_CHANGE)])
     world = World(MARKET, DAYS, errata)
-    lake, fresh = (Lake(open_store(str(folder / n)), world.clock) for n in ("lake", "fresh"))
+    lake, fresh = (LakeWriter(open_store(str(folder / n)), world.clock) for n in ("lake", "fresh"))
     made = Twice(world, lake, fresh, hole)
     with ExchangeServer(world.exchange) as server:
         made.told.append(world.collect(lake, server.url))
@@ -73,7 +73,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Twice:
     return made
 
 
-def named(lake: Lake) -> set[str]:
+def named(lake: LakeWriter) -> set[str]:
     rows = ActionLog(lake.store).current()
     return {name for c in ("symbol", "new_symbol") for name in rows[c].to_pylist() if name}
 

@@ -25,6 +25,7 @@ from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.exchange.truth import Held
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.pipeline.witness import ADJUSTED, HISTORY, ask_source, read_testimony
 from datalake_assets.pipeline.witness import Testimony as Told
@@ -81,9 +82,9 @@ class World:
         self,
         bars: Callable[[pa.Table], pa.Table] = lambda rows: rows,
         actions: Callable[[pa.Table], pa.Table] = lambda rows: rows,
-    ) -> Lake:
+    ) -> LakeWriter:
         """A lake that holds these of the bars and knows these of the actions."""
-        lake = Lake(open_store("memory://"))
+        lake = LakeWriter(open_store("memory://"))
         lake.claim("synthetic")
         for day, rows in by_session(bars(self.bars)):
             lake.store.put(layout.session_key(day), encoded(day, rows))
@@ -129,24 +130,26 @@ def world() -> World:
 
 
 @pytest.fixture(scope="module")
-def whole(world: World) -> Lake:
+def whole(world: World) -> LakeWriter:
     return world.lake()
 
 
 @pytest.fixture
-def lake(whole: Lake) -> Iterator[Lake]:
+def lake(whole: LakeWriter) -> Iterator[LakeWriter]:
     yield whole
     whole.store.delete(layout.TESTIMONY)
 
 
-def ask(world: World, lake: Lake, *errata: Erratum, requests: int = 1000, days: int = 0) -> Told:
+def ask(
+    world: World, lake: LakeWriter, *errata: Erratum, requests: int = 1000, days: int = 0
+) -> Told:
     with world.source(*errata) as source:
         return ask_source(source, lake, HOW, requests=requests, now=NOW + timedelta(days=days))
 
 
-def acting(lake: Lake, kind: Kind) -> dict[str, object]:
+def acting(lake: LakeWriter, kind: Kind) -> dict[str, object]:
     """An action of this kind, of the last quarter, of a security that still trades."""
-    tables = lake.securities()
+    tables = Lake(lake.store).securities()
     for row in tables.factors.to_pylist():
         tickers = tables.holders.of_security(row["security"])
         if (
@@ -162,7 +165,7 @@ def acting(lake: Lake, kind: Kind) -> dict[str, object]:
     raise AssertionError("the market has no such action")
 
 
-def test_a_source_that_is_right_says_the_same(world: World, lake: Lake) -> None:
+def test_a_source_that_is_right_says_the_same(world: World, lake: LakeWriter) -> None:
     told = ask(world, lake)
 
     assert told.differences == []
@@ -173,7 +176,7 @@ def test_a_source_that_is_right_says_the_same(world: World, lake: Lake) -> None:
 
 
 def test_a_dividend_that_the_source_applies_twice_is_named_with_both_values(
-    world: World, lake: Lake
+    world: World, lake: LakeWriter
 ) -> None:
     row = acting(lake, Kind.CASH_DIVIDEND)
     symbol, day = str(row["symbol"]), row["effective_date"]
@@ -186,7 +189,7 @@ def test_a_dividend_that_the_source_applies_twice_is_named_with_both_values(
     assert f"the action {row['action_id']} (cash_dividends, applied here)" in what
 
 
-def test_an_action_that_the_source_has_lost_is_named(world: World, lake: Lake) -> None:
+def test_an_action_that_the_source_has_lost_is_named(world: World, lake: LakeWriter) -> None:
     row = acting(lake, Kind.CASH_DIVIDEND)
     symbol, day = str(row["symbol"]), row["effective_date"]
     assert isinstance(day, date)
@@ -197,7 +200,7 @@ def test_an_action_that_the_source_has_lost_is_named(world: World, lake: Lake) -
 
 
 def test_no_more_is_asked_than_the_day_allows_and_the_rest_on_the_next_days(
-    world: World, lake: Lake
+    world: World, lake: LakeWriter
 ) -> None:
     everything = ask(world, lake).requests
     lake.store.delete(layout.TESTIMONY)
@@ -220,7 +223,7 @@ def test_no_more_is_asked_than_the_day_allows_and_the_rest_on_the_next_days(
 
 
 def test_what_differed_is_asked_again_the_next_day_until_it_agrees(
-    world: World, lake: Lake
+    world: World, lake: LakeWriter
 ) -> None:
     row = acting(lake, Kind.CASH_DIVIDEND)
     day = row["effective_date"]
@@ -280,7 +283,6 @@ def test_a_rename_that_no_action_tells_is_found_by_the_sources_own_history(world
         ),
     )
     derive(lake.store)
-    lake.refresh()
     assert ask(world, lake, days=1).differences == []
 
 
@@ -313,7 +315,9 @@ def test_a_ticker_that_the_user_names_is_asked_for_in_sessions_of_the_past(world
     assert old.ticker in set(lake.snapshots().besides())
 
 
-def test_a_source_that_refuses_a_ticker_answers_for_the_others(world: World, lake: Lake) -> None:
+def test_a_source_that_refuses_a_ticker_answers_for_the_others(
+    world: World, lake: LakeWriter
+) -> None:
     symbol = str(acting(lake, Kind.CASH_DIVIDEND)["symbol"])
 
     def refuse(arrival: Arrival) -> Fault | None:
@@ -336,12 +340,12 @@ def test_a_source_that_refuses_a_ticker_answers_for_the_others(world: World, lak
 
 
 def test_a_lake_without_tables_says_what_to_type(world: World) -> None:
-    lake = Lake(open_store("memory://"))
+    lake = LakeWriter(open_store("memory://"))
     with pytest.raises(NotInLakeError, match="derive"):
         ask(world, lake)
 
 
-def test_damaged_memory_is_as_good_as_none(world: World, lake: Lake) -> None:
+def test_damaged_memory_is_as_good_as_none(world: World, lake: LakeWriter) -> None:
     told = ask(world, lake)
     lake.store.put(layout.TESTIMONY, b"none")
     assert read_testimony(lake.store) is None
@@ -349,7 +353,7 @@ def test_damaged_memory_is_as_good_as_none(world: World, lake: Lake) -> None:
 
 
 def test_the_check_asks_the_source_and_names_what_differs(world: World, tmp_path: Path) -> None:
-    lake = Lake(open_store(str(tmp_path)))
+    lake = LakeWriter(open_store(str(tmp_path)))
     for key in (held := world.lake()).store.list():
         lake.store.put(key, held.store.get(key))
     row = acting(lake, Kind.CASH_DIVIDEND)

@@ -37,6 +37,7 @@ from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.security_reader import SecuritiesWarning
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import AlpacaResource, CollectorResource, LakeResource
 from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.securities.findings import read_findings
@@ -116,7 +117,7 @@ class Wrong:
         errata = Errata([case.erratum for case in self.cases.values()])
         self.world = World(self.market, DAYS, errata)
         self.uri = str(folder / "lake")
-        self.lake = Lake(open_store(self.uri), self.world.clock)
+        self.lake = LakeWriter(open_store(self.uri), self.world.clock)
         self.instance = dg.DagsterInstance.ephemeral()
         self.findings: list[dict[str, list[dict[str, Any]]]] = []
         self.factors: list[list[dict[str, Any]]] = []
@@ -253,11 +254,11 @@ class Wrong:
         ]
 
 
-def grown(lake: Lake, symbol: str) -> float:
+def grown(lake: LakeWriter, symbol: str) -> float:
     """What a dollar became, by the returns that a reader gets."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SecuritiesWarning)  # that something is undecided
-        rows = lake.returns(symbol, DAYS[0], DAYS[-1]).to_pylist()
+        rows = Lake(lake.store).returns(symbol, DAYS[0], DAYS[-1]).to_pylist()
     return float(np.prod([1 + r["total_return"] for r in rows if r["total_return"] is not None]))
 
 
@@ -373,9 +374,9 @@ def test_a_corrected_rate_is_each_day_as_it_was_known(wrong: Wrong) -> None:
     for known_at, rate in zip(wrong.at, (case.erratum.rate, case.action.row["rate"]), strict=True):
         assert rate
         series = [
-            wrong.lake.bars(
-                case.symbol, before, DAYS[-1], adjustment=adjustment, known_at=known_at
-            )["close"].to_numpy()
+            Lake(wrong.lake.store)
+            .bars(case.symbol, before, DAYS[-1], adjustment=adjustment, known_at=known_at)["close"]
+            .to_numpy()
             for adjustment in ("dividend", "raw")
         ]
         factors = series[0] / series[1]
@@ -419,11 +420,11 @@ def test_a_restated_low_is_one_restatement_and_nothing_else_is(wrong: Wrong) -> 
 
 
 @pytest.fixture(scope="module")
-def decided(wrong: Wrong, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def decided(wrong: Wrong, tmp_path_factory: pytest.TempPathFactory) -> LakeWriter:
     """A copy of the lake in which somebody put right what is wrong."""
     folder = tmp_path_factory.mktemp("decided") / "lake"
     shutil.copytree(wrong.uri, folder)
-    lake = Lake(open_store(str(folder)), wrong.world.clock)
+    lake = LakeWriter(open_store(str(folder)), wrong.world.clock)
     who: dict[str, Any] = {"who": "me", "when": wrong.at[1], "why": "as it truly was"}
     for name, kind in MENDED.items():
         case = wrong.cases[name]
@@ -454,7 +455,9 @@ MENDED = {
 
 
 @pytest.mark.parametrize("name", MENDED)
-def test_returns_are_the_true_ones_after_a_decision(wrong: Wrong, decided: Lake, name: str) -> None:
+def test_returns_are_the_true_ones_after_a_decision(
+    wrong: Wrong, decided: LakeWriter, name: str
+) -> None:
     case = wrong.cases[name]
     true = wrong.truth.total_return(case.action.security, DAYS[0], DAYS[-1])
     assert grown(wrong.lake, case.symbol) != pytest.approx(true, rel=1e-6)

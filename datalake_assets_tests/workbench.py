@@ -21,7 +21,7 @@ from datalake_assets.collection.progress import Display
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake import session_file
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -155,8 +155,8 @@ class Workbench:
     source: str = "the tests' market"
 
     @property
-    def lake(self) -> Lake:
-        return Lake(open_store(str(self.folder)))
+    def lake(self) -> LakeWriter:
+        return LakeWriter(open_store(str(self.folder)))
 
     def definitions(self, display: Display | None = None, **collector: Any) -> dg.Definitions:
         # One symbol and session each request, so that each can fail alone; one that does is one

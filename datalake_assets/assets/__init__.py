@@ -1,5 +1,5 @@
-"""Assets: what the lake holds, as Dagster sees it. One module each.
+"""The assets: the contents of the lake, for Dagster. One module each.
 
-Belongs here: which steps make an asset, and what its runs tell about it. Does not belong here: how
-the steps work (`publication` and below).
+Belongs here: the steps of each asset, and the metadata of its runs. Does not belong here:
+how the steps work (`pipeline` and below).
 """

@@ -1,7 +1,7 @@
-"""`corporate_actions`: what the source says of splits, dividends, renames and ends, and since when.
+"""`corporate_actions`: the source's splits, dividends, renames and delistings, with their history.
 
-Belongs here: the asset, its check, and what its runs tell. Does not belong here: which window is
-asked (`actions.sweep`), how it is kept (`actions.log`), and what is odd (`actions.oddities`).
+Belongs here: the asset, its check, and the metadata of its runs. Does not belong here: the window
+to fetch (`actions.sweep`), the log (`actions.log`), and finding errors (`actions.oddities`).
 """
 
 import math
@@ -20,12 +20,13 @@ from datalake_assets.actions.action import COLUMN_DESCRIPTIONS, KINDS, SCHEMA
 from datalake_assets.actions.log import CHANGED, INSERTED, VANISHED, ActionLog, Sweep
 from datalake_assets.actions.oddities import Oddity, counted, oddities
 from datalake_assets.actions.sweep import MAX_LOSS, due, sweep, today
-from datalake_assets.assets.failure import plainly
+from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.stock_universe import OWNERS
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.retry import Caller
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
+from datalake_assets.lake.reader import Reader
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
@@ -38,23 +39,23 @@ _SHOWN = 50
 
 
 class SweepConfig(dg.Config):
-    """What one run asks for."""
+    """What one run fetches."""
 
     whole_history: bool = Field(
         default=False,
-        description="Ask for the whole history, as is done once a month anyway. Off: for what is "
+        description="Fetch the whole history, as the first run of each month does. Off: actions "
         "processed from five weeks before the last run to a year ahead.",
     )
     since: str = Field(
         default="",
-        description="Ask for what is processed from this day on (YYYY-MM-DD), and leave the "
-        "history before it to another run.",
+        description="Fetch actions processed from this day on (YYYY-MM-DD), and leave earlier ones "
+        "to another run.",
     )
     max_loss: float = Field(
         default=MAX_LOSS,
         ge=0,
         le=1,
-        description="The answer is taken when no larger share of the actions that stood is gone.",
+        description="Accept the answer only if at most this share of the known actions is missing.",
     )
 
 
@@ -65,10 +66,10 @@ class SweepConfig(dg.Config):
     owners=OWNERS,
     kinds={"python", "parquet"},
     code_version=__version__,
-    description="What the source says of splits, dividends, renames, mergers and ends, by the day "
-    "on which the price knows it: `data/actions/actions.parquet`. What it said when is in the log "
-    "beside it, so that what was known on a day can be told: `datalake actions SYMBOL --known-at "
-    "DAY`. Each evening asks for a window of process dates, each month for the whole history.",
+    description="Splits, dividends, renames, mergers and delistings from the source, by effective "
+    "date: `data/actions/actions.parquet`. A log keeps every change of them, so that you can see "
+    "what was known on a day: `datalake actions SYMBOL --known-at DAY`. Each evening fetches a "
+    "window of process dates, each month the whole history.",
     metadata={
         "dagster/column_schema": dg.TableSchema(
             [
@@ -82,12 +83,12 @@ class SweepConfig(dg.Config):
             CHECK,
             asset=KEY,
             description="No action is listed twice, on two days, with an impossible or missing "
-            "rate, for a ticker that nobody knows, or on a day without a session; and every row "
-            "of the answer could be read. Nothing is left out or mended because of it.",
+            "rate, for an unknown ticker, or on a day without a session; and every row of the "
+            "answer could be read. The check only reports: no action is removed or changed.",
         )
     ],
 )
-@plainly
+@plain_failures
 def corporate_actions(
     context: dg.AssetExecutionContext,
     config: SweepConfig,
@@ -96,15 +97,13 @@ def corporate_actions(
     lake: LakeResource,
     clock: dg.ResourceParam[Clock],
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Ask for what is due, log what changed, and judge what stands."""
+    """Fetch what is due, log what changed, and check the result."""
     liveness.mark(context)
     target = lake.open(source.identity)
     log = ActionLog(target.store)
     since = date.fromisoformat(config.since) if config.since else None
     window = due(today(clock), log.sweeps(), whole=config.whole_history, since=since)
-    context.log.info(
-        "asking for the actions that are processed from %s to %s", window.first, window.last
-    )
+    context.log.info("fetching the actions processed from %s to %s", window.first, window.last)
     with source.open(collector) as alpaca, collector.options(source.account) as options:
         deadline = clock.seconds() + options.seconds if options.seconds else math.inf
         caller = Caller(options.limiter, options.retry, deadline=deadline, clock=clock)
@@ -118,26 +117,28 @@ def corporate_actions(
     yield judge(swept, odd)
 
 
-def _known(context: dg.AssetExecutionContext, lake: Lake, standing: pa.Table) -> frozenset[str]:
-    """The tickers on the newest list of assets and, if that does not name all, those with bars."""
+def _known(
+    context: dg.AssetExecutionContext, lake: LakeFiles, standing: pa.Table
+) -> frozenset[str]:
+    """The tickers of the newest list of assets and, if that is incomplete, those with bars."""
     try:
         universe = lake.universe()
         listed = frozenset(universe[1]["symbol"].to_pylist() if universe else ())
         if listed.issuperset(standing["symbol"].to_pylist()):
             return listed
-        known = listed.union(lake.symbols())
-        # A lake that holds neither list nor bars yet knows no ticker, which tells nothing.
+        known = listed.union(Reader(lake.store).symbols())
+        # Without a list and bars no ticker is known, so unknown tickers mean nothing.
         return known or frozenset(standing["symbol"].to_pylist())
     except BrokenFileError as error:
-        # The actions are right all the same; `datalake doctor` is there for the bars.
-        context.log.warning("tickers are not judged: %s", error)
+        # The actions are still right; `datalake doctor` checks the bars.
+        context.log.warning("tickers are not checked: %s", error)
         return frozenset(standing["symbol"].to_pylist())
 
 
 def sweep_metadata(
     swept: Sweep, events: pa.Table, standing: pa.Table, odd: Sequence[Oddity]
 ) -> dict[str, Any]:
-    """What the UI shows and plots of a sweep."""
+    """The metadata of a sweep, for the UI and its plots."""
     kinds = Counter(standing["kind"].to_pylist())
     seen = Counter(events["event"].to_pylist())
     metadata: dict[str, Any] = {
@@ -154,7 +155,7 @@ def sweep_metadata(
         **{kind.replace(" ", "_"): number for kind, number in counted(odd).items()},
         **{kind: kinds[kind] for kind in KINDS},
     }
-    # Of a history that is new all is inserted, which tells nothing.
+    # In a new history everything is inserted, which means nothing.
     changes = events.filter(pc.not_equal(events["event"], INSERTED)).slice(0, _SHOWN)
     if changes.num_rows:
         metadata["changes"] = dg.MetadataValue.table(
@@ -170,7 +171,7 @@ _TOLD = ("symbol", "kind", "effective_date", "id", "body")
 
 
 def judge(swept: Sweep, odd: Sequence[Oddity]) -> dg.AssetCheckResult:
-    """The check: it names what is odd, the newest first."""
+    """The check: it names what can't be right, the newest first."""
     counts = counted(odd)
     told = [f"{number:,} × {kind}" for kind, number in counts.items() if number]
     if swept.skipped:
@@ -197,6 +198,6 @@ def judge(swept: Sweep, odd: Sequence[Oddity]) -> dg.AssetCheckResult:
         check_name=CHECK,
         passed=not told,
         severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(told) or "nothing is odd",
+        description="; ".join(told) or "no errors found",
         metadata={"skipped": swept.skipped, **metadata},
     )

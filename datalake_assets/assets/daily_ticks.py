@@ -1,18 +1,18 @@
 """`daily_ticks`: the daily bars of every US equity, one partition per trading session.
 
-Belongs here: the asset, and what its runs tell: materializations, checks, failures. Does not
-belong here: how bars are collected, judged and written (`publication`).
+Belongs here: the asset, and what its runs report: materializations, checks, failures. Does not
+belong here: how bars are collected, audited and written (`pipeline.publication`).
 
-A session is materialized only when it was published. Dagster leaves a partition green when only
-its check fails, and a later run goes on from it; so a session that does not pass is not
-materialized, and the run fails at its end, naming it. One run can hold many sessions, and each has
-its own materialization, which `log_event` stores at once: those published stay so, whatever
-happens to the rest.
+A session is materialized only if it was published. Dagster leaves a partition green when only its
+check fails, and later runs build on it. So a session that does not pass is not materialized, and
+the run fails at its end and names it. A run can hold many sessions. Each has its own
+materialization, which `log_event` stores immediately, so that published sessions stay published
+whatever happens to the others.
 
-An asset of yours that is selected together with this one runs after it when every session of the
-run was published. When one was not, Dagster runs it for none of them: a step has one range of
-partitions, the run's. In a backfill, give it another backfill policy than this asset's (or none):
-Dagster then launches runs of its own for it, for exactly the sessions that were published.
+An asset of yours that is selected together with this one runs after it if every session of the run
+was published. If one was not, Dagster runs it for none of them, since a step has one range of
+partitions, that of the run. In a backfill, give it a different backfill policy from this asset's
+(or none): Dagster then launches separate runs for it, for exactly the published sessions.
 """
 
 import warnings
@@ -25,7 +25,7 @@ import dagster as dg
 import pyarrow as pa
 
 from datalake_assets import __version__, liveness, market_calendar
-from datalake_assets.assets.failure import Failed, plainly
+from datalake_assets.assets.failure import Failed, plain_failures
 from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.session_metadata import SHOWN, reasons_table, session_metadata
 from datalake_assets.assets.stock_universe import (
@@ -47,9 +47,10 @@ from datalake_assets.collection.universe import (
     told_unlisted,
     unlisted,
 )
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.listing import calendar_of, take_survey
 from datalake_assets.pipeline.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -59,8 +60,8 @@ from datalake_assets.storage import layout
 KEY = dg.AssetKey("daily_ticks")
 
 POOL = "alpaca"
-"""Dagster's pool for runs that ask the source: `dagster instance concurrency set alpaca N` bounds
-how many do at once. The account's limit is held by the rate limiter, which they share."""
+"""Dagster's pool for runs that use the source: `dagster instance concurrency set alpaca N` limits
+how many run at once. The account's rate limit is enforced by the rate limiter that they share."""
 
 BARS_METADATA = {
     "dagster/column_schema": dg.TableSchema(
@@ -77,18 +78,17 @@ BARS_METADATA = {
 }
 
 REQUESTS_TAG = "datalake/requests"
-"""Tag of a run that came to its end: the requests for market data that it sent."""
+"""The tag of a finished run with the number of its requests for market data."""
 
 FRESH_FOR = timedelta(days=5)
-"""Nothing at all was collected for longer than any weekend and holiday lasts. Dagster measures from
-the newest materialization of any session, so this is coarse; the check `newest_session_is_there`
-is what knows sessions."""
+"""Nothing was collected for longer than any weekend with a holiday. Dagster measures from the
+newest materialization of any session; the check `newest_session_is_there` is more exact."""
 
 _REASONS = 5
-"""Errors of the source that the failure of a run tells; its metadata has more."""
+"""How many of the source's errors a failure names; the metadata has more."""
 
 LOG_EVERY = 10.0
-"""Seconds between two lines of progress in the run's log: each costs Dagster about 8 ms."""
+"""Seconds between progress lines in the run's log: each costs Dagster about 8 ms."""
 
 
 class LogDisplay(Display):
@@ -103,13 +103,13 @@ class LogDisplay(Display):
         self._next = LOG_EVERY
 
     def begin(self, what: str) -> None:
-        """Log what begins."""
+        """Log the step that starts."""
         self._log.info("%s …", what)
 
     def show(self, snapshot: Snapshot, *, final: bool) -> None:
-        """Log what is counted as it is, every ten seconds and at its end."""
+        """Log the progress every ten seconds and at the end."""
         if final or snapshot.seconds >= self._next:
-            # What comes next counts its seconds from zero.
+            # The next step counts its seconds from zero.
             self._next = LOG_EVERY + (0.0 if final else snapshot.seconds)
             self._log.info(str(snapshot))
 
@@ -121,10 +121,10 @@ def build_daily_ticks(
 
     Args:
         partitions: Its sessions.
-        sessions_per_run: Sessions that a backfill puts in one run at most.
+        sessions_per_run: The most sessions that a backfill puts in one run.
     """
     with warnings.catch_warnings():
-        # Backfill policies are marked beta; what we rely on of them is covered by tests.
+        # Backfill policies are beta; tests cover what we rely on.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return _daily_ticks(partitions, dg.BackfillPolicy.multi_run(sessions_per_run))
 
@@ -151,7 +151,7 @@ def _daily_ticks(
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
-    @plainly
+    @plain_failures
     def daily_ticks(
         context: dg.AssetExecutionContext,
         collector: CollectorResource,
@@ -163,7 +163,7 @@ def _daily_ticks(
         _refuse_another_day(context)
         held = lake.open(source.identity)
         told: list[_SessionResult] = []
-        requests: dict[datetime, int] = {}  # sessions that were collected together share them
+        requests: dict[datetime, int] = {}  # shared by sessions that were collected together
         for outcome in _collect(context, collector, source, held, display):
             requests[outcome.statistics.started] = outcome.statistics.requests
             if outcome.published:
@@ -181,19 +181,19 @@ def _daily_ticks(
 
 _DESCRIPTION = """\
 The daily bars of every US equity, raw and unadjusted. One partition is one trading session with
-all of its symbols, in `data/ticks/sessions/year={year}/{session}.parquet`; the file's own metadata
-tells the state of every symbol that has no bar.
+all of its symbols, in `data/ticks/sessions/year={year}/{session}.parquet`. The file's own metadata
+has the state of every symbol without a bar.
 
-A session is published, and its partition materialized, only when it passes its audit. One that
-does not pass waits in `data/ticks/incomplete/`, what was published before stays, and the run
-fails naming it. To repair it, materialize it again with the collector's `repair` on, or type
+A session is published, and its partition materialized, only if it passes its audit. Otherwise it
+is kept in `data/ticks/incomplete/`, the version published before stays, and the run fails and
+names it. To repair it, materialize it again with the collector's `repair` on, or run
 `datalake collect --session DAY --repair`.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class _SessionResult:
-    """What checks and failures tell of one session; small, since a run can have thousands."""
+    """What checks and failures report of one session; small, since a run can have thousands."""
 
     session: date
     published: bool
@@ -216,15 +216,15 @@ class _SessionResult:
 
 
 def _refuse_another_day(context: dg.AssetExecutionContext) -> None:
-    """Fail when the run was asked for a day that has no partition.
+    """Fail if the run was launched for a day without a partition.
 
-    Asked for one through GraphQL, Dagster runs the session after it and says nothing.
+    Through GraphQL, Dagster would silently run the session after it.
     """
     asked = context.run.tags.get("dagster/partition")
     if asked is None or asked in context.partition_keys:
         return
     closed = market_calendar.why_closed(date.fromisoformat(asked))
-    why = f"it is no trading session but {closed}" if closed else "it has no partition"
+    why = f"it is not a trading session but {closed}" if closed else "it has no partition"
     raise Failed(f"{asked} can't be collected: {why}", allow_retries=False)
 
 
@@ -232,13 +232,13 @@ def _collect(
     context: dg.AssetExecutionContext,
     collector: CollectorResource,
     source: SourceResource,
-    lake: Lake,
+    lake: LakeWriter,
     display: Display,
 ) -> Iterator[Outcome]:
-    """The run's sessions, collected and written."""
+    """Collect and write the run's sessions."""
     keys = [date.fromisoformat(key) for key in context.partition_keys]
     shown = Displays(LogDisplay(context.log), display)
-    shown.begin("reading what the lake has")
+    shown.begin("reading the lake")
     finished = _finished(context, collector, lake, keys)
     days = [day for day in keys if day not in finished]
     if not days:
@@ -259,7 +259,7 @@ def _collect(
             since = _first_session(context).year
             known = take_survey(alpaca, lake, options, wanted, since, taken, shown)
             if known:
-                context.log.info("the years of %d symbols are known", len(known.years))
+                context.log.info("the survey has the years of %d symbols", len(known.years))
         shown.begin("planning the requests")
         publication = Publication(
             wanted,
@@ -268,7 +268,7 @@ def _collect(
             survey=known,
             repair=collector.repair,
             inactive=inactive(universe),
-            # Chosen symbols are meant one by one; of a list, those listed since are not.
+            # Configured symbols are all wanted; of the source's list, those listed later are not.
             least=None if chosen else least_asked(universe),
         )
         context.log.info(_announce(publication, collector))
@@ -283,21 +283,24 @@ def _first_session(context: dg.AssetExecutionContext) -> date:
 
 
 def _finished(
-    context: dg.AssetExecutionContext, collector: CollectorResource, lake: Lake, days: list[date]
+    context: dg.AssetExecutionContext,
+    collector: CollectorResource,
+    lake: LakeFiles,
+    days: list[date],
 ) -> frozenset[date]:
-    """The sessions of the run that need not be asked for again.
+    """The sessions of the run that need not be collected again.
 
-    With `missing_only`, those that are published. When the run is launched again after one that
-    did not succeed (by a person in the UI, or by Dagster after a lost worker), those that the
-    earlier runs published. A process can be killed between publishing a session and telling
-    Dagster of it; what Dagster does not know is told now.
+    With `missing_only`, these are the published sessions. In a retry of a failed run (by a user in
+    the UI, or by Dagster after a lost worker), these are the sessions that the earlier runs
+    published. A process can be killed between publishing a session and reporting it to Dagster, so
+    sessions that Dagster does not know are reported now.
     """
     earlier = _unfinished_runs(context)
     if not collector.missing_only and not earlier:
         return frozenset()
     published = sorted(frozenset(days).intersection(lake.sessions()))
     found = lake.summaries(map(layout.session_key, published))
-    # A damaged session is not finished: it is collected again.
+    # A damaged session is collected again.
     finished = [summary for summary in found if isinstance(summary, Summary)]
     if not collector.missing_only:
         finished = [summary for summary in finished if summary.provenance.run_id in earlier]
@@ -312,7 +315,7 @@ def _finished(
 
 
 def _unfinished_runs(context: dg.AssetExecutionContext) -> frozenset[str]:
-    """The runs that this one was launched again for; none when the last of them succeeded."""
+    """The runs that this one retries; none if the last of them succeeded."""
     parent = context.run.parent_run_id and context.instance.get_run_by_id(context.run.parent_run_id)
     if not parent or parent.is_success:
         return frozenset()
@@ -323,16 +326,16 @@ def _unfinished_runs(context: dg.AssetExecutionContext) -> frozenset[str]:
 def _universe(
     context: dg.AssetExecutionContext,
     alpaca: AlpacaSource,
-    lake: Lake,
+    lake: LakeWriter,
     collector: CollectorResource,
     source: SourceResource,
     newest: date,
     display: Display,
 ) -> date:
-    """The day of the newest snapshot; of a new one when it would be older than the session."""
+    """The day of the newest snapshot; a new one is taken if it would be older than the session."""
     if (days := lake.universe_days()) and days[-1] >= newest:
         return days[-1]
-    display.begin("asking for the list of assets, as none is as new as the session")
+    display.begin("fetching the list of assets, as the lake's is older than the session")
     taken, snapshot, written = take_universe(alpaca, lake, collector, source)
     metadata = snapshot_metadata(taken, snapshot, written, lake)
     context.log_event(dg.AssetMaterialization(stock_universe.key, metadata=metadata))
@@ -343,14 +346,14 @@ def _announce(publication: Publication, collector: CollectorResource) -> str:
     plan = publication.plan
     bars = f"up to {plan.bars:,}" if plan.expected == plan.bars else f"about {plan.expected:,.0f}"
     return (
-        f"{'repair: ' if collector.repair else ''}asking for {bars} bars of "
+        f"{'repair: ' if collector.repair else ''}requesting {bars} bars of "
         f"{many(len(plan.sessions), 'session')} in {many(plan.requests, 'request')}, "
         f"{plan.minutes(collector.requests_per_minute):.1f} minutes at "
-        f"{collector.requests_per_minute:,} a minute, with {many(collector.max_workers, 'thread')}"
+        f"{collector.requests_per_minute:,}/minute, with {many(collector.max_workers, 'thread')}"
     )
 
 
-def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
+def _materialization(outcome: Outcome, lake: LakeFiles) -> dg.AssetMaterialization:
     ledger, written = outcome.ledger, outcome.written
     metadata = session_metadata(
         counts={state.value: count for state, count in ledger.counts.items()},
@@ -365,7 +368,7 @@ def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
     )
     metadata["collected_with_sessions"] = outcome.sessions
     if written and written.unchanged:
-        # The file was left alone: that it was looked at again stands here and nowhere else.
+        # The file was not rewritten, so only this event records the second collection.
         metadata["unchanged"] = True
     if written and written.changes is not None:
         for kind in ("added", "removed", "restated"):
@@ -376,7 +379,7 @@ def _materialization(outcome: Outcome, lake: Lake) -> dg.AssetMaterialization:
 
 
 def _changes(changes: pa.Table) -> list[dg.TableRecord]:
-    """The first of the bars that changed, with each value that is another."""
+    """The first bars that changed, with the values that differ."""
     return [
         dg.TableRecord(
             {
@@ -396,7 +399,7 @@ def _changes(changes: pa.Table) -> list[dg.TableRecord]:
 
 
 def _check(rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
-    """One rule over all sessions of the run: failed when one of them failed it."""
+    """The result of one rule over all sessions of the run; it fails if one session failed."""
     found = [
         (session.session.isoformat(), finding)
         for session in told
@@ -435,7 +438,7 @@ def _check(rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
         metadata["offenders"] = dg.MetadataValue.table(
             [dg.TableRecord({"session": day, "offender": name}) for day, name in offenders[:SHOWN]]
         )
-    # Told also when enough was answered: why the others were not is what helps.
+    # Shown also for a rule that passed: why the other symbols failed is useful.
     if rule == "success_rate" and (why := _why(told)):
         metadata["failure_reasons"] = reasons_table(why)
     return dg.AssetCheckResult(
@@ -454,7 +457,7 @@ def _why(told: Iterable[_SessionResult]) -> tuple[Reason, ...]:
 
 def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, Finding]]) -> str:
     if not found:
-        return "nothing was left to collect"
+        return "nothing to collect"
     if not broken:
         return found[0][1].detail if len(found) == 1 else f"all {len(found)} sessions pass"
     told = "; ".join(f"{day}: {finding.detail}" for day, finding in broken[:3])
@@ -462,8 +465,8 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[_SessionResult], lake: Lake) -> Failed:
-    """The error that ends a run with sessions that did not pass."""
+def _failure(failed: Sequence[_SessionResult], lake: LakeFiles) -> Failed:
+    """The error of a run with sessions that did not pass."""
     lines = []
     for session in failed[:SHOWN]:
         broken = [finding for finding in session.findings if finding.verdict is Verdict.FAIL]
@@ -471,13 +474,13 @@ def _failure(failed: Sequence[_SessionResult], lake: Lake) -> Failed:
         lines.append(f"{session.session}: {reasons}")
     first, last = failed[0].session, failed[-1].session
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
-    head = f"{many(len(failed), 'session')} did not pass the audit, so nothing of it was published:"
+    head = f"{many(len(failed), 'session')} did not pass the audit and were not published:"
     advice = (
-        f"What was collected waits in {lake.store.url(layout.INCOMPLETE)}. To ask for what is "
+        f"The collected bars are in {lake.store.url(layout.INCOMPLETE)}. To request what is "
         f"missing: datalake collect {span} --repair"
     )
     if all(session.closed for session in failed):
-        advice = "Nothing is to be collected of a day on which the exchange was closed"
+        advice = "There is nothing to collect for a day on which the exchange was closed"
     why = _why(failed)
     told = [f"  {reason}" for reason in why[:_REASONS]]
     text = "\n".join([head, *lines, *told, advice])
@@ -492,5 +495,5 @@ def _failure(failed: Sequence[_SessionResult], lake: Lake) -> Failed:
     if failures:
         metadata["first_failures"] = dg.MetadataValue.table(failures[:SHOWN])
         metadata["failure_reasons"] = reasons_table(why)
-    # The collector has retried what can pass; a second run would only ask all of it again.
+    # The collector has already retried; another run would only repeat all requests.
     return Failed(text, metadata=metadata, allow_retries=False)

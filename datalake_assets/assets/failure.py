@@ -1,7 +1,7 @@
-"""Failures: why a step failed, in words that a person can act on.
+"""Failures: errors that say why a step failed and what to do.
 
-Belongs here: the error that ends a step of ours, and reading the reason out of Dagster's events.
-Does not belong here: what is wrong and what to do about it, which the error itself says.
+Belongs here: the error that ends a step, and reading the reason from Dagster's events.
+Does not belong here: the messages themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import dagster as dg
 
 from datalake_assets.collection.errors import CollectionError
-from datalake_assets.lake.lake import WrongLakeError
+from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.settings import SettingsError
 from datalake_assets.storage.store import BrokenFileError, StoreError
 
@@ -26,24 +26,25 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 INTERRUPTED = "DagsterExecutionInterruptedError"
-"""The class of the error that ends a step at Ctrl-C, or at Terminate in the UI."""
+"""The class of the error that ends a step on Ctrl-C, or on Terminate in the UI."""
 
 _WRAPPER = "DagsterExecutionStepExecutionError"
 
 
 class Failed(dg.Failure):
-    """The end of a step that says in plain words what was attempted, what came back, what to do."""
+    """The failure of a step; it says what was attempted, what came back and what to do."""
 
 
-# Dagster shows an error as Python prints it, and Python prints the module before the name of every
-# class but those of `builtins`: "dagster._core.definitions.events.Failure: …" hides the reason.
+# Dagster shows an error as Python prints it, and Python puts the module before the name of every
+# class outside `builtins`: "dagster._core.definitions.events.Failure: …" would hide the reason.
 Failed.__module__ = "builtins"
 
 
-def plainly(body: Callable[P, T]) -> Callable[P, T]:
-    """The body of an asset, but what a person can mend fails it by its own words, as `Failed`.
+def plain_failures(body: Callable[P, T]) -> Callable[P, T]:
+    """Wrap the body of an asset or check: raise errors that a person can fix as `Failed`.
 
-    The cause is kept below them. Everything else fails it as it is: a defect needs its stack trace.
+    The message is the error's own, and the error is kept as the cause. Any other exception is
+    raised unchanged, because a defect needs its stack trace.
 
     Args:
         body: A function or a generator.
@@ -51,16 +52,16 @@ def plainly(body: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(body)
     def function(*args: P.args, **kwargs: P.kwargs) -> Any:
-        with _told_plainly():
+        with _fixable_errors():
             return body(*args, **kwargs)
 
     @wraps(body)
     def generator(*args: P.args, **kwargs: P.kwargs) -> Any:
-        with _told_plainly():
+        with _fixable_errors():
             yield from cast("Iterator[Any]", body(*args, **kwargs))
 
     made: Any = generator if inspect.isgeneratorfunction(body) else function
-    # Dagster links an asset to its code by the file that the function's code says it is from.
+    # Dagster links an asset to its code by the file name in the function's code object.
     where = body.__code__
     made.__code__ = made.__code__.replace(
         co_filename=where.co_filename, co_firstlineno=where.co_firstlineno
@@ -69,15 +70,15 @@ def plainly(body: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def _told_plainly() -> Iterator[None]:
+def _fixable_errors() -> Iterator[None]:
     try:
         yield
-    except _MENDABLE as error:
+    except _FIXABLE as error:
         words = "\n".join([str(error), *getattr(error, "__notes__", ())])
         raise Failed(words) from error
 
 
-_MENDABLE = (
+_FIXABLE = (
     BrokenFileError,
     CollectionError,
     SettingsError,
@@ -87,7 +88,7 @@ _MENDABLE = (
 
 
 def error_of(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
-    """The error that failed a step, without Dagster's own wrapper around it."""
+    """The error that failed a step, without Dagster's wrapper around it."""
     error = event.step_failure_data.error
     while error and error.cause and error.cls_name == _WRAPPER:
         error = error.cause
@@ -95,11 +96,11 @@ def error_of(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
 
 
 def reason(event: dg.DagsterEvent) -> str:
-    """Why a step failed: the words of its error alone, without class and stack trace."""
+    """Why a step failed: the message of its error, without class and stack trace."""
     error = error_of(event)
     if not error:
-        return "no reason was given"
-    # As Python prints it: `package.module.Class: words`, or the class alone when it has no words.
+        return "no reason given"
+    # As Python prints it: `package.module.Class: message`, or the class alone without a message.
     head, separator, words = error.message.strip().partition(": ")
     named = head.rpartition(".")[2] == error.cls_name
     return words if separator and named else error.message.strip()

@@ -1,7 +1,7 @@
-"""`lake_report`: one look that tells whether the lake is good, as a page and in Dagster's UI.
+"""`lake_report`: the state of the lake at a glance, as a page and in Dagster's UI.
 
-Belongs here: the asset, and which numbers Dagster keeps and plots. Does not belong here: what is
-true of the lake, and how it is drawn (`overview`).
+Belongs here: the asset, and the numbers that Dagster keeps and plots. Does not belong here: the
+state of the lake, and how it is drawn (`overview`).
 """
 
 import base64
@@ -15,7 +15,7 @@ import dagster as dg
 
 from datalake_assets import __version__, liveness
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
-from datalake_assets.assets.failure import plainly
+from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
@@ -26,11 +26,11 @@ from datalake_assets.overview.numbers import (
     Overview,
     SessionState,
     Step,
-    changed_values,
     overview,
+    restated_rows,
     written,
 )
-from datalake_assets.overview.securities import Happening, Open
+from datalake_assets.overview.securities import OpenFinding, SecurityEvent
 from datalake_assets.partitions import TIMEZONE
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.storage import layout
@@ -38,17 +38,17 @@ from datalake_assets.storage import layout
 KEY = dg.AssetKey("lake_report")
 
 _NARROW = 34
-"""Characters of a line of words. A table of metadata is as wide as its widest row, such as a path
-or a table of errors, and what does not fit beside the navigation is cut without a way to see it. In
-a window of 1,280 pixels there is room for 36, when no name of a row has more than 19."""
+"""Characters per line of text. A metadata table is as wide as its widest row, such as a path or a
+table of errors, and what does not fit next to the navigation is cut off and can't be scrolled to.
+In a window of 1,280 pixels 36 characters fit, if no row's name has more than 19."""
 
 _BREAK = "\\\n"
-"""The end of a line in markdown."""
+"""A line break in markdown."""
 
 _WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 _AT_ONCE = 1_000
-"""Dagster's UI shows markdown that is shorter than so many characters; the rest takes a click."""
+"""Dagster's UI shows markdown shorter than this at once; longer markdown takes a click."""
 
 
 def build_lake_report(first_session: date) -> dg.AssetsDefinition:
@@ -67,7 +67,7 @@ def build_lake_report(first_session: date) -> dg.AssetsDefinition:
         code_version=__version__,
         description=_DESCRIPTION,
     )
-    @plainly
+    @plain_failures
     def lake_report(
         context: dg.AssetExecutionContext,
         collector: CollectorResource,
@@ -81,7 +81,7 @@ def build_lake_report(first_session: date) -> dg.AssetsDefinition:
         found = overview(
             target,
             first=first_session,
-            # The newest day whose partition's window has ended.
+            # The newest day whose partition window has ended.
             due=now.astimezone(ZoneInfo(TIMEZONE)).date() - timedelta(days=1),
             now=now,
             requests_per_minute=collector.requests_per_minute,
@@ -101,16 +101,16 @@ def build_lake_report(first_session: date) -> dg.AssetsDefinition:
 
 
 _DESCRIPTION = """\
-Is the lake good, and what is to be done? Which sessions it holds, the newest one against the 20
-before, symbols that fell silent, actions to decide, splits, restatements, requests used: below,
-and as one self-contained page in the lake, `reports/latest.html`. The same in a terminal:
-`datalake status`.
+The state of the lake and what to do next: coverage, the newest session compared with the 20
+before, symbols that stopped trading, actions to decide, splits, restatements and requests used.
+The metadata is a summary. The whole report is a page in the lake, `reports/latest.html`. In a
+terminal: `datalake status`.
 """
 
 
 def report_metadata(found: Overview) -> dict[str, Any]:
-    """What the UI shows of an overview: words, pictures, tables, and numbers to plot."""
-    # In this order in the UI: the verdict, what to do, and only then what can be wide.
+    """The metadata of an overview in the UI: text, pictures, tables, and numbers to plot."""
+    # The UI keeps this order: first the verdict and what to do, then what can be wide.
     metadata: dict[str, Any] = {
         "verdict": dg.MetadataValue.md(_verdict(found)),
         "what_to_do": dg.MetadataValue.md(_steps(found)),
@@ -122,20 +122,20 @@ def report_metadata(found: Overview) -> dict[str, Any]:
     if found.reasons:
         metadata["why_symbols_failed"] = dg.MetadataValue.md(
             _table(
-                ["error", "symbols", "first of them"],
+                ["error", "symbols", "first symbols"],
                 (
                     [each.error, f"{each.count:,}", ", ".join(each.symbols)]
                     for each in found.reasons
                 ),
             )
         )
-    if found.silent:
-        metadata["fell_silent"] = dg.MetadataValue.md(
+    if found.stopped:
+        metadata["stopped_trading"] = dg.MetadataValue.md(
             _table(
-                ["symbol", "last session", "last close", "volume then"],
+                ["symbol", "last session", "last close", "last volume"],
                 (
                     [each.symbol, str(each.last), price_text(each.close), f"{each.volume:,}"]
-                    for each in found.silent
+                    for each in found.stopped
                 ),
             )
         )
@@ -151,7 +151,7 @@ def report_metadata(found: Overview) -> dict[str, Any]:
                         row["change"],
                         what,
                     ]
-                    for row, what in changed_values(found.restatements)
+                    for row, what in restated_rows(found.restatements)
                 ),
             )
         )
@@ -166,14 +166,14 @@ def report_metadata(found: Overview) -> dict[str, Any]:
 
 
 def _plotted(found: Overview) -> dict[str, float | None]:
-    """The numbers; None for what can't be known, which is no point in a plot."""
+    """The numbers; None if unknown, which leaves a gap in the plot."""
     newest, usage, counts = found.newest, found.usage, found.counts
     news = found.securities
     return {
         "sessions_due": found.due,
         "sessions_published": found.published,
         "sessions_missing": counts[SessionState.MISSING],
-        "not_collected_yet": counts[SessionState.UNTOUCHED],
+        "not_collected_yet": counts[SessionState.NOT_COLLECTED],
         "sessions_incomplete": counts[SessionState.INCOMPLETE],
         "sessions_to_repair": len(found.held.to_repair),
         "sessions_narrow": len(found.narrow),
@@ -185,7 +185,7 @@ def _plotted(found: Overview) -> dict[str, float | None]:
         "success_rate_newest": newest.success_rate if newest else None,
         "coverage_newest": newest.coverage if newest else None,
         "seconds_newest": newest.duration if newest else None,
-        "silent_symbols": None if found.silent is None else len(found.silent),
+        "symbols_stopped": None if found.stopped is None else len(found.stopped),
         "decisions_waiting": len(news.undecided) if news else None,
         "jumps_unexplained": len(news.suspected) if news else None,
         "requests_last_day": usage.requests if usage else None,
@@ -194,25 +194,25 @@ def _plotted(found: Overview) -> dict[str, float | None]:
 
 
 def _place(url: str) -> dict[str, Any]:
-    # A path can be copied in the UI; only what a browser opens is a link there.
+    # The UI copies a path; only what a browser can open is shown as a link.
     shown = dg.MetadataValue.url(url) if url.startswith("http") else dg.MetadataValue.path(url)
     return {"dagster/uri": url, "report": shown}
 
 
 def _weeks(found: Overview) -> str:
-    """A small picture of the history, in markdown: the UI shows those that are in the text."""
+    """A small picture of the history, embedded in markdown, which the UI shows inline."""
     drawn = base64.b64encode(pictures.weeks(found.states)).decode()
     years = [year.year for year in reversed(found.years)]
-    rows = f"{years[0]} to {years[-1]}, a row a year" if years[1:] else f"{years[0]}"
-    legend = _narrow(f"{rows}, a column a week")
+    rows = f"{years[0]} to {years[-1]}, one row per year" if years[1:] else f"{years[0]}"
+    legend = _narrow(f"{rows}, one column per week")
     return f"![{_alternative(found)}](data:image/png;base64,{drawn})\n\n{legend}"
 
 
 def _sessions(found: Overview) -> str:
     """The picture with every session and its legend."""
-    told = _alternative(found)
-    drawn = base64.b64encode(pictures.history(found.states, told).encode()).decode()
-    return f"![{told}](data:image/svg+xml;base64,{drawn})"
+    title = _alternative(found)
+    drawn = base64.b64encode(pictures.history(found.states, title).encode()).decode()
+    return f"![{title}](data:image/svg+xml;base64,{drawn})"
 
 
 def _alternative(found: Overview) -> str:
@@ -230,7 +230,7 @@ def _steps(found: Overview) -> str:
 
 
 def _step(step: Step) -> str:
-    """Why, and what to type; a command is broken where it may be."""
+    """The reason and the command; a command is wrapped only between words."""
     typed = wrap(f"datalake {step.command}", _NARROW, **_WHOLE_WORDS) if step.command else []
     return _BREAK.join([_narrow(step.why), *(f"`{line}`" for line in typed)])
 
@@ -241,7 +241,7 @@ def _narrow(text: str) -> str:
 
 def _years(found: Overview) -> str:
     return _table(
-        ["year", "published", "bars", "answered", "per symbol"],
+        ["year", "published", "bars", "success rate", "per symbol"],
         (
             [
                 f"{year.year}",
@@ -255,13 +255,13 @@ def _years(found: Overview) -> str:
     )
 
 
-def _open(rows: Sequence[Open]) -> str:
+def _open(rows: Sequence[OpenFinding]) -> str:
     return _shown(f"- {row.what}. `{row.decide}`" for row in rows)
 
 
-def _happened(rows: Sequence[Happening]) -> str:
+def _happened(rows: Sequence[SecurityEvent]) -> str:
     if not rows:
-        return "None of late."
+        return "None recently."
     lines = ([row.symbol, str(row.day), row.what] for row in rows)
     return _table(["symbol", "day", "what"], lines)
 
@@ -285,16 +285,16 @@ def _newest(found: Overview) -> str:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as markdown, in few characters."""
+    """A compact markdown table."""
     head = ["|".join(columns), "|".join(["---", *("--:" for _ in columns[1:])])]
-    # A bar would be the end of a cell, and a space the end of a line in a narrow one.
+    # A bar would end the cell; a space would let a narrow cell wrap.
     clean = str.maketrans({"|": "∣", " ": "\N{NO-BREAK SPACE}"})
     lines = ("|".join(cell.translate(clean) for cell in row) for row in rows)
     return "\n".join([*head, _shown(lines, sum(map(len, head)) + 2)])
 
 
 def _shown(lines: Iterable[str], used: int = 0, between: str = "\n") -> str:
-    """As many of these as the UI shows at once, and how many more there are."""
+    """As many of these lines as the UI shows at once, and the number of the others."""
     kept, left = [], 0
     for line in lines:
         used += len(line) + len(between)

@@ -1,11 +1,11 @@
-"""Published: the output by which assets that are selected together with ours run after them.
+"""The output that lets assets selected together with ours run after them.
 
-Belongs here: that output. Does not belong here: when a run yields it (each asset).
+Belongs here: creating that output. Does not belong here: when a run yields it (each asset).
 
-Our assets log each materialization when its partition is published, so that it stands whatever
-happens to the rest of the run. Dagster runs the steps after one only when it yielded its output,
-and an output is by itself a materialization of every partition of the run. Logged and yielded,
-each partition would have two.
+Our assets log each materialization as soon as its partition is published, so that it stays whatever
+happens to the rest of the run. Dagster runs downstream steps only if a step yielded its output, and
+by default an output is also a materialization of every partition of the run. Each partition would
+then have two.
 """
 
 import dagster as dg
@@ -13,10 +13,10 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 
 
 def everything_is_published() -> dg.MaterializeResult[None]:
-    """The output of a step all of whose partitions are published and logged as materialized.
+    """The output of a step whose partitions are all published and logged as materialized.
 
-    No value goes to an I/O manager: readers open the lake.
+    It has no value for an I/O manager: readers open the lake.
     """
-    # With this key, which the steps of observable sources set for the same reason, Dagster makes
-    # no event of an output. Private, so a test counts the materializations of a run.
+    # With this key, which steps of observable sources set for the same reason, Dagster creates
+    # no event for the output. The key is private, so a test counts a run's materializations.
     return dg.MaterializeResult(metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})

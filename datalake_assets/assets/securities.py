@@ -1,6 +1,6 @@
-"""`securities` and `adjustment_factors`: whose bar a row is, and what it is worth.
+"""`securities` and `adjustment_factors`: identities over renames, and price adjustment.
 
-Belongs here: the two assets, their checks, and what their runs tell. Does not belong here: how the
+Belongs here: the two assets, their checks, and the metadata of their runs. Not here: how the
 tables are derived (`datalake_assets.securities`), and when (`automation.securities`).
 """
 
@@ -17,11 +17,11 @@ from datalake_assets.actions.log import ActionLog
 from datalake_assets.assets.corporate_actions import GROUP
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
-from datalake_assets.assets.failure import plainly
+from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.stock_universe import OWNERS
 from datalake_assets.lake.derived import gathered
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import LakeResource, SourceResource
 from datalake_assets.securities.derivation import (
     Material,
@@ -65,26 +65,26 @@ def _columns(schema: pa.Schema, descriptions: Mapping[str, str]) -> dg.TableSche
     owners=OWNERS,
     kinds={"python", "parquet"},
     code_version=__version__,
-    description="Which tickers are one security, and how each ended: a row per security and ticker "
-    "in `data/securities/securities.parquet`, with a permanent identifier. Derived from bars, "
-    "actions and the list of assets; what contradicts is named and never guessed.",
+    description="Which tickers belong to one security, and how each security ended: a row per "
+    "security and ticker in `data/securities/securities.parquet`, with a permanent identifier. "
+    "Derived from bars, actions and the list of assets. Contradictions are reported, not guessed.",
     metadata={"dagster/column_schema": _columns(SECURITIES, SECURITIES_DESCRIPTIONS)},
     check_specs=[
         dg.AssetCheckSpec(
             IDENTITIES_AGREE,
             asset=SECURITIES_KEY,
             description="Bars, actions and the list of assets agree on which tickers are one "
-            "security. What does not agree is kept apart.",
+            "security. Tickers that don't agree are kept as separate securities.",
         )
     ],
 )
-@plainly
+@plain_failures
 def securities(
     source: SourceResource, lake: LakeResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Derive who is who."""
+    """Derive the securities."""
     target = lake.open(source.identity)
-    ActionLog(target.store).publish()  # which a sweep that was killed did not do
+    ActionLog(target.store).publish()  # in case a killed sweep did not
     given = gathered(target)
     universe = target.universe()
     found = derive_securities(target.store, given, universe[1] if universe else None)
@@ -102,10 +102,10 @@ def securities(
     owners=OWNERS,
     kinds={"python", "parquet"},
     code_version=__version__,
-    description="What corporate actions do to earlier prices: a row per security and action in "
-    "`data/securities/factors.parquet`, with what the prices say of it, and in "
-    "`data/securities/cumulative.parquet` what each bar is multiplied by. What the prices "
-    "contradict is not applied until `datalake decide` says so.",
+    description="The effect of corporate actions on earlier prices: a row per security and action "
+    "in `data/securities/factors.parquet`, with a verdict from the prices, and the factors to "
+    "multiply bars by in `data/securities/cumulative.parquet`. An action that the prices "
+    "contradict is not applied until you accept it with `datalake decide`.",
     metadata={
         "dagster/column_schema": _columns(FACTORS, FACTORS_DESCRIPTIONS),
         "cumulative_columns": dg.MetadataValue.table_schema(
@@ -117,21 +117,21 @@ def securities(
             ACTIONS_AGREE,
             asset=FACTORS_KEY,
             description="The prices contradict no action, none is listed twice or impossible, and "
-            "the value of each spin-off is known. What fails is not applied.",
+            "the value of each spin-off is known. An action that fails is not applied.",
         ),
         dg.AssetCheckSpec(
             JUMPS_EXPLAINED,
             asset=FACTORS_KEY,
-            description="No price jumps as if an action were missing. What is suspected is named "
-            "and never applied by itself.",
+            description="No price jumps as if an action were missing. Suspected actions are "
+            "reported, never applied automatically.",
         ),
     ],
 )
-@plainly
+@plain_failures
 def adjustment_factors(
     source: SourceResource, lake: LakeResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Derive what earlier prices are multiplied by."""
+    """Derive the adjustment factors."""
     target = lake.open(source.identity)
     given = gathered(target)
     found, jumps = derive_factors(target.store, given)
@@ -140,12 +140,12 @@ def adjustment_factors(
         | {"dagster/uri": target.store.url(layout.FACTORS_TABLE)}
     )
     yield judge(target, ACTIONS_AGREE, "action")
-    # A fall that is taken for the market's is no reason to look.
+    # A fall explained by the market needs no attention.
     yield judge(target, JUMPS_EXPLAINED, "jump", fine=(Kind.MOVE,))
 
 
 def identity_metadata(given: Material, found: Identities) -> dict[str, Any]:
-    """What the UI shows and plots of a derivation of securities."""
+    """The metadata of a derivation of securities."""
     ends = Counter(found.table["followed_by"].to_pylist())
     kinds = Counter(finding.kind for finding in found.findings)
     return {
@@ -166,7 +166,7 @@ def identity_metadata(given: Material, found: Identities) -> dict[str, Any]:
 
 
 def factor_metadata(given: Material, found: Factors, jumps: Jumps) -> dict[str, Any]:
-    """What the UI shows and plots of a derivation of factors."""
+    """The metadata of a derivation of factors."""
     verdicts = Counter(found.table["verdict"].to_pylist())
     return {
         "dagster/row_count": found.table.num_rows,
@@ -186,8 +186,10 @@ def factor_metadata(given: Material, found: Factors, jumps: Jumps) -> dict[str, 
     }
 
 
-def judge(lake: Lake, check: str, about: str, fine: tuple[str, ...] = ()) -> dg.AssetCheckResult:
-    """A check of what was found: by kind, and the newest of it with what to type."""
+def judge(
+    lake: LakeFiles, check: str, about: str, fine: tuple[str, ...] = ()
+) -> dg.AssetCheckResult:
+    """A check of the findings: counts by kind, and the newest findings with a command each."""
     found = read_findings(lake.store)
     found = found.filter(pc.equal(found["about"], about))
     if fine:
@@ -208,6 +210,6 @@ def judge(lake: Lake, check: str, about: str, fine: tuple[str, ...] = ()) -> dg.
         passed=not found.num_rows,
         severity=dg.AssetCheckSeverity.WARN,
         description="; ".join(f"{counts[kind]:,} × {kind}" for kind in sorted(counts))
-        or "nothing to look at",
+        or "no findings",
         metadata=metadata,
     )

@@ -1,6 +1,6 @@
-"""Metadata of a collected session: what its materialization tells, whoever collected it.
+"""Metadata of a collected session's materialization, whoever collected it.
 
-Belongs here: names and forms of what Dagster shows and plots. Does not belong here: finding it out.
+Belongs here: names and types of what Dagster shows and plots. Does not belong here: computing it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from datalake_assets.collection.audit import Finding, Verdict
 from datalake_assets.collection.report import Reason, reasons
 
 SHOWN = 50
-"""Offenders and failures that metadata lists; the ledger in the session's file has them all."""
+"""How many offenders and failures the metadata lists; the ledger in the session's file has all."""
 
 
 def session_metadata(
@@ -27,18 +27,18 @@ def session_metadata(
     uri: str | None,
     size: int | None,
 ) -> dict[str, Any]:
-    """The numbers of a session under the names that its plots have.
+    """The numbers of a session, under the names of its plots.
 
     Args:
         counts: Symbols by state.
-        requested: Symbols of the session, those that turned out to be none left out.
-        asked: Those that this collection asked for.
-        success_rate: Share of the requested symbols that were answered for.
-        statistics: As `Statistics.to_dict` gives them.
+        requested: Symbols of the session, without those that the source rejected.
+        asked: Symbols that this collection requested.
+        success_rate: Share of the requested symbols that the source answered for.
+        statistics: From `Statistics.to_dict`.
         findings: The audit.
         failures: Symbols with their errors.
-        uri: The session's object; None when there is none.
-        size: Its bytes; None when nothing was written.
+        uri: The session's object; None if there is none.
+        size: Its size in bytes; None if nothing was written.
     """
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": counts["present"],
@@ -73,7 +73,7 @@ def session_metadata(
 
 
 def reasons_table(found: Sequence[Reason]) -> dg.TableMetadataValue:
-    """The most frequent errors, and how many symbols got each of them."""
+    """The most frequent errors, and how many symbols failed with each."""
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
@@ -89,7 +89,7 @@ def reasons_table(found: Sequence[Reason]) -> dg.TableMetadataValue:
 
 
 def failures_table(failures: Mapping[str, str]) -> dg.TableMetadataValue:
-    """The first of the symbols that failed, with their errors."""
+    """The first failed symbols, with their errors."""
     return dg.MetadataValue.table(
         [
             dg.TableRecord({"symbol": symbol, "error": error})

@@ -1,6 +1,6 @@
-"""`source_agrees`: the check that holds our adjusted bars and histories against the source's own.
+"""`source_agrees`: the check that compares our adjusted bars and histories with the source's.
 
-Belongs here: the check, and what it shows. Does not belong here: whom to ask, and comparing
+Belongs here: the check, and what it shows. Does not belong here: what to request, and comparing
 (`witness`).
 """
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.collection.clock import Clock
 from datalake_assets.pipeline.witness import ADJUSTED, Testimony, ask_source
@@ -24,17 +25,18 @@ def build_source_agrees(settings: Settings) -> dg.AssetChecksDefinition:
     """The check.
 
     Args:
-        settings: How many requests a day it may take.
+        settings: How many requests a day it may send.
     """
     requests = settings.witness_requests_per_day
 
     @dg.asset_check(
         name=NAME,
         asset=FACTORS_KEY,
-        description="The source's own adjusted bars of the securities with the newest actions are "
-        "ours, within its rounding, and it has no bar of a security that is missing here. Nothing "
-        f"is repaired. At most {requests} requests a day (DATALAKE_WITNESS_REQUESTS_PER_DAY).",
+        description="For the securities with the newest actions, the source's own adjusted bars "
+        "equal ours within its rounding, and the source has no bar that is missing here. The check "
+        f"only reports. At most {requests} requests a day (DATALAKE_WITNESS_REQUESTS_PER_DAY).",
     )
+    @plain_failures
     def source_agrees(
         collector: CollectorResource,
         source: SourceResource,
@@ -44,21 +46,21 @@ def build_source_agrees(settings: Settings) -> dg.AssetChecksDefinition:
         target = lake.open(source.identity)
         with source.open(collector) as alpaca, collector.options(source.account) as options:
             now = clock.now().astimezone(UTC)
-            told = ask_source(alpaca, target, options, requests=requests, now=now)
-        return judge(told)
+            testimony = ask_source(alpaca, target, options, requests=requests, now=now)
+        return judge(testimony)
 
     return source_agrees
 
 
-def judge(told: Testimony) -> dg.AssetCheckResult:
-    """What the source said, as a check."""
-    differences = told.differences
-    questions = told.answers["question"].to_pylist()
+def judge(testimony: Testimony) -> dg.AssetCheckResult:
+    """The result of the comparison, as a check."""
+    differences = testimony.differences
+    questions = testimony.answers["question"].to_pylist()
     metadata: dict[str, Any] = {
         "differences": len(differences),
         "securities_compared": questions.count(ADJUSTED),
         "histories_compared": len(questions) - questions.count(ADJUSTED),
-        "requests_today": told.requests,
+        "requests_today": testimony.requests,
     }
     if differences:
         metadata["first_differences"] = dg.MetadataValue.table(
@@ -71,9 +73,9 @@ def judge(told: Testimony) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not differences,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"the source says something else of {count:,} "
+        description=f"the source disagrees on {count:,} "
         f"{'security' if count == 1 else 'securities'}"
         if differences
-        else "the source says the same",
+        else "the source agrees",
         metadata=metadata,
     )

@@ -1,7 +1,7 @@
-"""`stock_universe`: a snapshot of every US equity that the source knows, one a day.
+"""`stock_universe`: a daily snapshot of every US equity on the source's list.
 
-Belongs here: taking the snapshot and describing it. Does not belong here: which of its symbols a
-session asks for (`collection.universe`).
+Belongs here: taking the snapshot and its metadata. Does not belong here: which of its symbols a
+session requests (`collection.universe`).
 """
 
 from collections import Counter
@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import __version__, liveness
-from datalake_assets.assets.failure import plainly
+from datalake_assets.assets.failure import plain_failures
 from datalake_assets.collection.progress import Display
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable, odd
-from datalake_assets.lake.lake import Lake, Written
+from datalake_assets.lake.files import LakeFiles
+from datalake_assets.lake.writer import LakeWriter, Written
 from datalake_assets.pipeline.listing import take_snapshot
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
@@ -34,7 +35,7 @@ KEY = dg.AssetKey("stock_universe")
     kinds={"python", "parquet"},
     code_version=__version__,
     description="Every US equity on the source's list, active and inactive. One snapshot a day, in "
-    "`data/universe/{day}.parquet`: it tells `daily_ticks` which symbols to ask for.",
+    "`data/universe/{day}.parquet`, from which `daily_ticks` takes the symbols to request.",
     metadata={
         "dagster/column_schema": dg.TableSchema(
             [
@@ -44,7 +45,7 @@ KEY = dg.AssetKey("stock_universe")
         )
     },
 )
-@plainly
+@plain_failures
 def stock_universe(
     context: dg.AssetExecutionContext,
     collector: CollectorResource,
@@ -54,8 +55,8 @@ def stock_universe(
 ) -> dg.MaterializeResult[None]:
     """Take today's snapshot."""
     liveness.mark(context)
-    display.begin("asking for the list of assets")
-    context.log.info("asking for the list of assets …")
+    display.begin("fetching the list of assets")
+    context.log.info("fetching the list of assets …")
     target = lake.open(source.identity)
     with source.open(collector) as alpaca:
         taken, snapshot, written = take_universe(alpaca, target, collector, source)
@@ -63,9 +64,9 @@ def stock_universe(
 
 
 def take_universe(
-    alpaca: AlpacaSource, lake: Lake, collector: CollectorResource, source: SourceResource
+    alpaca: AlpacaSource, lake: LakeWriter, collector: CollectorResource, source: SourceResource
 ) -> tuple[date, pa.Table, Written]:
-    """Take today's snapshot as the collector's knobs say.
+    """Take today's snapshot with the collector's options.
 
     Raises:
         PermanentError: As `take_snapshot`.
@@ -77,9 +78,9 @@ def take_universe(
 
 
 def snapshot_metadata(
-    taken: date, snapshot: pa.Table, written: Written, lake: Lake
+    taken: date, snapshot: pa.Table, written: Written, lake: LakeFiles
 ) -> dict[str, Any]:
-    """What the UI shows of a snapshot."""
+    """The metadata of a snapshot."""
     status = Counter(snapshot["status"].to_pylist())
     names = pc.unique(snapshot["symbol"]).to_pylist()
     return {

@@ -1,10 +1,10 @@
-"""`symbol_year_ticks`: the bars per symbol and year, as analysts read them, one partition a year.
+"""`symbol_year_ticks`: the bars per symbol and year, for analysts, one partition per year.
 
-Belongs here: the asset, and what its runs tell. Does not belong here: how a year is made from its
-sessions, and how both are proved equal (`lake.symbol_years`).
+Belongs here: the asset, and the metadata of its runs. Does not belong here: how a year is made from
+its sessions, and how both are verified to be equal (`lake.symbol_years`).
 
-Every run proves what it published by reading both layouts again; what somebody damaged since is
-found by that, and written anew.
+Every run verifies what it published by reading both layouts again. Files that were damaged in the
+meantime are found by that, and written again.
 """
 
 import threading
@@ -19,7 +19,7 @@ import dagster as dg
 from datalake_assets import __version__, liveness
 from datalake_assets.assets.daily_ticks import BARS_METADATA, LogDisplay
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
-from datalake_assets.assets.failure import Failed, plainly
+from datalake_assets.assets.failure import Failed, plain_failures
 from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.collection import progress
@@ -41,19 +41,19 @@ CHECK = "layouts_agree"
 _SHOWN = 20
 
 _TRIES = 3
-"""Publications of a year by one run, when others publish the same year at the same time."""
+"""How often one run publishes a year, if other runs publish the same year at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Year:
-    """What became of one year.
+    """The result of publishing one year.
 
     Args:
-        published: What the last publication left.
-        uploaded: Objects written, those written again included.
-        healed: Symbols whose object was not what had been published, and why.
-        proof: Of both layouts, at the end.
-        proof_seconds: How long reading them took.
+        published: The last publication.
+        uploaded: Objects written, including rewritten ones.
+        healed: Symbols whose object differed from what had been published, and why.
+        proof: The comparison of both layouts, at the end.
+        proof_seconds: How long it took.
     """
 
     published: Published
@@ -70,12 +70,12 @@ def build_symbol_year_ticks(partitions: dg.PartitionsDefinition[str]) -> dg.Asse
         partitions: Its years.
     """
     with warnings.catch_warnings():
-        # Both are marked beta; what we rely on of them is covered by tests.
+        # Both are beta; tests cover what we rely on.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return _symbol_year_ticks(
             partitions,
             dg.BackfillPolicy.multi_run(1),
-            # The current year has sessions that are still to come.
+            # The current year has future sessions.
             dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True),
         )
 
@@ -106,7 +106,7 @@ def _symbol_year_ticks(
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
-    @plainly
+    @plain_failures
     def symbol_year_ticks(
         context: dg.AssetExecutionContext,
         source: SourceResource,
@@ -139,9 +139,9 @@ def _symbol_year_ticks(
 
 _DESCRIPTION = """\
 The same bars as `daily_ticks`, one file per symbol and year:
-`data/ticks/daily/{symbol}/{year}/ticks.parquet`. A partition is a year; it is made anew from the
-year's published sessions, and only the files of symbols whose bars changed are written. Publishing
-a year again is always safe, also after a run that was killed: `datalake publish --year YEAR`.
+`data/ticks/daily/{symbol}/{year}/ticks.parquet`. A partition is a year. It is rebuilt from the
+year's published sessions; only files of symbols whose bars changed are written. It is always safe
+to publish a year again, also after a killed run: `datalake publish --year YEAR`.
 """
 
 
@@ -152,7 +152,7 @@ def _publish(
     workers: int,
     display: Display,
 ) -> _Year:
-    """Publish a year and prove it; what differs is written again, once."""
+    """Publish a year and verify it; files that differ are written again, once."""
     run_id = context.run.run_id
 
     def once() -> Published:
@@ -191,10 +191,10 @@ def _in_turn(
     year: int,
     display: Display,
 ) -> Published:
-    """Publish a year; when another publication came in between, once more after it.
+    """Publish a year; if another publication intervened, publish it again.
 
     Raises:
-        OvertakenError: Others came in between every time.
+        OvertakenError: Another publication intervened every time.
         PublicationError, BrokenFileError, StoreError: As `SymbolYears.publish`.
     """
     for _ in range(_TRIES - 1):
@@ -202,13 +202,13 @@ def _in_turn(
             return publish()
         except OvertakenError as error:
             context.log.info("%s", error)
-            display.begin(f"{year}: waiting for another publication of it")
+            display.begin(f"{year}: waiting for another publication of this year")
             symbol_years.wait_for_other(year, context.run.run_id, stop=threading.Event())
     return publish()
 
 
 def _shown_by(display: Display, year: int) -> Callable[[Snapshot], None]:
-    """Shows the files of a year being written."""
+    """Shows the writing of a year's files."""
 
     def show(snapshot: Snapshot) -> None:
         if not snapshot.objects:
@@ -253,13 +253,13 @@ def _materialization(year: _Year, url: str) -> dg.AssetMaterialization:
 
 
 def _check(proofs: list[Proof]) -> dg.AssetCheckResult:
-    """One result over all years of the run: failed when one of them does not hold."""
+    """One result over all years of the run; it fails if one year differs."""
     broken = [proof for proof in proofs if not proof.holds]
     rows = sum(proof.sessions.rows for proof in proofs)
     are = "is" if rows == 1 else "are"
     told = f"{many(rows, 'row')} of {many(len(proofs), 'year')} {are} the same in both layouts"
     if not proofs:
-        told = "no year was published, so there was nothing to compare"
+        told = "no year was published, so nothing was compared"
     return dg.AssetCheckResult(
         check_name=CHECK,
         passed=not broken,
@@ -283,6 +283,6 @@ def _table(proofs: list[Proof]) -> str:
 def _disagreement(proof: Proof) -> str:
     first = [f"{symbol}: {why}" for symbol, why in list(proof.differing.items())[:3]]
     return (
-        f"{proof.year}: {len(proof.differing):,} symbol-years are not what the sessions say "
+        f"{proof.year}: {len(proof.differing):,} symbol-years differ from the sessions "
         f"({'; '.join(first)})"
     )

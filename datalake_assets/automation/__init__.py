@@ -1,5 +1,5 @@
-"""Automation: what happens every day without anybody.
+"""Automation: what Dagster does every day by itself.
 
-Belongs here: the jobs, when a sensor asks for a run of one, and who is told when something fails.
+Belongs here: the jobs, when sensors request runs of them, and alerts when something fails.
 Does not belong here: what an asset does.
 """

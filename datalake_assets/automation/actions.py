@@ -1,7 +1,7 @@
-"""Corporate actions every evening: the sensor that asks for a run.
+"""The sensor that requests a run for corporate actions every evening.
 
-Belongs here: when a run is due. Does not belong here: which window it asks for, and when it is the
-whole history's turn (`actions.sweep`).
+Belongs here: when a run is due. Does not belong here: which window it fetches, and when it fetches
+the whole history (`actions.sweep`).
 """
 
 from datetime import timedelta
@@ -16,14 +16,14 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
 
 ACTIONS = "corporate actions"
-"""What the runs are for: the value of the tag `runs.FOR`."""
+"""The purpose of the runs: the value of the tag `runs.PURPOSE`."""
 
 
 def build_actions_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that asks once after each session, and again with growing pauses on failure.
+    """The sensor that requests a run after each session, and retries with growing pauses.
 
     Args:
-        settings: How long after the close, and whether it starts by itself.
+        settings: How long after the close, and whether it starts automatically.
     """
     delay = timedelta(minutes=settings.collect_after_minutes)
 
@@ -32,8 +32,8 @@ def build_actions_sensor(settings: Settings) -> dg.SensorDefinition:
         job=corporate_actions_job,
         minimum_interval_seconds=300,
         default_status=sensor_status(settings),
-        description="Ask for corporate actions once after each session, and again with growing "
-        "pauses while it fails. Once a month the run asks for the whole history.",
+        description="Fetch corporate actions once after each session, with retries at growing "
+        "intervals. Once a month, fetch the whole history.",
     )
     def new_actions(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
@@ -48,7 +48,7 @@ def build_actions_sensor(settings: Settings) -> dg.SensorDefinition:
             since=due.available_at(session, delay),
             occasion=str(session),
             because=f"the session of {session} is over",
-            done=f"the actions were asked for after the session of {session}",
+            done=f"the actions were fetched after the session of {session}",
             by_hand="datalake actions --sweep",
         )
 

@@ -1,6 +1,6 @@
-"""Alerts: telling people, by a webhook that reads what Slack's read, when something is wrong.
+"""Alerts: messages to people, by a webhook in Slack's format, when something is wrong.
 
-Belongs here: sending a text, and the sensor that tells of failed runs. Does not belong here: when
+Belongs here: sending a text, and the sensor that reports failed runs. Does not belong here: when
 a lake is stale (`freshness`, which sends its own texts with this).
 
 https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
@@ -24,7 +24,7 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
 
 LINES, WIDTH = 8, 500
-"""Of a run's reason, lines that are told and characters of each: the rest is in Dagster's UI."""
+"""How many lines of a run's reason are sent, and how many characters of each."""
 
 
 class AlertError(RuntimeError):
@@ -32,19 +32,19 @@ class AlertError(RuntimeError):
 
 
 class Webhook:
-    """Where alerts go.
+    """The webhook that receives alerts.
 
-    Its address is a secret, so no error and no log has more of it than the host. That is why it
-    is asked with the standard library's client: urllib3 logs the path of each request, as a
-    warning when it tries one again.
+    Its URL is a secret, so errors and logs contain only the host. That is why it is called with the
+    standard library's client: urllib3 logs the path of each request, at warning level when it
+    retries.
 
     Args:
-        address: Of the webhook.
-        attempts: Times that a text is sent at most.
-        timeout: Seconds until the connection stands, and until the answer comes. All attempts
-            together must be a fraction of the minute that Dagster gives to a tick, in which five
-            failed runs can be told of.
-        clock: What waits between attempts.
+        address: The webhook's URL.
+        attempts: How often a text is sent at most.
+        timeout: Seconds for connecting, and for the answer. All attempts together must take a
+            fraction of the minute that Dagster gives to a tick, in which up to five failed runs are
+            reported.
+        clock: The clock that waits between attempts.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class Webhook:
         return f"Webhook({self._parts.hostname})"
 
     def tell(self, text: str) -> None:
-        """Send a text; an answer of 2xx means that it arrived.
+        """Send a text. An answer of 2xx means that it was delivered.
 
         Raises:
-            AlertError: It did not arrive.
+            AlertError: It was not delivered.
         """
-        # Slack reads these three characters as its own markup.
+        # Slack treats these three characters as markup.
         body = json.dumps({"text": html.escape(text, quote=False)}).encode()
         for attempt in range(1, self._attempts + 1):
             cause: Exception | None = None
@@ -73,7 +73,7 @@ class Webhook:
                 reason, may_pass = f"it answered HTTP {status}", status == 429 or status >= 500
             except (OSError, HTTPException) as error:
                 cause, may_pass = error, True
-                reason = f"it could not be asked: {type(error).__name__}: {error}"
+                reason = f"it could not be reached: {type(error).__name__}: {error}"
             if not may_pass or attempt == self._attempts:
                 raise AlertError(
                     f"an alert could not be sent to {self._parts.hostname} (attempt {attempt} of "
@@ -82,11 +82,11 @@ class Webhook:
             self._clock.wait(0.5 * attempt, threading.Event())
 
     def _post(self, body: bytes) -> int:
-        """The status of one attempt. A redirection is followed nowhere: it would drop the body."""
+        """The status of one attempt. Redirects are not followed: they would drop the body."""
         kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
         connection = kind(self._parts.netloc.rpartition("@")[2], timeout=self._timeout)
         try:
-            # What may not stand in a path would be refused by an error that shows all of it.
+            # Quoted, as the error about an invalid character would show the whole path.
             path = quote(self._parts.path or "/", safe="/%:@!$&'()*+,;=~")
             if self._parts.query:
                 path += "?" + quote(self._parts.query, safe="/%:@!$&'()*+,;=~?")
@@ -97,17 +97,17 @@ class Webhook:
 
 
 def webhook(settings: Settings) -> Webhook | None:
-    """Where the settings send alerts; None: nowhere."""
+    """The webhook of the settings; None if there is none."""
     return Webhook(settings.alert_webhook) if settings.alert_webhook else None
 
 
 def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that tells of each failed run; it starts by itself when somebody is to be told.
+    """The sensor that reports each failed run; it starts automatically if there is a webhook.
 
-    Runs of `datalake` in a terminal are not told of: whoever started them sees them fail.
+    Runs of `datalake` in a terminal are not reported: the user sees them fail.
 
     Args:
-        settings: Where to, and whether sensors start by themselves.
+        settings: The webhook, and whether sensors start automatically.
     """
     receiver = webhook(settings)
     status = sensor_status(settings) if receiver else dg.DefaultSensorStatus.STOPPED
@@ -115,14 +115,14 @@ def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="failed_runs",
         default_status=status,
-        description="Tell the webhook (DATALAKE_ALERT_WEBHOOK) of each run that failed: why, and "
-        "what to type.",
+        description="Send an alert to the webhook (DATALAKE_ALERT_WEBHOOK) for each failed run, "
+        "with the reason and the command to run.",
     )
     def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         if receiver is None:
-            return dg.SkipReason("DATALAKE_ALERT_WEBHOOK is not set: nobody is told")
+            return dg.SkipReason("DATALAKE_ALERT_WEBHOOK is not set: no alert is sent")
         if runs.TERMINAL in context.dagster_run.tags:
-            return dg.SkipReason("whoever started it in a terminal saw it fail")
+            return dg.SkipReason("the run was started in a terminal, where its failure is shown")
         receiver.tell(failure_text(context))
         return None
 
@@ -130,21 +130,21 @@ def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def failure_text(context: dg.RunFailureSensorContext) -> str:
-    """What is told of a failed run: job, partitions, reason, run, and what to type."""
+    """The text about a failed run: job, partitions, reason, run, and the command to run."""
     run = context.dagster_run
     about = runs.partitions_of(run.tags)
     which = f" of {about[0]}" if about else ""
     if len(about) > 1:
         which = f" of {about[0]} … {about[-1]}"
     reasons = [reason_of(event) for event in context.get_step_failure_events()]
-    # A run can fail outside its steps: its process was killed, or never came up.
-    reason = "\n".join(reasons) or context.failure_event.message or "no reason was given"
+    # A run can fail outside its steps: its process was killed, or never started.
+    reason = "\n".join(reasons) or context.failure_event.message or "no reason given"
     lines = [line[:WIDTH] for line in reason.splitlines() if line.strip()]
     if len(lines) > LINES:
         lines[LINES - 1 :] = ["…"]
     again = ""
-    if purpose := run.tags.get(runs.FOR):
-        again = f"\nA sensor asked for it ({purpose}), and asks again by itself until it gives up."
+    if purpose := run.tags.get(runs.PURPOSE):
+        again = f"\nA sensor requested it ({purpose}), and retries automatically until it gives up."
     return (
         f"{run.job_name}{which} failed:\n"
         + "\n".join(lines)
@@ -155,10 +155,10 @@ def failure_text(context: dg.RunFailureSensorContext) -> str:
 def _advice(run: dg.DagsterRun, about: list[str]) -> str:
     assets = run.asset_selection or frozenset()
     if about and (run.job_name == symbol_year_ticks_job.name or SYMBOL_YEAR_TICKS in assets):
-        return "Type: " + "; ".join(f"datalake publish --year {year}" for year in about[:LINES])
+        return "Run: " + "; ".join(f"datalake publish --year {year}" for year in about[:LINES])
     if about and (run.job_name in COLLECTING or DAILY_TICKS in assets):
         if len(about) > 1:
-            return f"Type: datalake backfill --from {about[0]} --to {about[-1]}"
+            return f"Run: datalake backfill --from {about[0]} --to {about[-1]}"
         repair = " --repair" if run.job_name == repair_job.name else ""
-        return f"Type: datalake collect --session {about[0]}{repair}"
-    return "Look at the run in Dagster's UI."
+        return f"Run: datalake collect --session {about[0]}{repair}"
+    return "See the run in Dagster's UI."

@@ -1,7 +1,7 @@
-"""Due: which sessions are to be collected now, or years published, and why the others are not.
+"""Which sessions to collect now, which years to publish, and why not the others.
 
-Belongs here: the rules, as functions of the time and of what is known; no Dagster, no storage, no
-clock. Does not belong here: finding out what is known, and asking for runs (`sensors`).
+Belongs here: the rules, as functions of the time and of known facts; no Dagster, no storage, no
+clock. Does not belong here: finding out those facts, and requesting runs (`sensors`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from datetime import UTC, date, datetime, time, timedelta
 from datalake_assets import market_calendar
 
 PARTITION_APPEARS = timedelta(hours=22)
-"""Time of a session's own day (UTC) at which its partition appears, as `partitions.TIMEZONE` makes
-it. Known here, so that what looks at the lake need not load Dagster."""
+"""The time of a session's own day (UTC) at which its partition appears, given
+`partitions.TIMEZONE`. It is repeated here so that reading the lake does not load Dagster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run that was asked for a partition.
+    """One run that was requested for a partition.
 
     Args:
         ended: When it ended, UTC; None while it is queued or runs.
@@ -29,18 +29,17 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How often a partition is asked for, and how long to wait in between.
+class RetrySchedule:
+    """How often a partition is attempted, and the pauses between attempts.
 
-    The pauses grow, so that a source that is down for minutes costs minutes, and one that is down
-    for a day still gets its last attempt after it: 10 minutes, half an hour, 1.5, 4.5, 12 and 12
-    hours.
+    The pauses grow. A source that is down for minutes costs minutes, and after one that is down for
+    a day there is still an attempt left: 10 minutes, half an hour, 1.5, 4.5, 12 and 12 hours.
 
     Args:
-        attempts: Runs for one partition at most.
-        first: Pause after the first of them.
-        factor: Each pause is this many times the one before.
-        longest: No pause is longer.
+        attempts: The most runs for one partition.
+        first: The pause after the first attempt.
+        factor: The ratio of each pause to the one before.
+        longest: The longest pause.
     """
 
     attempts: int = 7
@@ -49,19 +48,19 @@ class Patience:
     longest: timedelta = timedelta(hours=12)
 
     def pause(self, attempts: int) -> timedelta:
-        """How long to wait after this many attempts (1 is the first)."""
+        """The pause after this many attempts (1 is the first)."""
         grown: int = self.factor ** min(attempts - 1, 20)
         return min(self.longest, self.first * grown)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether to ask for a partition now.
+    """Whether to request a run for a partition now.
 
     Args:
         partition: The session or the year.
-        attempt: Which attempt to make, from 1; None when there is none to make now.
-        why: The reason, for a person.
+        attempt: The attempt to make, from 1; None for none now.
+        why: The reason, as text.
     """
 
     partition: str
@@ -70,7 +69,7 @@ class Verdict:
 
 
 def available_at(session: date, delay: timedelta) -> datetime:
-    """When a session is collected, UTC: some time after its close, and not before 22:00.
+    """When a session is collected, UTC: some time after its close, but not before 22:00.
 
     Args:
         session: The session.
@@ -82,13 +81,13 @@ def available_at(session: date, delay: timedelta) -> datetime:
 
 
 def next_available(after: date, delay: timedelta) -> tuple[date, datetime]:
-    """The session after a day, and when its bars can be had, UTC."""
+    """The session after a day, and when it is collected, UTC."""
     session = _next_session(after)
     return session, available_at(session, delay)
 
 
 def looked_at_again_at(session: date, sessions_later: int, delay: timedelta) -> datetime:
-    """When a session is collected again, UTC: with the session so many later."""
+    """When a session is collected again, UTC: with the session `later` sessions after it."""
     day = session
     for _ in range(sessions_later):
         day = _next_session(day)
@@ -96,13 +95,13 @@ def looked_at_again_at(session: date, sessions_later: int, delay: timedelta) -> 
 
 
 def newest(now: datetime, count: int, delay: timedelta) -> list[date]:
-    """The newest sessions whose bars can be had, ascending."""
-    # Sessions of the next days can't be had, and one of this day may not yet be.
+    """The newest sessions that can be collected, ascending."""
+    # Today's session may not be available yet.
     return [day for day in up_to(now.date(), count) if available_at(day, delay) <= now][-count:]
 
 
 def up_to(day: date, count: int) -> list[date]:
-    """So many sessions before a day and, when it is one, the day itself, ascending."""
+    """The given number of sessions before a day and, if it is a session, the day, ascending."""
     before = market_calendar.previous_sessions(day, count)
     return [*before, day] if market_calendar.is_session(day) else before
 
@@ -113,18 +112,18 @@ def decide(
     *,
     busy: Mapping[str, str],
     attempts: Mapping[str, Sequence[Attempt]],
-    patience: Patience,
+    retries: RetrySchedule,
     by_hand: str,
 ) -> list[Verdict]:
-    """What to do about each partition that should be done by now and is not.
+    """A verdict for each partition that is due and not done.
 
     Args:
         now: The time, UTC.
-        wanted: These partitions, each with what makes it due.
-        busy: Partitions that somebody is about, and who.
-        attempts: The runs that were asked for each one for this reason, in any order.
-        patience: How often to ask.
-        by_hand: The command that a person types once it was given up; `{}` is the partition.
+        wanted: These partitions, with the reason why each is due.
+        busy: Partitions that a run or backfill is processing, and which one.
+        attempts: The runs requested for each of them for this reason, in any order.
+        retries: How often to try, and the pauses.
+        by_hand: The command for the user after the last attempt; `{}` is the partition.
     """
 
     def verdict(partition: str, due: str) -> tuple[int | None, str]:
@@ -134,18 +133,18 @@ def decide(
         ended = [attempt.ended for attempt in made if attempt.ended]
         number = len(ended) + 1
         if len(ended) < len(made):
-            return None, f"its attempt {len(made)} is under way"
+            return None, f"attempt {len(made)} is in progress"
         if not ended:
             return number, due
-        if len(ended) >= patience.attempts:
-            tried = f"given up after {len(ended)} attempts; see its last run"
-            return None, f"{tried}, then type `{by_hand.format(partition)}`"
+        if len(ended) >= retries.attempts:
+            tried = f"gave up after {len(ended)} attempts; see the last run"
+            return None, f"{tried}, then run `{by_hand.format(partition)}`"
         failed = f"attempt {len(ended)} failed"
-        # An end that lies in the future was written by a clock that was wrong.
+        # An end in the future was recorded by a wrong clock.
         last = max((at for at in ended if at <= now), default=datetime.min.replace(tzinfo=UTC))
-        if now < (again := last + patience.pause(len(ended))):
+        if now < (again := last + retries.pause(len(ended))):
             return None, f"{failed}, the next is at {again:%Y-%m-%d %H:%M} UTC"
-        return number, f"{failed}, this is the next{' and last' * (number == patience.attempts)}"
+        return number, f"{failed}, this is the next{' and last' * (number == retries.attempts)}"
 
     verdicts = []
     for partition, due in wanted.items():

@@ -1,7 +1,7 @@
-"""Following: one run of an asset without partitions after something happened; tried again.
+"""One run of an unpartitioned asset after an event, with retries.
 
-Belongs here: what the sensors new_actions, securities_follow and report_follows have in common.
-Does not belong here: what each of them follows, and what it waits for.
+Belongs here: the common part of the sensors new_actions, securities_follow and report_follows.
+Does not belong here: the events that each of them follows, and what it waits for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dagster as dg
 
 from datalake_assets.automation import due, runs
 
-PATIENCE = due.Patience()
+RETRIES = due.RetrySchedule()
 
 
 def follow(
@@ -28,19 +28,19 @@ def follow(
     by_hand: str,
     busy: str = "",
 ) -> dg.SensorResult | dg.SkipReason:
-    """Ask for a run if the asset was not materialized since, or say why not.
+    """Request a run if the asset was not materialized since an event, or say why not.
 
     Args:
-        context: The sensor's.
+        context: The sensor's context.
         now: The time, UTC.
         asset: What the run materializes.
-        purpose: What the run is for: the value of the tag `runs.FOR`.
-        since: When that happened which it follows, UTC; None when nothing ever did.
-        occasion: What tells this occasion from others: part of the run's key.
-        because: Why it is due.
-        done: Said when there is nothing to follow.
-        by_hand: The command that a person types once it was given up.
-        busy: What is to end first; empty when nothing is.
+        purpose: The purpose of the run: the value of the tag `runs.PURPOSE`.
+        since: The time of the event, UTC; None if there was none.
+        occasion: What identifies the event: part of the run key.
+        because: Why a run is due.
+        done: The message if no run is needed.
+        by_hand: The command for the user after the last attempt.
+        busy: What has to end first; empty if nothing.
     """
     last = runs.last_materialized(context.instance, asset, now)
     if since is None or (last and last >= since):
@@ -53,13 +53,13 @@ def follow(
         now,
         {name: because},
         busy={},
-        # Those that ended before followed something else.
+        # Earlier runs followed another event.
         attempts={name: [one for one in made if not one.ended or one.ended >= since]},
-        patience=PATIENCE,
+        retries=RETRIES,
         by_hand=by_hand,
     )
     if not verdict.attempt:
         return dg.SkipReason(verdict.why)
     context.log.info(verdict.why)
     key = f"{purpose} {occasion} #{verdict.attempt}"
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, tags={runs.FOR: purpose})])
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, tags={runs.PURPOSE: purpose})])

@@ -1,9 +1,9 @@
 """Freshness: whether the newest session is in the lake by its deadline.
 
-Belongs here: the deadline, the check that shows it, and the sensor that has it looked at and tells
-people. Does not belong here: collecting what is missing (`sensors`), how texts are sent (`alerts`).
+Belongs here: the deadline, the check, and the sensor that evaluates the check and sends alerts. Not
+here: collecting what is missing (`sensors`), how texts are sent (`alerts`).
 
-What counts is the lake itself, not Dagster's records: those say what was done, not what is there.
+The lake itself counts, not Dagster's records: those say what was done, not what is in the lake.
 """
 
 import json
@@ -20,30 +20,30 @@ from datalake_assets.automation import due
 from datalake_assets.automation.alerts import AlertError, webhook
 from datalake_assets.automation.jobs import NEWEST_SESSION, freshness_job, sensor_status
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 
 _TO_COLLECT = timedelta(hours=1)
-"""What a collection is given at least, from when its session's bars can be had."""
+"""The minimum time for a collection, from when its session can be collected."""
 
 _LOOKED_BACK = 30
-"""Sessions among which the newest with a deadline in the past is sought: more than there are in
-the longest deadline (10 days)."""
+"""How many sessions are searched for the newest with a deadline in the past: more than the longest
+deadline (10 days) has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """When each session must be there.
+    """When each session must be in the lake.
 
     Args:
-        first: The first session that is wanted at all.
+        first: The lake's first session.
         within: Time after a session's close.
-        delay: Time after a session's close from when it is collected. A session is never late
-            before it can be there, whatever `within` says: on a half day a partition appears nine
-            hours after the opening, but up to five after the close.
+        delay: Time from a session's close to its collection. A session is never late before it can
+        be in the lake, whatever `within` says: on a half day its partition appears nine hours
+            after the opening, up to five hours after the close.
     """
 
     first: date
@@ -52,7 +52,7 @@ class Deadlines:
 
     @classmethod
     def of(cls, settings: Settings) -> "Deadlines":
-        """Those that the settings ask for."""
+        """The deadlines of the settings."""
         return cls(
             settings.first_session,
             timedelta(hours=settings.fresh_within_hours),
@@ -60,7 +60,7 @@ class Deadlines:
         )
 
     def of_session(self, session: date) -> datetime:
-        """The instant (UTC) from which on a session that is not there is late."""
+        """The instant (UTC) from which a missing session is late."""
         closed = market_calendar.session_close(session)
         return max(closed + self.within, due.available_at(session, self.delay) + _TO_COLLECT)
 
@@ -73,13 +73,13 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """The lake against a deadline.
+    """The state of the lake at a deadline.
 
     Args:
         session: The newest session whose deadline has passed.
         deadline: That deadline, UTC.
-        newest: The newest session that the lake holds; None when it holds none.
-        missing: The sessions in a row, up to this one, that it lacks; none when it is there.
+        newest: The newest session of the lake; None if it has none.
+        missing: The consecutive missing sessions up to this one; empty if it is there.
     """
 
     session: date
@@ -89,7 +89,7 @@ class Freshness:
 
     @property
     def command(self) -> str:
-        """What to type."""
+        """The command to run."""
         if not self.missing:
             return "nothing"
         if len(self.missing) == 1:
@@ -101,19 +101,19 @@ class Freshness:
             return f"{self.session} is there"
         count = "1 session is" if len(self.missing) == 1 else f"{len(self.missing):,} sessions are"
         return (
-            f"{self.session} is missing since {self.deadline:%Y-%m-%d %H:%M} UTC: the lake is "
-            f"stale. {count} missing, the newest there is {self.newest or 'none'}. "
-            f"Type: {self.command}"
+            f"{self.session} was due at {self.deadline:%Y-%m-%d %H:%M} UTC: the lake is stale. "
+            f"{count} missing, the newest session in the lake is {self.newest or 'none'}. "
+            f"Run: {self.command}"
         )
 
 
 def look(now: datetime, held: Collection[date], deadlines: Deadlines) -> Freshness | None:
-    """Hold the sessions of a lake against the newest deadline that has passed.
+    """Compare the sessions of a lake with the newest deadline that has passed.
 
     Args:
         now: The time, UTC.
-        held: The sessions that are published.
-        deadlines: When each must be.
+        held: The published sessions.
+        deadlines: The deadlines.
 
     Returns:
         None before the first deadline.
@@ -136,7 +136,7 @@ def look(now: datetime, held: Collection[date], deadlines: Deadlines) -> Freshne
 
 
 def build_freshness_check(settings: Settings) -> dg.AssetChecksDefinition:
-    """The check that is red while the newest session is late.
+    """The check that fails while the newest session is late.
 
     Args:
         settings: The deadlines.
@@ -146,19 +146,19 @@ def build_freshness_check(settings: Settings) -> dg.AssetChecksDefinition:
     spec = dg.AssetCheckSpec(
         NEWEST_SESSION.name,
         asset=DAILY_TICKS,
-        description="The newest session is in the lake "
-        f"{settings.fresh_within_hours} hours after its close (DATALAKE_FRESH_WITHIN_HOURS), "
-        "whatever Dagster's records say.",
+        description="The newest session is in the lake at most "
+        f"{settings.fresh_within_hours} hours after its close (DATALAKE_FRESH_WITHIN_HOURS). "
+        "The lake itself is checked, not Dagster's records.",
     )
 
     @dg.op(name=spec.name, out=dg.Out(dg.Nothing))
     def newest_session_is_there(
         clock: dg.ResourceParam[Clock], lake: LakeResource
     ) -> dg.AssetCheckResult:
-        return judge(look(clock.now(), Lake(open_store(lake.uri)).sessions(), deadlines))
+        return judge(look(clock.now(), LakeFiles(open_store(lake.uri)).sessions(), deadlines))
 
-    # `@asset_check` would make it wait for the asset's output. A run with a session that did not
-    # pass has none, and would leave it unevaluated just when it has something to tell.
+    # `@asset_check` would wait for the asset's output. A run with a session that did not pass has
+    # no output, so the check would not be evaluated when it matters most.
     check: dg.AssetChecksDefinition = dg.AssetChecksDefinition.create(
         keys_by_input_name={},
         node_def=newest_session_is_there,
@@ -169,9 +169,9 @@ def build_freshness_check(settings: Settings) -> dg.AssetChecksDefinition:
 
 
 def judge(found: Freshness | None) -> dg.AssetCheckResult:
-    """The verdict of the check, with its numbers."""
+    """The result of the check, with its numbers."""
     if found is None:
-        return dg.AssetCheckResult(passed=True, description="no session had to be there yet")
+        return dg.AssetCheckResult(passed=True, description="no session is due yet")
     metadata: dict[str, Any] = {
         "session": str(found.session),
         "deadline": dg.MetadataValue.timestamp(found.deadline),
@@ -187,9 +187,8 @@ class _Memory:
     """The sensor's cursor.
 
     Args:
-        seen: The session and its state for which the check was last asked for.
-        told: The session of which the webhook was told that it is missing, until it is told that
-            the lake is fresh again.
+        seen: The session and its state at the last evaluation of the check.
+        told: The session that was reported as missing, until the lake is reported as fresh again.
     """
 
     seen: str = ""
@@ -197,10 +196,10 @@ class _Memory:
 
 
 def build_freshness_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that has the check looked at when its verdict changes, and tells people.
+    """The sensor that evaluates the check when its result changes, and sends alerts.
 
     Args:
-        settings: The deadlines, the webhook, and whether it starts by itself.
+        settings: The deadlines, the webhook, and whether it starts automatically.
     """
     deadlines, receiver = Deadlines.of(settings), webhook(settings)
 
@@ -209,8 +208,8 @@ def build_freshness_sensor(settings: Settings) -> dg.SensorDefinition:
         job=freshness_job,
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
-        description="Evaluate the check newest_session_is_there when a session's deadline passes, "
-        "and when a late session has come; tell the webhook (DATALAKE_ALERT_WEBHOOK) of both.",
+        description="Evaluate the check newest_session_is_there when a session's deadline passes "
+        "and when a late session arrives. Send alerts for both (DATALAKE_ALERT_WEBHOOK).",
     )
     def freshness(
         context: dg.SensorEvaluationContext,
@@ -221,23 +220,23 @@ def build_freshness_sensor(settings: Settings) -> dg.SensorDefinition:
         memory = _Memory(**json.loads(context.cursor or "{}"))
         session = deadlines.newest_passed(now)
         if session is None:
-            return dg.SensorResult(skip_reason="no session had to be there yet")
-        held = Lake(open_store(lake.uri))
-        # One look at one object: a tick is every minute. Only who tells people looks at them all.
+            return dg.SensorResult(skip_reason="no session is due yet")
+        held = LakeFiles(open_store(lake.uri))
+        # A tick runs every minute, so it checks one object; only an alert lists all sessions.
         there = held.store.exists(layout.session_key(session))
         state = f"{session} {'there' if there else 'missing'}"
         told = f"{session} is there" if there else f"{session} is missing: the lake is stale"
         late, back = not there and memory.told != str(session), there and memory.told
         if receiver is None:
             memory.told = ""
-            told += "" if there else "; DATALAKE_ALERT_WEBHOOK is not set, so nobody is told"
+            told += "" if there else "; DATALAKE_ALERT_WEBHOOK is not set, so no alert is sent"
         elif late or back:
             found = look(now, held.sessions(), deadlines)
             try:
                 receiver.tell(f"{found}: the lake is fresh again" if back else str(found))
                 memory.told = "" if back else str(session)
             except AlertError as error:
-                told += f"; {error}; this is tried again with the next tick"
+                told += f"; {error}; the next tick tries again"
                 context.log.error(str(error))
         changed = state != memory.seen
         memory.seen = state
@@ -245,7 +244,7 @@ def build_freshness_sensor(settings: Settings) -> dg.SensorDefinition:
         if not changed:
             return dg.SensorResult(skip_reason=told, cursor=cursor)
         context.log.info(told)
-        # With the time: Dagster never launches a run key twice, and a session can go and come back.
+        # With the time: Dagster never launches a run key twice, and a session can vanish again.
         request = dg.RunRequest(run_key=f"{state} {now:%Y-%m-%dT%H:%M}")
         return dg.SensorResult(run_requests=[request], cursor=cursor)
 

@@ -1,4 +1,4 @@
-"""Jobs: what a person, a sensor or the schedule launches."""
+"""The jobs that a user, a sensor or the schedule launches."""
 
 from datetime import UTC, timedelta
 
@@ -18,7 +18,7 @@ from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
 from datalake_assets.settings import Settings
 
 NEWEST_SESSION = dg.AssetCheckKey(DAILY_TICKS, "newest_session_is_there")
-"""The check of freshness: about the lake and the clock, so no part of a run over a session."""
+"""The check of freshness: it depends on the clock, so runs over sessions don't include it."""
 
 _OF_A_SESSION = AssetSelection.assets(DAILY_TICKS) - AssetSelection.checks(NEWEST_SESSION)
 
@@ -31,7 +31,7 @@ daily_ticks_job = dg.define_asset_job(
 repair_job = dg.define_asset_job(
     "repair_job",
     selection=_OF_A_SESSION,
-    description="Ask again for what a session lacks, with the collector's `repair` on.",
+    description="Request the symbols that a session lacks, with the collector's `repair` on.",
 )
 
 symbol_year_ticks_job = dg.define_asset_job(
@@ -43,35 +43,35 @@ symbol_year_ticks_job = dg.define_asset_job(
 corporate_actions_job = dg.define_asset_job(
     "corporate_actions_job",
     selection=AssetSelection.assets(CORPORATE_ACTIONS),
-    description="Ask what corporate actions there are, and log what changed.",
+    description="Fetch the corporate actions, and log what changed.",
 )
 
 SOURCE_AGREES = dg.AssetCheckKey(FACTORS_KEY, SOURCE_AGREES_NAME)
-"""The check that asks the source: within a budget of its own, so no part of a derivation."""
+"""The check that sends requests to the source: it has its own budget and its own job."""
 
 securities_job = dg.define_asset_job(
     "securities_job",
     selection=AssetSelection.assets(SECURITIES_KEY, FACTORS_KEY)
     - AssetSelection.checks(SOURCE_AGREES),
-    description="Derive who is who, and what earlier prices are worth: a few seconds.",
+    description="Derive securities and adjustment factors; takes a few seconds.",
 )
 
 witness_job = dg.define_asset_job(
     "witness_job",
     selection=AssetSelection.checks(SOURCE_AGREES),
-    description="Hold our adjusted bars and histories against the source's own.",
+    description="Compare our adjusted bars and histories with the source's own.",
 )
 
 lake_report_job = dg.define_asset_job(
     "lake_report_job",
     selection=AssetSelection.assets(LAKE_REPORT),
-    description="Write the report: whether the lake is good, and what to do.",
+    description="Write the report: the state of the lake, and what to do.",
 )
 
 freshness_job = dg.define_asset_job(
     "freshness_job",
     selection=AssetSelection.checks(NEWEST_SESSION),
-    description="Look whether the newest session is in the lake, and collect nothing.",
+    description="Check whether the newest session is in the lake. Collects nothing.",
 )
 
 
@@ -101,22 +101,22 @@ ASSETS = (
 
 
 def sensor_status(settings: Settings) -> dg.DefaultSensorStatus:
-    """Whether the sensors start by themselves; a switch that somebody turned in the UI wins."""
+    """Whether the sensors start automatically; a sensor switched in the UI stays as it is."""
     if settings.automation == "on":
         return dg.DefaultSensorStatus.RUNNING
     return dg.DefaultSensorStatus.STOPPED
 
 
 def build_daily_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """A schedule for those who prefer one to the sensor `new_sessions`: off until it is started.
+    """A schedule as an alternative to the sensor `new_sessions`; off until it is started.
 
-    One run a session at a fixed hour, and no second try. Dagster's own schedule of a partitioned
-    job would ask for Friday's session on Saturday and Sunday again.
+    It launches one run per session at a fixed hour, without retries. Dagster's own schedule for a
+    partitioned job would request Friday's session again on Saturday and Sunday.
 
     Args:
         settings: How long after the close.
     """
-    # The latest close is at 21:00 UTC, in winter; a few minutes are for a clock that is ahead.
+    # The latest close is at 21:00 UTC, in winter; a few minutes allow for a clock that is ahead.
     after_close = timedelta(hours=21, minutes=settings.collect_after_minutes)
     after = max(PARTITION_APPEARS + timedelta(minutes=5), after_close)
     hours, minutes = divmod(after.seconds // 60, 60)
@@ -126,13 +126,13 @@ def build_daily_schedule(settings: Settings) -> dg.ScheduleDefinition:
         job=daily_ticks_job,
         cron_schedule=f"{minutes} {hours} * * *",
         execution_timezone="UTC",
-        description="Collect each session once, on its evening. Use it instead of the sensor "
-        "new_sessions, which also tries again and catches up.",
+        description="Collect each session once, on its evening. An alternative to the sensor "
+        "new_sessions, which also retries and catches up.",
     )
     def daily_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         day = (context.scheduled_execution_time.astimezone(UTC) - after).date()
         if closed := market_calendar.why_closed(day):
-            return dg.SkipReason(f"{day} was no session but {closed}")
+            return dg.SkipReason(f"{day} was not a session but {closed}")
         if day < settings.first_session:
             return dg.SkipReason(f"{day} is before the first session, {settings.first_session}")
         return dg.RunRequest(run_key=str(day), partition_key=str(day))

@@ -1,10 +1,10 @@
-"""Lambda: a session collected by the function, launched from Dagster and recorded there.
+"""Lambda: a session collected by a Lambda function, launched from Dagster and recorded there.
 
-Belongs here: invoking the function, again while it ran out of time, and what its answer means for
+Belongs here: invoking the function, again if it ran out of time, and what its answer means for
 the partition. Does not belong here: what the function does (`lambda_handler`).
 
-The function tells through Pipes, which reads the last 4 KB of its log. Whatever goes wrong on the
-way, the lake is right: the function writes a session whole, and invoked again it asks only for
+The function reports through Pipes, which reads the last 4 KB of its log. Whatever goes wrong, the
+lake stays right: the function writes a session atomically, and when invoked again it requests only
 what is missing.
 
 https://docs.dagster.io/guides/build/external-pipelines/aws/aws-lambda-pipeline
@@ -17,7 +17,7 @@ import dagster as dg
 
 from datalake_assets import liveness
 from datalake_assets.assets.daily_ticks import KEY, POOL, REQUESTS_TAG
-from datalake_assets.assets.failure import Failed, plainly
+from datalake_assets.assets.failure import Failed, plain_failures
 from datalake_assets.assets.session_metadata import failures_table, session_metadata
 from datalake_assets.collection.audit import Finding, Verdict
 from datalake_assets.resources import CollectorResource
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from dagster_aws.pipes import PipesLambdaClient
 
 INVOCATIONS = 20
-"""Times that one run invokes the function at most. Nine hundred seconds at the free plan's rate are
-2,800 requests; a session of every symbol takes some 20."""
+"""How often one run invokes the function at most. 900 seconds at the free plan's rate are 2,800
+requests; a session of all symbols takes about 20."""
 
 _LONGEST = 900
-"""Seconds that Lambda lets a function run at most."""
+"""The longest that Lambda lets a function run, in seconds."""
 
 
 JOB = "lambda_session_job"
@@ -41,16 +41,15 @@ def build_lambda_session_job(
 ) -> dg.JobDefinition:
     """The job: one session, collected by the function.
 
-    The partition of `daily_ticks` is materialized when the function published the session, and
-    only then.
+    The partition of `daily_ticks` is materialized only if the function published the session.
 
     Args:
         function: Name or ARN of the function.
-        partitions: Those of `daily_ticks`.
+        partitions: The partitions of `daily_ticks`.
     """
 
-    @dg.op(pool=POOL, description=f"Have the Lambda function {function} collect the session.")
-    @plainly
+    @dg.op(pool=POOL, description=f"Collect the session with the Lambda function {function}.")
+    @plain_failures
     def lambda_session(context: dg.OpExecutionContext, collector: CollectorResource) -> None:
         liveness.mark(context)
         client = _client()
@@ -65,12 +64,12 @@ def build_lambda_session_job(
                 context.log.info(_line(number, answer))
                 published = answer if answer["published"] else published
                 before, pending = pending, answer["counts"]["pending"]
-                # Without progress there is no end of it.
+                # Without progress it would never end.
                 if not pending or pending == before or number == INVOCATIONS:
                     break
         finally:
             context.instance.add_run_tags(context.run.run_id, {REQUESTS_TAG: str(requests)})
-            # Also when a later invocation, for the few symbols that were pending, failed.
+            # Even if a later invocation, for a few pending symbols, failed.
             if published:
                 context.log_event(_materialization(published, function, number))
         if not answer["published"]:
@@ -79,8 +78,8 @@ def build_lambda_session_job(
     @dg.job(
         name=JOB,
         partitions_def=partitions,
-        description=f"Have the Lambda function {function} collect a session. Of the collector's "
-        "knobs its thresholds and symbols count; threads and rate are the function's own.",
+        description=f"Collect a session with the Lambda function {function}, with the collector's "
+        "thresholds and symbols. Threads and rate are the function's own.",
     )
     def job() -> None:
         lambda_session()
@@ -89,20 +88,20 @@ def build_lambda_session_job(
 
 
 def _client() -> "PipesLambdaClient":
-    # Imported here: boto3 takes half a second, which who loads the definitions need not wait for.
+    # Imported here: boto3 takes half a second, which loading the definitions should not.
     import boto3
     from botocore.config import Config
     from dagster_aws.pipes import PipesLambdaClient
 
-    # By itself boto3 gives up after a minute and invokes again, beside the one that still runs.
+    # By default boto3 gives up after a minute and invokes again while the first still runs.
     config = Config(
         connect_timeout=10,
         read_timeout=_LONGEST + 30,
         retries={"max_attempts": 0},
         tcp_keepalive=True,  # a NAT gateway drops a silent connection after 350 s
     )
-    # A session of its own: boto3's default one keeps the keys that it found first in this process.
-    # The region is handed over: boto3 reads AWS_DEFAULT_REGION only.
+    # A new session: boto3's default one keeps the keys that it first found in this process.
+    # The region is passed explicitly: boto3 reads only AWS_DEFAULT_REGION.
     session = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
     return PipesLambdaClient(session.client("lambda", config=config))
 
@@ -129,12 +128,12 @@ def _invoke(
     event: dict[str, Any],
     context: dg.OpExecutionContext,
 ) -> dict[str, Any]:
-    """The function's answer, when it could do something."""
+    """The function's answer, unless it failed."""
     told = client.run(function_name=function, event=event, context=context).get_custom_messages()
     if not told:
         raise Failed(
-            f"the function {function} ended, and no answer of it was found in the end of its log. "
-            "Its log says what it did; its handler must be "
+            f"the function {function} ended, but the end of its log has no answer. See its log. "
+            "Its handler must be "
             "datalake_assets.lambda_handler.lambda_handler, of this version",
             allow_retries=False,
         )
@@ -159,14 +158,14 @@ def _failure(function: str, invocations: int, answer: dict[str, Any]) -> Failed:
         for finding in answer["audit"]
         if finding["verdict"] == "fail"
     ]
-    kept = f"What it has waits in {answer['object']}. " if answer["object"] else ""
+    kept = f"The collected bars are in {answer['object']}. " if answer["object"] else ""
     metadata: dict[str, Any] = {**answer["counts"], "invocations": invocations}
     if answer["failures"]:
         metadata["first_failures"] = failures_table(answer["failures"])
     return Failed(
         f"the function {function} did not publish {answer['session']} in {invocations} of at most "
-        f"{INVOCATIONS} invocations: {', '.join(broken)}. {kept}Launched again, it asks for what "
-        "is missing only",
+        f"{INVOCATIONS} invocations: {', '.join(broken)}. {kept}Launch it again to request only "
+        "what is missing",
         metadata=metadata,
         allow_retries=False,
     )
@@ -182,7 +181,7 @@ def _materialization(
         success_rate=answer["success_rate"],
         statistics=answer["statistics"],
         findings=[
-            # What passes comes without its details.
+            # Rules that passed come without details.
             Finding(**{"detail": "", **finding, "verdict": Verdict(finding["verdict"])})
             for finding in answer["audit"]
         ],

@@ -1,7 +1,7 @@
-"""Repairs: which sessions with holes to ask for again now, within the requests of a day.
+"""Which incomplete sessions to repair now, within the day's budget of requests.
 
-Belongs here: finding holes, remembering them, and the rules of the budget; no Dagster, no clock.
-Does not belong here: asking for runs (`sensors`).
+Belongs here: finding incomplete sessions, remembering them, and the budget; no Dagster, no clock.
+Does not belong here: requesting runs (`sensors`).
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from datalake_assets import market_calendar
-from datalake_assets.automation.due import Patience
+from datalake_assets.automation.due import RetrySchedule
 from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.progress import many
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
 
-PATIENCE = Patience(attempts=3, first=timedelta(hours=1))
+RETRIES = RetrySchedule(attempts=3, first=timedelta(hours=1))
 
 LEFT_ALONE = timedelta(hours=24)
-"""How long a session is left alone whose collection somebody stopped. Not for ever: a machine that
-shuts down stops its runs in the same way."""
+"""How long a session is not repaired after its collection was stopped by hand. Not for ever, since
+a machine that shuts down stops its runs in the same way."""
 
 AT_ONCE = 4
-"""Repairs under way at most."""
+"""The most repairs in progress at once."""
 
 FOOTERS_A_TICK = 200
-"""Session files that one look opens: a new sensor starts with the whole lake, and a tick must be
-quick."""
+"""How many session files one tick opens: a new sensor starts with the whole lake, and a tick must
+be quick."""
 
 
 @dataclass(slots=True)
 class Broken:
-    """What is known of a session with holes.
+    """What is known of an incomplete session.
 
     Args:
-        missing: Symbols that failed or were not asked for; 0 when it failed its audit otherwise.
-        symbols: Symbols that a repair asks for: these, or when there are none all of them.
-        incomplete: Whether it waits in `incomplete/`.
-        tries: Repairs asked for since it last got better.
-        not_before: No repair before this instant.
-        stopped: When its collection was stopped by hand; empty when it was not.
+        missing: Symbols that failed or were not requested; 0 if it failed its audit otherwise.
+        symbols: Symbols that a repair requests: these or, if there are none, all.
+        incomplete: Whether it is in `incomplete/`.
+        tries: Repairs requested since it last improved.
+        not_before: The earliest time of the next repair.
+        stopped: When its collection was stopped by hand; empty if it was not.
     """
 
     missing: int
@@ -59,18 +59,18 @@ class Broken:
 
     @property
     def requests(self) -> int:
-        """Requests that a repair takes when none fails."""
+        """The requests of a repair if none fails."""
         return max(1, -(-self.symbols // Packing().symbols))
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """One repair to ask for.
+    """One repair to request.
 
     Args:
         session: The session.
-        granted: Requests that it may use.
-        last: Whether it is the last one by itself.
+        granted: The most requests it may send.
+        last: Whether it is the last automatic one.
     """
 
     session: str
@@ -80,14 +80,14 @@ class Repair:
 
 @dataclass(slots=True)
 class Holes:
-    """The sessions with holes, kept from one look to the next: not every file is opened again.
+    """The incomplete sessions, kept between ticks so that unchanged files are not opened again.
 
-    What was looked into is remembered by the versions of the files, not by their dates: a file
-    that was restored keeps its old date, and one with a date in the future would hide all others.
+    Files are identified by their versions, not by their dates: a restored file keeps its old date,
+    and a date in the future would hide all others.
 
     Args:
-        months: A mark of the session files of each month as they were looked into.
-        broken: The sessions with holes.
+        months: A digest of the session files of each month at the last tick.
+        broken: The incomplete sessions.
     """
 
     months: dict[str, str] = field(default_factory=dict)
@@ -95,24 +95,24 @@ class Holes:
 
     @classmethod
     def remembered(cls, cursor: str | None) -> Self:
-        """As `cursor()` kept them."""
+        """Restore what `cursor()` saved."""
         told = json.loads(cursor or "{}")
         broken = {day: Broken(**one) for day, one in told.get("broken", {}).items()}
         return cls(told.get("months", {}), broken)
 
     def cursor(self) -> str:
-        """What to keep until the next look."""
+        """The state to keep until the next tick."""
         return json.dumps(asdict(self))
 
-    def look(self, lake: Lake, at_most: int = FOOTERS_A_TICK) -> int:
-        """Look into the months in which a session file is another one than the last time.
+    def look(self, lake: LakeFiles, at_most: int = FOOTERS_A_TICK) -> int:
+        """Read the session files of the months in which a file changed.
 
         Args:
-            lake: Where they are.
-            at_most: Files to open; more only when one month has more.
+            lake: The lake.
+            at_most: The most files to open; more only if a single month has more.
 
         Returns:
-            How many are left for the next look.
+            The number of files left for the next tick.
         """
         files: defaultdict[str, dict[str, str]] = defaultdict(dict)
         for folder in (layout.SESSIONS, layout.INCOMPLETE):
@@ -134,8 +134,8 @@ class Holes:
             self.months[month] = now
         return left
 
-    def _look_into(self, lake: Lake, month: str, keys: list[str]) -> None:
-        """Replace what is known of a month's sessions by what their files say."""
+    def _look_into(self, lake: LakeFiles, month: str, keys: list[str]) -> None:
+        """Replace the known state of a month's sessions by that of their files."""
         before = {day: one for day, one in self.broken.items() if day.startswith(month)}
         found: dict[str, tuple[Summary, bool]] = {}
         damaged = set()
@@ -143,7 +143,7 @@ class Holes:
             incomplete = key.startswith(layout.INCOMPLETE)
             if isinstance(summary, Summary):
                 day = str(summary.session)
-                # Of two, the one that a repair starts from: the later collected.
+                # Of two files, the one that a repair starts from: the one collected later.
                 other = found.get(day)
                 if not other or _collected(summary) > _collected(other[0]):
                     found[day] = summary, incomplete
@@ -161,15 +161,15 @@ class Holes:
     def choose(
         self, now: datetime, *, busy: Mapping[str, str], running: int, left: int
     ) -> tuple[list[Repair], list[str]]:
-        """The repairs to ask for now, oldest harm first, and why there is none of the others.
+        """The repairs to request now, the oldest session first, and why the others have none.
 
-        The tries of those that are chosen are counted.
+        Increments the tries of the chosen sessions.
 
         Args:
             now: The time, UTC.
-            busy: Sessions that are left to somebody else, and to whom.
-            running: Repairs under way.
-            left: What the day's budget still holds, in requests.
+            busy: Sessions that are left to a run or sensor, and which one.
+            running: The number of repairs in progress.
+            left: The requests left in the day's budget.
         """
         chosen: list[Repair] = []
         told: list[str] = []
@@ -179,47 +179,47 @@ class Holes:
                 told.append(f"{day}: {busy[day]}")
             elif alone := _until(broken.stopped, LEFT_ALONE, now):
                 told.append(
-                    f"{day}: its collection was stopped by hand, and it is left alone until "
-                    f"{alone:%Y-%m-%d %H:%M} UTC; to go on now, type "
+                    f"{day}: its collection was stopped by hand, so it is not repaired until "
+                    f"{alone:%Y-%m-%d %H:%M} UTC; to continue now, run "
                     f"`datalake collect --session {day} --repair`"
                 )
-            elif broken.tries >= PATIENCE.attempts:
+            elif broken.tries >= RETRIES.attempts:
                 are = "is" if broken.missing == 1 else "are"
                 lacks = f"{many(broken.missing, 'symbol')} {are} missing"
                 told.append(
-                    f"{day}: given up after {broken.tries} repairs, "
-                    f"{lacks if broken.missing else 'it was answered whole and did not pass'}; "
-                    f"type `datalake collect --session {day} --repair`"
+                    f"{day}: gave up after {broken.tries} repairs, "
+                    f"{lacks if broken.missing else 'it is complete, but did not pass its audit'}; "
+                    f"run `datalake collect --session {day} --repair`"
                 )
-            # A pause longer than there is one was noted by a clock that was wrong.
-            elif not_before and now < not_before <= now + PATIENCE.longest:
+            # A pause longer than the longest one was recorded by a wrong clock.
+            elif not_before and now < not_before <= now + RETRIES.longest:
                 told.append(f"{day}: not again before {broken.not_before[:16]} UTC")
             elif running + len(chosen) >= AT_ONCE:
-                told.append(f"{day}: {AT_ONCE} repairs are under way")
+                told.append(f"{day}: {AT_ONCE} repairs are in progress")
             elif broken.requests > left:
                 told.append(f"{day}: needs {broken.requests} requests, {left} are left for today")
             else:
-                # Some requests fail and are sent again, but never beyond the day's budget.
+                # Some requests fail and are retried, but never beyond the day's budget.
                 granted = min(broken.requests + max(3, broken.requests), left)
                 left -= granted
                 broken.tries += 1
-                broken.not_before = (now + PATIENCE.pause(broken.tries)).isoformat()
-                last = broken.tries == PATIENCE.attempts
+                broken.not_before = (now + RETRIES.pause(broken.tries)).isoformat()
+                last = broken.tries == RETRIES.attempts
                 told.append(f"{day}: repair {broken.tries}, with {granted} requests at most")
                 chosen.append(Repair(day, granted, last))
         return chosen, told
 
 
 def mark(versions: Mapping[str, str]) -> str:
-    """A short text that changes when one of the files changes, is added or is removed."""
+    """A digest that changes when a file changes, is added or is removed."""
     told = json.dumps(sorted(versions.items())).encode()
     return hashlib.blake2b(told, digest_size=8).hexdigest()
 
 
 def _broken(summary: Summary, before: Broken | None, *, incomplete: bool) -> Broken | None:
-    """What is wrong with a session by its own file; None when it is whole, or is no session."""
+    """What a session's own file lacks; None if it is complete, or not a session."""
     day = summary.session
-    # A closure that was declared since: there is nothing to ask for, and `doctor` names the file.
+    # A closure that was declared later: nothing to request, and `doctor` names the file.
     if not market_calendar.FIRST <= day <= market_calendar.LAST or not market_calendar.is_session(
         day
     ):
@@ -230,7 +230,7 @@ def _broken(summary: Summary, before: Broken | None, *, incomplete: bool) -> Bro
     found = Broken(missing, missing or sum(summary.counts.values()), incomplete)
     if summary.provenance.interrupted:
         found.stopped = _collected(summary).isoformat()
-    if before and missing >= before.missing:  # it got no better
+    if before and missing >= before.missing:  # it did not improve
         found.tries, found.not_before = before.tries, before.not_before
     return found
 
@@ -244,7 +244,7 @@ def _folder(key: str) -> str:
 
 
 def _until(since: str, longest: timedelta, now: datetime) -> datetime | None:
-    """Until when to wait; None when that is over, or was noted by a clock that was wrong."""
+    """Until when to wait; None if that is over, or was recorded by a wrong clock."""
     if not since:
         return None
     until = datetime.fromisoformat(since) + longest

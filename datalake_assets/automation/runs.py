@@ -1,8 +1,8 @@
-"""Runs: what Dagster is doing, and did, about sessions and years.
+"""Dagster's runs: what is in progress and what was done for sessions and years.
 
-Belongs here: asking Dagster's instance, a few quick questions whatever the history, and ending in
-its records the runs that were lost. Does not belong here: what follows from the answers (`due`,
-`sensors`), and when a run is lost (`liveness`).
+Belongs here: queries of Dagster's instance, few and quick whatever its history, and marking lost
+runs as failed. Does not belong here: what follows from the answers (`due`, `sensors`), and when a
+run is lost (`liveness`).
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from datalake_assets.collection.clock import Clock
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
-FOR = "datalake/for"
-"""Tag of the runs that a sensor asks for: what for. It tells attempts of one kind from another."""
+PURPOSE = "datalake/purpose"
+"""The tag with the purpose of a sensor's runs. It tells attempts of different kinds apart."""
 
 TERMINAL = "datalake/terminal"
-"""Tag of the runs that somebody started in a terminal, by `datalake`."""
+"""The tag of runs that were started in a terminal with `datalake`."""
 
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
 
 _LATEST = 20
-"""Attempts that are looked up, more than anybody makes for one reason: a year has had hundreds."""
+"""How many attempts are read: more than a sensor makes for one reason; a year has had hundreds."""
 
 _PARTITION = "dagster/partition"
 _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
 def collected(instance: dg.DagsterInstance, asset: dg.AssetKey) -> frozenset[str]:
-    """The partitions of an asset that are materialized."""
+    """The materialized partitions of an asset."""
     return frozenset(instance.get_materialized_partitions(asset))
 
 
 def begin_tick(context: dg.SensorEvaluationContext, clock: Clock) -> datetime:
-    """The time of a sensor's tick, after the runs that were lost are out of the way."""
+    """The time of a sensor's tick, after ending lost runs."""
     now = clock.now()
     for ended in end_lost(context.instance, now):
         context.log.warning(ended)
@@ -52,13 +52,13 @@ def begin_tick(context: dg.SensorEvaluationContext, clock: Clock) -> datetime:
 
 
 def end_lost(instance: dg.DagsterInstance, now: datetime) -> list[str]:
-    """End in the records each run of this program that is lost, and say which and why.
+    """Mark each lost run of this program as failed, and say which and why.
 
-    Nobody waits for it then, and its place in the queue is free. Should one that was silent work
-    after all, nothing breaks: sessions are written whole, and never over what is newer.
+    Then nothing waits for it, and its place in the queue is free. If a silent run was working after
+    all, nothing breaks: sessions are written atomically, and never over a newer version.
 
     Args:
-        instance: Dagster's records.
+        instance: Dagster's instance.
         now: The time, UTC.
     """
     told = []
@@ -67,7 +67,7 @@ def end_lost(instance: dg.DagsterInstance, now: datetime) -> list[str]:
         run = record.dagster_run
         if not _is_ours(run) or not (why := liveness.lost(instance, record, now)):
             continue
-        # It may have come to its end since it was listed.
+        # It may have ended since it was listed.
         again = instance.get_run_by_id(run.run_id)
         if again is None or again.status != run.status:
             continue
@@ -75,7 +75,7 @@ def end_lost(instance: dg.DagsterInstance, now: datetime) -> list[str]:
             instance.report_run_canceled(run, why)
         else:
             instance.report_run_failed(run, why)
-        told.append(f"run {run.run_id[:8]} was ended in the records: {why}")
+        told.append(f"run {run.run_id[:8]} was marked as failed: {why}")
     return told
 
 
@@ -93,13 +93,13 @@ def under_way(
     jobs: Collection[str],
     graph: BaseAssetGraph[Any] | None,
 ) -> dict[str, str]:
-    """The partitions of an asset that a queued or running run, or a backfill, is about, and which.
+    """The partitions of an asset that are queued or in progress, and in which run or backfill.
 
     Args:
-        instance: Dagster's records.
+        instance: Dagster's instance.
         asset: The asset.
-        jobs: The jobs that have it.
-        graph: All assets, to read backfills by; None leaves them out.
+        jobs: The jobs that include it.
+        graph: All assets, to read backfills; None ignores backfills.
     """
     found: dict[str, str] = {}
     statuses = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING]
@@ -111,15 +111,15 @@ def under_way(
                 keys = target.get_partitions_subset(asset).get_partition_keys()
         elif backfill.partition_set_name in {f"{job}_partition_set" for job in jobs}:
             keys = backfill.partition_names or ()
-        found |= dict.fromkeys(keys, f"backfill {backfill.backfill_id} is about it")
+        found |= dict.fromkeys(keys, f"backfill {backfill.backfill_id} includes it")
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         if run.job_name in jobs or asset in (run.asset_selection or ()):
-            found |= dict.fromkeys(partitions_of(run.tags), f"run {run.run_id[:8]} is about it")
+            found |= dict.fromkeys(partitions_of(run.tags), f"run {run.run_id[:8]} includes it")
     return found
 
 
 def partitions_of(tags: Mapping[str, str]) -> list[str]:
-    """The sessions, or years, that a run is about, by its tags."""
+    """The sessions or years of a run, from its tags."""
     if _PARTITION in tags:
         return [tags[_PARTITION]]
     first, last = (tags.get(name) for name in _RANGE)
@@ -132,19 +132,21 @@ def partitions_of(tags: Mapping[str, str]) -> list[str]:
 
 
 def going_on(instance: dg.DagsterInstance, jobs: Collection[str]) -> str:
-    """Which run of one of these jobs is queued or runs, in words; empty when none is."""
+    """Which run of these jobs is queued or in progress, as text; empty if none is."""
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         if run.job_name in jobs:
-            return f"run {run.run_id[:8]} of {run.job_name} is under way"
+            return f"run {run.run_id[:8]} of {run.job_name} is in progress"
     return ""
 
 
 def attempts(
     instance: dg.DagsterInstance, purpose: str, partition: str | None = None
 ) -> list[Attempt]:
-    """The newest runs that were asked for this purpose, about a partition if there are any."""
+    """The newest runs that were requested for this purpose, and for this partition if given."""
     about = {_PARTITION: partition} if partition else {}
-    records = instance.get_run_records(dg.RunsFilter(tags={FOR: purpose, **about}), limit=_LATEST)
+    records = instance.get_run_records(
+        dg.RunsFilter(tags={PURPOSE: purpose, **about}), limit=_LATEST
+    )
     return [
         Attempt(
             datetime.fromtimestamp(record.end_time or record.update_timestamp.timestamp(), UTC)
@@ -158,7 +160,7 @@ def attempts(
 def materialized_at(
     instance: dg.DagsterInstance, asset: dg.AssetKey, partitions: Iterable[str], now: datetime
 ) -> dict[str, datetime]:
-    """When each of these partitions was last materialized, UTC; of the future nothing is known."""
+    """When each of these partitions was last materialized, UTC; times in the future are ignored."""
     found = {}
     for key in partitions:
         so_far = dg.AssetRecordsFilter(
@@ -173,7 +175,7 @@ def materialized_at(
 def last_materialized(
     instance: dg.DagsterInstance, asset: dg.AssetKey, now: datetime
 ) -> datetime | None:
-    """When an asset, any partition of it, was last materialized, UTC, by now."""
+    """When any partition of an asset was last materialized, UTC, not later than now."""
     so_far = dg.AssetRecordsFilter(asset_key=asset, before_timestamp=_after(now))
     records = instance.fetch_materializations(so_far, limit=1).records
     return datetime.fromtimestamp(records[0].timestamp, UTC) if records else None
@@ -185,9 +187,9 @@ def newest_news(
     jobs: Iterable[str],
     now: datetime,
 ) -> datetime | None:
-    """When one of these assets was last materialized, or a run of one of these jobs failed, UTC.
+    """When one of these assets was last materialized or a run of these jobs last failed, UTC.
 
-    What a clock that was wrong dated later than now is left out: it would be the newest until then.
+    Times in the future, from a wrong clock, are ignored: they would stay the newest until then.
     """
     found = [last_materialized(instance, asset, now) for asset in assets]
     for job in jobs:
@@ -199,5 +201,5 @@ def newest_news(
 
 
 def _after(now: datetime) -> float:
-    """Just after an instant, as Dagster's records count: its bounds exclude."""
+    """Just after an instant, since the bounds of Dagster's queries are exclusive."""
     return now.timestamp() + 1e-3

@@ -1,6 +1,6 @@
-"""Securities and factors follow the sessions: the sensor that asks for a run.
+"""The sensor that requests a derivation of securities and factors after new sessions.
 
-Belongs here: when the two are out of date. Does not belong here: how they are derived
+Belongs here: when they are out of date. Does not belong here: how they are derived
 (`datalake_assets.securities`).
 """
 
@@ -20,14 +20,14 @@ from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
 
 SECURITIES = "securities"
-"""What the runs are for: the value of the tag `runs.FOR`."""
+"""The purpose of the runs: the value of the tag `runs.PURPOSE`."""
 
 
 def build_securities_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that derives both anew after sessions, actions and decisions.
+    """The sensor that derives both after new sessions, actions and decisions.
 
     Args:
-        settings: Whether it starts by itself.
+        settings: Whether it starts automatically.
     """
 
     @dg.sensor(
@@ -35,8 +35,8 @@ def build_securities_sensor(settings: Settings) -> dg.SensorDefinition:
         job=securities_job,
         minimum_interval_seconds=120,
         default_status=sensor_status(settings),
-        description="Derive securities and factors anew when a session or the actions came, or the "
-        "user decided something, and no more sessions are under way.",
+        description="Derive securities and factors after a new session, new actions or a decision, "
+        "once no session is being collected.",
     )
     def securities_follow(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock], lake: LakeResource
@@ -59,8 +59,8 @@ def build_securities_sensor(settings: Settings) -> dg.SensorDefinition:
             purpose=SECURITIES,
             since=newest,
             occasion=newest.isoformat() if newest else "",
-            because="something came since it was derived",
-            done="no session, no action and no decision came since they were derived",
+            because="there is new data since the last derivation",
+            done="no new session, action or decision since the last derivation",
             by_hand="datalake securities",
             busy=busy,
         )

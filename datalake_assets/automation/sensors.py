@@ -1,11 +1,11 @@
-"""Sensors: every day by itself.
+"""The sensors of daily operation.
 
-Belongs here: which runs to ask for, and why not. Does not belong here: the rules about time
-(`due`), holes and their budget (`repairs`), years that are behind (`years`), and asking Dagster
-what it did (`runs`).
+Belongs here: which runs to request, and why not. Does not belong here: the rules about time
+(`due`), incomplete sessions and their budget (`repairs`), years that are out of date (`years`), and
+queries of Dagster (`runs`).
 
-Each sensor looks, asks for a few runs or says why there is nothing to ask for, and remembers
-nothing that can be looked up. What is true is in the lake and in Dagster's records.
+Each sensor reads the state, requests a few runs or says why none is needed, and stores nothing that
+can be looked up. The state is in the lake and in Dagster's records.
 
 https://docs.dagster.io/guides/automate/sensors
 """
@@ -24,7 +24,7 @@ from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.automation import due, runs
-from datalake_assets.automation.following import PATIENCE, follow
+from datalake_assets.automation.following import RETRIES, follow
 from datalake_assets.automation.jobs import (
     corporate_actions_job,
     daily_ticks_job,
@@ -38,13 +38,13 @@ from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
 from datalake_assets.automation.repairs import Holes, Repair
 from datalake_assets.automation.years import Years
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
 
 NEW, SECOND_LOOK, REPAIR, YEAR, REPORT = "new session", "second look", "repair", "year", "report"
-"""What the runs are for: the values of the tag `runs.FOR`."""
+"""The purposes of the runs: the values of the tag `runs.PURPOSE`."""
 
 COLLECTING = (daily_ticks_job.name, repair_job.name, LAMBDA_SESSION_JOB)
 """The jobs that collect sessions."""
@@ -52,17 +52,17 @@ COLLECTING = (daily_ticks_job.name, repair_job.name, LAMBDA_SESSION_JOB)
 YEARS_JOB = symbol_year_ticks_job.name
 
 GRANTED_TAG, DAY_TAG = "datalake/max_requests", "datalake/day"
-"""Tags of a repair: the requests that it may use, and of which day's budget."""
+"""The tags of a repair: the requests it may send, and the day of the budget."""
 
 _KNOWLEDGE = (corporate_actions_job.name, securities_job.name)
-_REASONS = 8  # that one tick tells
+_REASONS = 8  # how many one tick shows
 
 
 def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """The sensors that ask for runs.
+    """The sensors that request runs.
 
     Args:
-        settings: How late, how often, how much, and whether they start by themselves.
+        settings: How late, how often, how much, and whether they start automatically.
     """
     return [
         _new_sessions(settings),
@@ -81,8 +81,8 @@ def _new_sessions(settings: Settings) -> dg.SensorDefinition:
         job=daily_ticks_job,
         minimum_interval_seconds=120,
         default_status=sensor_status(settings),
-        description="Collect each session once its bars can be had, and again with growing pauses "
-        f"while it fails. Catches up with the newest {settings.catch_up_sessions} sessions.",
+        description="Collect each session on its evening, with retries at growing intervals. Also "
+        f"collects missing ones of the newest {settings.catch_up_sessions} sessions.",
     )
     def new_sessions(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
@@ -90,15 +90,15 @@ def _new_sessions(settings: Settings) -> dg.SensorDefinition:
         now = runs.begin_tick(context, clock)
         wanted = _after(settings, due.newest(now, settings.catch_up_sessions, delay))
         published = runs.collected(context.instance, DAILY_TICKS)
-        missing = {str(day): "its bars can be had" for day in wanted if str(day) not in published}
+        missing = {str(day): "it can be collected" for day in wanted if str(day) not in published}
         verdicts = _verdicts(context, NEW, now, missing)
         told = [verdict.why for verdict in verdicts]
         if not told:
             following, at = due.next_available(
                 wanted[-1] if wanted else settings.first_session - timedelta(days=1), delay
             )
-            there = f"{wanted[-1]}, the newest one, is there; " if wanted else ""
-            told = [f"{there}{following} is collected from {at:%Y-%m-%d %H:%M} UTC on"]
+            there = f"the newest session, {wanted[-1]}, is published; " if wanted else ""
+            told = [f"{there}{following} is collected from {at:%Y-%m-%d %H:%M} UTC"]
         told += _older(settings, wanted, published)
         return _answer(context, _requests_of(NEW, verdicts), told)
 
@@ -114,8 +114,8 @@ def _second_look(settings: Settings) -> dg.SensorDefinition:
         job=daily_ticks_job,
         minimum_interval_seconds=600,
         default_status=sensor_status(settings),
-        description="Bars are corrected after the evening: collect a session once more with a "
-        "later one, and log what changed (DATALAKE_SECOND_LOOK_SESSIONS).",
+        description="Collect each session again with a later one, since the source corrects bars "
+        "after the evening. Changes are logged (DATALAKE_SECOND_LOOK_SESSIONS).",
     )
     def second_look(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
@@ -127,14 +127,14 @@ def _second_look(settings: Settings) -> dg.SensorDefinition:
         again = {day: due.looked_at_again_at(day, later, delay) for day in newest}
         ripe = [day for day in _after(settings, newest) if again[day] <= now]
         at = runs.materialized_at(context.instance, DAILY_TICKS, map(str, ripe), now)
-        # What was never published is not to be looked at again, but to be collected.
+        # A session that was never published needs a first collection, not a second look.
         wanted = {
-            str(day): "it is due for its second look"
+            str(day): "its second look is due"
             for day in ripe
             if str(day) in at and at[str(day)] < again[day]
         }
         verdicts = _verdicts(context, SECOND_LOOK, now, wanted)
-        told = [verdict.why for verdict in verdicts] or ["every session was looked at again"]
+        told = [verdict.why for verdict in verdicts] or ["every session had its second look"]
         return _answer(context, _requests_of(SECOND_LOOK, verdicts), told)
 
     return second_look
@@ -149,9 +149,9 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
         job=repair_job,
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
-        description="Find sessions with failed or pending symbols and ask again for these, and for "
-        "all of those that were answered whole and did not pass; oldest first, with "
-        f"{budget} requests a day at most (DATALAKE_REPAIR_REQUESTS_PER_DAY).",
+        description="Repair sessions with failed or pending symbols by requesting these again, and "
+        "collect complete sessions again that did not pass. The oldest first, with at most "
+        f"{budget} requests a day (DATALAKE_REPAIR_REQUESTS_PER_DAY).",
     )
     def repair(
         context: dg.SensorEvaluationContext,
@@ -162,12 +162,12 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason("DATALAKE_REPAIR_REQUESTS_PER_DAY is 0: nothing is repaired")
         now = runs.begin_tick(context, clock)
         holes = Holes.remembered(context.cursor)
-        unseen = holes.look(Lake(open_store(lake.uri)))
+        unseen = holes.look(LakeFiles(open_store(lake.uri)))
         published = runs.collected(context.instance, DAILY_TICKS)
         newest = due.newest(now, settings.catch_up_sessions, delay)
         fresh = {str(day) for day in newest} - published
         today = context.instance.get_run_records(
-            dg.RunsFilter(tags={runs.FOR: REPAIR, DAY_TAG: f"{now:%Y-%m-%d}"})
+            dg.RunsFilter(tags={runs.PURPOSE: REPAIR, DAY_TAG: f"{now:%Y-%m-%d}"})
         )
         repairs, told = holes.choose(
             now,
@@ -177,14 +177,14 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
         )
         for day in [repair.session for repair in repairs if repair.last]:
             context.log.warning(
-                "%s: this is the last repair of it by itself; if symbols still fail, type "
+                "%s: this is its last automatic repair; if symbols still fail, run "
                 "`datalake collect --session %s --repair`",
                 *(day, day),
             )
         if unseen:
-            told.append(f"{unseen} session files are still to be looked into")
+            told.append(f"{unseen} session files are still to be read")
         requests = [_repair_of(repair, now) for repair in repairs]
-        return _answer(context, requests, told or ["no session has holes"], holes.cursor())
+        return _answer(context, requests, told or ["no session is incomplete"], holes.cursor())
 
     return repair
 
@@ -195,8 +195,8 @@ def _years_follow(settings: Settings) -> dg.SensorDefinition:
         job=symbol_year_ticks_job,
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
-        description="Publish a year per symbol when its sessions changed and nobody is collecting "
-        "more of them: once after a backfill, not once a session.",
+        description="Publish a year per symbol when its sessions changed and none of them is being "
+        "collected: once after a backfill, not once per session.",
     )
     def years_follow(
         context: dg.SensorEvaluationContext,
@@ -214,17 +214,15 @@ def _years_follow(settings: Settings) -> dg.SensorDefinition:
             now,
             dict.fromkeys(changed, "its sessions changed"),
             busy=publishing | dict.fromkeys(collecting, "its sessions are being collected"),
-            # Those before the change published what the sessions were then.
+            # Earlier runs published the sessions as they were then.
             attempts={
                 year: [one for one in made if not one.ended or one.ended >= changed[year]]
                 for year, made in attempts.items()
             },
-            patience=PATIENCE,
+            retries=RETRIES,
             by_hand="datalake publish --year {}",
         )
-        told = [verdict.why for verdict in verdicts] or [
-            "every year shows its sessions as they are"
-        ]
+        told = [verdict.why for verdict in verdicts] or ["every year is up to date"]
         requests = _requests_of(YEAR, verdicts, since=changed)
         return _answer(context, requests, told, years.cursor())
 
@@ -237,8 +235,8 @@ def _report_follows(settings: Settings) -> dg.SensorDefinition:
         job=lake_report_job,
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
-        description="Write the report anew when something was published, or failed, and nothing "
-        "more is under way.",
+        description="Write the report after something was published or failed, once nothing is in "
+        "progress.",
     )
     def report_follows(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
@@ -249,7 +247,7 @@ def _report_follows(settings: Settings) -> dg.SensorDefinition:
             **runs.under_way(context.instance, SYMBOL_YEAR_TICKS, (YEARS_JOB,), _graph(context)),
         }
         if partitions:
-            busy = f"{len(partitions):,} partitions are still being worked on"
+            busy = f"{len(partitions):,} partitions are still in progress"
         else:
             busy = runs.going_on(context.instance, _KNOWLEDGE)
         newest = runs.newest_news(
@@ -265,8 +263,8 @@ def _report_follows(settings: Settings) -> dg.SensorDefinition:
             purpose=REPORT,
             since=newest,
             occasion=newest.isoformat() if newest else "",
-            because="something happened since it was written",
-            done="nothing happened since the report was written",
+            because="there is news since the last report",
+            done="nothing has changed since the last report",
             by_hand="dagster asset materialize -m datalake_assets.definitions --select {}",
             busy=busy,
         )
@@ -294,7 +292,7 @@ def _verdicts(
         wanted,
         busy=_under_way(context) if wanted else {},
         attempts={day: runs.attempts(context.instance, purpose, day) for day in wanted},
-        patience=PATIENCE,
+        retries=RETRIES,
         by_hand="datalake collect --session {}",
     )
 
@@ -302,7 +300,7 @@ def _verdicts(
 def _requests_of(
     purpose: str, verdicts: list[due.Verdict], since: Mapping[str, datetime] | None = None
 ) -> list[dg.RunRequest]:
-    """A run for each partition to ask for now; its key tells attempts, and changes, apart."""
+    """A run request for each partition that is due; the key distinguishes attempts and changes."""
     requests = []
     for verdict in verdicts:
         if verdict.attempt:
@@ -311,7 +309,7 @@ def _requests_of(
                 dg.RunRequest(
                     run_key=f"{purpose} {verdict.partition}{changed} #{verdict.attempt}",
                     partition_key=verdict.partition,
-                    tags={runs.FOR: purpose},
+                    tags={runs.PURPOSE: purpose},
                 )
             )
     return requests
@@ -323,7 +321,7 @@ def _answer(
     told: list[str],
     cursor: str | None = None,
 ) -> dg.SensorResult:
-    """The runs to ask for, or why there are none: the first of many reasons."""
+    """The runs to request, or the first reasons why there are none."""
     more = [f"and {len(told) - _REASONS:,} more"] if told[_REASONS:] else []
     why = "; ".join([*told[:_REASONS], *more])
     if not requests:
@@ -333,14 +331,14 @@ def _answer(
 
 
 def _older(settings: Settings, wanted: list[date], published: frozenset[str]) -> Iterator[str]:
-    """Tell of missing sessions that are too old to be caught up with."""
+    """Report missing sessions that are too old for the sensor."""
     if not wanted:
         return
     before = market_calendar.sessions(settings.first_session, wanted[0] - timedelta(days=1))
     missing = [day for day in before if str(day) not in published]
     if missing:
         yield (
-            f"{len(missing):,} older sessions are missing, which is a backfill: "
+            f"{len(missing):,} older sessions are missing and need a backfill: "
             f"`datalake backfill --from {missing[0]} --to {missing[-1]}`"
         )
 
@@ -351,12 +349,12 @@ def _repair_of(repair: Repair, now: datetime) -> dg.RunRequest:
         run_key=f"{REPAIR} {repair.session} {now.isoformat()}",
         partition_key=repair.session,
         run_config={"resources": {"collector": {"config": knobs}}},
-        tags={runs.FOR: REPAIR, GRANTED_TAG: str(repair.granted), DAY_TAG: f"{now:%Y-%m-%d}"},
+        tags={runs.PURPOSE: REPAIR, GRANTED_TAG: str(repair.granted), DAY_TAG: f"{now:%Y-%m-%d}"},
     )
 
 
 def _requests(run: dg.DagsterRun) -> int:
-    """Requests that a repair used; while it may still use more, those that it was granted."""
+    """The requests that a repair sent or, while it runs, those that it was granted."""
     tags: Mapping[str, str] = run.tags
     granted = int(tags.get(GRANTED_TAG, 0))
     return int(tags.get(REQUESTS_TAG, granted)) if run.is_finished else granted

@@ -1,6 +1,6 @@
-"""The source as a witness, once a day: the sensor that asks for a run.
+"""The sensor that requests a daily comparison with the source.
 
-Belongs here: when it is time. Does not belong here: whom to ask (`pipeline.witness`).
+Belongs here: when a run is due. Does not belong here: what to request (`pipeline.witness`).
 """
 
 import dagster as dg
@@ -15,14 +15,14 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
 
 WITNESS = "witness"
-"""What the runs are for: the value of the tag `runs.FOR`."""
+"""The purpose of the runs: the value of the tag `runs.PURPOSE`."""
 
 
 def build_witness_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that asks for one run a day, after the factors were derived.
+    """The sensor that requests one run a day, after the factors were derived.
 
     Args:
-        settings: How many requests a day it may take; 0: never.
+        settings: How many requests a day the run may send; 0: never run.
     """
     budget = settings.witness_requests_per_day
 
@@ -31,23 +31,23 @@ def build_witness_sensor(settings: Settings) -> dg.SensorDefinition:
         job=witness_job,
         minimum_interval_seconds=900,
         default_status=sensor_status(settings),
-        description="Hold our adjusted bars against the source's own once a day, with "
-        f"{budget} requests at most (DATALAKE_WITNESS_REQUESTS_PER_DAY).",
+        description="Compare our adjusted bars with the source's own once a day, with at most "
+        f"{budget} requests (DATALAKE_WITNESS_REQUESTS_PER_DAY).",
     )
     def witness(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
         if not budget:
-            return dg.SkipReason("DATALAKE_WITNESS_REQUESTS_PER_DAY is 0: the source is not asked")
+            return dg.SkipReason("DATALAKE_WITNESS_REQUESTS_PER_DAY is 0: nothing is compared")
         now = runs.begin_tick(context, clock)
-        # Of the day in New York, in which the evening's session and its actions are.
+        # The day in New York, which includes the evening's session and its actions.
         today = market_calendar.today(now)
         derived = runs.last_materialized(context.instance, FACTORS_KEY, now)
         if derived is None or market_calendar.today(derived) < today:
-            return dg.SkipReason("the factors were not derived today")
-        tags = {runs.FOR: WITNESS, DAY_TAG: str(today)}
+            return dg.SkipReason("the factors have not been derived today")
+        tags = {runs.PURPOSE: WITNESS, DAY_TAG: str(today)}
         if context.instance.get_run_records(dg.RunsFilter(tags=tags), limit=1):
-            return dg.SkipReason(f"the source was asked on {today}")
+            return dg.SkipReason(f"the comparison of {today} is done")
         definitions = context.repository_def
         graph = definitions.asset_graph if definitions else None
         if busy := runs.under_way(context.instance, DAILY_TICKS, COLLECTING, graph):

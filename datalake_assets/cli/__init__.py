@@ -1,10 +1,10 @@
-"""The command line: `datalake`, also `python -m datalake_assets`. One module a command.
+"""The command line: `datalake`, also `python -m datalake_assets`. One module per command.
 
-Belongs here: arguments, what a person reads in the terminal, exit codes. Does not belong here:
-anything that Dagster, a notebook or the Lambda needs too.
+Belongs here: arguments, output in the terminal, exit codes. Does not belong here:
+anything that Dagster, a notebook or the Lambda also needs.
 
-Whatever collects does it through Dagster, in this process, and is recorded in its instance:
-`make dev` shows the same runs. Exit codes: 0 done, 1 a session did not pass or a run failed,
+Commands that collect do so through Dagster, in this process, and are recorded in its instance:
+`make dev` shows their runs. Exit codes: 0 done, 1 a session did not pass or a run failed,
 2 wrong input or no lake; `status --check` also has 3.
 """
 
@@ -129,7 +129,7 @@ def _before_each(
         ),
     ] = False,
 ) -> None:
-    # A sign that the encoding of a terminal or a log lacks (✓, █) is no reason to end a collection.
+    # A character that the output's encoding lacks (✓, █) must not end a collection.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

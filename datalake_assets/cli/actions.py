@@ -1,6 +1,6 @@
-"""`datalake actions`: what the source says happened to a symbol, and since when it says so.
+"""`datalake actions`: a symbol's corporate actions, and since when each is known.
 
-And with `--sweep`: the whole history asked for once more.
+With `--sweep`: fetch the whole history again.
 """
 
 from __future__ import annotations
@@ -30,37 +30,38 @@ _KNOWN = ("known_since", "changed_at", "vanished_at")
 
 
 def actions(
-    symbol: Annotated[str | None, typer.Argument(help="Like AAPL or BRK.B.")] = None,
+    symbol: Annotated[str | None, typer.Argument(help="Such as AAPL or BRK.B.")] = None,
     first: Annotated[
         str | None,
-        typer.Option("--from", metavar="YYYY-MM-DD", help="First day on which the price knows it."),
+        typer.Option("--from", metavar="YYYY-MM-DD", help="First effective date."),
     ] = None,
     last: Annotated[
-        str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last such day.")
+        str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last effective date.")
     ] = None,
     known_at: Annotated[
         str | None,
         typer.Option(
             metavar="INSTANT",
-            help="As it was known then: a day (its end, in UTC), or 2026-03-02T14:30Z.",
+            help="Show what was known at this time: a day (its end in UTC), or 2026-03-02T14:30Z.",
         ),
     ] = None,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Ask the source for the whole history once more.")
+        bool, typer.Option("--sweep", help="Fetch the whole history from the source again.")
     ] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print them as CSV.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the actions as CSV.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the actions as JSON.")] = False,
 ) -> None:
-    """Show a symbol's splits, dividends, renames and end, and since when each is known."""
+    """Show a symbol's splits, dividends, renames and delisting, and since when each is known."""
     if sweep == (symbol is not None):
         raise typer.BadParameter("give either a SYMBOL, or --sweep")
     if sweep and (first or last or known_at or as_csv or as_json):
-        raise typer.BadParameter("--sweep asks for everything: it takes no other option")
+        raise typer.BadParameter("--sweep fetches everything: it takes no other option")
     if as_csv and as_json:
         raise typer.BadParameter("give --csv or --json, not both")
     with plain_errors():
         settings = Settings.load()
         if symbol is None:
+            show_lake(open_lake(settings))
             raise typer.Exit(0 if sweep_actions(settings) else 1)
         try:
             start = as_day(first) if first else date.min
@@ -75,8 +76,8 @@ def actions(
         asked = next(log.sweeps(), None)
         if asked is None:
             raise NotInLakeError(
-                f"the corporate actions of {lake.store.uri} were never asked for: correct "
-                "DATALAKE_URI, or type `datalake actions --sweep`"
+                f"the corporate actions of {lake.store.uri} were never fetched: correct "
+                "DATALAKE_URI, or run `datalake actions --sweep`"
             )
         name = symbol.strip().upper()
         found = [one for one in histories(log, name, at) if start <= one.day <= end]
@@ -94,7 +95,7 @@ def actions(
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One action, and what was said of it over time.
+    """One action and its history in the log.
 
     Args:
         events: Rows of `log.EVENTS`, the oldest first.
@@ -104,18 +105,18 @@ class History:
 
     @property
     def row(self) -> dict[str, Any]:
-        """The action as it was said last."""
+        """The latest version of the action."""
         return self.events[-1]
 
     @property
     def day(self) -> date:
-        """On which the price knows it."""
+        """Its effective date: the first day whose price reflects it."""
         day: date = self.row["effective_date"]
         return day
 
     @property
     def known_since(self) -> datetime:
-        """Since when it is said without a break."""
+        """Since when the source has had it without interruption."""
         since: datetime = next(
             event["seen_at"] for event in reversed(self.events) if event["event"] == INSERTED
         )
@@ -123,48 +124,48 @@ class History:
 
     @property
     def changed_at(self) -> datetime | None:
-        """When it was last said otherwise than before."""
+        """When the source last changed it."""
         return next(
             (event["seen_at"] for event in reversed(self.events) if event["event"] == CHANGED), None
         )
 
     @property
     def vanished_at(self) -> datetime | None:
-        """Since when the source does not have it any more."""
+        """When the source removed it."""
         return self.row["seen_at"] if self.row["event"] == VANISHED else None
 
     def changes(self) -> Iterator[str]:
-        """What was said otherwise, a line for each time."""
+        """Its changes, one line each."""
         for before, event in zip(self.events, self.events[1:], strict=False):
             when = f"{event['seen_at']:%Y-%m-%d %H:%M} UTC"
             match event["event"]:
                 case "vanished":
-                    yield f"{when} gone from the source"
+                    yield f"{when} removed by the source"
                 case "inserted":
-                    yield f"{when} back at the source"
+                    yield f"{when} listed again by the source"
                 case _:
                     yield f"{when} {_difference(before, event)}"
 
     def told(self) -> dict[str, Any]:
-        """A row for a pipe: the action, and since when it is known."""
+        """The action and since when it is known, as a row for CSV or JSON."""
         return {name: self.row[name] for name in SCHEMA.names} | {
             name: getattr(self, name) for name in _KNOWN
         }
 
 
 def histories(log: ActionLog, symbol: str, at: datetime | None = None) -> list[History]:
-    """The actions that are about a ticker or bring it, by effective date; also those that vanished.
+    """The actions of a ticker, or with it as the new ticker, by effective date; also removed ones.
 
     Args:
         log: The log.
         symbol: The ticker.
-        at: Leave out what was seen later; None: nothing.
+        at: Ignore events seen after this instant; None: ignore none.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for event in log.events(symbol).to_pylist():
         if at is None or event["seen_at"] <= at:
             found.setdefault(event["id"], []).append(event)
-    # As it stands it may be another ticker's by now, or have been another's then.
+    # An action can have changed its ticker over time.
     kept = [
         one
         for one in map(History, map(tuple, found.values()))
@@ -174,10 +175,10 @@ def histories(log: ActionLog, symbol: str, at: datetime | None = None) -> list[H
 
 
 def _instant(text: str) -> datetime:
-    """The instant meant; of a day its end, in UTC.
+    """The given instant; for a day, its end in UTC.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is neither.
     """
     try:
         if len(text) == len("2026-03-02"):
@@ -186,22 +187,24 @@ def _instant(text: str) -> datetime:
             )
         at = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValueError(f"{text!r} is neither a day nor an instant: {error}") from error
+        raise ValueError(f"{text!r} is neither a date nor a time: {error}") from error
     if at.utcoffset() is None:
-        raise ValueError(f"{text!r} has no zone: give 2026-03-02T14:30Z or 2026-03-02T09:30-05:00")
+        raise ValueError(
+            f"{text!r} has no time zone: use 2026-03-02T14:30Z or 2026-03-02T09:30-05:00"
+        )
     return at.astimezone(UTC)
 
 
 def _asked(seen_at: datetime) -> str:
-    return f"as the source said at {seen_at:%Y-%m-%d %H:%M} UTC"
+    return f"as the source had them at {seen_at:%Y-%m-%d %H:%M} UTC"
 
 
 def _table(found: Sequence[History]) -> Table:
-    table = Table("price knows", "what", "rate", "processed", "known since", box=None)
+    table = Table("effective", "what", "rate", "processed", "known since", box=None)
     for one in found:
         since = f"{one.known_since:%Y-%m-%d %H:%M}"
         if one.vanished_at:
-            since += f", gone {one.vanished_at:%Y-%m-%d %H:%M}"
+            since += f", removed {one.vanished_at:%Y-%m-%d %H:%M}"
         elif one.changed_at and one.changed_at > one.known_since:
             since += f", changed {one.changed_at:%Y-%m-%d %H:%M}"
         row = one.row
@@ -225,7 +228,7 @@ def _rate(row: Mapping[str, Any]) -> str:
 
 
 def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """What the source's own row says otherwise."""
+    """The differences between two versions of the source's row."""
     was, now = json.loads(before["body"]), json.loads(after["body"])
     told = [
         f"{name} {was.get(name, 'none')} → {now.get(name, 'none')}"
@@ -234,7 +237,7 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     ]
     if before["kind"] != after["kind"]:
         told.append(f"list {before['kind']} → {after['kind']}")
-    return ", ".join(told) or "read otherwise by this program"
+    return ", ".join(told) or "interpreted differently by this program"
 
 
 def _csv(found: Sequence[History]) -> str:

@@ -1,6 +1,6 @@
 """The arguments that several commands take, checked.
 
-Belongs here: options, and turning what was typed into sessions and a lake. Does not belong here:
+Belongs here: options, and turning them into sessions and a lake. Does not belong here:
 settings (`settings`), which come from the environment.
 """
 
@@ -15,53 +15,63 @@ import typer
 
 from datalake_assets.cli.terminal import err, tell, working
 from datalake_assets.collection.clock import Clock
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 
 From = Annotated[
     str | None,
-    typer.Option("--from", metavar="YYYY-MM-DD", help="First day; the first session if none."),
+    typer.Option("--from", metavar="YYYY-MM-DD", help="First day. Default: the first session."),
 ]
 To = Annotated[
     str | None,
-    typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
+    typer.Option("--to", metavar="YYYY-MM-DD", help="Last day. Default: the newest session."),
 ]
 _SHARE: dict[str, Any] = {"min": 0.0, "max": 1.0, "metavar": "SHARE"}
 _COUNT: dict[str, Any] = {"min": 0, "metavar": "N"}
 
 SuccessRate = Annotated[
-    float | None, typer.Option(**_SHARE, help="Least share of symbols that must be answered.")
+    float | None,
+    typer.Option(**_SHARE, help="Minimum success rate: answered share of the symbols."),
 ]
 Coverage = Annotated[
-    float | None, typer.Option(**_SHARE, help="Least share of expected symbols with a bar.")
+    float | None,
+    typer.Option(**_SHARE, help="Minimum coverage: share of expected symbols with a bar."),
 ]
 InvalidBars = Annotated[
-    float | None, typer.Option(**_SHARE, help="Largest share of bars with impossible prices.")
+    float | None, typer.Option(**_SHARE, help="Maximum share of bars with impossible prices.")
 ]
 RowRatio = Annotated[
-    float | None, typer.Option(**_SHARE, help="Least number of bars, as a share of the usual.")
+    float | None,
+    typer.Option(**_SHARE, help="Minimum number of bars, as a share of the usual number."),
 ]
 UniverseLoss = Annotated[
-    float | None, typer.Option(**_SHARE, help="Largest share of active symbols that may be gone.")
+    float | None,
+    typer.Option(**_SHARE, help="Maximum share of active symbols missing from the list."),
 ]
 Unanswered = Annotated[
-    int | None, typer.Option(**_COUNT, help="Symbols that may fail, whatever their share.")
+    int | None,
+    typer.Option(**_COUNT, help="Symbols that may fail, whatever --min-success-rate says."),
 ]
 Silent = Annotated[
-    int | None, typer.Option(**_COUNT, help="Expected symbols that may have no bar, likewise.")
+    int | None,
+    typer.Option(
+        **_COUNT, help="Expected symbols that may have no bar, whatever --min-coverage says."
+    ),
 ]
 OddBars = Annotated[
-    int | None, typer.Option(**_COUNT, help="Bars that may have impossible prices, likewise.")
+    int | None,
+    typer.Option(**_COUNT, help="Bars that may have impossible prices, whatever their share."),
 ]
-"""What a session must reach, for one run; the collector's own thresholds where it is not given."""
+"""Audit thresholds for one run; where not given, the collector's own."""
 
 Symbols = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
-        help="Only these: AAPL,BRK.B, or @file holding them. Instead of DATALAKE_SYMBOLS.",
+        help="Only these symbols: AAPL,BRK.B or @file. Overrides DATALAKE_SYMBOLS.",
     ),
 ]
 
@@ -69,38 +79,38 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def load_settings(symbols: str | None = None) -> Settings:
-    """The settings, with the symbols that were typed in place of the environment's.
+    """The settings; `--symbols` overrides the environment's symbols.
 
     Raises:
-        SettingsError: A setting is wrong, or a symbol can't be one.
+        SettingsError: A setting or a symbol is invalid.
     """
     if symbols is None:
         return Settings.load()
     if not symbols.strip():
-        raise typer.BadParameter("--symbols names no symbol; without it all are meant")
+        raise typer.BadParameter("--symbols is empty; leave it out to collect all symbols")
     return Settings.load({**os.environ, "DATALAKE_SYMBOLS": symbols})
 
 
-def show_lake(lake: Lake) -> None:
-    """Say which lake is meant, before anything else: a relative one is another in each folder.
+def show_lake(lake: LakeFiles) -> None:
+    """Print the lake first: a relative path means another lake in each folder.
 
-    On stderr, so that a pipe holds only what was asked for.
+    It goes to stderr, so that a pipe receives only the result.
     """
-    tell(err, f"lake: {lake.store.uri}{'' if is_there(lake) else ' (there is none yet)'}")
+    tell(err, f"lake: {lake.store.uri}{'' if is_there(lake) else ' (does not exist yet)'}")
 
 
-def is_there(lake: Lake) -> bool:
-    """Whether somebody ever collected into it; it may be damaged."""
+def is_there(lake: LakeFiles) -> bool:
+    """Whether the lake exists, that is, was ever collected into. It may be damaged."""
     return lake.store.exists(layout.MARKER)
 
 
-def open_lake(settings: Settings) -> Lake:
-    """The lake of the settings, to look at; it need not be there."""
-    return Lake(open_store(settings.lake_uri))
+def open_lake(settings: Settings) -> LakeFiles:
+    """The lake of the settings, for reading. It need not exist."""
+    return LakeFiles(open_store(settings.lake_uri))
 
 
-def claimed_lake(settings: Settings) -> Lake:
-    """The lake of the settings, to collect into: what no run could do is found out before it.
+def claimed_lake(settings: Settings) -> LakeWriter:
+    """The lake of the settings, for collecting. Errors that no run could avoid are raised here.
 
     Raises:
         SettingsError: The list of symbols can't be read.
@@ -109,14 +119,14 @@ def claimed_lake(settings: Settings) -> Lake:
     from datalake_assets.definitions import build_source
 
     settings.read_symbols()
-    lake = open_lake(settings)
-    # As for a run: what is named by its environment variable gets its value.
+    lake = LakeWriter(open_store(settings.lake_uri))
+    # As in a run, fields that name an environment variable get its value.
     lake.claim(build_source(settings).process_config_and_initialize().identity)
     return lake
 
 
 def partitions(settings: Settings) -> list[str]:
-    """The sessions that can be collected now, as Dagster knows them."""
+    """The sessions that can be collected now: Dagster's partitions."""
     with working("loading Dagster"):
         from datalake_assets.partitions import session_partitions
 
@@ -127,7 +137,7 @@ def partitions(settings: Settings) -> list[str]:
 
 
 def one_session(keys: Sequence[str], text: str) -> date:
-    """The session meant, which must be one of those that can be collected."""
+    """The given session, checked to be one that can be collected."""
     day = _day("--session", text)
     if day.isoformat() not in keys:
         raise typer.BadParameter(f"{day} can't be collected: {_why_not(day, keys)}")
@@ -135,9 +145,9 @@ def one_session(keys: Sequence[str], text: str) -> date:
 
 
 def span(keys: Sequence[str], first: str, last: str) -> tuple[date, date]:
-    """The first and the last session meant, of those that can be collected."""
+    """The first and the last session of the range, among those that can be collected."""
     start, end = _day("--from", first), _day("--to", last)
-    # Before they are compared: one of the two may be a default, which nobody typed.
+    # Checked before they are compared, as one of the two may be a default.
     for day, outside in ((start, f"{start}" > keys[-1]), (end, f"{end}" < keys[0])):
         if outside:
             raise typer.BadParameter(f"{day} can't be collected: {_why_not(day, keys)}")
@@ -148,8 +158,8 @@ def span(keys: Sequence[str], first: str, last: str) -> tuple[date, date]:
         raise typer.BadParameter(f"{start} can't be collected: {_why_not(start, keys)}")
     if not meant:
         raise typer.BadParameter(
-            f"no session that can be collected from {start} to {end}; "
-            f"there are {keys[0]} to {keys[-1]}"
+            f"no session from {start} to {end} can be collected; "
+            f"the sessions are {keys[0]} to {keys[-1]}"
         )
     return date.fromisoformat(meant[0]), date.fromisoformat(meant[-1])
 
@@ -157,11 +167,11 @@ def span(keys: Sequence[str], first: str, last: str) -> tuple[date, date]:
 def _day(option: str, text: str) -> date:
     try:
         day = date.fromisoformat(text)
-        # It would take 20240703 and 2024-W27-3, too.
+        # `fromisoformat` also accepts 20240703 and 2024-W27-3.
         if day.isoformat() != text:
-            raise ValueError("another form of a date")
+            raise ValueError("not in the form YYYY-MM-DD")
     except ValueError as error:
-        raise typer.BadParameter(f"{option} takes a day as YYYY-MM-DD, not {text!r}") from error
+        raise typer.BadParameter(f"{option} takes a date as YYYY-MM-DD, not {text!r}") from error
     return day
 
 
@@ -169,6 +179,6 @@ def _why_not(day: date, keys: Sequence[str]) -> str:
     from datalake_assets.partitions import why_no_partition
 
     why = why_no_partition(day, date.fromisoformat(keys[0]), Clock().now())
-    # It may have become one since the keys were read.
-    why = why or "its partition appears just now; type it again"
-    return f"{why}; the newest session that can be is {keys[-1]}" if f"{day}" > keys[-1] else why
+    # It may have become collectable since the keys were read.
+    why = why or "its partition has just appeared; run the command again"
+    return f"{why}; the newest one that can be is {keys[-1]}" if f"{day}" > keys[-1] else why

@@ -29,6 +29,7 @@ from datalake_assets.cli.arguments import (
 from datalake_assets.cli.runs import materialize
 from datalake_assets.cli.terminal import plain_errors
 from datalake_assets.collection.progress import many
+from datalake_assets.lake.coverage import coverage_between
 from datalake_assets.settings import Settings
 
 
@@ -47,8 +48,8 @@ def collect(
         bool,
         typer.Option(
             "--repair",
-            help="Ask only for what is failed, pending or was never asked for, and merge; for all "
-            "of what did not pass.",
+            help="Request only symbols that failed, are pending or were never requested; all "
+            "symbols of a session that did not pass.",
         ),
     ] = False,
     symbols: Symbols = None,
@@ -101,9 +102,9 @@ def backfill(
     silent_allowed: Silent = None,
     invalid_bars_allowed: OddBars = None,
 ) -> None:
-    """Collect every session of a range that is not published yet.
+    """Collect the sessions of a range that are not published yet.
 
-    Stopped or killed at any moment, the same command goes on with those that are not.
+    It can be stopped or killed at any moment; the same command continues where it stopped.
     """
     limits = {
         "min_success_rate": min_success_rate,
@@ -124,18 +125,18 @@ def backfill(
 
 
 def _refuse_to_lose_symbols(settings: Settings, start: date, end: date) -> None:
-    """A session that is collected again is replaced: a few symbols must not replace them all."""
+    """Refuse to replace a published session by one with only a few symbols."""
     chosen = settings.read_symbols() or ()
-    for held in open_lake(settings).coverage(start, end).published:
+    for held in coverage_between(open_lake(settings), start, end).published:
         known = sum(held.counts.values())
         if known > len(chosen):
             raise typer.BadParameter(
                 f"{held.session} is published with {many(known, 'symbol')}, and would be replaced "
-                f"by {len(chosen):,}: add --repair to ask for those that it lacks and keep the "
-                "others, or set DATALAKE_URI to another place for a lake of these alone"
+                f"by {len(chosen):,}: add --repair to request those that it lacks and keep the "
+                "others, or set DATALAKE_URI to another location for a lake of these alone"
             )
 
 
 def _given(limits: Mapping[str, float | None]) -> dict[str, float]:
-    """Those that were typed."""
+    """The options that were given."""
     return {name: limit for name, limit in limits.items() if limit is not None}

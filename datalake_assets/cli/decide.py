@@ -1,7 +1,7 @@
 """`datalake decide`: what to do where the source and the prices contradict each other.
 
-Belongs here: listing what waits, and turning what was typed into a decision. Does not belong here:
-how decisions are kept (`securities.decisions`), and what follows from them.
+Belongs here: listing open decisions, and recording a decision. Does not belong here:
+how decisions are stored (`securities.decisions`), and their effect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from datalake_assets.cli.arguments import open_lake, show_lake
 from datalake_assets.cli.terminal import command, out, plain_errors, tell
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.reader import as_day
 from datalake_assets.securities.decisions import (
     ACCEPT,
@@ -35,7 +35,7 @@ from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 
 decide = typer.Typer(
-    help="Decide on actions that the prices contradict, and add what the source lacks.",
+    help="Decide on actions that the prices contradict; add actions that the source lacks.",
     invoke_without_command=True,
     no_args_is_help=False,
     rich_markup_mode="rich",
@@ -47,15 +47,15 @@ Target = Annotated[
 Day = Annotated[
     str | None, typer.Argument(metavar="[YYYY-MM-DD]", help="The action's day, after a symbol.")
 ]
-Why = Annotated[str, typer.Option("--why", help="The reason, kept with the decision.")]
-Who = Annotated[str | None, typer.Option("--who", help="Who decides; the user's login if none.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, stored with the decision.")]
+Who = Annotated[str | None, typer.Option("--who", help="Who decides. Default: the login name.")]
 
-_NEXT = "The sensor securities_follow applies it within minutes; at once: {} securities"
+_NEXT = "The sensor securities_follow applies it within minutes. To apply it now: {} securities"
 
 
 @decide.callback()
 def waiting(context: typer.Context) -> None:
-    """Without a command: what waits for a decision, and what was decided."""
+    """Without a command: list open decisions and those already made."""
     if context.invoked_subcommand:
         return
     with plain_errors():
@@ -66,7 +66,7 @@ def waiting(context: typer.Context) -> None:
         waits = findings.filter(findings["undecided"]).to_pylist()
         made = read_decisions(store).standing
     if not waits:
-        tell(out, "Nothing waits for a decision.")
+        tell(out, "No decision is open.")
     for row in waits:
         tell(out, f"{row['what']}\n  {row['decide']}")
     if made:
@@ -80,13 +80,13 @@ def waiting(context: typer.Context) -> None:
 
 @decide.command()
 def accept(target: Target, day: Day = None, why: Why = "", who: Who = None) -> None:
-    """Apply an action whatever the prices say."""
+    """Apply an action although the prices contradict it."""
     _on_action(ACCEPT, target, day, why, who)
 
 
 @decide.command()
 def ignore(target: Target, day: Day = None, why: Why = "", who: Who = None) -> None:
-    """Don't apply an action whatever the prices say; or take a jump for what it is."""
+    """Don't apply an action, whatever the prices say; or accept a jump as a real price move."""
     _on_action(IGNORE, target, day, why, who)
 
 
@@ -96,14 +96,12 @@ def add(
     symbol: Annotated[str, typer.Argument(help="The ticker on the day before.")],
     day: Annotated[str, typer.Argument(metavar="YYYY-MM-DD", help="Day of the first new price.")],
     ratio: Annotated[
-        str | None, typer.Option(help="Of a split: new shares to old ones, like 4:1 or 1:10.")
+        str | None, typer.Option(help="For a split: new shares to old shares, such as 4:1 or 1:10.")
     ] = None,
     amount: Annotated[
-        float | None, typer.Option(help="Of a dividend or spin-off: US dollars a share.")
+        float | None, typer.Option(help="For a dividend or spin-off: US dollars per share.")
     ] = None,
-    to: Annotated[
-        str | None, typer.Option(help="Of a rename: the ticker that it goes on with.")
-    ] = None,
+    to: Annotated[str | None, typer.Option(help="For a rename: the new ticker.")] = None,
     why: Why = "",
     who: Who = None,
 ) -> None:
@@ -129,11 +127,11 @@ def add(
 
 @decide.command()
 def withdraw(
-    decision: Annotated[str, typer.Argument(metavar="DECISION", help="Like decision-3.")],
+    decision: Annotated[str, typer.Argument(metavar="DECISION", help="Such as decision-3.")],
     why: Why = "",
     who: Who = None,
 ) -> None:
-    """Take back a decision; it stays in the file, with who took it back."""
+    """Revoke a decision. It stays in the file, with who revoked it."""
     with plain_errors():
         _keep(open_lake(Settings.load()), _decision(WITHDRAW, why, who, subject=decision))
 
@@ -145,8 +143,8 @@ def _on_action(what: str, target: str, day: str | None, why: str, who: str | Non
             known = _actions(lake)
             if target not in set(known["action_id"].to_pylist()):
                 raise typer.BadParameter(
-                    f"no action {target!r} is in question. Type `datalake decide` for those that "
-                    "are, or give a symbol and a day"
+                    f"no action {target!r} is open for decision. Run `datalake decide` to list "
+                    "those that are, or give a symbol and a day"
                 )
             _keep(lake, _decision(what, why, who, subject=target))
             return
@@ -158,13 +156,13 @@ def _on_action(what: str, target: str, day: str | None, why: str, who: str | Non
             _keep(lake, _decision(what, why, who, symbol=symbol, day=session))
         else:
             raise typer.BadParameter(
-                f"{symbol} has no action in question on {session}. Type `datalake decide` for "
+                f"{symbol} has no action open for decision on {session}. Run `datalake decide` for "
                 f"those that are, or `datalake actions {symbol}` for all"
             )
 
 
-def _of_day(lake: Lake, symbol: str, day: date) -> list[str]:
-    """The actions of a symbol and day: those in question if any are, else all."""
+def _of_day(lake: LakeFiles, symbol: str, day: date) -> list[str]:
+    """The actions of a symbol and day: those open for decision if any are, else all."""
     known = _actions(lake)
     known = known.filter(
         pc.and_(pc.equal(known["symbol"], symbol), pc.equal(known["day"], pa.scalar(day)))
@@ -173,8 +171,8 @@ def _of_day(lake: Lake, symbol: str, day: date) -> list[str]:
     return sorted(set((asked if asked.num_rows else known)["action_id"].to_pylist()))
 
 
-def _actions(lake: Lake) -> pa.Table:
-    """Identifier, symbol and day of each action with a factor, and of each in question."""
+def _actions(lake: LakeFiles) -> pa.Table:
+    """Identifier, symbol and day of each action with a factor, and of each open for decision."""
     findings = read_findings(lake.store)
     findings = findings.filter(findings["action_id"].is_valid())
     asked = pa.table(
@@ -196,7 +194,7 @@ def _actions(lake: Lake) -> pa.Table:
     )
 
 
-def _jumped(lake: Lake, symbol: str, day: date) -> bool:
+def _jumped(lake: LakeFiles, symbol: str, day: date) -> bool:
     findings = read_findings(lake.store).to_pylist()
     return any(
         row["about"] == "jump" and row["symbol"] == symbol and row["session"] == day
@@ -204,11 +202,11 @@ def _jumped(lake: Lake, symbol: str, day: date) -> bool:
     )
 
 
-def _require_a_lake(lake: Lake) -> None:
+def _require_a_lake(lake: LakeFiles) -> None:
     if not lake.store.exists(layout.FACTORS_TABLE):
         raise typer.BadParameter(
-            f"no factors were derived in {lake.store.uri} yet: correct DATALAKE_URI, or "
-            "derive them: datalake securities"
+            f"no factors have been derived in {lake.store.uri}: correct DATALAKE_URI, or "
+            "derive them with datalake securities"
         )
 
 
@@ -225,7 +223,7 @@ def _decision(what: str, why: str, who: str | None, **more: object) -> Decision:
         raise typer.BadParameter(str(error)) from error
 
 
-def _keep(lake: Lake, *decisions: Decision) -> None:
+def _keep(lake: LakeFiles, *decisions: Decision) -> None:
     try:
         made = keep(lake.store, *decisions).made[-len(decisions) :]
     except ValueError as error:
@@ -255,7 +253,7 @@ def _shares(ratio: str) -> tuple[float, float]:
             return float(new), float(old)
     except ValueError:
         pass
-    raise typer.BadParameter(f"--ratio takes new shares to old ones, like 4:1, not {ratio!r}")
+    raise typer.BadParameter(f"--ratio takes new shares to old shares, such as 4:1, not {ratio!r}")
 
 
 def _day(text: str) -> date:

@@ -1,4 +1,4 @@
-"""`datalake demo`: from nothing to sessions in a lake, and a first look at them."""
+"""`datalake demo`: collect a few sessions into a new lake and show them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from datalake_assets.cli.show import draw
 from datalake_assets.cli.terminal import command, out, plain_errors, show_table, sparkline, tell
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.progress import many
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.lake import Lake
 from datalake_assets.securities.derivation import read_derived
 from datalake_assets.securities.factors import SPLITS
@@ -26,23 +27,23 @@ from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 
 DEMO_SESSIONS = 6
-"""The newest session, and the five before that its coverage is measured by. They cost no more
-requests than one: a request has room for them."""
+"""The newest session and the five before it, which its coverage is measured against. They take no
+more requests than one session, as they fit into the same pages."""
 
 MOST_SESSIONS = 12
-"""So many at most, if it takes more than `DEMO_SESSIONS` to have a split among them: of two weeks
-in a market of 6,000 names one in fifty has none."""
+"""The most sessions, if it takes more than `DEMO_SESSIONS` to include a split: in a market of 6,000
+names, one period of two weeks in fifty has none."""
 
 
 def demo() -> None:
-    """Collect the newest sessions into a lake and have a first look; needs no key."""
+    """Collect the newest sessions into a lake and show them. Needs no API key."""
     with plain_errors():
         settings = Settings.load()
         show_lake(open_lake(settings))
         newest = date.fromisoformat(partitions(settings)[-1])
         days = [*market_calendar.previous_sessions(newest, MOST_SESSIONS - 1), newest]
         days = [day for day in days if day >= settings.first_session]
-        # First of all, as renamed companies are asked for by their earlier tickers, too.
+        # First, as renamed companies are requested by their earlier tickers, too.
         good = sweep_actions(settings, since=days[0])
         if good:
             good = materialize(settings, with_a_split(open_lake(settings), days), newest)
@@ -55,8 +56,8 @@ def demo() -> None:
     raise typer.Exit(0 if good else 1)
 
 
-def with_a_split(lake: Lake, days: Sequence[date]) -> date:
-    """The first of the sessions to collect, so that there is a split with a session before it."""
+def with_a_split(lake: LakeFiles, days: Sequence[date]) -> date:
+    """The first session to collect, so that a split is included with a session before it."""
     few = days[-DEMO_SESSIONS:]
     actions = ActionLog(lake.store).current()
     told = zip(actions["kind"].to_pylist(), actions["effective_date"].to_pylist(), strict=True)
@@ -65,8 +66,8 @@ def with_a_split(lake: Lake, days: Sequence[date]) -> date:
     return few[0] if newest > few[0] else max(day for day in days if day < newest)
 
 
-def _a_split(lake: Lake, newest: date) -> None:
-    """The most traded security that split in the newest sessions: as traded, and adjusted."""
+def _a_split(lake: LakeFiles, newest: date) -> None:
+    """Show the most traded security that split in the newest sessions, as traded and adjusted."""
     days = lake.sessions()[-MOST_SESSIONS:]
     factors = read_derived(lake.store, layout.FACTORS_TABLE).to_pylist()
     split = {
@@ -74,7 +75,8 @@ def _a_split(lake: Lake, newest: date) -> None:
         for row in factors
         if row["adjustment"] == "split" and row["applied"] and row["session"] in days
     }
-    bars = {symbol: lake.bars(symbol, days[0], newest) for symbol in split}
+    reader = Lake(lake.store)
+    bars = {symbol: reader.bars(symbol, days[0], newest) for symbol in split}
     traded = {
         symbol: pc.sum(pc.multiply(table["close"], pc.cast(table["volume"], "float64"))).as_py()
         for symbol, table in bars.items()
@@ -84,9 +86,9 @@ def _a_split(lake: Lake, newest: date) -> None:
         tell(out, "No security split in these sessions.")
         return
     symbol = max(sorted(traded), key=traded.__getitem__)
-    adjusted = lake.bars(symbol, days[0], newest, "all").to_pylist()
-    marked = marks(lake, adjusted)
-    table = Table("session", "as traded", "adjusted", "event", title=f"{symbol}, which split")
+    adjusted = reader.bars(symbol, days[0], newest, "all").to_pylist()
+    marked = marks(reader, adjusted)
+    table = Table("session", "as traded", "adjusted", "event", title=f"{symbol} and its split")
     for column in table.columns[1:3]:
         column.justify = "right"
     for raw, bar in zip(bars[symbol].to_pylist(), adjusted, strict=True):
@@ -98,12 +100,12 @@ def _a_split(lake: Lake, newest: date) -> None:
         out.print(line, soft_wrap=True)
 
 
-def _first_look(lake: Lake, newest: date) -> str | None:
-    """The most traded names of the newest session; the first of them, if any traded."""
+def _first_look(lake: LakeFiles, newest: date) -> str | None:
+    """Show the most traded names of the newest session; return the first of them, if any traded."""
     days = [day for day in lake.sessions() if day <= newest][-DEMO_SESSIONS:]
     tables = {day: lake.read(day).bars for day in days}
     bars = tables[newest]
-    # Without an average nothing was traded, or the source does not tell what for.
+    # Without vwap nothing was traded, or the source does not report it.
     turnover = pc.multiply(pc.fill_null(bars["vwap"], 0.0), pc.cast(bars["volume"], "float64"))
     top = bars.append_column("turnover", turnover).sort_by([("turnover", "descending")])
     closes = {
@@ -111,7 +113,7 @@ def _first_look(lake: Lake, newest: date) -> str | None:
         for day, table in tables.items()
     }
     if not bars.num_rows:
-        tell(out, f"no symbol asked for has a bar on {newest}")
+        tell(out, f"no requested symbol has a bar on {newest}")
         return None
     table = Table(
         "symbol",
@@ -140,16 +142,16 @@ def _first_look(lake: Lake, newest: date) -> str | None:
     return str(top["symbol"][0].as_py())
 
 
-def _how_to_go_on(lake: Lake, newest: date, symbol: str) -> None:
+def _how_to_go_on(lake: LakeFiles, newest: date, symbol: str) -> None:
     bars = lake.read(newest).bars
     sessions = lake.store.url(layout.SESSIONS)
     python = Path(command()).with_name("python")
     out.print(
-        f"{many(bars.num_rows, 'bar')} of {newest} lie in {sessions}. Next:\n"
+        f"{many(bars.num_rows, 'bar')} of {newest} are in {sessions}. Next:\n"
         f'  {python} -c "from datalake_assets import Lake; '
         f"print(Lake.open('{lake.store.uri}').bars('{symbol}').to_pandas())\"\n"
-        f"  {command()} show {symbol}: its bars, drawn\n"
-        f"  {command()} status: what the lake holds; the same as a page:\n"
+        f"  {command()} show {symbol}: its bars as a table and a chart\n"
+        f"  {command()} status: the state of the lake; the same as a page:\n"
         f"    {lake.store.url(layout.REPORT)}\n"
         "  make dev: the same in Dagster's UI",
         highlight=False,

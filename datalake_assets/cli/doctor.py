@@ -1,7 +1,7 @@
-"""`datalake doctor`: everything in the lake held against what it must agree with.
+"""`datalake doctor`: check every object of the lake for damage and contradictions.
 
-Belongs here: showing an examination, and the lake against Dagster's records. Does not belong here:
-looking at objects (`lake.examination`).
+Belongs here: showing the examination, and comparing the lake with Dagster's records. Not here:
+checking objects (`lake.examination`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from datalake_assets.cli.terminal import (
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Snapshot
 from datalake_assets.collection.report import Reason
+from datalake_assets.lake.coverage import coverage_between
 from datalake_assets.lake.derived import subjects
 from datalake_assets.lake.examination import (
     Defect,
@@ -40,7 +41,7 @@ from datalake_assets.lake.examination import (
     removal,
     spans,
 )
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.pipeline.witness import read_testimony
@@ -53,7 +54,7 @@ _Known = tuple[set[str], set[str]]
 """Keys of sessions and of years."""
 
 _SHOWN = 20
-"""Defects with the same repair that are told one by one; `--json` tells all."""
+"""How many defects with the same repair are listed; `--json` lists all."""
 
 
 def doctor(
@@ -62,9 +63,9 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check every object of the lake, both layouts, and Dagster's records; tell what to repair.
+    """Check every object of the lake, both layouts, and Dagster's records; say how to repair each.
 
-    Exit code 1 when something is to be repaired, 2 when there is no lake. Nothing is changed.
+    Exit code 1 if something needs repair, 2 if there is no lake. Nothing is changed.
     """
     with plain_errors():
         settings = Settings.load()
@@ -73,13 +74,13 @@ def doctor(
             show_lake(lake)
         known = _known()
         if not is_there(lake) and not lake.store.list() and not any(known):
-            # All is well with what is not there, and a mistyped DATALAKE_URI must not look so.
+            # A mistyped DATALAKE_URI must not look like a lake without defects.
             raise NotInLakeError(
-                f"there is no lake at {lake.store.uri}, nor a record of one: correct DATALAKE_URI, "
-                "or make one: datalake demo, datalake backfill"
+                f"there is no lake at {lake.store.uri} and no record of one: correct DATALAKE_URI, "
+                "or create one with datalake demo or datalake backfill"
             )
         if year is not None and year not in _years(lake):
-            raise typer.BadParameter(f"{lake.store.uri} holds nothing of {year}")
+            raise typer.BadParameter(f"{lake.store.uri} has no data for {year}")
         examinations = []
         with working("checking the lake") as display:
             for one in _all(lake, settings, year, known, _shown_on(display)):
@@ -95,26 +96,26 @@ def doctor(
         else:
             _tell(defects)
             if failed:
-                tell(out, f"\nnot damaged, but to ask again ({command()} status tells how):")
+                tell(out, f"\nnot damaged, but symbols to retry ({command()} status says how):")
             for reason in failed[:_SHOWN]:
                 tell(out, str(reason))
             _tell_undecided(undecided)
     raise typer.Exit(1 if defects else 0)
 
 
-def _failed(lake: Lake, year: int | None) -> tuple[Reason, ...]:
-    """Why symbols failed in the sessions; a session with such ones is whole all the same."""
+def _failed(lake: LakeFiles, year: int | None) -> tuple[Reason, ...]:
+    """Why symbols failed in the sessions. A session with failed symbols is not damaged."""
     if year is None:
-        return lake.coverage().reasons
-    return lake.coverage(date(year, 1, 1), date(year, 12, 31)).reasons
+        return coverage_between(lake).reasons
+    return coverage_between(lake, date(year, 1, 1), date(year, 12, 31)).reasons
 
 
-def _undecided(lake: Lake) -> list[dict[str, Any]]:
-    """What waits for the user's decision, the newest first; nothing of it is damaged."""
+def _undecided(lake: LakeFiles) -> list[dict[str, Any]]:
+    """The open decisions, the newest first. They are not damage."""
     try:
         found = read_findings(lake.store)
     except BrokenFileError:
-        return []  # told as damaged
+        return []  # reported as damaged
     waiting = found.filter(found["undecided"])
     rows: list[dict[str, Any]] = waiting.sort_by(
         [("session", "descending"), ("symbol", "ascending")]
@@ -124,34 +125,34 @@ def _undecided(lake: Lake) -> list[dict[str, Any]]:
 
 def _tell_undecided(undecided: Sequence[dict[str, Any]]) -> None:
     if undecided:
-        tell(out, "\nnot damaged, but to decide; until then nothing of these is applied:")
+        tell(out, "\nnot damaged, but waiting for your decision; not applied until then:")
     for row in undecided[:_SHOWN]:
         tell(out, f"{row['what']}\n  {row['decide']}")
     if len(undecided) > _SHOWN:
         tell(out, f"… and {len(undecided) - _SHOWN:,} more: {command()} decide")
 
 
-def _years(lake: Lake) -> set[int]:
+def _years(lake: LakeFiles) -> set[int]:
     days = (*lake.sessions(), *lake.incomplete())
     return {day.year for day in days} | set(SymbolYears(lake.store).years())
 
 
 def _all(
-    lake: Lake, settings: Settings, year: int | None, known: _Known, progress: Progress
+    lake: LakeFiles, settings: Settings, year: int | None, known: _Known, progress: Progress
 ) -> Iterator[Examination]:
     besides = [*subjects(lake, Clock().now()), _testimony(lake)]
     yield from examine(lake, None if year is None else [year], progress, besides=besides)
     yield _records(lake, settings, year, known)
 
 
-def _testimony(lake: Lake) -> Subject:
-    """What the source said as a witness: asked again when it can't be read."""
+def _testimony(lake: LakeFiles) -> Subject:
+    """The source's values for the comparison: fetched again if they can't be read."""
 
     def look(progress: Progress) -> tuple[int, list[Defect]]:
         there = layout.TESTIMONY in lake.store.list(layout.SECURITIES)
         if not there or read_testimony(lake.store):
             return int(there), []
-        what = "it can't be read; the source is asked again without it"
+        what = "it can't be read; without it, the values are fetched again"
         where = lake.store.url(layout.TESTIMONY)
         return 1, [Defect(where, what, removal(lake.store, layout.TESTIMONY))]
 
@@ -159,9 +160,9 @@ def _testimony(lake: Lake) -> Subject:
 
 
 def _known() -> _Known:
-    """The sessions and years that Dagster knows to be materialized; none without records of it."""
+    """The sessions and years that Dagster has as materialized; none without its records."""
     if not (dagster_home() / "dagster.yaml").exists():
-        return set(), set()  # to look must not make them
+        return set(), set()  # a check must not create them
     from datalake_assets.assets import daily_ticks, symbol_year_ticks
 
     with instance() as records:
@@ -171,8 +172,8 @@ def _known() -> _Known:
         )
 
 
-def _records(lake: Lake, settings: Settings, year: int | None, records: _Known) -> Examination:
-    """The lake against what Dagster knows to be materialized."""
+def _records(lake: LakeFiles, settings: Settings, year: int | None, records: _Known) -> Examination:
+    """Compare the lake with what Dagster has as materialized."""
     began = time.monotonic()
     all_days = [date.fromisoformat(key) for key in partitions(settings)]
     days = [day for day in all_days if year in (None, day.year)]
@@ -185,7 +186,7 @@ def _records(lake: Lake, settings: Settings, year: int | None, records: _Known) 
     defects = [
         Defect(
             _named(first, last),
-            "published, and Dagster's records don't say so",
+            "published, but not in Dagster's records",
             f"datalake backfill --from {first} --to {last}",
         )
         for first, last in spans(set(here) - told, all_days)
@@ -193,7 +194,7 @@ def _records(lake: Lake, settings: Settings, year: int | None, records: _Known) 
     defects += [
         Defect(
             _named(first, last),
-            "materialized by Dagster's records, and not in the lake",
+            "materialized in Dagster's records, but not in the lake",
             f"datalake collect --session {first}"
             if first == last
             else f"datalake collect --from {first} --to {last}",
@@ -201,8 +202,8 @@ def _records(lake: Lake, settings: Settings, year: int | None, records: _Known) 
         for first, last in spans(told - held, all_days)
     ]
     for years, what in (
-        (published - told_years, "published per symbol, and Dagster's records don't say so"),
-        (told_years - published, "materialized by Dagster's records, and not in the lake"),
+        (published - told_years, "published per symbol, but not in Dagster's records"),
+        (told_years - published, "materialized in Dagster's records, but not in the lake"),
     ):
         defects += [
             Defect(f"symbol-years of {one}", what, f"datalake publish --year {one}")
@@ -217,7 +218,7 @@ def _named(first: date, last: date) -> str:
 
 
 def _shown_on(display: TerminalDisplay) -> Progress:
-    """Tells what is being checked, where there is a terminal."""
+    """Shows what is being checked, if there is a terminal."""
 
     def show(subject: str, done: int, count: int) -> None:
         if err.is_terminal:
@@ -233,7 +234,7 @@ def _show(one: Examination) -> None:
 
 
 def _tell(defects: Sequence[Defect]) -> None:
-    """What is wrong, in the order in which it is to be repaired: a command once."""
+    """Print the defects in the order of repair, with each command once."""
     by_repair: dict[str, list[Defect]] = {}
     for defect in defects:
         by_repair.setdefault(defect.repair, []).append(defect)
@@ -248,12 +249,12 @@ def _tell(defects: Sequence[Defect]) -> None:
 
 
 def _as_typed(repair: str) -> str:
-    """The command as this program was called; a path may have its name in it."""
+    """The command with this program's name as it was called; a path may contain the name, too."""
     return re.sub(r"(^|&& )datalake ", rf"\1{command()} ", repair)
 
 
 def _as_json(
-    lake: Lake,
+    lake: LakeFiles,
     examinations: Sequence[Examination],
     failed: Sequence[Reason],
     undecided: Sequence[dict[str, Any]],

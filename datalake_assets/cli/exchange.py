@@ -14,9 +14,10 @@ from datalake_assets.exchange.process import LOOPBACK, ExchangeOptions, serve
 def exchange(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 for a free one.")] = 8801,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
-    seed: Annotated[int, typer.Option(help="Which synthetic market.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic market.")] = 7,
     recorded: Annotated[
-        Path | None, typer.Option(help="CSV or Parquet file of bars to replay instead.")
+        Path | None,
+        typer.Option(help="CSV or Parquet file of bars to replay instead of the synthetic market."),
     ] = None,
     actions: Annotated[
         Path | None, typer.Option(help="CSV file of the recording's corporate actions.")
@@ -25,16 +26,17 @@ def exchange(
     requests_per_minute: Annotated[
         int, typer.Option(help="Rate limit of the data API; 0 for none.")
     ] = 200,
-    latency: Annotated[float, typer.Option(help="Seconds that each answer takes longer.")] = 0.0,
+    latency: Annotated[float, typer.Option(help="Seconds added to each answer.")] = 0.0,
     faults: Annotated[
-        str, typer.Option(help='Faults, as JSON: {"rate": 0.3, "seed": 1} disturbs 30 %.')
+        str,
+        typer.Option(
+            help='Faults, as JSON: {"rate": 0.3, "seed": 1} disturbs 30 % of the answers.'
+        ),
     ] = "",
     errata: Annotated[
         str, typer.Option(help='Wrong actions, as JSON: {"rate": 0.01, "seed": 1} has 1 % wrong.')
     ] = "",
-    closures: Annotated[
-        str, typer.Option(help="Days on which it stayed closed after all: 2025-01-09,…")
-    ] = "",
+    closures: Annotated[str, typer.Option(help="Unscheduled closures: 2025-01-09,…")] = "",
 ) -> None:
     """Run the embedded exchange: Alpaca's wire protocol over a synthetic or recorded market."""
     with plain_errors():
@@ -55,7 +57,7 @@ def exchange(
             tell(out, f"{options.market_id} on {url}")
             tell(
                 out,
-                "Any pair of keys is welcome. To collect from it: ALPACA_API_KEY=any "
+                "Any pair of keys is accepted. To collect from it: ALPACA_API_KEY=any "
                 f"ALPACA_SECRET_KEY=any ALPACA_DATA_URL={url} ALPACA_TRADING_URL={url} "
                 "DATALAKE_URI=.datalake/exchange",
             )

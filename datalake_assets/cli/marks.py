@@ -1,6 +1,6 @@
 """What `datalake show` marks in a symbol's bars: splits, dividends, spin-offs and new tickers.
 
-Belongs here: which session is marked, and with which words and letter. Does not belong here: the
+Belongs here: which sessions are marked, and with which text and letter. Does not belong here: the
 table and the chart (`show`).
 """
 
@@ -15,18 +15,18 @@ from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
 
 LETTERS = {"split": "S", "spin-off": "O", "rename": "R", "dividend": "D"}
-"""By kind, the letter below a candle; the first of these when there are several."""
+"""The letter below a candle, by kind. Of several, the first in this order is shown."""
 
 LEGEND = {"S": "split", "O": "spin-off", "R": "new ticker", "D": "dividend"}
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that happened to a security in a session.
+    """An event of a security in a session.
 
     Args:
         kind: One of `LETTERS`.
-        text: In a few words.
+        text: A short description.
     """
 
     kind: str
@@ -37,7 +37,7 @@ Marks = dict[date, list[Mark]]
 
 
 def marks(lake: Lake, bars: Sequence[dict[str, Any]]) -> Marks:
-    """The marks of these bars, by session; none in a lake without tables of securities.
+    """The marks of these bars, by session; empty in a lake without derived securities.
 
     Args:
         lake: The lake.
@@ -57,7 +57,7 @@ def marks(lake: Lake, bars: Sequence[dict[str, Any]]) -> Marks:
             found.setdefault(day, []).append(Mark(row["adjustment"], _words(row)))
     for before, after in zip(security.names, security.names[1:], strict=False):
         if after.first in sessions:
-            text = f"{after.symbol}, before {before.symbol}"
+            text = f"{after.symbol}, formerly {before.symbol}"
             found.setdefault(after.first, []).append(Mark("rename", text))
     return found
 
@@ -78,5 +78,5 @@ def letter(held: Sequence[Mark]) -> str:
 
 
 def words(held: Sequence[Mark]) -> str:
-    """All of these marks in words."""
+    """The descriptions of these marks."""
     return ", ".join(mark.text for mark in held)

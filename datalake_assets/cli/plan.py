@@ -1,4 +1,4 @@
-"""`datalake plan`: what collecting a range would take and cost."""
+"""`datalake plan`: the requests, time and cost of collecting a range."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from datalake_assets.cli.terminal import (
 )
 from datalake_assets.collection.cost import PRICES_OF, Cost, cost
 from datalake_assets.collection.universe import symbols_for
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -49,9 +49,9 @@ def plan(
     symbols: Symbols = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what collecting a range would take and cost, without doing it.
+    """Estimate the requests, time and cost of collecting a range, without collecting.
 
-    If the lake has no universe, or no survey that a long range is packed by, they are asked for.
+    If the lake has no universe, or no survey for a long range, they are requested first.
     """
     with plain_errors():
         settings = load_settings(symbols)
@@ -67,7 +67,7 @@ def plan(
 
 
 def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
-    """The plan of a run over these days, made as the run makes it, and its cost."""
+    """The plan of a run over these days, as the run would make it, and its cost."""
     from datalake_assets.assets.stock_universe import take_universe
     from datalake_assets.definitions import build_collector, build_source
     from datalake_assets.pipeline.listing import take_survey
@@ -75,7 +75,7 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
 
     with working("starting Dagster"):
         lake = claimed_lake(settings)
-    # As for a run: what is named by its environment variable gets its value.
+    # As in a run, fields that name an environment variable get its value.
     collector = build_collector(settings).process_config_and_initialize()
     source = build_source(settings).process_config_and_initialize()
     published = lake.sessions()
@@ -87,7 +87,7 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
         collector.options(source.account) as options,
     ):
         if not (listed := lake.universe_days()):
-            display.begin("asking for the list of assets, as the lake has none")
+            display.begin("fetching the list of assets, as the lake has none")
             listed = [take_universe(alpaca, lake, collector, source)[0]]
         chosen = collector.chosen_symbols
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
@@ -95,13 +95,13 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
         known = take_survey(alpaca, lake, options, wanted, since, listed[-1], display)
         display.begin("planning the requests")
         planned = Publication(wanted, lake, options, survey=known).plan
-    # A survey leaves out those that did not trade; to do so twice would tell too few bars.
+    # A survey already leaves out symbols that did not trade: don't count that twice.
     density = 1.0 if known else _density(lake, published)
     return cost(planned, settings.requests_per_minute, density, known.years if known else None)
 
 
-def _density(lake: Lake, published: Sequence[date]) -> float:
-    """Share of symbols that print, in a few sessions that the lake holds; 1 when it has none."""
+def _density(lake: LakeFiles, published: Sequence[date]) -> float:
+    """The share of symbols with a bar in a few sessions of the lake; 1 if it has none."""
     few = published[:: max(1, len(published) // 20)]
     found = lake.summaries(map(layout.session_key, few))
     summaries = [summary for summary in found if isinstance(summary, Summary)]
@@ -117,15 +117,18 @@ def _show_cost(told: Cost, settings: Settings) -> None:
         ("sessions", f"{told.sessions:,}"),
         ("symbols", f"{told.symbols:,}"),
         ("requests", f"{told.requests:,}"),
-        (f"minutes, at {settings.requests_per_minute:,} requests each", f"{told.minutes:,.1f}"),
-        ("bars, expected", f"{told.bars:,}"),
-        ("bars, at most", f"{told.bars_at_most:,}"),
-        ("size, of both layouts", f"{told.bytes / 1e6:,.1f} MB"),
+        (
+            f"minutes, at {settings.requests_per_minute:,} requests per minute",
+            f"{told.minutes:,.1f}",
+        ),
+        ("expected bars", f"{told.bars:,}"),
+        ("maximum bars", f"{told.bars_at_most:,}"),
+        ("size of both layouts", f"{told.bytes / 1e6:,.1f} MB"),
         ("objects", f"{told.objects:,}"),
-        ("of them symbol-years", f"{told.symbol_years:,}"),
+        ("symbol-years among them", f"{told.symbol_years:,}"),
         ("PUTs on S3", f"${told.put_dollars:,.4f}"),
-        ("storage on S3, a month", f"${told.storage_dollars_a_month:,.4f}"),
+        ("storage on S3, per month", f"${told.storage_dollars_a_month:,.4f}"),
     ):
         table.add_row(name, text)
     show_table(table)
-    out.print(f"S3 prices of {PRICES_OF}, us-east-1.", highlight=False)
+    out.print(f"S3 prices as of {PRICES_OF}, us-east-1.", highlight=False)

@@ -1,4 +1,4 @@
-"""`datalake publish`: sessions into symbol-years, without collecting anything."""
+"""`datalake publish`: publish sessions per symbol and year, without collecting."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from datalake_assets.settings import Settings
 
 def publish(
     year: Annotated[
-        int | None, typer.Option(metavar="YYYY", help="One year; every year of the lake if none.")
+        int | None, typer.Option(metavar="YYYY", help="One year. Default: every year of the lake.")
     ] = None,
 ) -> None:
-    """Publish years per symbol from their sessions, write what changed, and prove both equal.
+    """Publish the files per symbol and year from the sessions, and verify that both are equal.
 
-    `collect` and `backfill` do so by themselves; this mends what was damaged or cut off.
+    Only changed files are written. `collect` and `backfill` do this automatically; run it after
+    damage or an interruption.
     """
     with plain_errors():
         settings = Settings.load()
@@ -30,7 +31,7 @@ def publish(
         if not years:
             raise NotInLakeError(
                 f"no session is published in {lake.store.uri}: correct DATALAKE_URI, or collect "
-                "some: datalake demo, datalake backfill"
+                "sessions with datalake demo or datalake backfill"
             )
         if year is not None and year not in years:
             raise typer.BadParameter(

@@ -1,6 +1,6 @@
-"""Runs: the jobs, executed by Dagster in this process and recorded in its instance.
+"""Runs of the jobs, executed by Dagster in this process and recorded in its instance.
 
-Belongs here: launching a run, and showing what it did. Does not belong here: what the assets do.
+Belongs here: launching a run and showing its result. Does not belong here: what the assets do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason, joined
 from datalake_assets.collection.universe import told_unlisted, unlisted
-from datalake_assets.lake.coverage import narrow
+from datalake_assets.lake.coverage import coverage_between, narrow
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.settings import Settings
@@ -46,28 +46,28 @@ if TYPE_CHECKING:
     from dagster._core.remote_origin import RemoteJobOrigin
 
 _UNBOUNDED = {"dagster/max_runtime_seconds": "0"}
-"""A run in a terminal may take as long as it takes: somebody sees it, and can stop it."""
+"""A run in a terminal has no time limit: the user sees it and can stop it."""
 
 LOCATION = "us_equity_datalake"
 """The code location that has the jobs, as `workspace.yaml` names it."""
 
 _REASONS = 5
-"""Errors of the source that are told; `status --json` and the run's metadata have all."""
+"""How many of the source's errors are shown; `status --json` and the run's metadata have all."""
 
 
-def materialize(settings: Settings, start: date, end: date, **knobs: float) -> bool:
+def materialize(settings: Settings, start: date, end: date, **options: float) -> bool:
     """Collect these sessions in this process, and publish the years that they change.
 
     Args:
         settings: The defaults of the resources.
         start: The first session.
         end: The last one.
-        knobs: Of the collector, for this run.
+        options: Fields of the collector, for this run.
 
     Returns:
         Whether every session and every year was published.
     """
-    # Without keys it is the embedded exchange, and nobody must take its bars for real ones.
+    # Nobody must take the embedded exchange's bars for real ones.
     where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
     lake = open_lake(settings)
     new = "" if is_there(lake) else ", a new lake"
@@ -75,14 +75,14 @@ def materialize(settings: Settings, start: date, end: date, **knobs: float) -> b
     with working("starting Dagster"):
         claimed_lake(settings)
     with instance() as records:
-        config = {"resources": {"collector": {"config": knobs}}}
+        config = {"resources": {"collector": {"config": options}}}
         which = ("daily_ticks_job", start.isoformat(), end.isoformat())
         clock = Clock()
         began = clock.seconds()
         result = _run(settings, records, "starting the collection", *which, config)
         seconds = clock.seconds() - began
         if count := _show_sessions(result):
-            # Of the whole run: its sessions share their requests, so none has a time of its own.
+            # Of the whole run: sessions share their requests, so none has its own duration.
             tell(out, f"{many(count, 'session')} in {seconds:,.1f} s{_requests(records, result)}")
         if _interrupted(result):
             return False
@@ -90,7 +90,7 @@ def materialize(settings: Settings, start: date, end: date, **knobs: float) -> b
         _show_reasons(result)
         _show_rounded(result)
         _show_universe(settings, start, end)
-        # Also when a session did not pass: the others did, and readers may have them.
+        # Even if a session did not pass: the others did, and readers can have them.
         changed = behind(settings, range(start.year, end.year + 1))
         good = _publish(settings, records, changed) and bool(result.success)
         if _reach(settings) is None:
@@ -100,23 +100,23 @@ def materialize(settings: Settings, start: date, end: date, **knobs: float) -> b
 
 
 def publish_years(settings: Settings, years: Sequence[int]) -> bool:
-    """Publish these years per symbol in this process; True when all of them were."""
+    """Publish these years per symbol in this process; True if all were published."""
     with instance() as records:
         return _publish(settings, records, years)
 
 
 def write_report(settings: Settings) -> bool:
-    """Write the report in this process; True when it was."""
+    """Write the report in this process; True on success."""
     with instance() as records:
         return bool(_run(settings, records, "writing the report", "lake_report_job").success)
 
 
 def sweep_actions(settings: Settings, since: date | None = None) -> bool:
-    """Ask for corporate actions in this process; True when they were had.
+    """Fetch corporate actions in this process; True on success.
 
     Args:
         settings: The defaults of the resources.
-        since: Those that are processed from this day on; None for the whole history.
+        since: Actions processed from this day on; None for the whole history.
     """
     with working("starting Dagster"):
         claimed_lake(settings)
@@ -125,9 +125,9 @@ def sweep_actions(settings: Settings, since: date | None = None) -> bool:
 
 
 def derive_securities(settings: Settings) -> bool:
-    """Derive securities and factors in this process; True when they were.
+    """Derive securities and factors in this process; True on success.
 
-    Actions that the sessions need and that were never asked for are asked for first.
+    Actions that the sessions need and that were never fetched are fetched first.
     """
     with working("starting Dagster"):
         claimed_lake(settings)
@@ -136,7 +136,7 @@ def derive_securities(settings: Settings) -> bool:
 
 
 def behind(settings: Settings, years: Iterable[int]) -> list[int]:
-    """The years among these whose symbol-years don't show every session as it is now."""
+    """Those of these years whose symbol-years are out of date."""
     symbol_years = SymbolYears(open_store(settings.lake_uri))
     return [year for year in years if symbol_years.behind(year)]
 
@@ -144,7 +144,7 @@ def behind(settings: Settings, years: Iterable[int]) -> list[int]:
 def _sweep(settings: Settings, records: dg.DagsterInstance, since: date | None = None) -> bool:
     asked = {"since": since.isoformat()} if since else {"whole_history": True}
     config = {"ops": {"corporate_actions": {"config": asked}}}
-    what = f"asking for {f'corporate actions since {since}' if since else 'all corporate actions'}"
+    what = f"fetching {f'corporate actions since {since}' if since else 'all corporate actions'}"
     result = _run(settings, records, what, "corporate_actions_job", config=config)
     _show_actions(result)
     _show_checks(result)
@@ -164,14 +164,14 @@ def _derive(settings: Settings, records: dg.DagsterInstance) -> bool:
 
 
 def _reach(settings: Settings) -> date | None:
-    """The day from which on actions were asked for; None when they never were."""
+    """The day since which actions were fetched; None if they never were."""
     log = ActionLog(open_store(settings.lake_uri))
     return min((sweep.first for sweep in log.sweeps()), default=None)
 
 
 def _publish(settings: Settings, records: dg.DagsterInstance, years: Sequence[int]) -> bool:
     good = True
-    # A run's range has no holes.
+    # The range of a run has no gaps.
     for _, group in groupby(enumerate(sorted(years)), key=lambda pair: pair[1] - pair[0]):
         span = [year for _, year in group]
         which = ("symbol_year_ticks_job", str(span[0]), str(span[-1]))
@@ -193,14 +193,14 @@ def _run(
     last: str | None = None,
     config: Mapping[str, Any] = MappingProxyType({}),
 ) -> dg.ExecuteInProcessResult:
-    """Run a job in this process, over a range of partitions if any; tell why a step failed.
+    """Run a job in this process, optionally over a range of partitions; print why steps failed.
 
     Args:
         settings: The defaults of the resources.
         records: Dagster's instance.
-        what: What is done, for the person who waits.
+        what: The step to show while it runs.
         job: The job's name.
-        first: The first partition; None for a job without.
+        first: The first partition; None for a job without partitions.
         last: The last one.
         config: Of the run.
     """
@@ -234,13 +234,13 @@ def _execute(
     definitions = build_definitions(settings, display=display)
     run_id = str(uuid.uuid4())
     tags = {**liveness.tag(run_id), **_UNBOUNDED, TERMINAL: "datalake"}
-    # Dagster's own tags, by which runs name their partitions.
+    # Dagster's own tags for a run's partitions.
     if first and last and first != last:
         tags["dagster/asset_partition_range_start"] = first
         tags["dagster/asset_partition_range_end"] = last
     elif first:
         tags["dagster/partition"] = first
-    # The run's log is in the instance; on the terminal it would drown the progress.
+    # The run's log is in the instance; in the terminal it would bury the progress.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     definition = definitions.resolve_job_def(job)
     run = records.create_run_for_job(
@@ -258,10 +258,10 @@ def _execute(
 
 
 def _origin(job: str) -> RemoteJobOrigin:
-    """The job as the code location of `workspace.yaml` has it.
+    """The job, with its origin in the code location of `workspace.yaml`.
 
-    Without it Dagster's UI shows a run under no job, and on no timeline. `execute_in_process` makes
-    such runs.
+    Without the origin, Dagster's UI shows the run neither under its job nor on the timeline.
+    `execute_in_process` creates such runs.
     """
     from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
     from dagster._core.remote_origin import (
@@ -298,25 +298,25 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
     if not error or error.cls_name != INTERRUPTED:
         return reason(event)
     if event.step_key == "symbol_year_ticks":
-        return "interrupted. What was written stays, and the same command writes the rest"
+        return "interrupted. Written files stay; run the same command again to write the rest"
     return (
-        "interrupted. Sessions that were published stay; to go on with all others and ask for no "
-        f"symbol twice: {command()} collect --from {first} --to {last} --repair"
+        "interrupted. Published sessions stay. To collect the others without requesting a symbol "
+        f"twice: {command()} collect --from {first} --to {last} --repair"
     )
 
 
 def dagster_home() -> Path:
-    """Where Dagster's records are: DAGSTER_HOME, else `.datalake/dagster`, as for `make dev`."""
+    """Dagster's home: DAGSTER_HOME, else `.datalake/dagster`, as for `make dev`."""
     return Path(os.environ.get("DAGSTER_HOME") or ".datalake/dagster").absolute()
 
 
 @contextmanager
 def instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's records, which are made if there are none.
+    """Dagster's instance, created if there is none.
 
-    What a run prints stays on the terminal, in one piece: Dagster's own capture of it would take
-    the file descriptor of the progress line for as long as a step runs, and at Ctrl-C its helper
-    processes print stack traces.
+    Output of a run goes to the terminal: Dagster's own capture would take the file descriptor of
+    the progress line for as long as a step runs, and its helper processes print stack traces at
+    Ctrl-C.
     """
     with working("starting Dagster"):
         import dagster as dg
@@ -325,9 +325,9 @@ def instance() -> Iterator[dg.DagsterInstance]:
     home = dagster_home()
     home.mkdir(parents=True, exist_ok=True)
     os.environ["DAGSTER_HOME"] = str(home)
-    with working("opening Dagster's records"), (home / ".lock").open("w") as lock:
-        # Dagster makes its tables as it opens them, and of two processes that do so at the same
-        # time one stops with "table runs already exists".
+    with working("opening Dagster's instance"), (home / ".lock").open("w") as lock:
+        # Dagster creates its tables when it opens the instance. If two processes do so at the same
+        # time, one fails with "table runs already exists".
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "dagster.yaml").exists():
             template = files("datalake_assets").joinpath("dagster.yaml").read_text()
@@ -346,7 +346,7 @@ _NOT_CAPTURED = {
 
 
 def _requests(records: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
-    """What the run says of its requests for market data."""
+    """The number of the run's requests for market data."""
     from datalake_assets.assets.daily_ticks import REQUESTS_TAG
 
     run = records.get_run_by_id(result.run_id)
@@ -355,7 +355,7 @@ def _requests(records: dg.DagsterInstance, result: dg.ExecuteInProcessResult) ->
 
 
 def _show_sessions(result: dg.ExecuteInProcessResult) -> int:
-    """Show the sessions that the run published, and return how many they are."""
+    """Show the sessions that the run published, and return their number."""
     names = ("session", "bars", "no print", "failed", "success", "coverage", "KiB")
     sessions = Table(*names)
     for column in sessions.columns[1:]:
@@ -366,7 +366,7 @@ def _show_sessions(result: dg.ExecuteInProcessResult) -> int:
         metadata = event.materialization.metadata
         told: dict[str, Any] = {name: value.value for name, value in metadata.items()}
         if "success_rate" not in told:
-            continue  # published by an earlier run, and only told to Dagster by this one
+            continue  # published by an earlier run; this one only reported it to Dagster
         coverage_told = told.get("coverage")
         sessions.add_row(
             event.partition,
@@ -383,7 +383,7 @@ def _show_sessions(result: dg.ExecuteInProcessResult) -> int:
 
 
 def _show_reasons(result: dg.ExecuteInProcessResult) -> None:
-    """Why symbols of published sessions failed; of the others the run's failure tells it."""
+    """Show why symbols of published sessions failed; the run's failure covers the others."""
     told = []
     for event in result.get_asset_materialization_events():
         table = event.materialization.metadata.get("failure_reasons")
@@ -395,7 +395,7 @@ def _show_reasons(result: dg.ExecuteInProcessResult) -> None:
 
 
 def _show_rounded(result: dg.ExecuteInProcessResult) -> None:
-    """How many volumes are not as the source gave them."""
+    """Show how many volumes were rounded."""
     told: dict[tuple[Any, Any], int] = {}
     for event in result.get_asset_materialization_events():
         metadata: dict[str, Any] = {
@@ -409,11 +409,11 @@ def _show_rounded(result: dg.ExecuteInProcessResult) -> None:
 
 
 def _show_universe(settings: Settings, start: date, end: date) -> None:
-    """What of the chosen symbols, or of the list, these sessions don't know."""
+    """Show which configured or listed symbols these sessions were not collected for."""
     lake, chosen = open_lake(settings), settings.read_symbols()
     if chosen and (listed := lake.universe()) and (names := unlisted(chosen, listed[1])):
         tell(out, told_unlisted(names, listed[0]))
-    held = lake.coverage(start, end)
+    held = coverage_between(lake, start, end)
     few = narrow(lake, held.published, chosen)
     for first, last in spans(few, list(held.sessions)):
         which = f"--session {first}" if first == last else f"--from {first} --to {last}"
@@ -424,7 +424,7 @@ def _show_universe(settings: Settings, start: date, end: date) -> None:
 
 
 def _show_years(result: dg.ExecuteInProcessResult) -> None:
-    names = ("year", "sessions", "symbols", "bars", "written", "removed", "took", "proved in")
+    names = ("year", "sessions", "symbols", "bars", "written", "removed", "took", "verified in")
     years = Table(*names)
     for column in years.columns[1:]:
         column.justify = "right"
@@ -463,7 +463,7 @@ def _show_securities(result: dg.ExecuteInProcessResult) -> None:
     if "securities" in told and "applied" in told:
         tell(
             out,
-            f"{told['securities']:,} securities, {told['trading']:,} of them trade; "
+            f"{told['securities']:,} securities, {told['trading']:,} of them trading;  "
             f"{told['applied']:,} factors are applied",
         )
     if waiting := told.get("undecided"):
@@ -472,7 +472,7 @@ def _show_securities(result: dg.ExecuteInProcessResult) -> None:
 
 
 def _show_checks(result: dg.ExecuteInProcessResult) -> None:
-    checks = Table("", "check", "says")
+    checks = Table("", "check", "result")
     for check in result.get_asset_check_evaluations():
         warned = check.severity.value == "WARN"
         sign = "[green]✓[/]" if check.passed else "[yellow]⚠[/]" if warned else "[red]✗[/]"

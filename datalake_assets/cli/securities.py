@@ -1,4 +1,4 @@
-"""`datalake securities`: whose bar a row is, and what it is worth, derived anew."""
+"""`datalake securities`: derive securities and adjustment factors."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from datalake_assets.settings import Settings
 
 
 def securities() -> None:
-    """Derive securities and adjustment factors anew from sessions, actions and your decisions.
+    """Derive securities and adjustment factors from sessions, actions and your decisions.
 
-    Asks for the corporate actions first if they were never asked for as far back as the sessions
-    go. `collect` and `backfill` do the same in a lake that has actions; so does a sensor.
+    Fetches the corporate actions first if they don't reach back as far as the sessions. In a lake
+    that has actions, `collect`, `backfill` and a sensor do the same.
     """
     with plain_errors():
         settings = Settings.load()
@@ -24,7 +24,7 @@ def securities() -> None:
         if not lake.sessions():
             raise NotInLakeError(
                 f"no session is published in {lake.store.uri}: correct DATALAKE_URI, or collect "
-                "some: datalake demo, datalake backfill"
+                "sessions with datalake demo or datalake backfill"
             )
         good = derive_securities(settings)
     raise typer.Exit(0 if good else 1)

@@ -1,7 +1,7 @@
 """`datalake show`: one symbol's bars, as a table and a chart, or raw for a pipe.
 
-The chart is drawn here, of characters: of the libraries that draw one, those that know candles
-show only as many sessions as the terminal has columns, without their dates.
+The chart is drawn here, with characters. The libraries that draw candles in a terminal show only as
+many sessions as it has columns, and no dates.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from datalake_assets.securities.adjusting import RAW, kinds
 from datalake_assets.settings import Settings
 
 SESSIONS = 252
-"""Shown when no first day is given: about a year."""
+"""How many sessions are shown when no first day is given: about a year."""
 
 _NEWEST = 20
-"""Rows of the table when no range is given; the chart shows all."""
+"""How many rows the table has when no range is given; the chart shows all sessions."""
 
 _GAPS = 5
 
@@ -52,35 +52,41 @@ Day = date | str | None
 
 def show(
     symbols: Annotated[
-        list[str], typer.Argument(metavar="SYMBOL...", help="One or more, like AAPL BRK.B.")
+        list[str],
+        typer.Argument(metavar="SYMBOL...", help="One or more symbols, such as AAPL BRK.B."),
     ],
     first: Annotated[
         str | None,
-        typer.Option("--from", metavar="YYYY-MM-DD", help=f"First day; {SESSIONS} sessions back."),
+        typer.Option(
+            "--from", metavar="YYYY-MM-DD", help=f"First day. Default: {SESSIONS} sessions back."
+        ),
     ] = None,
     last: Annotated[
         str | None,
-        typer.Option("--to", metavar="YYYY-MM-DD", help="Last day; the newest session if none."),
+        typer.Option("--to", metavar="YYYY-MM-DD", help="Last day. Default: the newest session."),
     ] = None,
     adjustment: Annotated[
         str,
-        typer.Option(help="raw, all, or some of split,spin-off,dividend, separated by commas."),
+        typer.Option(help="raw, all, or a comma-separated list of split, spin-off and dividend."),
     ] = RAW,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all bars as CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all bars as JSON.")] = False,
     chart: Annotated[
         bool | None,
-        typer.Option("--chart/--no-chart", help="Default: of one symbol, on a terminal only."),
+        typer.Option(
+            "--chart/--no-chart", help="Draw a chart. Default: for one symbol, in a terminal."
+        ),
     ] = None,
 ) -> None:
-    """Show a symbol's bars, or those of several: a table and a chart, or raw for a pipe."""
+    """Show the bars of one or more symbols: a table and a chart, or CSV or JSON for a pipe."""
     if as_csv and as_json:
         raise typer.BadParameter("give --csv or --json, not both")
     with plain_errors():
         try:
-            lake = open_lake(Settings.load())
+            held = open_lake(Settings.load())
             if not (as_csv or as_json):
-                show_lake(lake)
+                show_lake(held)
+            lake = Lake(held.store)
             with warnings.catch_warnings(record=True) as warned, working("reading the lake"):
                 warnings.simplefilter("always", SecuritiesWarning)
                 found = [_bars(lake, symbol, first, last, adjustment) for symbol in symbols]
@@ -90,7 +96,7 @@ def show(
             raise typer.Exit(2) from error
     for warning in warned:
         tell(err, f"warning: {warning.message}")
-    # Beyond `plain_errors`: a pipe that is closed early (`| head`) is no error of ours.
+    # Outside `plain_errors`: a pipe that is closed early (`| head`) is not an error.
     if as_csv or as_json:
         rows = [bar for bars, _, _ in found for bar in bars]
         typer.echo(_csv(rows) if as_csv else _json(rows), nl=as_json)
@@ -124,12 +130,12 @@ def _show_bars(
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Sessions in a row of which nobody knows whether the symbol traded.
+    """Consecutive sessions for which it is unknown whether the symbol traded.
 
     Args:
-        first, last: The first and the last of them.
-        count: How many they are.
-        reasons: Why, as `lake.reader.MISSING` has it; each once.
+        first, last: The first and the last session.
+        count: The number of sessions.
+        reasons: The distinct reasons, from `lake.reader.MISSING`.
     """
 
     first: date
@@ -138,7 +144,7 @@ class Gap:
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
-        """With what to type; a symbol's own holes are repaired, others collected."""
+        """The gap and its command: --repair for gaps of this symbol alone."""
         why = ", ".join(self.reasons)
         if self.count == 1:
             span, days = f"--session {self.first}", f"{self.first}: 1 session"
@@ -150,8 +156,8 @@ class Gap:
 
 
 def _gaps(lake: Lake, symbol: str, bars: Sequence[Bar], start: Day, end: Day) -> list[Gap]:
-    """What is missing between the bars, and before and after them in the range."""
-    # Each ticker is asked about from its first bar to the next one's.
+    """The gaps between the bars, and before and after them in the range."""
+    # Each ticker is checked from its first bar to the first bar of the next ticker.
     tickers = [
         (name, next(run)["session"]) for name, run in groupby(bars, key=lambda b: b["symbol"])
     ]
@@ -175,12 +181,12 @@ def _gaps(lake: Lake, symbol: str, bars: Sequence[Bar], start: Day, end: Day) ->
 def _bars(
     lake: Lake, symbol: str, first: str | None, last: str | None, adjustment: str
 ) -> tuple[list[Bar], str, list[Gap]]:
-    """The bars asked for, ascending, what they are in a line, and what is missing."""
+    """The bars, ascending, a summary line, and the gaps."""
     end = None if last is None else as_day(last)
     held = [day for day in lake.sessions() if end is None or day <= end]
     start = first if first is not None or not held else held[-SESSIONS:][0]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MissingSessionsWarning)  # it is told, and drawn
+        warnings.simplefilter("ignore", MissingSessionsWarning)  # the gaps are listed and drawn
         bars: list[Bar] = lake.bars(symbol, start, end, adjustment).to_pylist()
     name = symbol.strip().upper()
     if not bars:
@@ -210,12 +216,12 @@ def _bars(
 
 
 def _change(before: Bar, bar: Bar) -> float | None:
-    """The change of the close, as a share; None when the earlier close is zero."""
+    """The change of the close, as a share; None if the earlier close is zero."""
     return bar["close"] / before["close"] - 1 if before["close"] else None
 
 
 def _meant(start: date | str | None, end: date | None) -> date:
-    """The day to explain of a range of which the lake holds nothing: its last session, if any."""
+    """The day to explain for an empty range: its last session, if any."""
     if start is None or end is None:
         return as_day(start or end or date.max)
     return (market_calendar.sessions(as_day(start), end) or [end])[-1]
@@ -244,7 +250,7 @@ def _json(bars: Sequence[Bar]) -> str:
 def _print_table(
     shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marked: Marks
 ) -> None:
-    """Print the bars `shown`, which are the last of all `bars`, in as many columns as fit."""
+    """Print `shown`, the last of all `bars`, in as many columns as fit."""
     unbounded = Console(width=1000)
     if not out.is_terminal:
         unbounded.print(_table(shown, bars, gaps, marked))  # a pipe has no width
@@ -265,7 +271,7 @@ def _table(shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marke
         column.no_wrap = True
         column.justify = "left" if column.header in ("session", "event") else "right"
     before = bars[-len(shown) - 1] if len(shown) < len(bars) else None
-    # What is missing before all bars is told below the table, not above its first row.
+    # A gap before all bars is listed below the table, not above its first row.
     ahead = deque(gap for gap in gaps if before is None or gap.first > before["session"])
     for bar in shown:
         while ahead and ahead[0].first < bar["session"]:
@@ -298,7 +304,7 @@ def _or_none(value: float | None, text: Callable[[Any], str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Candle:
-    """What one column of the chart shows: one session, or several in a row."""
+    """One column of the chart: one session, or several consecutive ones."""
 
     session: date
     open: float
@@ -310,21 +316,21 @@ class Candle:
 
     @property
     def style(self) -> str:
-        """Green when it closed no lower than it opened, as elsewhere."""
+        """Green if it closed no lower than it opened, as is usual."""
         return "green" if self.close >= self.open else "red"
 
 
 def segments(bars: Sequence[Bar], gaps: Sequence[Gap]) -> list[Sequence[Bar]]:
-    """The bars, cut wherever sessions are missing between them."""
+    """The bars, split wherever sessions are missing between them."""
     days = [bar["session"] for bar in bars]
     cuts = sorted({bisect_left(days, gap.first) for gap in gaps} - {0, len(bars)})
     return [bars[first:stop] for first, stop in pairwise([0, *cuts, len(bars)])]
 
 
 def _together(parts: Sequence[Sequence[Bar]], columns: int) -> int:
-    """Sessions in a candle, so that the candles and a column for each gap have room.
+    """How many sessions a candle covers, so that all candles and one column per gap fit.
 
-    0 when there is none even with one candle for each part.
+    0 if they don't fit even with one candle per part.
     """
     if 2 * len(parts) - 1 > columns:
         return 0
@@ -335,9 +341,9 @@ def _together(parts: Sequence[Sequence[Bar]], columns: int) -> int:
 
 
 def candles(bars: Sequence[Bar], each: int, marked: Marks | None = None) -> list[Candle]:
-    """The bars in candles of so many sessions, but for the first."""
+    """The bars in candles of `each` sessions; the first candle may have fewer."""
     marked = marked or {}
-    # Counted from the newest, whose candle must be a whole one.
+    # Counted from the newest, so that the last candle is complete.
     ends = range(len(bars), 0, -each)
     groups = [bars[max(0, end - each) : end] for end in reversed(ends)]
     return [
@@ -355,7 +361,7 @@ def candles(bars: Sequence[Bar], each: int, marked: Marks | None = None) -> list
 
 
 _EMPTY, _WICK, _BODY = range(3)
-# The upper and the lower half of a character.
+# The upper and the lower half of a character cell.
 _HALVES = {
     (_EMPTY, _EMPTY): " ",
     (_WICK, _WICK): "│",
@@ -378,14 +384,14 @@ def draw(
     *,
     ascii_only: bool = False,
 ) -> Iterator[Text]:
-    """The bars as candles over their volume and marks, line by line.
+    """The chart, line by line: candles, volume and marks.
 
     Args:
-        bars: Ascending, at least one.
-        width: Columns of the terminal.
-        gaps: What is missing between them: a dotted column each, while there is room for all.
-        marked: What happened in some of the sessions.
-        ascii_only: Whether it shows no other characters.
+        bars: At least one, ascending.
+        width: The terminal's width in columns.
+        gaps: The gaps between them, each drawn as a dotted column if there is room for all.
+        marked: Events by session.
+        ascii_only: Whether to use ASCII characters only.
     """
     top: float = max(bar["high"] for bar in bars)
     bottom: float = min(bar["low"] for bar in bars)
@@ -443,15 +449,15 @@ def draw(
     yield Text(_dates(shown, len(gap) + 1), "dim")
     told = [f"each column: {each} sessions"] if each > 1 else []
     if len(parts) > 1:
-        told.append(f"{':' if ascii_only else '┊'} sessions are missing")
+        told.append(f"{':' if ascii_only else '┊'} missing sessions")
     elif segments(bars, gaps)[1:]:
-        told.append("sessions are missing in too many places to mark them")
+        told.append("too many gaps to mark the missing sessions")
     if told:
         yield Text("; ".join(told), "dim")
 
 
 def _dates(shown: Sequence[Candle | None], stride: int) -> str:
-    """The first session of some candles, below them."""
+    """The axis: the first session of some candles."""
     text = ""
     for column, candle in enumerate(shown):
         if candle is None:
@@ -463,7 +469,7 @@ def _dates(shown: Sequence[Candle | None], stride: int) -> str:
 
 
 def _short(count: float) -> str:
-    """A number of shares in few characters."""
+    """A compact number of shares."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:,.1f} {unit}"

@@ -1,7 +1,7 @@
-"""`datalake status`: is the lake good, and what to type if it is not.
+"""`datalake status`: the state of the lake, and the commands that fix what is wrong.
 
-Belongs here: the overview as lines of a terminal, and as JSON. Does not belong here: what is true
-of the lake (`overview.numbers`, which makes the report's page and asset, too).
+Belongs here: the overview as lines in a terminal, and as JSON. Does not belong here: the state of
+the lake (`overview.numbers`, which the report's page and asset use, too).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from datalake_assets.cli.terminal import (
 )
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.overview.numbers import (
-    PRINTED,
-    SILENT,
+    ABSENT_FOR,
+    TRADED_FOR,
     Health,
     LakeStatus,
     Overview,
     SessionState,
     YearNumbers,
-    changed_values,
     overview,
+    restated_rows,
     written,
 )
 from datalake_assets.overview.securities import SecurityNews
@@ -53,22 +53,22 @@ _REASONS = 3
 _SPARKS, _FEWEST_SPARKS = 14, 4
 
 _MAP_WIDTH = 80
-"""Columns that a year takes with a character for each week, its numbers included."""
+"""The width of a year's line with one character per week, including its numbers."""
 
-_COLOURS = {Health.GOOD: "green", Health.LOOSE_ENDS: "yellow", Health.BAD: "red"}
+_COLOURS = {Health.GOOD: "green", Health.UNFINISHED: "yellow", Health.BAD: "red"}
 
 _CODES = {LakeStatus.WHOLE: 0, LakeStatus.BROKEN: 1, LakeStatus.LAGGING: 3}
 """Exit codes of `--check`; 2 is for wrong input, as everywhere."""
 
 _LEGEND = (
     ("█", "green", "all published"),
-    ("▓", "yellow", "some symbols to ask again"),
+    ("▓", "yellow", "some symbols to retry"),
     ("▒", "red", "some sessions missing"),
     ("!", "magenta", "did not pass its audit"),
     ("×", "red", "missing"),
     ("·", "", "not collected or not due yet"),
 )
-"""What stands for a week, and how it is told."""
+"""The characters for a week, their colours and their meanings."""
 
 
 def status(
@@ -77,17 +77,17 @@ def status(
         bool,
         typer.Option(
             "--check",
-            help="For cron: tell by the exit code whether the newest session is there and all is "
-            "whole.",
+            help="For cron: set the exit code by whether the newest session is published and "
+            "nothing is missing.",
         ),
     ] = False,
 ) -> None:
-    """Show whether the lake is good: coverage, gaps, failures, the newest session, what to do.
+    """Show the state of the lake: coverage, gaps, failures, the newest session, what to do.
 
-    With --check the exit code tells it: 0 the newest session is published, and no session since
-    the first one of the lake is missing, failed or damaged; 1 one is; 3 none is, but some symbols
-    are to be asked again, or files per symbol or securities lag behind; 2 wrong input, or no lake.
-    History from before the first session of the lake does not count, nor what waits for a decision.
+    Exit codes with --check: 0 the newest session is published, and no session since the lake's
+    first one is missing, failed or damaged; 1 at least one is; 3 none is, but some symbols must be
+    retried, or per-symbol files or securities are out of date; 2 wrong input, or no lake.
+    Neither history before the lake's first session nor an open decision counts.
     """
     with plain_errors():
         settings = Settings.load()
@@ -95,8 +95,8 @@ def status(
         lake = open_lake(settings)
         if check and not is_there(lake):
             raise NotInLakeError(
-                f"there is no lake at {lake.store.uri}: correct DATALAKE_URI, or make one: "
-                "datalake demo, datalake backfill"
+                f"there is no lake at {lake.store.uri}: correct DATALAKE_URI, or create one with "
+                "datalake demo or datalake backfill"
             )
         with working("reading the lake"):
             found = overview(
@@ -111,12 +111,12 @@ def status(
             out.print_json(json.dumps(as_dict(found)))
         else:
             show(found)
-    if check:  # a decision that waits is no fault of the lake
+    if check:  # an open decision is not an error
         raise typer.Exit(_CODES[found.status])
 
 
 def show(found: Overview) -> None:
-    """Print the overview; 80 columns are enough for all but commands, which are never broken."""
+    """Print the overview. It fits 80 columns, except for commands, which are never wrapped."""
     tell(out, f"{found.uri}  {found.source or 'no lake yet'}")
     out.print(Text(found.headline, f"bold {_COLOURS[found.health]}"), Text(found.sentence))
     if found.years:
@@ -127,7 +127,7 @@ def show(found: Overview) -> None:
         out.print()
         _show_newest(found)
     out.print()
-    for text in _told(found):
+    for text in _details(found):
         tell(out, text)
     steps = [*found.steps, *found.decisions]
     for step in steps[:_STEPS]:
@@ -138,13 +138,13 @@ def show(found: Overview) -> None:
 
 
 def _heatmap(found: Overview) -> Iterator[Text]:
-    """A line for each year, a character for each of its weeks; for two, where there is no room."""
+    """A line per year with a character per week, or per two weeks in a narrow terminal."""
     each = 1 if not out.is_terminal or out.width >= _MAP_WIDTH else 2
     columns = -(-53 // each)
     months = [" "] * columns
     for number in range(12):
         months[round(number * columns / 12)] = "JFMAMJJASOND"[number]
-    yield Text(f"     {''.join(months)} {'published':>10} answered", "dim")
+    yield Text(f"     {''.join(months)} {'published':>10}  success", "dim")
     used: set[str] = set()
     for year in found.years:
         days = {day: s for day, s in found.states.items() if day.year == year.year}
@@ -155,30 +155,32 @@ def _heatmap(found: Overview) -> Iterator[Text]:
             line.append("".join(run), next((c for s, c, _ in _LEGEND if s == sign), ""))
         yield line.append(_year(year))
     yield Text("  ").join(
-        Text.assemble((sign, colour), f" {told}") for sign, colour, told in _LEGEND if sign in used
+        Text.assemble((sign, colour), f" {meaning}")
+        for sign, colour, meaning in _LEGEND
+        if sign in used
     )
 
 
 def _year(year: YearNumbers) -> str:
-    # Of a share, what fits; cut, not rounded, like the whole.
+    # The share is rounded down, and shortened to fit.
     answered = written(year.answered, "share").replace(" ", "") if year.published else ""
     return f" {year.published:>4,} of {year.due:>3,} {answered:>8}"
 
 
 def _weeks(states: Mapping[date, SessionState], each: int = 1) -> list[str]:
-    """What stands for each of the 53 weeks of a year, or for so many of them each."""
+    """The character for each of a year's 53 weeks, or for each group of `each` weeks."""
     day = next(iter(states))
     monday = date(day.year, 1, 1) - timedelta(days=date(day.year, 1, 1).weekday())
     weeks: list[list[SessionState]] = [[] for _ in range(-(-53 // each))]
     for day, state in states.items():
-        # A year can touch 54 weeks, with one day in the last.
+        # A year can span 54 weeks, with a single day in the last.
         weeks[min(52, (day - monday).days // 7) // each].append(state)
     return [_week(week) for week in weeks]
 
 
 def _week(states: Sequence[SessionState]) -> str:
-    """What stands for a week: the worst of its sessions."""
-    known = [s for s in states if s not in (SessionState.NOT_DUE, SessionState.UNTOUCHED)]
+    """The character for a week: that of its worst session."""
+    known = [s for s in states if s not in (SessionState.NOT_DUE, SessionState.NOT_COLLECTED)]
     if not known:
         return "·" if states else " "
     if SessionState.INCOMPLETE in known:
@@ -189,13 +191,13 @@ def _week(states: Sequence[SessionState]) -> str:
 
 
 def _show_newest(found: Overview) -> None:
-    """The newest session against those before; where there is little room, with a shorter line."""
+    """The newest session compared with those before; sparklines shrink in a narrow terminal."""
     lengths = range(_SPARKS, _FEWEST_SPARKS, -1)
-    sparks = next((n for n in lengths if fits(_against(found, n))), _FEWEST_SPARKS)
-    show_table(_against(found, sparks), spare=1)
+    sparks = next((n for n in lengths if fits(_comparison(found, n))), _FEWEST_SPARKS)
+    show_table(_comparison(found, sparks), spare=1)
 
 
-def _against(found: Overview, sparks: int) -> Table:
+def _comparison(found: Overview, sparks: int) -> Table:
     assert found.newest
     before = max(len(measure.before) for measure in found.measures)
     table = Table(
@@ -220,13 +222,13 @@ def _against(found: Overview, sparks: int) -> Table:
     return table
 
 
-def _told(found: Overview) -> Iterator[str]:
-    if found.silent:
-        names = ", ".join(each.symbol for each in found.silent[:_NAMES])
-        more = f" and {len(found.silent) - _NAMES:,} more" if len(found.silent) > _NAMES else ""
+def _details(found: Overview) -> Iterator[str]:
+    if found.stopped:
+        names = ", ".join(each.symbol for each in found.stopped[:_NAMES])
+        more = f" and {len(found.stopped) - _NAMES:,} more" if len(found.stopped) > _NAMES else ""
         yield (
-            f"fell silent: {len(found.silent):,} printed in each of {PRINTED} sessions and in none "
-            f"of the newest {SILENT}: {names}{more}"
+            f"stopped trading: {len(found.stopped):,} traded in each of {TRADED_FOR} sessions but "
+            f"in none of the newest {ABSENT_FOR}: {names}{more}"
         )
     for reason in found.reasons[:_REASONS]:
         yield str(reason)
@@ -235,36 +237,34 @@ def _told(found: Overview) -> Iterator[str]:
     if found.unlisted:
         names = ", ".join(found.unlisted[:_NAMES])
         more = f" and {len(found.unlisted) - _NAMES:,} more" if len(found.unlisted) > _NAMES else ""
-        yield (
-            f"not on the source's list: {names}{more}; correct DATALAKE_SYMBOLS if that is wrong"
-        )
-    changed = changed_values(found.restatements)
+        yield (f"not on the source's list: {names}{more}; check DATALAKE_SYMBOLS")
+    changed = restated_rows(found.restatements)
     for row, what in changed[:_RESTATED]:
         at = f"{row['changed_at']:%Y-%m-%d %H:%M} UTC"
         yield f"{row['change']}: {row['symbol']} of {row['session']}, {at}: {what}"
     if len(changed) > _RESTATED:
-        yield "… and earlier ones: the report, or data/ticks/restatements in the lake"
+        yield "… and earlier ones: see the report, or data/ticks/restatements in the lake"
     if news := found.securities:
         yield from _of_securities(news)
     if usage := found.usage:
-        share = "" if usage.share is None else f", {usage.share:.0%} of what the plan allows"
+        share = "" if usage.share is None else f", {usage.share:.0%} of the plan's limit"
         yield (
-            f"requests of {usage.day}: {usage.requests:,} in {usage.minutes:,.1f} minutes{share}"
+            f"requests on {usage.day}: {usage.requests:,} in {usage.minutes:,.1f} minutes{share}"
         )
 
 
 def _of_securities(news: SecurityNews) -> Iterator[str]:
-    """One line or two: what happened to securities, and what nobody can explain."""
-    told = [
+    """One or two lines: recent changes of securities, and unexplained jumps."""
+    parts = [
         *(f"{one.symbol} {one.what}" for one in news.splits[:3]),
         *(f"{one.symbol} {one.what}" for one in news.changed[:3]),
     ]
-    more = len(news.splits) + len(news.changed) - len(told)
+    more = len(news.splits) + len(news.changed) - len(parts)
     dividends = "dividend" if news.dividends == 1 else "dividends"
-    told += [f"{news.dividends:,} {dividends}"] if news.dividends else []
-    told += [f"{more:,} more in the report"] if more else []
-    if told:
-        yield f"securities since {news.since}: {'; '.join(told)}"
+    parts += [f"{news.dividends:,} {dividends}"] if news.dividends else []
+    parts += [f"{more:,} more in the report"] if more else []
+    if parts:
+        yield f"securities since {news.since}: {'; '.join(parts)}"
     if news.suspected:
         first = news.suspected[0]
         many = f" (of {len(news.suspected):,})" if news.suspected[1:] else ""
@@ -302,7 +302,7 @@ def as_dict(found: Overview) -> dict[str, Any]:
                 "published": year.published,
                 "bars": year.rows,
                 "answered": year.answered,
-                "to_ask_again": year.failed,
+                "to_retry": year.failed,
                 "symbol_years_behind": year.behind,
                 "symbol_years_whole": year.whole,
             }
@@ -322,9 +322,9 @@ def as_dict(found: Overview) -> dict[str, Any]:
                 for measure in found.measures
             ],
         },
-        "silent": found.silent
-        if found.silent is None
-        else [asdict(each) | {"last": each.last.isoformat()} for each in found.silent],
+        "stopped_trading": found.stopped
+        if found.stopped is None
+        else [asdict(each) | {"last": each.last.isoformat()} for each in found.stopped],
         "requests": found.usage and asdict(found.usage) | {"day": found.usage.day.isoformat()},
         "restatements": [
             {
@@ -334,7 +334,7 @@ def as_dict(found: Overview) -> dict[str, Any]:
                 "changed_at": row["changed_at"].isoformat(),
                 "what": what,
             }
-            for row, what in changed_values(found.restatements)
+            for row, what in restated_rows(found.restatements)
         ],
         "securities": found.securities
         and {

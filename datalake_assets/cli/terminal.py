@@ -1,7 +1,7 @@
-"""The terminal: what is written to it, and how.
+"""The terminal: output, progress and errors.
 
-Belongs here: the two consoles, progress, small pictures, and errors without a stack trace. Does not
-belong here: what one command shows (its own module).
+Belongs here: the two consoles, progress, sparklines, and errors without a stack trace. Does not
+belong here: the output of a single command (its own module).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.text import Text
 from datalake_assets import market_calendar
 from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.progress import Display, Snapshot, many
-from datalake_assets.lake.lake import WrongLakeError
+from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.settings import SettingsError
 from datalake_assets.storage.store import BrokenFileError, StoreError
@@ -32,11 +32,11 @@ err = Console(stderr=True)
 
 
 class TerminalDisplay(Display):
-    """Progress as one live line, or as a line now and then where there is no terminal.
+    """Progress as one live line, or as occasional lines where there is no terminal.
 
-    What is counted has a bar, which stays when it is full; what can't be counted has its name and
-    the time, and gives way to what follows. Use it as a context manager: at the end of the block
-    nothing moves any more, and others may print.
+    A step with a count has a bar, which stays when it is full. A step without one has its name and
+    the time, and is replaced by the next step. Use it as a context manager: after the block nothing
+    moves, and others can print.
 
     Args:
         console: Where it is drawn.
@@ -57,11 +57,11 @@ class TerminalDisplay(Display):
         self.clear()
 
     def clear(self) -> None:
-        """Take the line away, so that others may print; the next call draws it again."""
+        """Remove the line, so that others can print; the next call draws it again."""
         self._stop(keep=False)
 
     def begin(self, what: str) -> None:
-        """Name what begins now."""
+        """Name the step that starts now."""
         if not self._console.is_terminal:
             tell(self._console, f"{what} …")
             return
@@ -69,7 +69,7 @@ class TerminalDisplay(Display):
         self._draw(Snapshot(what))
 
     def show(self, snapshot: Snapshot, *, final: bool) -> None:
-        """Draw the collection as it is."""
+        """Draw the collection's progress."""
         if not self._console.is_terminal:
             if final or snapshot.seconds >= self._next:
                 self._next = self._EVERY + (0.0 if final else snapshot.seconds)
@@ -82,7 +82,7 @@ class TerminalDisplay(Display):
     def _draw(self, snapshot: Snapshot) -> None:
         if self._live is None:
             self._began = time.monotonic()
-            # A thread of its own draws it, so that it moves also while nobody calls.
+            # A thread draws it, so that it moves also between calls.
             self._live = Live(console=self._console, refresh_per_second=8)
             self._live.update(ProgressLine(snapshot, self._began))
             self._live.start(refresh=True)
@@ -97,11 +97,11 @@ class TerminalDisplay(Display):
 
 
 class ProgressLine:
-    """One line that tells how far something is, in as many words as the terminal has room for.
+    """A line of progress, with as much detail as the terminal has room for.
 
     Args:
-        snapshot: What is told.
-        began: When it began, by `time.monotonic`.
+        snapshot: The progress to show.
+        began: When it started, by `time.monotonic`.
     """
 
     def __init__(self, snapshot: Snapshot, began: float) -> None:
@@ -132,7 +132,7 @@ class ProgressLine:
         kept = told[:2]
         used = len(wheel) + len(took) + 2 + sum(len(part) + 1 for part in kept)
         for part in told[2:]:
-            # What matters most comes first: nothing of less weight takes its place.
+            # In order of importance: a less important part never replaces a more important one.
             if used + len(part) + 1 + _SHORTEST > room:
                 break
             kept.append(part)
@@ -150,12 +150,12 @@ class ProgressLine:
 
 
 _SHORTEST, _LONGEST = 12, 40
-"""Characters of a bar: with fewer, words are left out; more tell nothing."""
+"""The width of the bar. Details are left out to keep the minimum."""
 
 
 @contextmanager
 def working(what: str) -> Iterator[TerminalDisplay]:
-    """A moving line that names what is waited for, while there is a terminal; else nothing."""
+    """Show a moving line that names the current step, if there is a terminal."""
     with TerminalDisplay(err) as display:
         if err.is_terminal:
             display.begin(what)
@@ -164,18 +164,18 @@ def working(what: str) -> Iterator[TerminalDisplay]:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What a person can mend is told without a stack trace, and so is Ctrl-C."""
+    """Print errors that the user can fix, and Ctrl-C, without a stack trace."""
     try:
         yield
     except KeyboardInterrupt as error:
-        tell(err, "interrupted. What was published stays, and the same command goes on")
-        raise typer.Exit(130) from error  # as a shell tells that SIGINT ended a program
-    except _MENDABLE as error:
+        tell(err, "interrupted. Published sessions stay; run the same command again to continue")
+        raise typer.Exit(130) from error  # a shell's code for a program ended by SIGINT
+    except _FIXABLE as error:
         tell(err, f"error: {error}")
         raise typer.Exit(2) from error
 
 
-_MENDABLE = (
+_FIXABLE = (
     SettingsError,
     StoreError,
     WrongLakeError,
@@ -188,15 +188,14 @@ _MENDABLE = (
 
 
 def show_table(table: Table, *, spare: int = 0) -> None:
-    """Print a table to `out` without cutting a number.
+    """Print a table to `out` without truncating a number.
 
-    A pipe has no width, and gets all of it. Where a terminal is too narrow, titles of columns are
-    written on several lines; then the frame is left out, then the columns that can be spared, the
-    last one first.
+    A pipe has no width and gets the whole table. In a narrow terminal, titles wrap first, then
+    the frame is dropped, then the optional columns, starting with the last.
 
     Args:
-        table: The table; columns that are justified right hold numbers.
-        spare: How many of its last columns can be spared.
+        table: The table; right-justified columns hold numbers.
+        spare: How many of its last columns are optional.
     """
     numbers = [column for column in table.columns if column.justify == "right"]
     for column in numbers:
@@ -216,24 +215,24 @@ def show_table(table: Table, *, spare: int = 0) -> None:
 
 
 def fits(table: Table) -> bool:
-    """Whether `out` has room for a table without breaking a line in it."""
+    """Whether a table fits `out` without wrapping."""
     return not out.is_terminal or Console(width=10_000).measure(table).maximum <= out.width
 
 
 def tell(console: Console, text: str) -> None:
-    """Print as it is: no markup, and no line broken in a command or a path to be copied."""
+    """Print text as it is, without markup or wrapping, so that commands and paths can be copied."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def command() -> str:
-    """How this program was called, so that what it says can be typed."""
+    """How this program was called, so that the commands it prints can be typed."""
     called = Path(sys.argv[0]).absolute()
     here = called.is_relative_to(Path.cwd())
     return str(called.relative_to(Path.cwd())) if here and called.name == "datalake" else "datalake"
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """The values as bars between the lowest and the highest of them."""
+    """The values as a sparkline between the lowest and the highest."""
     low, high = min(values), max(values)
     steps = "▁▂▃▄▅▆▇█"
     span = high - low or 1.0

@@ -1,4 +1,4 @@
-"""`datalake upload`: the files of a folder into a bucket, many at a time."""
+"""`datalake upload`: copy a folder's files to a bucket, many at a time."""
 
 from __future__ import annotations
 
@@ -33,20 +33,22 @@ from datalake_assets.storage.upload import WORKERS, Item, Snapshot, Upload, file
 from datalake_assets.storage.upload import upload as upload_items
 
 SHOWN = 20
-"""Failures that are told one by one; `--json` tells all."""
+"""How many failures are listed; `--json` lists all."""
 
 
 def upload(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Its files, and those below.")],
-    uri: Annotated[str, typer.Argument(metavar="URI", help="Where to: s3://bucket/prefix.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder; its files are uploaded recursively.")
+    ],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Target: s3://bucket/prefix.")],
     workers: Annotated[
-        int, typer.Option(min=1, max=1000, help="Requests at a time; far servers repay more.")
+        int, typer.Option(min=1, max=1000, help="Concurrent requests; a distant server needs more.")
     ] = WORKERS,
     as_json: Json = False,
 ) -> None:
-    """Upload the files of a folder to a bucket, over what stands there.
+    """Upload the files of a folder to a bucket, replacing existing objects.
 
-    Exit code 1 when a file could not be uploaded or was not, with its reason.
+    Exit code 1 if a file was not uploaded, with the reason.
     """
     with plain_errors():
         items, store = _what(folder), _where(uri)
@@ -60,15 +62,15 @@ def upload(
         else:
             _show(report)
             if report.passed and any(item.key == layout.MARKER for item in items):
-                # Its manifests name the versions that the folder's objects have: until they name
-                # these, a reader looks into the footers of the sessions.
+                # Its manifests still name the versions of the folder's objects. Until they name
+                # the uploaded ones, a reader checks the footers of the sessions.
                 again = f"DATALAKE_URI={store.uri} {command()} publish"
-                tell(out, f"This lake is current; to prove it: {again}")
+                tell(out, f"This lake is up to date. To verify it: {again}")
     raise typer.Exit(0 if report.passed else 1)
 
 
 class UploadDisplay:
-    """An upload's progress as a bar, or as a line now and then where there is no terminal.
+    """The progress of an upload as a bar, or as occasional lines where there is no terminal.
 
     Args:
         console: Where it is drawn.
@@ -82,7 +84,7 @@ class UploadDisplay:
         self._next = self._EVERY
 
     def __call__(self, snapshot: Snapshot) -> None:
-        """Draw the upload as it is."""
+        """Draw the upload's progress."""
         if self._console.is_terminal:
             told = progress.Snapshot(
                 label=f"{snapshot.bytes / 1e6:,.1f} MB",
@@ -106,22 +108,22 @@ def _what(folder: Path) -> list[Item]:
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if not items:
-        raise typer.BadParameter(f"there is no file in {folder}")
+        raise typer.BadParameter(f"{folder} has no files")
     return items
 
 
 def _where(uri: str) -> Store:
     if uri.startswith("memory:"):
-        raise typer.BadParameter(f"what is uploaded to {uri} is kept nowhere: give a bucket")
+        raise typer.BadParameter(f"{uri} is not persistent: give a bucket")
     try:
-        return open_store(uri, retry=False)  # the upload does that itself
+        return open_store(uri, retry=False)  # the upload retries itself
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
 @contextmanager
 def _set_by_signals(stop: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends what waits for `stop`; the second ends the program."""
+    """The first Ctrl-C or SIGTERM sets `stop`; the second ends the program."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def set_back() -> None:
@@ -147,11 +149,11 @@ def _show(report: Upload) -> None:
     for name, text in (
         ("objects uploaded", f"{len(report.uploaded):,}"),
         ("failed", f"{len(report.failed):,}"),
-        ("not done", f"{len(report.pending):,}"),
+        ("not uploaded", f"{len(report.pending):,}"),
         ("size", decimal(report.bytes)),
         ("took", f"{report.seconds:,.1f} s"),
-        ("objects a second", f"{report.objects_per_second:,.0f}"),
-        ("requests sent again", f"{report.retries:,}"),
+        ("objects per second", f"{report.objects_per_second:,.0f}"),
+        ("retried requests", f"{report.retries:,}"),
     ):
         table.add_row(name, text)
     show_table(table)
@@ -160,7 +162,7 @@ def _show(report: Upload) -> None:
     if len(report.failed) > SHOWN:
         tell(err, f"… and {len(report.failed) - SHOWN:,} more failed")
     if report.pending:
-        tell(err, f"{len(report.pending):,} not done: {report.stopped}; run it again")
+        tell(err, f"{len(report.pending):,} not uploaded: {report.stopped}; run the command again")
 
 
 def _as_json(report: Upload, store: Store) -> dict[str, object]:

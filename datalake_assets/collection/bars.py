@@ -7,10 +7,12 @@ Does not belong here: how a page is decoded (`sources`) or encoded as Parquet (`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -34,6 +36,37 @@ SCHEMA = pa.schema(
 it, New York midnight; `session` is the trading day that it stands for. `vwap` and `trade_count`
 are null where the source has none: they are statistics beside the bar, and not all sources keep
 them; prices and volume are the bar."""
+
+NO_COUNT = -1  # of trades: what stands in `Columns` for the table's null
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class Columns(NamedTuple):
+    """The bars of a page, of any timeframe, as arrays that share one block of memory.
+
+    Args:
+        symbols: Their names, each once, in the order in which they came.
+        counts: Bars of each symbol. They stand one symbol after the other.
+        instant: Start of each bar, in microseconds since 1970, UTC.
+        open, high, low, close: Prices in US dollars.
+        vwap: NaN where the source has none.
+        volume: Shares.
+        trade_count: `NO_COUNT` where the source has none.
+    """
+
+    symbols: Sequence[str]
+    counts: Ints
+    instant: Ints
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    vwap: Floats
+    volume: Ints
+    trade_count: Ints
+
 
 COLUMN_DESCRIPTIONS = {
     "symbol": "Ticker that it traded under in this session (class shares are dotted: BRK.B)",

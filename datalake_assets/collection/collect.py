@@ -11,15 +11,14 @@ import math
 import random
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from datalake_assets.collection import bars as bars_table
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import (
     BadRequestError,
@@ -33,8 +32,10 @@ from datalake_assets.collection.errors import (
 from datalake_assets.collection.plan import Chunk, Plan
 from datalake_assets.collection.progress import Display, Snapshot, many
 from datalake_assets.collection.rate_limit import RateLimiter
-from datalake_assets.collection.report import Ledger, Statistics
+from datalake_assets.collection.report import NOT_ASKED, Ledger, State, States, Statistics
 from datalake_assets.collection.retry import Caller, RetryPolicy
+from datalake_assets.collection.symbols import Symbols
+from datalake_assets.collection.window import Block, Grid, Rows, Window, joined, ordered
 
 _EMPTY_PAGES = 3
 """Pages in a row that may bring nothing new; one after a full page is normal."""
@@ -123,7 +124,7 @@ class Fetch(Protocol):
 class _Outcome:
     """What became of one chunk: symbols `failed` in all of its sessions, `odd` in single ones."""
 
-    bars: list[pa.Table] = field(default_factory=list)
+    bars: list[Rows] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     odd: dict[date, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
@@ -165,7 +166,7 @@ class _Walk:
     Bars of what was asked for, odd items, symbols that were not asked for, volumes rounded.
     """
 
-    bars: pa.Table
+    bars: Rows
     odd: list[OddItem]
     strangers: frozenset[str]
     rounded: int
@@ -224,6 +225,8 @@ class Collection:
             clock=self._clock,
             draw=draw,
         )
+        symbols = Symbols(symbol for chunk in plan.chunks for symbol in chunk.symbols)
+        self._grid = Grid(symbols, plan.sessions)
         self._queue = deque(plan.chunks)
         self._lock = threading.Lock()
         self._outcomes: dict[Chunk, _Outcome] = {}
@@ -301,28 +304,22 @@ class Collection:
         """For each session of the plan, ascending: its bars, by symbol, and its ledger."""
         with self._lock:
             outcomes = dict(self._outcomes)
-        table, contradictions = bars_table.combine(
-            part for outcome in outcomes.values() for part in outcome.bars
-        )
-        found = dict(bars_table.by_session(table))
+        grid = self._grid
         odd: dict[date, dict[str, str]] = defaultdict(dict)
         for outcome in outcomes.values():
             for day, items in outcome.odd.items():
                 odd[day] |= items
-        for symbol, day in contradictions:
+        window, contradictions = ordered(
+            grid,
+            joined([part for outcome in outcomes.values() for part in outcome.bars]),
+            # A bar beside one that can't be used contradicts it, as two different ones do.
+            without=[grid.cell(symbol, day) for day, items in odd.items() for symbol in items],
+        )
+        for cell in contradictions:
+            symbol, day = grid.at(cell)
             odd[day][symbol] = "the source gave two different bars for this session"
-        nothing = bars_table.empty()
-        chunks: dict[date, list[Chunk]] = defaultdict(list)
-        for chunk in self._plan.chunks:
-            for day in chunk.sessions:
-                chunks[day].append(chunk)
-        for day in self._plan.sessions:
-            bars = found.get(day, nothing)
-            if odd[day]:
-                # A bar beside one that can't be used contradicts it, as two different ones do.
-                unsure = pc.is_in(bars["symbol"], pa.array(odd[day], pa.string()))
-                bars = bars.filter(pc.invert(unsure))
-            yield bars, _ledger(day, bars, chunks[day], outcomes, odd[day])
+        ledgers = _ledgers(self._plan, window, outcomes, odd)
+        yield from zip(window.by_session(), ledgers, strict=True)
 
     @property
     def statistics(self) -> Statistics:
@@ -392,7 +389,7 @@ class Collection:
             self._outcomes[chunk] = outcome
             self._rejected |= outcome.rejected
             days = len(chunk.sessions)
-            self._bars += sum(table.num_rows for table in outcome.bars)
+            self._bars += sum(len(rows.cells) for rows in outcome.bars)
             odd = sum(len(items) for items in outcome.odd.values())
             self._failed += len(outcome.failed) * days + odd
             lost = len(outcome.failed) + len(outcome.rejected)
@@ -466,10 +463,11 @@ class Collection:
             theirs may be a mistake too.
         """
         outcome.bars.append(walk.bars)
-        keys = _keys(walk.bars) if walk.odd or walk.strangers else set()
+        grid = self._grid
+        cells = frozenset(walk.bars.cells.tolist()) if walk.odd or walk.strangers else frozenset()
         for symbol, session, why in walk.odd:
             # Of which session it is may be unknown: then it may be any without a bar.
-            days = [day for day in chunk.sessions if (symbol, day) not in keys]
+            days = [day for day in chunk.sessions if grid.cell(symbol, day) not in cells]
             for day in (session,) if session in chunk.sessions else days:
                 outcome.odd[day].setdefault(symbol, why)
         with self._lock:
@@ -477,7 +475,7 @@ class Collection:
             self._rounded += walk.rounded
         if not walk.strangers:
             return ()
-        told = {symbol for symbol, _ in keys} | {item.symbol for item in walk.odd}
+        told = {grid.at(cell)[0] for cell in cells} | {item.symbol for item in walk.odd}
         return tuple(symbol for symbol in symbols if symbol not in told)
 
     def _walk(self, symbols: tuple[str, ...], chunk: Chunk, search: _Search) -> _Walk:
@@ -485,8 +483,9 @@ class Collection:
 
         Nothing is concluded before the last page: a symbol can straddle pages.
         """
-        pages: list[pa.Table] = []
-        seen: set[tuple[str, date]] = set()
+        block = Block(self._grid, symbols, chunk.sessions)
+        pages: list[Rows] = []
+        seen: set[int] = set()
         for _ in range(_WALKS):
             pages, seen = [], set()
             odd: list[OddItem] = []
@@ -496,13 +495,13 @@ class Collection:
             idle = rounded = 0
             while idle < _EMPTY_PAGES:
                 page = self._ask(symbols, chunk, token, search, bool(seen))
-                pages.append(self._asked_for(page, symbols, chunk, odd, strangers))
+                pages.append(self._asked_for(page, symbols, block, odd, strangers))
                 rounded += page.rounded
                 token = page.next_token
                 if token is None:
-                    return _Walk(pa.concat_tables(pages), odd, frozenset(strangers), rounded)
+                    return _Walk(joined(pages), odd, frozenset(strangers), rounded)
                 before = len(seen)
-                seen |= _keys(pages[-1])
+                seen.update(pages[-1].cells.tolist())
                 idle = idle + 1 if len(seen) == before else 0
                 if token in tokens:
                     break
@@ -516,23 +515,21 @@ class Collection:
         self,
         page: Page,
         symbols: tuple[str, ...],
-        chunk: Chunk,
+        block: Block,
         odd: list[OddItem],
         strangers: set[str],
-    ) -> pa.Table:
-        """The rows of the chunk's symbols and sessions; the others are counted and left out.
+    ) -> Rows:
+        """The rows of the block; the others are counted and left out.
 
         Odd items of these symbols are added to `odd`, symbols that were not asked for to
         `strangers`. A name in another case is told as odd: it may be theirs (`aapl`), or another
         security (`BACpA`).
         """
         asked = frozenset(symbols)
-        other = frozenset(pc.unique(page.bars["symbol"]).to_pylist()) - asked
+        cells, strange = block.cells(page.bars)
+        kept = Rows(page.bars, cells).asked_for()
         odd += [item for item in page.odd if item.symbol in asked]
-        other |= {item.symbol for item in page.odd} - asked
-        kept = page.bars.filter(
-            pc.is_in(page.bars["session"], pa.array(chunk.sessions, pa.date32()))
-        )
+        other = {item.symbol for item in page.odd}.difference(asked).union(strange)
         if other:
             spelt = {symbol.upper(): symbol for symbol in symbols}
             for name in sorted(other):
@@ -540,9 +537,8 @@ class Collection:
                     strangers.add(name)
                 else:
                     odd.append(OddItem(symbol, None, f"the source answered under the name {name}"))
-            kept = kept.filter(pc.is_in(kept["symbol"], pa.array(symbols, pa.string())))
         with self._lock:
-            self._strays += page.bars.num_rows - kept.num_rows
+            self._strays += len(cells) - len(kept.cells)
         return kept
 
     def _ask(
@@ -598,10 +594,6 @@ def _may_be_of_one_symbol(error: CollectionError) -> bool:
     )
 
 
-def _keys(table: pa.Table) -> set[tuple[str, date]]:
-    return set(zip(table["symbol"].to_pylist(), table["session"].to_pylist(), strict=True))
-
-
 def _described(symbols: tuple[str, ...], chunk: Chunk) -> str:
     """The chunk for a message: how many symbols, from where to where."""
     span = f"{chunk.sessions[0]}"
@@ -610,28 +602,33 @@ def _described(symbols: tuple[str, ...], chunk: Chunk) -> str:
     return f"{many(len(symbols), 'symbol')} ({symbols[0]} … {symbols[-1]}), {span}"
 
 
-def _ledger(
-    day: date,
-    bars: pa.Table,
-    chunks: list[Chunk],
-    outcomes: dict[Chunk, _Outcome],
-    odd: dict[str, str],
-) -> Ledger:
-    """The state of every symbol of the session, from the outcomes of the chunks that hold it."""
-    present = frozenset(bars["symbol"].to_pylist())
-    failed, rejected = dict(odd), dict[str, str]()
-    pending: list[str] = []
-    no_print: list[str] = []
-    for chunk in chunks:
+def _ledgers(
+    plan: Plan,
+    window: Window,
+    outcomes: Mapping[Chunk, _Outcome],
+    odd: Mapping[date, dict[str, str]],
+) -> Iterator[Ledger]:
+    """The state of every symbol of each session, from the outcomes of the chunks that hold it."""
+    grid = window.grid
+    codes = np.full(grid.shape, NOT_ASKED, np.uint8)
+    why: dict[date, dict[str, str]] = {day: dict(odd.get(day, {})) for day in grid.sessions}
+
+    def put(state: State, symbols: Iterable[str], sessions: Sequence[date]) -> None:
+        codes[np.ix_(grid.rows(sessions), grid.symbols.places(symbols))] = States.code(state)
+
+    for chunk in plan.chunks:
         outcome = outcomes.get(chunk)
-        if outcome is None:
-            pending += chunk.symbols
-            continue
-        failed |= outcome.failed
-        rejected |= outcome.rejected
-        no_print += [
-            symbol
-            for symbol in chunk.symbols
-            if symbol not in present and symbol not in failed and symbol not in rejected
-        ]
-    return Ledger(day, tuple(present), tuple(no_print), failed, tuple(pending), rejected)
+        put(State.NO_PRINT if outcome else State.PENDING, chunk.symbols, chunk.sessions)
+    for day, items in odd.items():
+        put(State.FAILED, items, [day])
+    for chunk, outcome in outcomes.items():
+        for state, told in (State.FAILED, outcome.failed), (State.REJECTED, outcome.rejected):
+            put(state, told, chunk.sessions)
+            for day in chunk.sessions if told else ():
+                why[day] |= told
+    if (twice := window.present & (codes != States.code(State.NO_PRINT))).any():
+        symbol, day = grid.at(int(np.flatnonzero(twice)[0]))
+        raise ValueError(f"{day}: two states for one symbol: {symbol} has a bar beside another")
+    codes[window.present] = States.code(State.PRESENT)
+    for row, day in enumerate(grid.sessions):
+        yield Ledger.of(day, States(grid.symbols, codes[row]), why[day])

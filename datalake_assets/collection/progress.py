@@ -1,7 +1,7 @@
-"""Progress: how far a collection is, for people who wait for it.
+"""Progress of a collection, for the people who wait for it.
 
-Belongs here: the numbers of a moment, and what a display is. Does not belong here: drawing it
-(the terminal belongs to the command line, the log to the asset).
+Belongs here: a snapshot of the progress, and the interface of a display. Does not belong here:
+drawing it (the command line does in the terminal, the asset in its log).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A collection at one moment.
+    """The progress of a collection at one moment.
 
     Args:
-        label: What is being collected, for a person: a session or a span of them.
-        chunks: Chunks to collect; `chunks_done` of them came to an end.
-        unit: What a chunk is called where something else than bars is counted: "file".
-        symbols_ok: Symbol-sessions answered (✓), with a bar or without.
+        label: What is being collected: a session or a range of them.
+        chunks: Chunks to collect; `chunks_done` of them are finished.
+        unit: The name of a chunk, such as "file" where files are counted.
+        symbols_ok: Symbol-sessions that the source answered (✓), with or without a bar.
         symbols_failed: Symbol-sessions that failed (✗).
         bars, requests, retries, throttled: As in `report.Statistics`, so far.
         seconds: Time since the start.
@@ -37,7 +37,7 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time that the rest takes at the pace so far; None before the first chunk is done."""
+        """The estimated time left at the pace so far; None before the first chunk is done."""
         if not self.chunks_done:
             return None
         return self.seconds / self.chunks_done * (self.chunks - self.chunks_done)
@@ -54,65 +54,66 @@ class Snapshot:
 
     @property
     def counted(self) -> str:
-        """How many chunks are done, of how many: `3/10 chunks`."""
+        """The chunks done, of all: `3/10 chunks`."""
         return f"{self.chunks_done:,}/{many(self.chunks, self.unit)}"
 
     def __str__(self) -> str:
-        told = [self.counted]
+        parts = [self.counted]
         if self.bars:
-            told.append(many(self.bars, "bar"))
+            parts.append(many(self.bars, "bar"))
         if self.symbols_ok or self.symbols_failed:
-            told.append(f"✓ {self.symbols_ok:,} ✗ {self.symbols_failed:,}")
+            parts.append(f"✓ {self.symbols_ok:,} ✗ {self.symbols_failed:,}")
         if self.requests:
             sent = many(self.requests, "request")
             if self.seconds >= 1:
-                sent += f" at {self.requests / self.seconds * 60:,.0f} a minute"
+                sent += f" at {self.requests / self.seconds * 60:,.0f} per minute"
             if self.retries:
                 sent += f" ({many(self.retries, 'retry')}, {self.throttled:,} × 429)"
-            told.append(sent)
+            parts.append(sent)
         if (left := self.seconds_left) and self.chunks_done < self.chunks:
-            told.append(f"{left:,.0f} s left")
-        return f"{self.label}: {', '.join(told)}"
+            parts.append(f"{left:,.0f} s left")
+        return f"{self.label}: {', '.join(parts)}"
 
 
 def many(count: int, thing: str) -> str:
-    """A number of things, as a person writes it: `1 bar`, `2 bars`, `3 retries`."""
+    """A count with its noun: `1 bar`, `2 bars`, `2 days`, `3 retries`."""
     if count != 1:
-        thing = f"{thing[:-1]}ies" if thing.endswith("ry") else f"{thing}s"
+        ends_in_ies = thing.endswith("y") and thing[-2] not in "aeiou"
+        thing = f"{thing[:-1]}ies" if ends_in_ies else f"{thing}s"
     return f"{count:,} {thing}"
 
 
 class Display:
     """Where progress is shown; this one shows nothing.
 
-    What can be counted calls `show` a few times a second, and once at its end with `final`. What
-    can't be counted is named by `begin`, and goes on until the next call of either. All calls come
-    from the thread that started the work, never from two threads at once.
+    A step that can be counted calls `show` a few times a second, and once at its end with `final`.
+    A step that can't be counted is named by `begin`, and lasts until the next call of either. All
+    calls come from the thread that started the work, never from two threads at once.
     """
 
     def begin(self, what: str) -> None:
-        """Name what begins now, like `taking the list of assets`."""
+        """Name the step that starts now, such as `fetching the list of assets`."""
 
     def show(self, snapshot: Snapshot, *, final: bool) -> None:
-        """Show the collection as it is."""
+        """Show the progress."""
 
 
 class Displays(Display):
     """Several displays as one.
 
     Args:
-        displays: Each is shown everything.
+        displays: Every call goes to each of these.
     """
 
     def __init__(self, *displays: Display) -> None:
         self._displays = displays
 
     def begin(self, what: str) -> None:
-        """Name it on each."""
+        """Name the step on each display."""
         for display in self._displays:
             display.begin(what)
 
     def show(self, snapshot: Snapshot, *, final: bool) -> None:
-        """Show the collection on each."""
+        """Show the progress on each display."""
         for display in self._displays:
             display.show(snapshot, final=final)

@@ -16,6 +16,12 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from datalake_assets.collection.symbols import Flags, Symbols
+
 
 class State(StrEnum):
     """What became of a symbol in a session: always exactly one of these."""
@@ -33,6 +39,48 @@ class State(StrEnum):
 
 
 _NAMED = 5
+
+NOT_ASKED = len(State)
+"""The code of a symbol of which the ledger knows nothing."""
+
+_CODES = {state: code for code, state in enumerate(State)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class States:
+    """The state of each symbol of an axis, as a number: a ledger in columns.
+
+    Args:
+        symbols: The axis.
+        codes: For each symbol `code` of its state, or `NOT_ASKED`.
+    """
+
+    symbols: Symbols
+    codes: npt.NDArray[np.uint8]
+
+    @staticmethod
+    def code(state: State) -> int:
+        """The number that stands for a state."""
+        return _CODES[state]
+
+    @property
+    def asked(self) -> Flags:
+        """Which symbols has the ledger?"""
+        asked: Flags = self.codes != NOT_ASKED
+        return asked
+
+    def are(self, state: State) -> Flags:
+        """Which symbols have this state?"""
+        flags: Flags = self.codes == _CODES[state]
+        return flags
+
+    def named(self, state: State) -> tuple[str, ...]:
+        """The symbols with this state, ascending."""
+        return self.symbols.named(self.are(state))
+
+    def column(self, state: State) -> pa.Array:
+        """The same as Arrow has them."""
+        return self.symbols.column.filter(pa.array(self.are(state)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +158,7 @@ class Ledger:
     failed: Mapping[str, str] = field(default_factory=dict)
     pending: tuple[str, ...] = ()
     rejected: Mapping[str, str] = field(default_factory=dict)
+    _states: States | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("present", "no_print", "pending"):
@@ -120,6 +169,35 @@ class Ledger:
             everywhere = Counter([s for state in State for s in getattr(self, state.value)])
             twice = [symbol for symbol in sorted(symbols) if everywhere[symbol] > 1]
             raise ValueError(f"{self.session}: two states for one symbol: {twice[:5]}")
+
+    @classmethod
+    def of(cls, session: date, states: States, reasons: Mapping[str, str]) -> Ledger:
+        """The ledger with these states, without a look at each symbol: one code is one state.
+
+        Args:
+            session: The session.
+            states: The state of each symbol.
+            reasons: For each symbol that is failed or rejected, why; others may be in it.
+        """
+        made = object.__new__(cls)
+        values: dict[str, Any] = {state.value: states.named(state) for state in State}
+        for name in ("failed", "rejected"):
+            values[name] = {symbol: reasons[symbol] for symbol in values[name]}
+        for name, value in {**values, "session": session, "_states": states}.items():
+            object.__setattr__(made, name, value)
+        return made
+
+    @property
+    def states(self) -> States:
+        """The same in columns."""
+        if self._states is None:
+            symbols = Symbols(self.symbols)
+            codes = np.full(len(symbols), NOT_ASKED, np.uint8)
+            for state in State:
+                codes[symbols.places(getattr(self, state.value))] = States.code(state)
+            object.__setattr__(self, "_states", States(symbols, codes))
+        assert self._states is not None
+        return self._states
 
     def __repr__(self) -> str:
         # With all of its names it would fill the screens of whoever looks at it in a notebook.

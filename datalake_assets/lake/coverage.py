@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from itertools import groupby
-from typing import TYPE_CHECKING
 
+from datalake_assets import market_calendar
 from datalake_assets.collection.report import Reason, joined
 from datalake_assets.collection.universe import least_asked, symbols_for
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
-
-if TYPE_CHECKING:
-    from datalake_assets.lake.lake import Lake
 
 
 class Held(StrEnum):
@@ -96,7 +94,7 @@ class Narrow:
 
 
 def narrow(
-    lake: Lake, summaries: Iterable[Summary], chosen: Sequence[str] | None
+    lake: LakeFiles, summaries: Iterable[Summary], chosen: Sequence[str] | None
 ) -> dict[date, Narrow]:
     """The sessions that were asked for fewer symbols than their universe has now.
 
@@ -142,7 +140,27 @@ def _asked(summary: Summary) -> int:
     return sum(summary.counts.values())
 
 
-def coverage(lake: Lake, expected: Sequence[date], *, besides: bool = True) -> Coverage:
+def coverage_between(
+    lake: LakeFiles, start: date | None = None, end: date | None = None
+) -> Coverage:
+    """What the lake holds of the sessions from `start` to `end`, both included.
+
+    Without them: from its first to its newest session, published or not.
+
+    Raises:
+        ValueError: A day outside the calendar, or `end` before `start`.
+    """
+    held = sorted({*lake.sessions(), *lake.incomplete()})
+    first = start or min(held, default=None)
+    last = end or max(held, default=None)
+    if first is None or last is None:
+        return coverage(lake, [])
+    if last < first:
+        raise ValueError(f"the end, {last}, is before the start, {first}")
+    return coverage(lake, market_calendar.sessions(first, last), besides=False)
+
+
+def coverage(lake: LakeFiles, expected: Sequence[date], *, besides: bool = True) -> Coverage:
     """Look at what the lake holds.
 
     Args:

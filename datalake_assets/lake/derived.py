@@ -16,7 +16,7 @@ import pyarrow as pa
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.lake import session_file
 from datalake_assets.lake.examination import AHEAD, Defect, Progress, Subject, removal
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.securities.decisions import read_decisions
 from datalake_assets.securities.derivation import (
     DERIVED,
@@ -38,7 +38,7 @@ DERIVE = "datalake securities"
 _Found = tuple[int, list[Defect]]
 
 
-def gathered(lake: Lake, into: Store | None = None) -> Material:
+def gathered(lake: LakeFiles, into: Store | None = None) -> Material:
     """What securities and factors are derived from, as the lake holds it now.
 
     Args:
@@ -60,7 +60,7 @@ def gathered(lake: Lake, into: Store | None = None) -> Material:
     return material(into or store, sessions, read, ActionLog(store).current())
 
 
-def subjects(lake: Lake, now: datetime) -> list[Subject]:
+def subjects(lake: LakeFiles, now: datetime) -> list[Subject]:
     """The kinds of objects below `data/actions` and `data/securities`, for `examine`.
 
     Args:
@@ -147,7 +147,7 @@ def _evidence(store: Store, progress: Progress) -> _Found:
     return len(keys), defects
 
 
-def _tables(lake: Lake, progress: Progress) -> _Found:
+def _tables(lake: LakeFiles, progress: Progress) -> _Found:
     """The derived tables, held against what is derived now from the same, in memory."""
     store = lake.store
     held = {key for key in DERIVED if store.exists(key)}
@@ -174,7 +174,7 @@ def _tables(lake: Lake, progress: Progress) -> _Found:
     return len(held), [defects[key] for key in DERIVED if key in defects]
 
 
-def _differing(lake: Lake, keys: Collection[str]) -> Iterator[str]:
+def _differing(lake: LakeFiles, keys: Collection[str]) -> Iterator[str]:
     """Those of these tables that another derivation would make otherwise."""
     scratch = open_store("memory://")
     kept = [layout.REGISTRY, layout.DECISIONS, *lake.store.list(layout.EVIDENCE)]

@@ -28,7 +28,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import many
 from datalake_assets.lake import session_file
-from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError
+from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
 from datalake_assets.lake.reader import known_days
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Session, Summary
@@ -95,7 +95,7 @@ class Subject:
 
 
 def examine(
-    lake: Lake,
+    lake: LakeFiles,
     years: Collection[int] | None = None,
     progress: Progress | None = None,
     clock: Clock | None = None,
@@ -161,7 +161,7 @@ _YEARS = "symbol-years against their sessions"
 class _Examiner:
     """Looks at one lake."""
 
-    def __init__(self, lake: Lake, years: Collection[int] | None, now: datetime) -> None:
+    def __init__(self, lake: LakeFiles, years: Collection[int] | None, now: datetime) -> None:
         self._lake, self._store, self._years, self._now = lake, lake.store, years, now
         # Years whose publication is still to come: nobody knows yet what is a stray of theirs.
         self._unsettled: set[int] = set()

@@ -11,8 +11,11 @@ accidents, not attacks: a row's hash has 64 bits, mixed in two ways, and is not 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.symbols import Symbols
 
 Words = npt.NDArray[np.uint64]
 
@@ -77,9 +81,28 @@ class Fingerprint:
         return cls(rows, (int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")))
 
 
-def fingerprint(bars: pa.Table) -> Fingerprint:
-    """The fingerprint of all rows."""
-    return RowHashes.of(bars).sum()
+def fingerprint(bars: pa.Table, symbols: Words | None = None) -> Fingerprint:
+    """The fingerprint of all rows.
+
+    Args:
+        bars: The rows.
+        symbols: The hash of each row's symbol, where they are known already.
+    """
+    return RowHashes.of(bars, symbols).sum()
+
+
+_AXES: WeakKeyDictionary[Symbols, Words] = WeakKeyDictionary()
+
+
+def symbol_hashes(symbols: Symbols) -> Words:
+    """The hash of each symbol of an axis.
+
+    They are kept as long as the axis is: hashing the 5,000 symbols of a session takes 5 ms, and
+    all sessions of a window have the same.
+    """
+    if (words := _AXES.get(symbols)) is None:
+        words = _AXES[symbols] = _words(symbols.names.tolist())
+    return words
 
 
 def fingerprints(bars: pa.Table, starts: npt.NDArray[np.int64]) -> list[Fingerprint]:
@@ -100,9 +123,9 @@ class RowHashes:
     high: Words
 
     @classmethod
-    def of(cls, bars: pa.Table) -> Self:
-        """Of these rows, in their order."""
-        state = _symbols(bars["symbol"])
+    def of(cls, bars: pa.Table, symbols: Words | None = None) -> Self:
+        """Of these rows, in their order; `symbols` as for `fingerprint`."""
+        state = _symbols(bars["symbol"]) if symbols is None else symbols
         for name in _COLUMNS:
             state = _mixed(state * _LANES[0] ^ _bits(bars[name]))
             if bars[name].null_count:
@@ -120,9 +143,14 @@ class RowHashes:
         low, high = (int(lane.sum(dtype=np.uint64)) for lane in (self.low, self.high))
         return Fingerprint(len(self.low), (low, high))
 
+    def added(self, starts: npt.NDArray[np.int64]) -> tuple[Words, Words]:
+        """The two sums of each run of rows; `starts` as for `fingerprints`."""
+        low, high = (np.add.reduceat(lane, starts) for lane in (self.low, self.high))
+        return low, high
+
     def sums(self, starts: npt.NDArray[np.int64]) -> list[Fingerprint]:
         """The fingerprint of each run of rows; `starts` as for `fingerprints`."""
-        low, high = (np.add.reduceat(lane, starts).tolist() for lane in (self.low, self.high))
+        low, high = (lane.tolist() for lane in self.added(starts))
         counts = np.diff(np.append(starts, len(self.low))).tolist()
         return [
             Fingerprint(*told) for told in zip(counts, zip(low, high, strict=True), strict=True)
@@ -131,12 +159,19 @@ class RowHashes:
 
 def _symbols(symbols: pa.ChunkedArray) -> Words:
     encoded = symbols.combine_chunks().dictionary_encode()
-    words = [
-        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-        for name in encoded.dictionary.to_pylist()
-    ]
-    hashed: Words = np.array(words, np.uint64)[encoded.indices.to_numpy(zero_copy_only=False)]
+    words = _words(encoded.dictionary.to_pylist())
+    hashed: Words = words[encoded.indices.to_numpy(zero_copy_only=False)]
     return hashed
+
+
+def _words(names: Iterable[str]) -> Words:
+    return np.array([_word(name) for name in names], np.uint64)
+
+
+@lru_cache(1 << 16)
+def _word(symbol: str) -> int:
+    # Every session has nearly the same symbols as the one before.
+    return int.from_bytes(hashlib.blake2b(symbol.encode(), digest_size=8).digest(), "big")
 
 
 def _bits(column: pa.ChunkedArray) -> Words:

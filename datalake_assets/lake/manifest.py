@@ -59,6 +59,8 @@ class Manifest:
         published_at: When, UTC; None while a publication is under way.
         digests: What the rows of each of these sessions hash to. It is the same wherever the lake
             lies, unlike the versions, which are there because a listing tells them.
+        proved_at: When all of its symbol-years were last read and compared with the sessions, UTC;
+            None when they never were.
     """
 
     year: int
@@ -67,6 +69,7 @@ class Manifest:
     run_id: str = ""
     published_at: datetime | None = None
     digests: Mapping[date, Fingerprint] = field(default_factory=dict)
+    proved_at: datetime | None = None
 
     @property
     def whole(self) -> bool:
@@ -97,6 +100,7 @@ class Manifest:
             },
             "run_id": self.run_id,
             "published_at": self.published_at and self.published_at.isoformat(),
+            "proved_at": self.proved_at and self.proved_at.isoformat(),
         }
         buffer = pa.BufferOutputStream()
         with pq.ParquetWriter(
@@ -163,7 +167,7 @@ _BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError, Attribut
 
 def _told(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
     told = json.loads((metadata or {})[_YEAR])
-    at = told["published_at"]
+    at, proved = told["published_at"], told.get("proved_at")  # which manifests once did not have
     return {
         "year": int(told["year"]),
         "sessions": {date.fromisoformat(day): version for day, version in told["sessions"].items()},
@@ -173,4 +177,5 @@ def _told(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
         },
         "run_id": told["run_id"],
         "published_at": at and datetime.fromisoformat(at),
+        "proved_at": proved and datetime.fromisoformat(proved),
     }

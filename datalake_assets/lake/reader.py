@@ -649,15 +649,22 @@ class Reader:
             )
 
 
-def as_day(day: date | str) -> date:
+def as_day(day: date | str | np.datetime64) -> date:
     """The day that is meant.
 
     Args:
-        day: A date, YYYY-MM-DD, or an instant that is a midnight (as pandas has days).
+        day: A date, YYYY-MM-DD, a `numpy.datetime64`, or an instant that is a midnight (as pandas
+            has days).
 
     Raises:
         ValueError: It is none.
     """
+    if isinstance(day, np.datetime64):
+        midnight = day.astype("datetime64[D]")
+        if np.isnat(day) or np.datetime_data(day.dtype)[0] in ("Y", "M", "W") or midnight != day:
+            raise ValueError(f"{day} is no day: give one, like np.datetime64('2024-07-03')")
+        found: date = midnight.item()
+        return found
     if isinstance(day, datetime):
         if day.time() != time.min:
             raise ValueError(f"{day} is an instant, and a day is wanted: pass its date()")

@@ -34,8 +34,8 @@ import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import SCHEMA
-from datalake_assets.collection.report import Ledger, Reason, reasons
-from datalake_assets.lake.fingerprint import Fingerprint, fingerprint
+from datalake_assets.collection.report import Ledger, Reason, State, reasons
+from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, symbol_hashes
 from datalake_assets.storage.store import BrokenFileError, Store
 
 _LEDGER = b"datalake.ledger"
@@ -110,7 +110,8 @@ def encode(session: Session, findings: Sequence[Finding]) -> bytes:
         ValueError: The rows are not those of the ledger, one for each present symbol, in order.
     """
     bars, ledger = session.bars, session.ledger
-    if bars["symbol"].to_pylist() != list(ledger.present):
+    states = ledger.states
+    if not bars["symbol"].equals(pa.chunked_array([states.column(State.PRESENT)])):
         raise ValueError(f"{ledger.session}: the bars are not those that the ledger calls present")
     audit = [
         {
@@ -127,7 +128,8 @@ def encode(session: Session, findings: Sequence[Finding]) -> bytes:
         _AUDIT: json.dumps(audit, separators=(",", ":")),
         _PROVENANCE: session.provenance.to_json(),
     }
-    metadata[_DIGEST] = _digest(fingerprint(bars), metadata)
+    symbols = symbol_hashes(states.symbols)[states.are(State.PRESENT)]
+    metadata[_DIGEST] = _digest(fingerprint(bars, symbols), metadata)
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(
         buffer,

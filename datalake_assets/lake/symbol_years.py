@@ -1,7 +1,8 @@
 """The symbol-years: every session's bars once more, per symbol and year, as analysts read them.
 
 Belongs here: making them from the sessions, and proving that both hold the same rows. Does not
-belong here: the bytes of one file (`symbol_year_file`), or reading them for a person (`reader`).
+belong here: reading and sorting the sessions (`year_bars`), the bytes of one file
+(`symbol_year_file`), or reading them for a person (`reader`).
 
 A year is made anew from its sessions each time, so there is nothing to update and no update to
 lose; only what changed is uploaded. The order of writing makes it safe to be killed at any moment:
@@ -27,22 +28,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.lake import currency, session_file, symbol_year_file
-from datalake_assets.lake.fingerprint import (
-    Fingerprint,
-    RowHashes,
-    fingerprint,
-    fingerprints,
-)
+from datalake_assets.lake import currency, symbol_year_file
+from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
 from datalake_assets.lake.manifest import Entry, Manifest
+from datalake_assets.lake.year_bars import YearBars
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
 from datalake_assets.storage.upload import WORKERS, Item, Snapshot, Upload, upload
@@ -97,12 +93,16 @@ class Proof:
         year: The year.
         sessions, symbol_years: The fingerprint of all rows, in each layout.
         differing: The symbols whose rows are not the same, and how; ascending.
+        read: Symbol-years that were read.
+        unread: Others, which count with what their publication noted.
     """
 
     year: int
     sessions: Fingerprint
     symbol_years: Fingerprint
     differing: Mapping[str, str]
+    read: int = 0
+    unread: int = 0
 
     @property
     def holds(self) -> bool:
@@ -179,16 +179,37 @@ class SymbolYears:
         suspected = frozenset(suspects)
         if not suspected and (published := self._unchanged(year, run_id)):
             return Published(published, seconds=self._clock.seconds() - began)
-        before, version, year_now, changing = self._begin(year, run_id, suspected)
+        before, version, bars, changing = self._begin(year, run_id, suspected)
+        with bars:
+            done = self._write_objects(
+                before, version, bars, changing, run_id, workers, policy, stop, display
+            )
+        return replace(done, seconds=self._clock.seconds() - began)
+
+    def _write_objects(
+        self,
+        before: Manifest,
+        version: str | None,
+        bars: YearBars,
+        changing: Sequence[str],
+        run_id: str,
+        workers: int,
+        policy: RetryPolicy | None,
+        stop: threading.Event | None,
+        display: Callable[[Snapshot], object] | None,
+    ) -> Published:
+        """Write and remove what `_begin` announced, and then the manifest that knows it."""
+        year = before.year
         objects = _Objects(self._sender, before, version)
+        # In the symbols' order, so that each band of the bars is read once.
         keys = {
             layout.symbol_year_key(symbol, year): symbol
             for symbol in changing
-            if symbol in year_now.fingerprints
+            if symbol in bars.fingerprints
         }
-        removed = [symbol for symbol in changing if symbol not in year_now.fingerprints]
+        removed = [symbol for symbol in changing if symbol not in bars.fingerprints]
         report = upload(
-            [Item(key, year_now.encoder(symbol)) for key, symbol in keys.items()],
+            [Item(key, partial(_encoded, bars, symbol)) for key, symbol in keys.items()],
             objects.put,
             workers=workers,
             policy=policy,
@@ -198,17 +219,21 @@ class SymbolYears:
         )
         symbols = {**before.symbols, **dict.fromkeys(changing)}
         for key, done in report.uploaded.items():
-            entry = Entry(year_now.fingerprints[keys[key]], str(done.version), done.size)
+            entry = Entry(bars.fingerprints[keys[key]], str(done.version), done.size)
             symbols[keys[key]] = entry
         manifest = before
         try:
             if report.passed:
                 objects.remove(removed)
                 symbols = {symbol: entry for symbol, entry in symbols.items() if entry}
-            ended = self._clock.now() if report.passed else None
-            if changing or not before.whole or before.sessions != year_now.sessions:
-                manifest = Manifest(
-                    year, year_now.sessions, symbols, run_id, ended, year_now.digests
+            if changing or not before.whole or before.sessions != bars.sessions:
+                manifest = replace(
+                    before,
+                    sessions=bars.sessions,
+                    symbols=symbols,
+                    run_id=run_id,
+                    published_at=self._clock.now() if report.passed else None,
+                    digests=bars.digests,
                 )
                 self._write(manifest, version)
         except ChangedError as error:
@@ -227,8 +252,7 @@ class SymbolYears:
             sorted(keys[key] for key in report.uploaded),
             removed,
             report.bytes,
-            self._clock.seconds() - began,
-            report.retries,
+            retries=report.retries,
         )
 
     def wait_for_other(
@@ -257,26 +281,59 @@ class SymbolYears:
         Raises:
             BrokenFileError: A session or the manifest is damaged; a damaged symbol-year differs.
         """
-        truth = self._read(year).fingerprints
+        with self._read(year, keep=False) as bars:
+            truth = bars.fingerprints
         names = sorted(truth.keys() | self.manifest(year).symbols.keys())
-        found: dict[str, Fingerprint | str] = {}
+        return self._proof(year, sum(truth.values(), Fingerprint()), truth, names)
+
+    def prove_published(self, year: int, symbols: Iterable[str] | None = None) -> Proof:
+        """Read symbol-years, and compare them with what their publication made of the sessions.
+
+        That is what the sessions held then: it proved their rows by their digests. So no session
+        is read; that all symbols together have the rows of all sessions is told by the sums of
+        their fingerprints. Symbol-years that are not read count with what the manifest says.
+
+        Args:
+            year: The year.
+            symbols: Those to read; None for all.
+
+        Raises:
+            BrokenFileError: The manifest is damaged; a damaged symbol-year differs.
+        """
+        manifest = self.manifest(year)
+        truth = {name: entry.fingerprint for name, entry in manifest.symbols.items() if entry}
+        names = sorted(manifest.symbols if symbols is None else set(symbols) & truth.keys())
+        return self._proof(year, sum(manifest.digests.values(), Fingerprint()), truth, names)
+
+    def note_proved(self, proof: Proof) -> None:
+        """Remember when all of a year was last proved; another publication's word comes first."""
+        manifest, version = self._manifest(proof.year)
+        if proof.holds and manifest.whole and manifest.fingerprint == proof.symbol_years:
+            with suppress(ChangedError):
+                self._write(replace(manifest, proved_at=self._clock.now()), version)
+
+    def _proof(
+        self,
+        year: int,
+        sessions: Fingerprint,
+        truth: Mapping[str, Fingerprint],
+        names: Sequence[str],
+    ) -> Proof:
+        """Read the symbol-years of these names, and hold them against the truth."""
+        nothing, differing = Fingerprint(), {}
+        unread = truth.keys() - set(names)
+        total = sum((truth[name] for name in unread), nothing)
         with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
             for start in range(0, len(names), _TOGETHER):
                 some = names[start : start + _TOGETHER]
                 read = threads.map(self._read_symbol, some, [year] * len(some))
-                found |= _fingerprints(dict(zip(some, read, strict=True)))
-        nothing = Fingerprint()
+                for symbol, held in _fingerprints(dict(zip(some, read, strict=True))).items():
+                    total += held if isinstance(held, Fingerprint) else nothing
+                    if held != (right := truth.get(symbol, nothing)):
+                        told = f"{held} where the sessions have {right}"
+                        differing[symbol] = held if isinstance(held, str) else told
         return Proof(
-            year,
-            sessions=sum(truth.values(), nothing),
-            symbol_years=sum((f for f in found.values() if isinstance(f, Fingerprint)), nothing),
-            differing={
-                symbol: held
-                if isinstance(held, str)
-                else f"{held} where the sessions have {truth.get(symbol, nothing)}"
-                for symbol, held in sorted(found.items())
-                if held != truth.get(symbol, nothing)
-            },
+            year, sessions, total, dict(sorted(differing.items())), len(names), len(unread)
         )
 
     def strays(self, besides: Collection[int] = ()) -> list[str]:
@@ -318,7 +375,7 @@ class SymbolYears:
 
     def _begin(
         self, year: int, run_id: str, suspects: frozenset[str]
-    ) -> tuple[Manifest, str | None, _Year, list[str]]:
+    ) -> tuple[Manifest, str | None, YearBars, list[str]]:
         """Find out what is to change, and let the manifest say that it is changing.
 
         Returns:
@@ -330,27 +387,33 @@ class SymbolYears:
         for _ in range(_TRIES):
             before, version = self._manifest(year)
             now = self._read(year)
-            changing = [
-                symbol
-                for symbol in sorted(before.symbols.keys() | now.fingerprints.keys() | suspects)
-                if symbol in suspects or now.differs(symbol, before.symbols.get(symbol))
-            ]
-            if not changing:
-                return before, version, now, changing
-            intent = {**before.symbols, **dict.fromkeys(changing)}
             try:
-                intended = Manifest(year, now.sessions, intent, run_id, digests=now.digests)
+                changing = _changing(before, now, suspects)
+                if not changing:
+                    return before, version, now, changing
+                intent = {**before.symbols, **dict.fromkeys(changing)}
+                intended = replace(
+                    before,
+                    sessions=now.sessions,
+                    symbols=intent,
+                    run_id=run_id,
+                    published_at=None,
+                    digests=now.digests,
+                )
                 version = self._write(intended, version)
+                # Sessions that were changed before this one could be seen may have been looked at
+                # by a publication that found them as they were published, and nothing to do.
+                if announced or self._sessions(year) == now.sessions:
+                    return before, version, now, changing
+                announced = True
             except ChangedError as changed:
                 # Another publication began or ended since the manifest was read, and the
                 # sessions may be others by now as well.
                 error, announced = changed, False
-                continue
-            # Sessions that were changed before this one could be seen may have been looked at by
-            # a publication that found them as they were published, and nothing to do.
-            if announced or self._sessions(year) == now.sessions:
-                return before, version, now, changing
-            announced = True
+            except BaseException:
+                now.close()
+                raise
+            now.close()
         raise OvertakenError(
             f"{year}: other publications of it came between {_TRIES} times, and nothing was "
             "written: run it again when they have ended"
@@ -409,28 +472,8 @@ class SymbolYears:
         days = layout.dated(layout.SESSIONS, list(versions))
         return {day: versions[layout.session_key(day)] for day in days}
 
-    def _read(self, year: int) -> _Year:
-        days = list(self._sessions(year))
-        with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
-            found = _Year(dict(zip(days, threads.map(self._read_session, days), strict=True)))
-        # Before a row of them is spread over the symbol-years, or proves them.
-        if altered := [day for day, digest in found.digests.items() if digest != found.told[day]]:
-            places = {day: self._store.url(layout.session_key(day)) for day in altered}
-            what = [
-                session_file.altered(where, found.told[day], found.digests[day])
-                for day, where in places.items()
-            ]
-            raise BrokenFileError("; ".join(map(str, what)))
-        return found
-
-    def _read_session(self, day: date) -> _Session:
-        key = layout.session_key(day)
-        where = self._store.url(key)
-        data, version = self._store.get_versioned(key)
-        bars, digest = session_file.decode_with_digest(data, where)
-        if strange := [other for other in pc.unique(bars["session"]).to_pylist() if other != day]:
-            raise BrokenFileError(f"{where} holds rows of {strange[0]}: collect the session again")
-        return _Session(version, bars, digest)
+    def _read(self, year: int, *, keep: bool = True) -> YearBars:
+        return YearBars.read(self._store, self._sessions(year), keep=keep)
 
     def _read_symbol(self, symbol: str, year: int) -> pa.Table | str:
         """A symbol-year's bars, or why there are none."""
@@ -441,71 +484,6 @@ class SymbolYears:
             return "there is no such object"
         except BrokenFileError as error:
             return str(error)
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    """A session as it was read: its object's version, its bars, what they must hash to."""
-
-    version: str
-    bars: pa.Table
-    digest: Fingerprint
-
-
-class _Year:
-    """A year's bars as its sessions have them now, by symbol.
-
-    Args:
-        read: The sessions, ascending.
-
-    Attributes:
-        sessions: The version of each session's object.
-        told: What each session's file says that its rows hash to.
-        digests: What they do hash to.
-        fingerprints: What the rows of each symbol hash to.
-    """
-
-    def __init__(self, read: Mapping[date, _Session]) -> None:
-        self.sessions = {day: session.version for day, session in read.items()}
-        self.told = {day: session.digest for day, session in read.items()}
-        bars = pa.concat_tables([empty(), *(session.bars for session in read.values())])
-        hashes = RowHashes.of(bars)
-        self.digests = dict.fromkeys(read, Fingerprint())
-        lengths = {day: rows for day, session in read.items() if (rows := session.bars.num_rows)}
-        if lengths:  # numpy would give an empty run its neighbour's hash
-            begins = np.cumsum([0, *lengths.values()], dtype=np.int64)[:-1]
-            self.digests |= zip(lengths, hashes.sums(begins), strict=True)
-        symbols = bars["symbol"].combine_chunks().dictionary_encode()
-        names = np.array(symbols.dictionary.to_pylist(), dtype=object)
-        ranks = np.argsort(np.argsort(names)).astype(np.int32)
-        rank_of_row = ranks[symbols.indices.to_numpy()]
-        # Stable, so the sessions of a symbol stay in their order.
-        order = np.argsort(rank_of_row, kind="stable")
-        self._bars = bars.take(pa.array(order)).combine_chunks()
-        starts = np.flatnonzero(np.diff(rank_of_row[order], prepend=-1))
-        self._spans = dict(
-            zip(
-                np.sort(names).tolist(),
-                zip(starts.tolist(), np.diff(starts, append=len(order)).tolist(), strict=True),
-                strict=True,
-            )
-        )
-        found = hashes.ordered(order).sums(starts) if len(order) else []
-        self.fingerprints = dict(zip(self._spans, found, strict=True))
-
-    def differs(self, symbol: str, published: Entry | None) -> bool:
-        """Must the symbol's object be written or removed, given what is published?"""
-        return published is None or published.fingerprint != self.fingerprints.get(symbol)
-
-    def encoder(self, symbol: str) -> Callable[[], bytes]:
-        """What encodes the symbol's file when its turn comes."""
-        start, rows = self._spans[symbol]
-
-        def encode() -> bytes:
-            with _encoding:
-                return symbol_year_file.encode(self._bars.slice(start, rows))
-
-        return encode
 
 
 class _Objects:
@@ -567,6 +545,26 @@ class _Objects:
         if self._store.versions(layout.MANIFESTS).get(self._key) != self._version:
             self._overtaken = True
             raise ChangedError(_taken_over(self._year))
+
+
+def _changing(before: Manifest, now: YearBars, suspects: frozenset[str]) -> list[str]:
+    """The symbols whose objects must be written or removed, ascending."""
+    known = {
+        symbol: entry.fingerprint if entry else None for symbol, entry in before.symbols.items()
+    }
+    return [
+        symbol
+        for symbol in sorted(known.keys() | now.fingerprints.keys() | suspects)
+        if symbol in suspects
+        or known.get(symbol) is None
+        or known[symbol] != now.fingerprints.get(symbol)
+    ]
+
+
+def _encoded(bars: YearBars, symbol: str) -> bytes:
+    rows = bars.of(symbol)
+    with _encoding:
+        return symbol_year_file.encode(rows)
 
 
 def _fingerprints(read: Mapping[str, pa.Table | str]) -> dict[str, Fingerprint | str]:

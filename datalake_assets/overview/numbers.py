@@ -1,10 +1,10 @@
-"""The numbers: what the lake's state is at an instant, and what to do about it.
+"""The state of the lake at an instant, in numbers, and what to do about it.
 
-Belongs here: counting, comparing, and saying it in a sentence. Does not belong here: how it is
+Belongs here: counting, comparing, and summing it up in a sentence. Does not belong here: how it is
 drawn (`pictures`, `page`, `cli.status`).
 
 Everything comes from the lake: the footers of its session files, its manifests, its restatement
-log, and the bars of the newest sessions. Nothing that is damaged hides the rest; it is named.
+log, and the bars of the newest sessions. A damaged object is named and does not hide the rest.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import price_text
+from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason
 from datalake_assets.collection.universe import unlisted
 from datalake_assets.lake import currency, restatements, session_file
 from datalake_assets.lake.coverage import Coverage, Held, Narrow, coverage, narrow
 from datalake_assets.lake.examination import spans
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Summary
@@ -42,20 +43,20 @@ from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
 
 COMPARED = 20
-"""Sessions before the newest that it is held against: about a month."""
+"""How many sessions the newest one is compared with: about a month."""
 
-PRINTED, SILENT = 5, 3
-"""A symbol fell silent when it printed in each of so many sessions and in none of the next so
-many: delisted, renamed, halted, or lost by the source."""
+TRADED_FOR, ABSENT_FOR = 5, 3
+"""A symbol stopped trading when it has a bar in each of the first number of sessions and in none of
+the next: delisted, renamed, halted, or lost by the source."""
 
 RESTATEMENTS = 20
-"""Changes that are listed, the newest first."""
+"""How many changed bars are listed, the newest first."""
 
 HISTORY = 120
-"""Sessions in the charts, as many as Dagster's plots show."""
+"""How many sessions the charts show: as many as Dagster's plots."""
 
-SPELLED_OUT = 5
-"""Things of a kind to do that are listed one by one; of more, what does them all or the first."""
+LISTED_ONE_BY_ONE = 5
+"""Up to this many steps of a kind are listed one by one; more are summed up in one step."""
 
 _UNANSWERED = ("failed", "pending")
 
@@ -65,17 +66,17 @@ _FOOTER_GUESS = 64 * 1024
 
 
 class SessionState(StrEnum):
-    """How the lake holds a session, as an overview tells it."""
+    """The state of a session in an overview."""
 
     PUBLISHED = "published"
-    """With an answer for every symbol."""
-    FLAWED = "published, some symbols to ask again"
-    """It passed its audit, but some symbols failed or were never asked for, or a later collection
-    did not pass."""
+    """The source answered for every symbol."""
+    FLAWED = "published, some symbols to retry"
+    """It passed its audit, but some symbols failed or were never requested, or a later collection
+    of it did not pass."""
     INCOMPLETE = "did not pass its audit"
     MISSING = "missing"
-    UNTOUCHED = "not collected yet"
-    """Before the first session that was ever collected: the history to come."""
+    NOT_COLLECTED = "not collected yet"
+    """History before the first session that was ever collected."""
     NOT_DUE = "not due yet"
 
 
@@ -83,41 +84,42 @@ class Health(StrEnum):
     """The verdict on the lake, from good to bad."""
 
     GOOD = "good"
-    LOOSE_ENDS = "loose ends"
-    """What is there can be relied on; something is still to be added."""
+    UNFINISHED = "unfinished"
+    """What is published can be relied on; something is still to be collected or published."""
     BAD = "bad"
     """A session that should be there is not, or an object is damaged."""
 
 
 class LakeStatus(StrEnum):
-    """What a job that watches the lake needs to know, from good to bad.
+    """The status that a monitoring job needs, from good to bad.
 
-    History from before the lake's first session does not count: it may be wanted or not.
+    History before the lake's first session does not count: it may not be wanted.
     """
 
     WHOLE = "whole"
-    """The newest session is published, and so is every one since the first; nothing is damaged."""
+    """Every session from the first to the newest is published, and nothing is damaged."""
     LAGGING = "lagging"
-    """The same, but symbols are to be asked again, or files per symbol or securities are behind."""
+    """The same, but symbols must be retried, or per-symbol files or securities are out of date."""
     BROKEN = "broken"
     """A session is missing, did not pass, or is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionNumbers:
-    """What a session's file tells of it.
+    """What a session's file says about it.
 
     Args:
         session: The session.
         rows: Bars.
-        requested: Symbols asked for.
+        requested: Symbols requested.
         no_print, failed, pending: Symbols in these states.
-        coverage: Share of the expected symbols that have a bar; None when it can't be known.
-        thresholds: What the audit asked for, by rule.
+        coverage: Share of the expected symbols that have a bar; None if unknown.
+        thresholds: The audit's thresholds, by rule.
         collected_at: When the collection ended, UTC.
-        duration: Seconds that its collection took; None if unknown, or if other sessions were
-            collected together with it: a backfill's time is none of a single session.
-        requests: Requests that it took, with every session collected together; None if unknown.
+        duration: Seconds that its collection took; None if unknown, or if it was collected together
+            with other sessions: the time of a batch is not that of one session.
+        requests: Requests sent by its collection, including those for other sessions of the same
+            batch; None if unknown.
     """
 
     session: date
@@ -134,11 +136,11 @@ class SessionNumbers:
 
     @classmethod
     def of(cls, summary: Summary, *, alone: bool = True) -> SessionNumbers:
-        """From what the file says of itself.
+        """From the summary of a session file.
 
         Args:
-            summary: What it says.
-            alone: Whether no other session was collected together with it.
+            summary: The summary.
+            alone: Whether it was collected alone.
         """
         counts, collection = summary.counts, summary.provenance.collection
         values = {finding["rule"]: finding["value"] for finding in summary.audit}
@@ -158,7 +160,7 @@ class SessionNumbers:
 
     @property
     def success_rate(self) -> float | None:
-        """Share of the requested symbols that the source answered for; None when none was."""
+        """Share of the requested symbols that the source answered for; None without any."""
         return (self.rows + self.no_print) / self.requested if self.requested else None
 
 
@@ -168,13 +170,13 @@ class YearNumbers:
 
     Args:
         year: The year.
-        counts: Its sessions by state; those that are not due yet included.
+        counts: Its sessions by state, including those that are not due yet.
         rows: Bars published.
         answered: Share of the requested symbols that the source answered for, over all published
             sessions; None when there is none.
-        failed: Symbols to ask again, failed and pending, in the published sessions.
-        behind: Sessions that the symbol-years don't show as they are now.
-        whole: Whether the last publication of the symbol-years came to its end.
+        failed: Symbols to retry (failed or pending) in the published sessions.
+        behind: Sessions whose current version is not in the symbol-years.
+        whole: Whether the last publication of the symbol-years was completed.
     """
 
     year: int
@@ -197,28 +199,28 @@ class YearNumbers:
 
     @property
     def current(self) -> bool:
-        """Do the symbol-years show the sessions as they are now?"""
+        """Are the symbol-years up to date with the sessions?"""
         return self.whole and not self.behind
 
     @property
     def symbol_years(self) -> str:
-        """How the symbol-years stand, in words."""
+        """The state of the symbol-years, in words."""
         if self.behind:
-            return f"{_many(self.behind, 'session')} behind"
+            return f"{many(self.behind, 'session')} out of date"
         if not self.whole:
-            return "cut off, or under way"
-        return "as new" if self.published else "–"
+            return "interrupted, or in progress"
+        return "up to date" if self.published else "–"
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number of the newest session, and the same of the sessions before.
+    """One number of the newest session, and of the sessions before it.
 
     Args:
         name: What it is.
-        unit: How it is written: "count", "share" or "seconds".
-        newest: Of the newest session; None if unknown.
-        before: Of the sessions before, ascending, where it is known.
+        unit: How it is formatted: "count", "share" or "seconds".
+        newest: Its value in the newest session; None if unknown.
+        before: Its values in the sessions before, ascending, where they are known.
     """
 
     name: str
@@ -233,7 +235,7 @@ class Measure:
 
     @property
     def change(self) -> str:
-        """How far the newest is from the usual, as a person reads it."""
+        """The difference between the newest value and the usual one, formatted."""
         if self.newest is None or self.usual is None:
             return "–"
         if self.unit == "share":
@@ -247,12 +249,12 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
-class SilentSymbol:
-    """A symbol that printed every session, and then no more.
+class StoppedSymbol:
+    """A symbol that traded in every session and then stopped.
 
     Args:
         symbol: The symbol.
-        last: The last session with a bar of it.
+        last: The last session in which it has a bar.
         close: Its last price there, in dollars.
         volume: Shares traded there.
     """
@@ -265,16 +267,16 @@ class SilentSymbol:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Requests of the last day (UTC) on which something was collected, as the sessions tell.
+    """Requests on the last day (UTC) with a collection, from what the sessions record.
 
-    A session remembers its last collection only, so what was since collected again is not counted.
+    A session records only its last collection, so one that was later replaced is not counted.
 
     Args:
         day: The day.
-        collections: Collections that began on it.
-        requests, retries, throttled: Requests sent by them, those sent again, those answered 429.
+        collections: Collections that started on that day.
+        requests, retries, throttled: Requests sent, retries among them, and answers of 429.
         minutes: Time during which at least one of them ran.
-        per_minute: Requests a minute that the plan allows.
+        per_minute: Requests per minute that the plan allows.
     """
 
     day: date
@@ -287,8 +289,8 @@ class Usage:
 
     @property
     def share(self) -> float | None:
-        """Requests sent, as a share of those that the plan allows in these minutes."""
-        # The first request of a collection waits for none: 31 in the time of 30 are no excess.
+        """Requests sent, as a share of what the plan allows in these minutes."""
+        # The first request of a collection does not wait: 31 in the time of 30 are allowed.
         allowed = self.per_minute * self.minutes + self.collections
         return self.requests / allowed if self.minutes else None
 
@@ -298,8 +300,8 @@ class Step:
     """Something to do.
 
     Args:
-        why: What is wrong, and what a command can't do.
-        command: What to type, without the program's name; None when no command mends it.
+        why: What is wrong, and what must be done by hand.
+        command: The command, without the program's name; None when no command fixes it.
     """
 
     why: str
@@ -313,7 +315,7 @@ class Damage:
     Args:
         where: Where it is.
         step: What to do about it.
-        session: The session whose file it is, if it is one that should be there.
+        session: The session that the file belongs to, if that session is due.
     """
 
     where: str
@@ -322,13 +324,13 @@ class Damage:
 
     @classmethod
     def of_session(cls, where: str, session: date | None) -> Damage:
-        """A session's file, or what lies in its place."""
+        """Damage to a session's file, or an object in its place."""
         command = None if session is None else f"collect --session {session}"
         return cls(where, Step(f"damaged: {where}", command), session)
 
     @classmethod
     def of_manifest(cls, where: str, year: int) -> Damage:
-        """A year's manifest."""
+        """Damage to a year's manifest."""
         return cls(where, Step(f"damaged: {where}: delete it, then", f"publish --year {year}"))
 
 
@@ -337,23 +339,23 @@ class Overview:
     """The lake's state.
 
     Args:
-        now: The instant of looking, UTC.
+        now: When it was read, UTC.
         uri: Where the lake is.
-        source: Whose bars it holds; None for a lake that was never written to.
-        held: Its due sessions against the calendar, and no others.
-        states: Every session from the first to the end of the newest year, ascending.
-        sessions: What is known of each of these that is published or incomplete, ascending.
+        source: The source of its bars; None for a lake that was never written to.
+        held: The coverage of its due sessions.
+        states: The state of every session from the first to the end of the newest year, ascending.
+        sessions: The numbers of each of these that is published or incomplete, ascending.
         years: Each year, ascending.
-        measures: The newest published session against those before; empty without one.
-        silent: The symbols that fell silent, the most traded first; None when the lake holds too
-            few sessions to tell.
-        usage: Requests used; None when no session tells.
+        measures: The newest published session compared with those before; empty without one.
+        stopped: The symbols that stopped trading, the most traded first; None when the lake holds
+            too few sessions to tell.
+        usage: Requests used; None when no session records any.
         restatements: The newest changes (`lake.restatements.SCHEMA`), newest first.
         damaged: What can't be read.
-        narrow: The published sessions that were asked for fewer symbols than their universe has
+        narrow: The published sessions collected for fewer symbols than their universe has
             now, ascending.
-        unlisted: The chosen symbols that are not on the source's list, ascending.
-        securities: What happened to securities of late; None when none were derived.
+        unlisted: The configured symbols that are not on the source's list, ascending.
+        securities: Recent changes of securities; None when none were derived.
     """
 
     now: datetime
@@ -364,7 +366,7 @@ class Overview:
     sessions: dict[date, SessionNumbers]
     years: Sequence[YearNumbers]
     measures: Sequence[Measure]
-    silent: Sequence[SilentSymbol] | None
+    stopped: Sequence[StoppedSymbol] | None
     usage: Usage | None
     restatements: pa.Table
     damaged: Sequence[Damage]
@@ -410,14 +412,14 @@ class Overview:
 
     @cached_property
     def holes(self) -> list[date]:
-        """The sessions that are missing; those that can't be read are told as damaged."""
+        """The sessions that are missing. One that can't be read counts as damaged instead."""
         damaged = frozenset(damage.session for damage in self.damaged)
         missing = [day for day, state in self.states.items() if state is SessionState.MISSING]
         return [day for day in missing if day not in damaged]
 
     @property
     def behind(self) -> list[YearNumbers]:
-        """Years whose symbol-years don't show their published sessions as they are now."""
+        """Years whose symbol-years are out of date."""
         return [year for year in self.years if not year.current]
 
     @property
@@ -426,7 +428,7 @@ class Overview:
 
         None for those that are not published.
         """
-        begun = [day for day, s in self.states.items() if s is not SessionState.UNTOUCHED]
+        begun = [day for day, s in self.states.items() if s is not SessionState.NOT_COLLECTED]
         days = [day for day in begun if day in self.held.sessions][-HISTORY:]
         return {day: self.sessions[day] if self.states[day] in _PUBLISHED else None for day in days}
 
@@ -435,15 +437,19 @@ class Overview:
         """The verdict."""
         if self.damaged or self.holes or self.counts[SessionState.INCOMPLETE]:
             return Health.BAD
-        if self.counts[SessionState.UNTOUCHED] or self.counts[SessionState.FLAWED] or self.behind:
-            return Health.LOOSE_ENDS
+        if (
+            self.counts[SessionState.NOT_COLLECTED]
+            or self.counts[SessionState.FLAWED]
+            or self.behind
+        ):
+            return Health.UNFINISHED
         if self.securities and self.securities.behind:
-            return Health.LOOSE_ENDS
+            return Health.UNFINISHED
         return Health.GOOD
 
     @property
     def status(self) -> LakeStatus:
-        """What a job that watches the lake needs to know."""
+        """The status that a monitoring job needs."""
         newest = self.newest_due
         if self.health is Health.BAD or (newest and self.states[newest] not in _PUBLISHED):
             return LakeStatus.BROKEN
@@ -462,8 +468,8 @@ class Overview:
             return "The lake is empty."
         return {
             Health.GOOD: "The lake is good.",
-            Health.LOOSE_ENDS: "What the lake holds is good. There is more to do.",
-            Health.BAD: "The lake needs you.",
+            Health.UNFINISHED: "The published data is good. Some work is left.",
+            Health.BAD: "The lake needs attention.",
         }[self.health]
 
     @property
@@ -474,95 +480,96 @@ class Overview:
         last = f"up to {self.newest_due}"
         if self.health is Health.GOOD:
             return (
-                f"All {_many(self.due, 'session')} {last} are published, and every symbol of them "
-                "was answered."
+                f"All {many(self.due, 'session')} {last} are published, and the source "
+                "answered for every symbol."
             )
         flawed, incomplete = self.counts[SessionState.FLAWED], self.counts[SessionState.INCOMPLETE]
-        untouched = self.counts[SessionState.UNTOUCHED]
+        untouched = self.counts[SessionState.NOT_COLLECTED]
         behind = _listed([str(year.year) for year in self.behind])
-        told = [
-            (len(self.damaged), f"{_many(len(self.damaged), 'object')} can't be read"),
-            (len(self.holes), self._told_holes()),
+        reasons = [
+            (len(self.damaged), f"{many(len(self.damaged), 'object')} can't be read"),
+            (len(self.holes), self._missing_text()),
             (incomplete, f"{incomplete:,} did not pass the audit"),
-            (untouched, f"{untouched:,} of the history were not collected yet"),
-            (flawed, f"{_many(flawed, 'published session')} {_have(flawed)} symbols to ask again"),
-            (len(self.behind), f"the files per symbol of {behind} are behind"),
-            (len(self._derive()), "securities and factors are behind"),
+            (untouched, f"{untouched:,} of the history have not been collected yet"),
+            (
+                flawed,
+                f"{many(flawed, 'published session')} {_has_or_have(flawed)} symbols to retry",
+            ),
+            (len(self.behind), f"the per-symbol files of {behind} are out of date"),
+            (len(self._derive()), "securities and factors are out of date"),
         ]
-        reasons = "; ".join(text for count, text in told if count)
-        return (
-            f"{self.published:,} of {_many(self.due, 'session')} {last} are published; {reasons}."
-        )
+        text = "; ".join(reason for count, reason in reasons if count)
+        return f"{self.published:,} of {many(self.due, 'session')} {last} are published; {text}."
 
     @property
     def steps(self) -> list[Step]:
-        """What to do, in the order in which to do it; empty when there is nothing."""
+        """What to do, in order; empty when there is nothing."""
         return [
-            *self._mend(),
+            *self._fix_damage(),
             *self._collect(),
             *self._repair(),
-            *self._widen(),
+            *self._add_symbols(),
             *self._publish(),
             *self._derive(),
         ]
 
     @property
     def decisions(self) -> list[Step]:
-        """What is the user's to decide. The lake is none the worse: nothing of it is applied."""
+        """What the user has to decide. It does not affect the health of the lake."""
         news = self.securities
         waiting = [*news.undecided, *news.suspected] if news else []
         if not waiting:
             return []
         wait = "waits" if len(waiting) == 1 else "wait"
-        return [Step(f"{_many(len(waiting), 'finding')} {wait} for your decision", "decide")]
+        return [Step(f"{many(len(waiting), 'finding')} {wait} for your decision", "decide")]
 
-    def _told_holes(self) -> str:
+    def _missing_text(self) -> str:
         if self.holes == [self.newest_due]:
-            return "the newest one is missing"
+            return "the newest is missing"
         newest = ", the newest among them" if self.newest_due in self.holes else ""
-        return f"{len(self.holes):,} {_are(self.holes)} missing{newest}"
+        return f"{len(self.holes):,} {_is_or_are(self.holes)} missing{newest}"
 
-    def _mend(self) -> list[Step]:
+    def _fix_damage(self) -> list[Step]:
         return [damage.step for damage in self.damaged]
 
     def _collect(self) -> list[Step]:
-        # What is damaged counts as missing, too, and is asked for already.
+        # A damaged session also counts as missing, and has a step of its own.
         damaged = frozenset(damage.session for damage in self.damaged)
         gaps = [gap for gap in self.held.gaps if gap[2] > 1 or gap[0] not in damaged]
-        if len(gaps) > SPELLED_OUT:
+        if len(gaps) > LISTED_ONE_BY_ONE:
             sessions = sum(count for _, _, count in gaps)
-            why = f"missing: {_many(sessions, 'session')} in {len(gaps):,} gaps"
+            why = f"missing: {many(sessions, 'session')} in {len(gaps):,} gaps"
             return [Step(why, "backfill")]
         return [
-            Step(f"missing: {_many(count, 'session')}", f"backfill --from {first} --to {last}")
+            Step(f"missing: {many(count, 'session')}", f"backfill --from {first} --to {last}")
             for first, last, count in gaps
         ]
 
     def _repair(self) -> list[Step]:
         damaged = frozenset(damage.session for damage in self.damaged)
-        # Of both, the one that waits lacks more.
-        told = {s.session: s.counts for s in (*self.held.published, *self.held.waiting)}
+        # A session can be published and incomplete; the incomplete one lacks more symbols.
+        counts = {s.session: s.counts for s in (*self.held.published, *self.held.waiting)}
         days = [day for day in self.held.to_repair if day not in damaged]
-        # An interrupted backfill leaves up to three windows of them, all in a row.
+        # An interrupted backfill leaves up to three windows of adjacent incomplete sessions.
         runs = [(day, day) for day in days]
-        if len(days) > SPELLED_OUT:
+        if len(days) > LISTED_ONE_BY_ONE:
             runs = spans(days, list(self.held.sessions))
         steps = []
         for first, last in runs:
-            held = [told[day] for day in days if first <= day <= last]
-            failed, pending = (sum(counts[state] for counts in held) for state in _UNANSWERED)
+            held = [counts[day] for day in days if first <= day <= last]
+            failed, pending = (sum(each[state] for each in held) for state in _UNANSWERED)
             what, which = f"{first}", f"--session {first}"
             if first != last:
-                what = f"{_many(len(held), 'session')} from {first} to {last}"
+                what = f"{many(len(held), 'session')} from {first} to {last}"
                 which = f"--from {first} --to {last}"
             why = f"{failed:,} failed, {pending:,} pending"
             if not failed and not pending:
-                why = "answered whole, did not pass"
+                why = "complete, but did not pass its audit"
             steps.append(Step(f"{what}: {why}", f"collect {which} --repair"))
         return steps
 
-    def _widen(self) -> list[Step]:
-        # A repair of the others asks for these symbols, too.
+    def _add_symbols(self) -> list[Step]:
+        # A repair of the other sessions requests these symbols, too.
         days = [day for day in self.narrow if day not in frozenset(self.held.to_repair)]
         steps = []
         for first, last in spans(days, list(self.held.sessions)):
@@ -571,7 +578,7 @@ class Overview:
             if first == last:
                 steps.append(Step(f"{first}: {widest}", f"collect --session {first} --repair"))
             else:
-                what = f"{_many(count, 'session')} from {first} to {last}"
+                what = f"{many(count, 'session')} from {first} to {last}"
                 command = f"collect --from {first} --to {last} --repair"
                 steps.append(Step(f"{what}: {widest}", command))
         return steps
@@ -580,20 +587,20 @@ class Overview:
         news = self.securities
         if not news or not news.behind:
             return []
-        why = f"securities and factors know the sessions up to {news.derived}"
-        return [Step(f"{why}, and there are some up to {news.published}", "securities")]
+        why = f"securities and factors cover sessions up to {news.derived}"
+        return [Step(f"{why}, the lake has {news.published}", "securities")]
 
     def _publish(self) -> list[Step]:
         damaged = {damage.step.command for damage in self.damaged}
         behind = [y for y in self.behind if f"publish --year {y.year}" not in damaged]
         if len(behind) > 1:
             years = _listed([str(year.year) for year in behind])
-            return [Step(f"files per symbol behind: {years}", "publish")]
+            return [Step(f"per-symbol files out of date: {years}", "publish")]
         return [
             Step(
-                f"files per symbol of {year.year} behind: {_many(year.behind, 'session')}"
+                f"per-symbol files of {year.year} out of date: {many(year.behind, 'session')}"
                 if year.behind
-                else f"the publication of {year.year} was cut off, or is under way",
+                else f"the publication of {year.year} was interrupted, or is in progress",
                 f"publish --year {year.year}",
             )
             for year in behind
@@ -604,7 +611,7 @@ _PUBLISHED = (SessionState.PUBLISHED, SessionState.FLAWED)
 
 
 def overview(
-    lake: Lake,
+    lake: LakeFiles,
     *,
     first: date,
     due: date,
@@ -612,23 +619,23 @@ def overview(
     requests_per_minute: int,
     chosen: Sequence[str] | None = None,
 ) -> Overview:
-    """Look at a lake; one that is not there holds nothing.
+    """Read the state of a lake; one that does not exist holds nothing.
 
     Args:
         lake: The lake.
         first: Its first session.
-        due: The day up to which, included, its sessions should be there.
+        due: The last day whose session should be in the lake.
         now: The time, UTC.
-        requests_per_minute: What the source's plan allows.
+        requests_per_minute: Requests per minute that the source's plan allows.
         chosen: The symbols that are collected instead of the source's list; None for all of it.
 
     Raises:
         StoreError: The lake can't be reached.
-        OutsideCalendar: `first` or `due` is of a time whose sessions nobody knows.
+        OutsideCalendar: `first` or `due` is outside the calendar.
     """
     everything = coverage(lake, market_calendar.sessions(first, due))
-    # Others are neither counted nor told of: no command collects one of before the first session,
-    # or one whose partition is still to appear.
+    # Sessions outside this range are neither counted nor listed: no command collects a session
+    # before the first one, or one whose partition does not exist yet.
     held = replace(
         everything,
         published=[each for each in everything.published if each.session in everything.sessions],
@@ -657,7 +664,9 @@ def overview(
         sessions=sessions,
         years=years,
         measures=_measures([sessions[day] for day in published[-COMPARED - 1 :]], bars),
-        silent=_silent([bars[day] for day in published[-PRINTED - SILENT :] if day in bars]),
+        stopped=_stopped(
+            [bars[day] for day in published[-TRADED_FOR - ABSENT_FOR :] if day in bars]
+        ),
         usage=_usage((*everything.published, *everything.waiting), requests_per_minute),
         restatements=_restatements(lake, damaged),
         damaged=damaged,
@@ -668,12 +677,12 @@ def overview(
 
 
 def _collection_of(summary: Summary) -> object:
-    """What sessions that were collected together have in common, and others don't."""
+    """A key that is equal for sessions that were collected together."""
     return summary.provenance.collection.get("started", summary.session)
 
 
 def _securities(
-    lake: Lake, published: Sequence[date], damaged: list[Damage]
+    lake: LakeFiles, published: Sequence[date], damaged: list[Damage]
 ) -> SecurityNews | None:
     try:
         return security_news(lake.store, published)
@@ -683,9 +692,9 @@ def _securities(
 
 
 def _universe(
-    lake: Lake, held: Coverage, chosen: Sequence[str] | None, damaged: list[Damage]
+    lake: LakeFiles, held: Coverage, chosen: Sequence[str] | None, damaged: list[Damage]
 ) -> tuple[dict[date, Narrow], tuple[str, ...]]:
-    """The narrow sessions and the unlisted symbols; a damaged list is added to the damaged."""
+    """The narrow sessions and the unlisted symbols; a damaged list is appended to `damaged`."""
     try:
         listed = lake.universe() if chosen else None
         return narrow(lake, held.published, chosen), (
@@ -699,13 +708,13 @@ def _universe(
 def _states(
     held: Coverage, first: date, due: date, few: Collection[date]
 ) -> dict[date, SessionState]:
-    """Every session from the first to the end of the year of the newest."""
+    """The state of every session from the first to the end of the newest year."""
     flawed = frozenset((*held.to_repair, *few))
     begun = next((day for day, how in held.sessions.items() if how is not Held.MISSING), date.max)
     found = {
         day: SessionState.INCOMPLETE
         if how is Held.INCOMPLETE
-        else (SessionState.UNTOUCHED if day < begun else SessionState.MISSING)
+        else (SessionState.NOT_COLLECTED if day < begun else SessionState.MISSING)
         if how is Held.MISSING
         else SessionState.FLAWED
         if day in flawed
@@ -719,7 +728,7 @@ def _states(
     )
 
 
-def _damaged(lake: Lake, held: Coverage) -> list[Damage]:
+def _damaged(lake: LakeFiles, held: Coverage) -> list[Damage]:
     """The session files that can't be read."""
     if not held.damaged:
         return []
@@ -731,8 +740,8 @@ def _damaged(lake: Lake, held: Coverage) -> list[Damage]:
     return [Damage.of_session(where, places.get(where)) for where in held.damaged]
 
 
-def _bars(lake: Lake, days: Sequence[date], damaged: list[Damage]) -> dict[date, pa.Table]:
-    """The bars of these sessions; what can't be read is added to the damaged."""
+def _bars(lake: LakeFiles, days: Sequence[date], damaged: list[Damage]) -> dict[date, pa.Table]:
+    """The bars of these sessions; files that can't be read are appended to `damaged`."""
 
     def read(day: date) -> pa.Table | None:
         key = layout.session_key(day)
@@ -750,7 +759,7 @@ def _bars(lake: Lake, days: Sequence[date], damaged: list[Damage]) -> dict[date,
 
 
 def _years(
-    lake: Lake,
+    lake: LakeFiles,
     states: Mapping[date, SessionState],
     sessions: Mapping[date, SessionNumbers],
     damaged: list[Damage],
@@ -790,8 +799,8 @@ def _years(
     return found
 
 
-def _manifest(lake: Lake, year: int) -> Manifest:
-    """What the symbol-years were made from; an empty one when they never were made."""
+def _manifest(lake: LakeFiles, year: int) -> Manifest:
+    """The manifest of a year's symbol-years; an empty one if they were never published."""
     key = layout.manifest_key(year)
     try:
         with suppress(BrokenFileError):  # the footer may be longer than guessed
@@ -802,17 +811,17 @@ def _manifest(lake: Lake, year: int) -> Manifest:
     return SymbolYears(lake.store).manifest(year)
 
 
-def _measures(told: Sequence[SessionNumbers], bars: Mapping[date, pa.Table]) -> list[Measure]:
-    if not told:
+def _measures(numbers: Sequence[SessionNumbers], bars: Mapping[date, pa.Table]) -> list[Measure]:
+    if not numbers:
         return []
     volumes = {day: float(pc.sum(table["volume"]).as_py() or 0) for day, table in bars.items()}
     rows: list[tuple[str, str, list[float | None]]] = [
-        ("bars", "count", [each.rows for each in told]),
-        ("volume traded", "count", [volumes.get(each.session) for each in told]),
-        ("to ask again", "count", [each.failed + each.pending for each in told]),
-        ("success rate", "share", [each.success_rate for each in told]),
-        ("coverage", "share", [each.coverage for each in told]),
-        ("duration", "seconds", [each.duration for each in told]),
+        ("bars", "count", [each.rows for each in numbers]),
+        ("volume traded", "count", [volumes.get(each.session) for each in numbers]),
+        ("to retry", "count", [each.failed + each.pending for each in numbers]),
+        ("success rate", "share", [each.success_rate for each in numbers]),
+        ("coverage", "share", [each.coverage for each in numbers]),
+        ("duration", "seconds", [each.duration for each in numbers]),
     ]
     return [
         Measure(name, unit, values[-1], [value for value in values[:-1] if value is not None])
@@ -820,21 +829,21 @@ def _measures(told: Sequence[SessionNumbers], bars: Mapping[date, pa.Table]) -> 
     ]
 
 
-def _silent(tables: Sequence[pa.Table]) -> list[SilentSymbol] | None:
-    """The symbols that fell silent in these sessions, the newest; None when they are too few."""
-    if len(tables) < PRINTED + SILENT:
+def _stopped(tables: Sequence[pa.Table]) -> list[StoppedSymbol] | None:
+    """The symbols that stopped trading in these newest sessions; None for too few sessions."""
+    if len(tables) < TRADED_FOR + ABSENT_FOR:
         return None
     names = [frozenset(table["symbol"].to_pylist()) for table in tables]
-    silent = frozenset.intersection(*names[:PRINTED]).difference(*names[PRINTED:])
-    last = tables[PRINTED - 1]
-    found = last.filter(pc.is_in(last["symbol"], pa.array(sorted(silent), pa.string())))
+    stopped = frozenset.intersection(*names[:TRADED_FOR]).difference(*names[TRADED_FOR:])
+    last = tables[TRADED_FOR - 1]
+    found = last.filter(pc.is_in(last["symbol"], pa.array(sorted(stopped), pa.string())))
     columns = ("symbol", "session", "close", "volume")
     rows = found.sort_by([("volume", "descending"), ("symbol", "ascending")]).select(columns)
-    return [SilentSymbol(*row.values()) for row in rows.to_pylist()]
+    return [StoppedSymbol(*row.values()) for row in rows.to_pylist()]
 
 
 def _usage(summaries: Iterable[Summary], per_minute: int) -> Usage | None:
-    # Sessions that were collected together have the same numbers of the same collection.
+    # Sessions that were collected together carry the numbers of the same collection.
     collections = {
         collection["started"]: collection
         for summary in summaries
@@ -868,7 +877,7 @@ def _busy_seconds(collections: Iterable[Mapping[str, str]]) -> float:
     return busy
 
 
-def _restatements(lake: Lake, damaged: list[Damage]) -> pa.Table:
+def _restatements(lake: LakeFiles, damaged: list[Damage]) -> pa.Table:
     try:
         return Restatements(lake.store).newest(RESTATEMENTS)
     except BrokenFileError as error:
@@ -877,7 +886,7 @@ def _restatements(lake: Lake, damaged: list[Damage]) -> pa.Table:
 
 
 def written(value: float | None, unit: str) -> str:
-    """A number as a person reads it; a share is cut, so that 100 % means all.
+    """A formatted number. A share is rounded down, so that 100 % means all.
 
     Args:
         value: The number; None reads as a dash.
@@ -891,8 +900,8 @@ def written(value: float | None, unit: str) -> str:
     return f"{value:,.1f} s" if unit == "seconds" else f"{value:,.0f}"
 
 
-def changed_values(log: pa.Table) -> list[tuple[dict[str, Any], str]]:
-    """Each row of a restatement log, and what changed in it, for a person."""
+def restated_rows(log: pa.Table) -> list[tuple[dict[str, Any], str]]:
+    """Each row of a restatement log, and a description of the change."""
     return [(row, _what_changed(row)) for row in log.to_pylist()]
 
 
@@ -907,7 +916,7 @@ def _what_changed(row: Mapping[str, Any]) -> str:
 
 
 def _whole(value: object) -> str:
-    """A value with every digit; a price of a thousandth of a cent is no 1e-05."""
+    """A value with all its digits, never in exponential notation."""
     if isinstance(value, float):
         return f"{value:.12f}".rstrip("0").ljust(len(f"{value:.0f}") + 2, "0")
     return str(value)
@@ -920,20 +929,16 @@ def _counts(states: Iterable[SessionState]) -> dict[SessionState, int]:
     return found
 
 
-def _many(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
-
-
-def _are(things: Sequence[object]) -> str:
+def _is_or_are(things: Sequence[object]) -> str:
     return "is" if len(things) == 1 else "are"
 
 
-def _have(count: int) -> str:
+def _has_or_have(count: int) -> str:
     return "has" if count == 1 else "have"
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of others."""
     if len(names) > 3:
         return f"{', '.join(names[:2])} and {len(names) - 2:,} more years"
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -1,10 +1,10 @@
 """The page: the overview as one HTML file that needs nothing else.
 
-Belongs here: what stands where and in which words. Does not belong here: what is true of the lake
+Belongs here: layout and wording of the page. Does not belong here: the state of the lake
 (`numbers`), shapes (`pictures`).
 
-No script, no request: it can be opened from a bucket, a mail or a disk, and it still says the same
-in ten years.
+No script and no request: it opens from a bucket, an email or a disk, and depends on nothing else
+that could be gone in ten years.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from datalake_assets.collection.bars import price_text
 from datalake_assets.overview import pictures
 from datalake_assets.overview.numbers import (
+    ABSENT_FOR,
     COMPARED,
-    PRINTED,
-    SILENT,
+    TRADED_FOR,
     Overview,
     SessionNumbers,
     SessionState,
-    changed_values,
+    restated_rows,
     written,
 )
 from datalake_assets.overview.securities import LISTED
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import jinja2
 
 _LISTED = 50
-"""Rows of a list; of longer ones the page tells how many more there are."""
+"""The most rows of a list. The page says how many more there are."""
 
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
@@ -46,9 +46,9 @@ class Chart:
     Args:
         name: What it is.
         svg: The picture.
-        last, low, high: The newest, the lowest and the highest value, as a person reads them.
-        limit: The audit's threshold, as a person reads it; empty without one.
-        values: Each session's value, as a person reads it.
+        last, low, high: The newest, the lowest and the highest value, formatted.
+        limit: The audit's threshold, formatted; empty without one.
+        values: Each session's value, formatted.
     """
 
     name: str
@@ -65,7 +65,7 @@ def render(overview: Overview, program: str = "datalake") -> str:
 
     Args:
         overview: What it shows.
-        program: How the program is called in the commands that it tells.
+        program: The name of the program in the commands shown.
     """
     from markupsafe import Markup
 
@@ -93,10 +93,10 @@ def render(overview: Overview, program: str = "datalake") -> str:
             spans=_spans(overview.states),
             charts=[(chart, Markup(chart.svg)) for chart in charts],
             history=overview.history,
-            restated=changed_values(overview.restatements),
+            restated=restated_rows(overview.restatements),
             compared=COMPARED,
-            printed=PRINTED,
-            silent_sessions=SILENT,
+            traded_for=TRADED_FOR,
+            absent_for=ABSENT_FOR,
             listed=_LISTED,
             news=overview.securities,
             news_listed=LISTED,
@@ -108,14 +108,14 @@ def render(overview: Overview, program: str = "datalake") -> str:
 
 
 def _day(day: date) -> str:
-    """As 3 Jul 2024, in one piece."""
+    """A date such as 3 Jul 2024, with non-breaking spaces."""
     return f"{day.day}\N{NO-BREAK SPACE}{day:%b}\N{NO-BREAK SPACE}{day.year}"
 
 
 def _drawn(half: pictures.HalfYear) -> dict[str, Any]:
     from markupsafe import Markup
 
-    # Drawn from dates and states alone: there is nothing in it to escape.
+    # Made from dates and states only: nothing needs escaping.
     return {"svg": Markup(half.svg), "columns": half.columns, "months": half.months}
 
 
@@ -137,7 +137,7 @@ def _of(overview: Overview, year: int) -> dict[date, SessionState]:
 
 
 def _by_month(states: Mapping[date, SessionState]) -> list[str]:
-    """For each month how many of its due sessions are published; empty for one without any."""
+    """For each month, how many of its due sessions are published; empty if none is due."""
     cells = [""] * 12
     for month, days in groupby(states, key=lambda day: day.month):
         due = [states[day] for day in days if states[day] is not SessionState.NOT_DUE]
@@ -148,7 +148,7 @@ def _by_month(states: Mapping[date, SessionState]) -> list[str]:
 
 
 def _spans(states: Mapping[date, SessionState]) -> list[tuple[date, date, int, SessionState]]:
-    """Sessions side by side that are due and not published whole, the newest first."""
+    """Runs of due sessions that are missing, incomplete or to retry, the newest first."""
     found = []
     for state, run in groupby(states.items(), key=lambda each: each[1]):
         days = [day for day, _ in run]
@@ -158,7 +158,7 @@ def _spans(states: Mapping[date, SessionState]) -> list[tuple[date, date, int, S
 
 
 def _charts(overview: Overview) -> list[Chart]:
-    told = list(overview.history.values())
+    history = list(overview.history.values())
     limits = overview.newest.thresholds if overview.newest else {}
     kinds: list[tuple[str, str, Callable[[SessionNumbers], float | None], float | None]] = [
         ("Bars", "count", lambda each: each.rows, None),
@@ -166,9 +166,9 @@ def _charts(overview: Overview) -> list[Chart]:
         ("Coverage", "share", lambda each: each.coverage, limits.get("coverage")),
         ("Duration", "seconds", lambda each: each.duration, None),
     ]
-    missing = [each is None for each in told]
+    missing = [each is None for each in history]
     return [
-        _chart(name, unit, [value(each) if each else None for each in told], limit, missing)
+        _chart(name, unit, [value(each) if each else None for each in history], limit, missing)
         for name, unit, value, limit in kinds
     ]
 
@@ -182,13 +182,13 @@ def _chart(
 ) -> Chart:
     known = [value for value in values if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
-    told = [written(low, unit), written(high, unit)] if known else ["–", "–"]
+    lowest, highest = (written(low, unit), written(high, unit)) if known else ("–", "–")
     last = written(values[-1] if values else None, unit)
     svg = pictures.line(
         f"chart-{name.lower().replace(' ', '-')}",
-        f"{name} of the newest {len(values)} sessions: {told[0]} to {told[1]}, the last {last}",
+        f"{name} of the newest {len(values)} sessions: {lowest} to {highest}, the last {last}",
         values,
-        # A share is held against what is asked for; between 99.99 and 100 % there is no drama.
+        # A share is drawn on a scale that includes its threshold, so that small changes look small.
         low=low if limit is None else min(low, limit - (1 - limit) / 2),
         high=1.0 if unit == "share" else high,
         limit=limit,
@@ -198,8 +198,8 @@ def _chart(
         name=name,
         svg=svg,
         last=last,
-        low=told[0],
-        high=told[1],
+        low=lowest,
+        high=highest,
         limit="" if limit is None else written(limit, unit),
         values=[written(value, unit) for value in values],
     )

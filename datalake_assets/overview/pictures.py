@@ -1,9 +1,9 @@
-"""The pictures: SVG, drawn here, as text.
+"""The pictures, written as SVG and PNG.
 
-Belongs here: shapes. Does not belong here: what they show (`numbers`), where they stand (`page`).
+Belongs here: shapes. Does not belong here: what they show (`numbers`), where they appear (`page`).
 
-A plotting library would be the heaviest thing that this program loads, for squares and lines.
-Colours are CSS variables of who shows the picture; each state has a shape of its own as well.
+A plotting library would be the heaviest dependency of this program, for squares and lines.
+Colours are CSS variables of the page that shows the picture. Each state also has its own shape.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SHAPES = {
         "m",
         '<path d="M.15.15h.7v.7h-.7zl.7.7m0-.7-.7.7" class="o" stroke="var(--missing)"/>',
     ),
-    SessionState.UNTOUCHED: (
+    SessionState.NOT_COLLECTED: (
         "u",
         '<path d="M.16.16h.68v.68H.16z" class="o" stroke="var(--later)"/>',
     ),
     SessionState.NOT_DUE: ("n", '<circle cx=".5" cy=".5" r=".13" fill="var(--later)"/>'),
 }
-"""For each state its letter, and its shape in a square of 1; `OUTLINE` styles the class o."""
+"""For each state its letter, and its shape in a unit square; `OUTLINE` styles the class o."""
 
 OUTLINE = ".o{fill:none;stroke-width:.13}"
 
@@ -61,7 +61,7 @@ COLOURS = {
         "later": "#7a838f",
     },
 }
-"""The variables, in both schemes. Of text 4.5 times as bright or dark as the card, of marks 3."""
+"""The variables, in both schemes. Contrast to the card: at least 4.5 for text, 3 for marks."""
 
 _REMARKS = {
     SessionState.FLAWED: ": repair",
@@ -73,13 +73,13 @@ _WEEKDAYS = 5
 
 @dataclass(frozen=True, slots=True)
 class HalfYear:
-    """The sessions of half a year, as a calendar: a column for each week, Monday on top.
+    """The sessions of half a year, as a calendar: a column for each week, Monday at the top.
 
     Args:
-        name: Which months, in words.
+        name: Its months, in words.
         svg: The picture.
-        columns: Its weeks.
-        months: Each month that begins in it, and how far from the left, as a share.
+        columns: Its number of weeks.
+        months: Each month that begins in it, and its distance from the left as a share.
     """
 
     name: str
@@ -89,7 +89,7 @@ class HalfYear:
 
 
 def shapes() -> str:
-    """What the calendars are made of, to stand once in the page before them."""
+    """The shapes that the calendars refer to; the page includes them once, before the calendars."""
     drawn = "".join(f'<g id="{letter}">{shape}</g>' for letter, shape in SHAPES.values())
     return f'<svg width="0" height="0" aria-hidden="true" class="shapes"><defs>{drawn}</defs></svg>'
 
@@ -101,7 +101,7 @@ def sample(state: SessionState) -> str:
 
 
 def calendar(year: int, states: Mapping[date, SessionState]) -> list[HalfYear]:
-    """A year in two halves, which a page puts beside or below each other.
+    """A year in two halves, which the page shows side by side or one below the other.
 
     Args:
         year: The year.
@@ -125,7 +125,7 @@ def _half(name: str, identifier: str, days: Mapping[date, SessionState]) -> Half
     months: dict[int, tuple[str, float]] = {}
     for day, state in days.items():
         column = (day - monday).days // 7
-        # There are thousands of them in a page: each byte counts.
+        # A page has thousands of these, so each byte counts.
         rows[day.weekday()].append(
             f"<use href=#{SHAPES[state][0]} x={column}>"
             f"<title>{day.day} {day:%b}{_REMARKS.get(state, '')}</title></use>"
@@ -145,10 +145,10 @@ def _half(name: str, identifier: str, days: Mapping[date, SessionState]) -> Half
 
 
 def tally(states: Iterable[SessionState]) -> str:
-    """How many sessions there are in each state, in words."""
+    """The number of sessions in each state, in words."""
     found = list(states)
-    told = [f"{count:,} {state}" for state in SessionState if (count := found.count(state))]
-    return ", ".join(told)
+    parts = [f"{count:,} {state}" for state in SessionState if (count := found.count(state))]
+    return ", ".join(parts)
 
 
 def line(
@@ -160,16 +160,16 @@ def line(
     limit: float | None = None,
     missing: Sequence[bool] = (),
 ) -> str:
-    """A line over sessions, as wide as its place, with gaps where there is no value.
+    """A line chart over sessions, as wide as its container, with gaps where there is no value.
 
     Args:
-        identifier: Of the picture, unlike any other of the page.
+        identifier: The picture's id, unique in the page.
         name: What it shows.
         values: One for each session, ascending.
-        low: What the bottom stands for.
-        high: What the top stands for.
+        low: The value at the bottom.
+        high: The value at the top.
         limit: A value to draw a line at.
-        missing: Whether to mark a session, for each of them.
+        missing: For each session, whether to mark it as missing.
     """
     span = (high - low) or 1.0
     step = 100 / max(1, len(values) - 1)
@@ -179,18 +179,18 @@ def line(
 
     drawn, number = [], 0
     for known, run in groupby(values, key=lambda value: value is not None):
-        told = list(run)
+        run_values = list(run)
         points = [
             f"{round((number + offset) * step, 2):g} {place(value):g}"
-            for offset, value in enumerate(told)
+            for offset, value in enumerate(run_values)
             if value is not None
         ]
         if known:
-            # Alone, a point is a line of no length; its round end is seen.
+            # A single point is a line of length zero; its round cap makes it visible.
             drawn.append(
                 f'<path class="line" d="M{"L".join(points)}{"" if points[1:] else "h0"}"/>'
             )
-        number += len(told)
+        number += len(run_values)
     if any(missing):
         places = [round(at * step, 2) for at, gone in enumerate(missing) if gone]
         drawn.append(f'<path class="none" d="{"".join(f"M{x:g} 30v-4" for x in places)}"/>')
@@ -207,18 +207,18 @@ def line(
 
 _BY_WEEK = {
     SessionState.NOT_DUE: ("#858d97", 1),
-    SessionState.UNTOUCHED: ("#858d97", 2),
+    SessionState.NOT_COLLECTED: ("#858d97", 2),
     SessionState.PUBLISHED: ("#23856a", 10),
     SessionState.FLAWED: ("#b26a00", 8),
     SessionState.INCOMPLETE: ("#9a3fb0", 6),
     SessionState.MISSING: ("#c9302c", 4),
 }
-"""Colour and height of a week that has this state, and none that stands behind it: told apart on
-light ground, on dark, and without colour."""
+"""Colour and height of a week whose worst session has this state (a later entry is worse). The
+states can be told apart on a light and a dark background, and without colour."""
 
 
 def weeks(states: Mapping[date, SessionState]) -> bytes:
-    """The whole history as a PNG of some hundred bytes: a row a year, the newest on top.
+    """The whole history as a PNG of a few hundred bytes: one row per year, the newest at the top.
 
     Dagster shows a picture without a click only when it is shorter than 1,000 characters.
 
@@ -236,7 +236,7 @@ def weeks(states: Mapping[date, SessionState]) -> bytes:
     for year in years:
         found = [worst.get((year, week), 0) for week in range(53)]
         for y in range(pitch):
-            # Colour 0 is none. A cell is as high as its state says, and stands on its row's ground.
+            # Colour 0 is transparent. A cell's height shows its state; cells align at the bottom.
             row = [
                 at if at and tall - _BY_WEEK[order[at - 1]][1] <= y < tall else 0 for at in found
             ]
@@ -260,7 +260,7 @@ def weeks(states: Mapping[date, SessionState]) -> bytes:
 
 
 def history(states: Mapping[date, SessionState], title: str) -> str:
-    """The whole history as one picture that stands by itself, small enough for an event.
+    """The whole history as one self-contained SVG, small enough for a Dagster event.
 
     Args:
         states: Every session, ascending.
@@ -291,13 +291,13 @@ def history(states: Mapping[date, SessionState], title: str) -> str:
     legend: list[str] = []
     across, down = float(label), height - 26
     for state in (s for s in SessionState if s in states.values()):
-        told = "to ask again" if state is SessionState.FLAWED else str(state)
-        room = 20 + 5.2 * len(told)
+        name = "to retry" if state is SessionState.FLAWED else str(state)
+        room = 20 + 5.2 * len(name)
         if across + room > width:
             across, down = float(label), down + 14
         legend.append(
             f'<g transform="translate({across:g} {down}) scale(8)">{SHAPES[state][1]}</g>'
-            f'<text x="{across + 11:g}" y="{down + 7.5}">{escape(told)}</text>'
+            f'<text x="{across + 11:g}" y="{down + 7.5}">{escape(name)}</text>'
         )
         across += room
     patterns = "".join(
@@ -322,7 +322,7 @@ def history(states: Mapping[date, SessionState], title: str) -> str:
 
 
 def _runs(places: Sequence[tuple[int, int]]) -> str:
-    """A path around these squares, one rectangle for those beside each other: 8 KB, not 80."""
+    """A path around these squares, one rectangle per run of neighbours: 8 KB instead of 80."""
     return "".join(
         f"M{first} {row}h{length}v1H{first}z"
         for row in range(_WEEKDAYS)
@@ -331,8 +331,8 @@ def _runs(places: Sequence[tuple[int, int]]) -> str:
 
 
 def _spans(columns: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Columns side by side, ascending: the first of each span, and how many."""
-    # Neighbours differ from their rank by the same.
+    """The runs of consecutive columns, ascending: the first of each, and its length."""
+    # Consecutive columns have the same difference from their rank.
     for _, run in groupby(enumerate(columns), key=lambda pair: pair[1] - pair[0]):
         found = [column for _, column in run]
         yield found[0], len(found)

@@ -1,6 +1,6 @@
-"""Securities and actions of late: what changed, what splits and pays, and what is to be decided.
+"""Recent changes of securities: renames, ends, splits, dividends, and what needs a decision.
 
-Belongs here: choosing what a person acts on from the tables of securities. Does not belong here:
+Belongs here: selecting what a person acts on from the tables of securities. Does not belong here:
 how it is drawn, and how the tables are derived.
 """
 
@@ -21,25 +21,25 @@ from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store
 
 LATEST = 20
-"""The newest sessions that are looked at: about a month."""
+"""How many of the newest sessions are searched: about a month."""
 
 LISTED = 10
 """Rows of each kind, the newest first."""
 
 KNOWN = 20
-"""Sessions that the lake must have before a security's first bar for it to be a new one: what
+"""How many sessions the lake must have before a security's first bar for it to count as new: what
 rarely trades has no bar in the first sessions of a lake either."""
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
-    """Something that happened to a security.
+class SecurityEvent:
+    """An event in the life of a security.
 
     Args:
-        day: The day from which on the price knows it; of a security that began, its first session;
-            of a ticker that ended, its last one.
-        symbol: Its ticker then.
-        what: In a few words.
+        day: The effective date; the first session of a new security, the last session of a ticker
+            that ended.
+        symbol: Its ticker on that day.
+        what: A short description.
     """
 
     day: date
@@ -48,14 +48,14 @@ class Happening:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
-    """Something to look at.
+class OpenFinding:
+    """A finding that needs a decision or an explanation.
 
     Args:
-        day: The day that it is about; None if it is about none.
+        day: The day that it concerns, if any.
         symbol: The ticker.
-        what: What was found, in a sentence.
-        decide: What to type, or where to look.
+        what: The finding, in a sentence.
+        decide: The command to type, or where to look.
     """
 
     day: date | None
@@ -66,41 +66,41 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class SecurityNews:
-    """What happened to securities of late.
+    """Recent changes of securities.
 
     Args:
-        since: The first session that was looked at.
-        derived: The newest session that the tables know.
+        since: The first session that was searched.
+        derived: The newest session that the tables cover.
         published: The newest session of the lake.
         changed: Renames, ends and new securities, newest first.
-        undecided: Actions that are not applied until somebody decides, newest first.
+        undecided: Actions that are not applied until the user decides, newest first.
         suspected: Jumps that look like a split or a spin-off that no list names, newest first.
         splits: Splits and spin-offs, newest first.
-        dividends: How many cash dividends there were.
-        largest: Those of them that are the most of the price, the largest first.
+        dividends: The number of cash dividends.
+        largest: The largest of them as a share of the price, the largest first.
     """
 
     since: date
     derived: date | None
     published: date
-    changed: Sequence[Happening] = ()
-    undecided: Sequence[Open] = ()
-    suspected: Sequence[Open] = ()
-    splits: Sequence[Happening] = ()
+    changed: Sequence[SecurityEvent] = ()
+    undecided: Sequence[OpenFinding] = ()
+    suspected: Sequence[OpenFinding] = ()
+    splits: Sequence[SecurityEvent] = ()
     dividends: int = 0
-    largest: Sequence[Happening] = ()
+    largest: Sequence[SecurityEvent] = ()
 
     @property
     def behind(self) -> bool:
-        """Are there sessions that the tables don't know?"""
+        """Are there sessions that the tables don't cover?"""
         return self.derived is None or self.derived < self.published
 
 
 def security_news(store: Store, days: Sequence[date]) -> SecurityNews | None:
-    """What happened to securities in the newest sessions; None when none were derived.
+    """Changes of securities in the newest sessions; None if no securities were derived.
 
     Args:
-        store: Where the lake is.
+        store: The lake's store.
         days: Its published sessions, ascending.
 
     Raises:
@@ -115,11 +115,11 @@ def security_news(store: Store, days: Sequence[date]) -> SecurityNews | None:
         findings = read_derived(store, layout.FINDINGS_TABLE)
     except NothingDerivedError:
         return None
-    happened = pc.and_(
+    recent = pc.and_(
         pc.greater_equal(factors["effective_date"], pa.scalar(since)),
         pc.less_equal(factors["effective_date"], pa.scalar(newest)),
     )
-    acts = factors.filter(happened).to_pylist()
+    acts = factors.filter(recent).to_pylist()
     paid = [row for row in acts if row["adjustment"] == "dividend"]
     jumps = pc.equal(findings["about"], "jump")
     changed = _changed(securities.to_pylist(), since, days)
@@ -138,7 +138,9 @@ def security_news(store: Store, days: Sequence[date]) -> SecurityNews | None:
     )
 
 
-def _changed(rows: list[dict[str, Any]], since: date, days: Sequence[date]) -> Iterator[Happening]:
+def _changed(
+    rows: list[dict[str, Any]], since: date, days: Sequence[date]
+) -> Iterator[SecurityEvent]:
     begun: dict[str, dict[str, Any]] = {}
     for row in rows:
         first = begun.setdefault(row["security"], row)
@@ -148,38 +150,40 @@ def _changed(rows: list[dict[str, Any]], since: date, days: Sequence[date]) -> I
             yield _end(row)
     for row in begun.values():
         if row["first_session"] >= since and row["first_session"] in days[KNOWN:]:
-            yield Happening(row["first_session"], row["symbol"], "first session")
+            yield SecurityEvent(row["first_session"], row["symbol"], "first session")
 
 
-def _end(row: dict[str, Any]) -> Happening:
+def _end(row: dict[str, Any]) -> SecurityEvent:
     last, symbol, how = row["last_session"], row["symbol"], row["followed_by"]
     if row["next_symbol"]:
-        return Happening(last, symbol, f"{how}, goes on as {row['next_symbol']}")
-    told = []
+        return SecurityEvent(last, symbol, f"{how}, continues as {row['next_symbol']}")
+    payouts = []
     if row["payout_cash"] is not None:
-        told.append(f"${row['payout_cash']:g}")
+        payouts.append(f"${row['payout_cash']:g}")
     if row["payout_shares"] is not None:
-        told.append(f"{row['payout_shares']:g} {row['payout_symbol']}")
-    paid = f", {' and '.join(told)} a share" if told else ""
-    why = "ended, no action says why" if how == "unknown" else how
-    return Happening(last, symbol, f"{why}{paid}")
+        payouts.append(f"{row['payout_shares']:g} {row['payout_symbol']}")
+    paid = f", {' and '.join(payouts)} a share" if payouts else ""
+    why = "ended, unexplained by any action" if how == "unknown" else how
+    return SecurityEvent(last, symbol, f"{why}{paid}")
 
 
-def _split(row: dict[str, Any]) -> Happening:
+def _split(row: dict[str, Any]) -> SecurityEvent:
     what = row["adjustment"]
     if row["new_shares"] is not None:
         what += f" {row['new_shares']:,}:{row['old_shares']:,}"
     elif row["amount"] is not None:
         what += f" worth ${price_text(row['amount'])} a share"
     how = row["verdict"] if row["applied"] else f"not applied: {row['reason']}"
-    return Happening(row["effective_date"], row["symbol"], f"{what}, {how}")
+    return SecurityEvent(row["effective_date"], row["symbol"], f"{what}, {how}")
 
 
-def _paid(row: dict[str, Any]) -> Happening:
+def _paid(row: dict[str, Any]) -> SecurityEvent:
     share = f", {_yield(row):.2%} of the price" if _yield(row) else ""
     applied = "" if row["applied"] else " (not applied)"
     amount = row["amount"] or 0.0
-    return Happening(row["effective_date"], row["symbol"], f"${amount:g} a share{share}{applied}")
+    return SecurityEvent(
+        row["effective_date"], row["symbol"], f"${amount:g} a share{share}{applied}"
+    )
 
 
 def _yield(row: dict[str, Any]) -> float:
@@ -188,11 +192,11 @@ def _yield(row: dict[str, Any]) -> float:
     return float(row["amount"] or 0.0) / before if before else 0.0
 
 
-def _open(findings: pa.Table) -> list[Open]:
+def _open(findings: pa.Table) -> list[OpenFinding]:
     newest = findings.sort_by([("session", "descending"), ("symbol", "ascending")])
     columns = ("session", "symbol", "what", "decide")
-    return [Open(*row.values()) for row in newest.select(columns).to_pylist()]
+    return [OpenFinding(*row.values()) for row in newest.select(columns).to_pylist()]
 
 
-def _newest(happenings: Iterator[Happening]) -> list[Happening]:
-    return sorted(happenings, key=lambda one: (-one.day.toordinal(), one.symbol))
+def _newest(events: Iterator[SecurityEvent]) -> list[SecurityEvent]:
+    return sorted(events, key=lambda one: (-one.day.toordinal(), one.symbol))

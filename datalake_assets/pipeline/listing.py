@@ -25,7 +25,7 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
 from datalake_assets.collection.universe import active, lost, with_former
-from datalake_assets.lake.lake import Lake, Written
+from datalake_assets.lake.writer import LakeWriter, Written
 from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.sources.alpaca import AlpacaSource
 
@@ -37,7 +37,7 @@ MAX_LOSS = 0.1
 
 def take_snapshot(
     alpaca: AlpacaSource,
-    lake: Lake,
+    lake: LakeWriter,
     limiter: RateLimiter,
     policy: RetryPolicy,
     *,
@@ -111,7 +111,7 @@ def calendar_of(
 
 def take_survey(
     alpaca: AlpacaSource,
-    lake: Lake,
+    lake: LakeWriter,
     options: CollectionOptions,
     wanted: Mapping[date, Sequence[str]],
     since: int,

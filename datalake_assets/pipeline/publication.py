@@ -6,9 +6,11 @@ Does not belong here: Dagster, or how any one step works.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -30,11 +32,19 @@ from datalake_assets.collection.collect import Collection, Fetch
 from datalake_assets.collection.plan import Packing, Plan, plan_each, windows
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
-from datalake_assets.collection.report import Ledger, Statistics
+from datalake_assets.collection.report import Ledger, State, Statistics
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.survey import Survey
-from datalake_assets.lake.lake import Lake, StoredSession, Written, completed, repaired
+from datalake_assets.collection.symbols import Subset
 from datalake_assets.lake.session_file import Provenance, Session
+from datalake_assets.lake.writer import (
+    LakeWriter,
+    Prepared,
+    StoredSession,
+    Written,
+    completed,
+    repaired,
+)
 from datalake_assets.storage.store import BrokenFileError, ChangedError, StoreError
 
 _TURN = 0.1
@@ -43,6 +53,10 @@ _TURN = 0.1
 _WINDOWS = 3
 """Windows under way at most: one being written, one being collected, one that begins when the
 last requests of the other are waited for."""
+
+_AHEAD = LOOKBACK
+"""Sessions audited and being encoded, which wait to be written in their order. No more, as an audit
+knows these without looking for what is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +141,7 @@ class Publication:
     def __init__(
         self,
         wanted: Mapping[date, tuple[str, ...]],
-        lake: Lake,
+        lake: LakeWriter,
         options: CollectionOptions,
         *,
         survey: Survey | None = None,
@@ -135,11 +149,11 @@ class Publication:
         inactive: Set[str] = frozenset(),
         least: int | None = None,
     ) -> None:
-        self._lake, self._options, self._inactive = lake, options, inactive
+        self._lake, self._options, self._inactive = lake, options, Subset.of(inactive)
         self._asked = {day: tuple(symbols) for day, symbols in wanted.items()}
         self._standing: set[date] = set()
         self._whole: set[date] = set()
-        self._printed: dict[date, frozenset[str] | None] = {}
+        self._printed: dict[date, Subset | None] = {}
         for day in wanted if repair else ():
             found = None
             with suppress(BrokenFileError):  # there is nothing to start from
@@ -194,8 +208,10 @@ class Publication:
     ) -> Iterator[Outcome]:
         """Collect window after window; audit and write the sessions of each, ascending.
 
-        While one window is written, the next ones are collected. When it is interrupted, what
-        was answered is kept as incomplete sessions for a repair, and the interruption goes on.
+        While one window is written, the next ones are collected. Sessions are audited and written
+        one after another; in between they are encoded by as many threads as there are cores. When
+        it is interrupted, what was answered is kept as incomplete sessions for a repair, and the
+        interruption goes on.
 
         Args:
             fetch: Asks for a page.
@@ -229,16 +245,10 @@ class Publication:
             )
 
         under_way = _UnderWay(self._windows, collection, display or Display(), clock)
+        threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _AHEAD), "encode")
         try:
             for days, collected in under_way:
-                statistics, together = collected.statistics, len(days)
-                found = {ledger.session: (bars, ledger) for bars, ledger in collected.sessions()}
-                # A repair asks nothing for a session that has all it can have.
-                nothing = empty()
-                while days:
-                    bars, ledger = found.pop(days[0], (nothing, Ledger(days[0])))
-                    outcome = self._write(bars, ledger, origin, statistics, together, calendar)
-                    days.popleft()
+                for outcome in self._outcomes(days, collected, origin, calendar, threads):
                     yield outcome
                     under_way.advance()
                     under_way.show()  # the next windows go on while this one is written
@@ -250,51 +260,105 @@ class Publication:
                 except StoreError as lost:
                     error.add_note(f"what was answered besides could not be kept: {lost}")
             raise
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
-    def _write(
+    def _outcomes(
         self,
-        bars: pa.Table,
-        ledger: Ledger,
+        days: deque[date],
+        collected: Collection,
         origin: Origin,
-        statistics: Statistics,
-        together: int,
         calendar: Callable[[date], bool | None],
-    ) -> Outcome:
-        """Audit a session, and publish it or keep it as incomplete."""
-        day = ledger.session
-        while True:
-            session, replacing = self._session(bars, ledger, origin, statistics)
-            findings, closed = _held_against(calendar, session.ledger, self._audit(session))
-            good = passed(findings)
-            written = None
+        threads: ThreadPoolExecutor,
+    ) -> Iterator[Outcome]:
+        """Audit and write the sessions of a window, which are taken off as they are written."""
+        statistics, together = collected.statistics, len(days)
+        found = {ledger.session: (bars, ledger) for bars, ledger in collected.sessions()}
+        # A repair asks nothing for a session that has all it can have.
+        nothing = empty()
+        ahead: deque[_Audited] = deque()
+        while days:
             try:
-                if closed:
-                    break  # there is nothing to keep, and nothing that a repair could ask for
-                if good and day not in self._whole:
-                    written = self._lake.publish(session, findings, replacing)
-                elif good and replacing and replacing.published:
-                    # Not a newer one, which another collection left since: its answers are later.
-                    self._lake.clear_incomplete(day)
-                elif day not in self._whole and _tells_something(session.ledger):
-                    written = self._lake.keep_incomplete(session, findings, replacing)
-                break
+                for day in list(days)[len(ahead) : _AHEAD]:
+                    bars, ledger = found.get(day, (nothing, Ledger(day)))
+                    session, replacing = self._session(bars, ledger, origin, statistics)
+                    ahead.append(self._audited(session, replacing, calendar, threads))
+            except StoreError:
+                if not ahead:
+                    raise
+                # Its turn comes again when those before it are written.
+            audited = ahead.popleft()
+            try:
+                written = self._write(audited)
             except ChangedError:
                 # Another repair wrote it since it was read: this one's answers go on top of that.
+                self._forget(audited, *ahead)
+                ahead.clear()
                 continue
-        ledger = written.ledger if written and written.ledger else session.ledger
+            ledger = audited.session.ledger
+            if written and written.ledger:
+                if written.ledger != audited.known:
+                    # It was published by somebody else as well: those after it are audited again.
+                    self._forget(audited, *ahead)
+                    ahead.clear()
+                ledger = written.ledger
+            day = days.popleft()
+            yield Outcome(
+                ledger=ledger,
+                findings=audited.findings,
+                published=audited.good,
+                written=written,
+                asked=len(self._asked[day]),
+                statistics=statistics,
+                sessions=together,
+                failed=audited.session.ledger.failed,
+                closed=audited.closed,
+            )
+
+    def _audited(
+        self,
+        session: Session,
+        replacing: StoredSession | None,
+        calendar: Callable[[date], bool | None],
+        threads: ThreadPoolExecutor,
+    ) -> _Audited:
+        """Audit a session, and let it be encoded if it is to be published."""
+        ledger = session.ledger
+        findings, closed = _held_against(calendar, ledger, self._audit(session))
+        good, prepared = passed(findings), None
+        if good and ledger.session not in self._whole:
+            prepared = threads.submit(self._lake.prepare, session, findings)
+            if ledger.missing:
+                # What is published of these stays, and the sessions after it are held against it.
+                ledger = prepared.result().session.ledger
         if good:
-            self._printed[day] = frozenset(ledger.present)
-        return Outcome(
-            ledger=ledger,
-            findings=findings,
-            published=good,
-            written=written,
-            asked=len(self._asked[day]),
-            statistics=statistics,
-            sessions=together,
-            failed=session.ledger.failed,
-            closed=closed,
-        )
+            states = ledger.states
+            self._printed[ledger.session] = Subset(states.symbols, states.are(State.PRESENT))
+        return _Audited(session, replacing, findings, closed, ledger, prepared)
+
+    def _write(self, audited: _Audited) -> Written | None:
+        """Publish a session, or keep it as incomplete; None when there is nothing to write.
+
+        Raises:
+            ChangedError: Somebody else wrote it since it was read for its repair.
+        """
+        session, findings, replacing = audited.session, audited.findings, audited.replacing
+        day = session.ledger.session
+        if audited.closed:
+            return None  # there is nothing to keep, and nothing that a repair could ask for
+        if audited.prepared:
+            return self._lake.publish(session, findings, replacing, audited.prepared.result())
+        if audited.good and replacing and replacing.published:
+            # Not a newer one, which another collection left since: its answers are later.
+            self._lake.clear_incomplete(day)
+        elif day not in self._whole and _tells_something(session.ledger):
+            return self._lake.keep_incomplete(session, findings, replacing)
+        return None
+
+    def _forget(self, *audited: _Audited) -> None:
+        """Look for what is published of these when the sessions after them are audited."""
+        for each in audited:
+            self._printed.pop(each.session.ledger.session, None)
 
     def _salvage(
         self, days: deque[date], collection: Collection, origin: Origin, by_hand: bool
@@ -350,16 +414,17 @@ class Publication:
     def _audit(self, session: Session) -> list[Finding]:
         before = market_calendar.previous_sessions(session.ledger.session, LOOKBACK)
         unread = [day for day in before if day not in self._printed]
-        self._printed |= dict.fromkeys(unread) | self._lake.printed(unread)
+        found = self._lake.printed(unread)
+        self._printed |= {day: Subset.of(found[day]) if day in found else None for day in unread}
         # Only these are looked at again: those of 15 years would take more than a gigabyte.
         self._printed = {day: self._printed[day] for day in before}
-        printed = [symbols for symbols in self._printed.values() if symbols is not None]
+        printed = [subset for subset in self._printed.values() if subset is not None]
         if not printed and not session.ledger.present:
             printed = self._printed_last(session.ledger.session)
         thresholds = self._options.thresholds
         return audit(session.bars, session.ledger, printed, thresholds, self._inactive)
 
-    def _printed_last(self, day: date) -> list[frozenset[str]]:
+    def _printed_last(self, day: date) -> list[Subset]:
         """The symbols that printed in the newest published session before this one, if any.
 
         When none of the sessions just before is published, a session without a bar has nothing to
@@ -367,7 +432,33 @@ class Publication:
         a week.
         """
         earlier = [each for each in self._lake.sessions() if each < day]
-        return list(self._lake.printed(earlier[-1:]).values())
+        return [Subset.of(symbols) for symbols in self._lake.printed(earlier[-1:]).values()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Audited:
+    """A session that waits to be written.
+
+    Args:
+        session: The session.
+        replacing: What it is a repair of.
+        findings: Its audit.
+        closed: As for `Outcome`.
+        known: Its ledger as the sessions after it are held against it.
+        prepared: What is published of it, when it passed.
+    """
+
+    session: Session
+    replacing: StoredSession | None
+    findings: list[Finding]
+    closed: bool
+    known: Ledger
+    prepared: Future[Prepared] | None
+
+    @property
+    def good(self) -> bool:
+        """Did it pass?"""
+        return passed(self.findings)
 
 
 class _UnderWay:

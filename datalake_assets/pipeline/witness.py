@@ -33,6 +33,7 @@ from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.rate_limit import Budget
 from datalake_assets.collection.retry import Caller
 from datalake_assets.collection.survey import AskYears
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.lake import Lake
 from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.securities.holders import Held
@@ -108,7 +109,7 @@ def read_testimony(store: Store) -> Testimony | None:
 
 def ask_source(
     alpaca: AlpacaSource,
-    lake: Lake,
+    lake: LakeFiles,
     options: CollectionOptions,
     *,
     requests: int,
@@ -157,7 +158,7 @@ class _Witness:
     def __init__(
         self,
         alpaca: AlpacaSource,
-        lake: Lake,
+        lake: LakeFiles,
         caller: Caller,
         known: pa.Table,
         today: date,
@@ -165,9 +166,10 @@ class _Witness:
         packing: Packing,
     ) -> None:
         self._alpaca, self._lake, self._caller = alpaca, lake, caller
+        self._reader = Lake(lake.store)
         self._today, self._budget, self._packing = today, budget, packing
         self._answers = {(row["security"], row["question"]): row for row in known.to_pylist()}
-        tables = lake.securities()
+        tables = self._reader.securities()
         self._factors = tables.factors
         self._securities = tables.holders.securities
         newest = tables.holders.newest or date.min
@@ -330,7 +332,7 @@ class _Witness:
             with warnings.catch_warnings():
                 # What waits for a decision, or is missing, is told elsewhere.
                 warnings.simplefilter("ignore")
-                ours = self._lake.bars(list(tickers), first, last, adjustment=adjustment)
+                ours = self._reader.bars(list(tickers), first, last, adjustment=adjustment)
             for name in names:
                 mine = ours.filter(pc.equal(ours["security"], tickers[name]))
                 yield tickers[name], name, mine, theirs.filter(pc.equal(theirs["symbol"], name))

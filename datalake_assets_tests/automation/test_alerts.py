@@ -25,7 +25,7 @@ from datalake_assets.automation.alerts import (
 )
 from datalake_assets.automation.runs import FOR, TERMINAL
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
@@ -152,7 +152,7 @@ def failed(
 ) -> dg.RunFailureSensorContext:
     """A run that fails, since the lake is of another source, as the sensor is given it."""
     uri = str(folder / "lake")
-    Lake(open_store(uri)).claim("alpaca sip")
+    LakeWriter(open_store(uri)).claim("alpaca sip")
     definitions = build_definitions(Settings.load({}), lake=LakeResource(uri=uri))
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     result = definitions.resolve_job_def(job).execute_in_process(

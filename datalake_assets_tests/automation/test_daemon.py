@@ -23,8 +23,8 @@ import pytest
 from datalake_assets.automation import due
 from datalake_assets.automation.jobs import NEWEST_SESSION
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.receiver import Receiver, receiver
 
@@ -42,7 +42,7 @@ class Untouched:
     """A daemon that nobody talks to: its records, its lake, what it printed, whom it tells."""
 
     instance: dg.DagsterInstance
-    lake: Lake
+    lake: LakeWriter
     log: Path
     told: Receiver
 
@@ -76,7 +76,7 @@ class Done:
         )
 
 
-def behind(lake: Lake, sessions: list[date]) -> set[int]:
+def behind(lake: LakeWriter, sessions: list[date]) -> set[int]:
     """The years whose symbol-years don't show these sessions as they are."""
     years = SymbolYears(lake.store)
     return {year for year in {day.year for day in sessions} if years.behind(year)}
@@ -133,7 +133,7 @@ def untouched(folder: Path, first: date, source: str | None = None) -> Iterator[
     home = folder / "dagster"
     home.mkdir()
     shutil.copy(ROOT / "datalake_assets" / "dagster.yaml", home)
-    lake = Lake(open_store(str(folder / "lake")))
+    lake = LakeWriter(open_store(str(folder / "lake")))
     if source:
         lake.claim(source)
     with receiver() as told:

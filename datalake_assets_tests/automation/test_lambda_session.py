@@ -24,7 +24,7 @@ from datalake_assets.exchange.faults import Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.lambda_handler import RESERVE, lambda_handler
 from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.resources import CollectorResource
@@ -46,7 +46,7 @@ class World:
     exchange: Exchange
     api: LambdaApi
     instance: dg.DagsterInstance
-    lake: Lake
+    lake: LakeWriter
     environ: dict[str, str] = field(repr=False)
 
     def run(self, day: date = DAY, **collector: Any) -> dg.ExecuteInProcessResult:
@@ -97,7 +97,7 @@ def world(
         monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         server.exchange.requests.clear()
-        lake = Lake(open_store(environ["DATALAKE_URI"]))
+        lake = LakeWriter(open_store(environ["DATALAKE_URI"]))
         yield World(server.exchange, api, instance, lake, environ)
     server.exchange.faults = None
     server.exchange.latency = 0.0

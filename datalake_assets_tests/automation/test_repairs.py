@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.automation.repairs import AT_ONCE, PATIENCE, Broken, Holes
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.world import utc
@@ -69,7 +69,7 @@ def test_the_last_repair_is_said_to_be_the_last(tries: int) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "why"),
-    [(0, "it was answered whole and did not pass"), (1, "1 symbol is missing")],
+    [(0, "it is complete, but did not pass its audit"), (1, "1 symbol is missing")],
 )
 def test_what_is_given_up_is_said_with_what_is_wrong_with_it(missing: int, why: str) -> None:
     _, (told,) = holes(missing, tries=PATIENCE.attempts).choose(NOW, busy={}, running=0, left=9)
@@ -108,7 +108,7 @@ def test_no_more_is_granted_than_is_left_and_the_oldest_that_fits_comes_first(
 
 
 def test_a_first_look_opens_a_part_of_a_big_lake_and_the_next_ones_the_rest(tmp_path: Path) -> None:
-    lake = Lake(open_store(str(tmp_path)))
+    lake = LakeWriter(open_store(str(tmp_path)))
     days = market_calendar.sessions(date(2025, 10, 29), date(2025, 12, 3))
     for day in days:
         whole = collected(day, every(names(5), [day]))
@@ -123,7 +123,7 @@ def test_a_first_look_opens_a_part_of_a_big_lake_and_the_next_ones_the_rest(tmp_
 
 
 def test_a_session_that_lacks_more_than_before_is_granted_what_it_takes_now(tmp_path: Path) -> None:
-    lake, symbols, (day, *_) = Lake(open_store(str(tmp_path))), names(1_200), WEEK
+    lake, symbols, (day, *_) = LakeWriter(open_store(str(tmp_path))), names(1_200), WEEK
     lake.publish(collected(day, every(symbols[1:], [day]), failed={symbols[0]: "HTTP 503"}), [])
     found = Holes()
     found.look(lake)
@@ -140,7 +140,7 @@ def test_a_session_that_lacks_more_than_before_is_granted_what_it_takes_now(tmp_
 
 def test_a_session_written_in_a_second_that_was_looked_at_is_seen_the_next_time() -> None:
     """S3's clock has whole seconds."""
-    lake, found = Lake(open_store("memory://")), Holes()
+    lake, found = LakeWriter(open_store("memory://")), Holes()
     for number, day in enumerate(WEEK, 1):
         lake.publish(collected(day, every("A", [day]), failed={"B": "HTTP 500"}), [])
         assert found.look(lake) == 0
@@ -150,13 +150,13 @@ def test_a_session_written_in_a_second_that_was_looked_at_is_seen_the_next_time(
     assert found.broken[str(WEEK[0])].tries == 2
 
 
-def dated(lake: Lake, day: date, at: datetime) -> None:
+def dated(lake: LakeWriter, day: date, at: datetime) -> None:
     """Give a session's file a date."""
     os.utime(lake.store.url(layout.session_key(day)), (at.timestamp(), at.timestamp()))
 
 
 def test_a_file_with_a_date_in_the_future_hides_no_session(tmp_path: Path) -> None:
-    lake, found, (first, second, *_) = Lake(open_store(str(tmp_path))), Holes(), WEEK
+    lake, found, (first, second, *_) = LakeWriter(open_store(str(tmp_path))), Holes(), WEEK
     lake.publish(collected(first, every("A", [first])), [])
     dated(lake, first, datetime(2099, 1, 1, tzinfo=UTC))
     found.look(lake)
@@ -166,7 +166,7 @@ def test_a_file_with_a_date_in_the_future_hides_no_session(tmp_path: Path) -> No
 
 
 def test_a_session_that_was_restored_with_its_old_date_is_seen(tmp_path: Path) -> None:
-    lake, found, (first, second, *_) = Lake(open_store(str(tmp_path))), Holes(), WEEK
+    lake, found, (first, second, *_) = LakeWriter(open_store(str(tmp_path))), Holes(), WEEK
     lake.publish(collected(first, every("A", [first]), failed={"B": "HTTP 500"}), [])
     backup = lake.store.get(layout.session_key(first))
     old = lake.store.modified(layout.SESSIONS)[layout.session_key(first)]
@@ -181,7 +181,7 @@ def test_a_session_that_was_restored_with_its_old_date_is_seen(tmp_path: Path) -
 
 
 def test_a_session_that_is_gone_has_no_holes_any_more(tmp_path: Path) -> None:
-    lake, found, (first, *_) = Lake(open_store(str(tmp_path))), Holes(), WEEK
+    lake, found, (first, *_) = LakeWriter(open_store(str(tmp_path))), Holes(), WEEK
     lake.publish(collected(first, every("A", [first]), failed={"B": "HTTP 500"}), [])
     found.look(lake)
     lake.store.delete(layout.session_key(first))
@@ -190,7 +190,7 @@ def test_a_session_that_is_gone_has_no_holes_any_more(tmp_path: Path) -> None:
 
 
 def test_a_lake_that_did_not_change_is_not_opened_again(tmp_path: Path) -> None:
-    lake, (first, *_) = Lake(open_store(str(tmp_path))), WEEK
+    lake, (first, *_) = LakeWriter(open_store(str(tmp_path))), WEEK
     lake.publish(collected(first, every("A", [first]), failed={"B": "HTTP 500"}), [])
     found = Holes()
     found.look(lake)
@@ -226,7 +226,7 @@ def test_a_pause_noted_by_a_clock_that_was_wrong_is_not_kept(ahead: timedelta, w
 
 
 def test_a_repair_that_somebody_made_ends_the_waiting(tmp_path: Path) -> None:
-    lake, found, (day, *_) = Lake(open_store(str(tmp_path))), Holes(), WEEK
+    lake, found, (day, *_) = LakeWriter(open_store(str(tmp_path))), Holes(), WEEK
     half = collected(day, every("A", [day]), pending=("B",))
     stopped = replace(half, provenance=replace(half.provenance, interrupted=True))
     lake.keep_incomplete(stopped, [])

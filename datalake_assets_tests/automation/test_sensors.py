@@ -13,9 +13,9 @@ from dagster._core.test_utils import create_run_for_test
 from datalake_assets import market_calendar
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.automation import sensors
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.liveness import SILENCE
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -279,14 +279,14 @@ def session(day: date) -> Session:
     return collected(day, every(names(5), [day]))
 
 
-def broken_lake(world: World, days: list[date], missing: int = 1) -> Lake:
-    lake = Lake(open_store(world.lake.uri))
+def broken_lake(world: World, days: list[date], missing: int = 1) -> LakeWriter:
+    lake = LakeWriter(open_store(world.lake.uri))
     for day in days:
         fail(lake, day, missing)
     return lake
 
 
-def fail(lake: Lake, day: date, missing: int) -> None:
+def fail(lake: LakeWriter, day: date, missing: int) -> None:
     """Publish a session in which so many symbols failed."""
     whole = session(day)
     failed = {f"F{number:05}": "boom" for number in range(missing)}
@@ -294,7 +294,7 @@ def fail(lake: Lake, day: date, missing: int) -> None:
     lake.publish(replace(whole, ledger=ledger), [])
 
 
-def mend(lake: Lake, day: date) -> None:
+def mend(lake: LakeWriter, day: date) -> None:
     fail(lake, day, 0)
 
 
@@ -367,7 +367,7 @@ def test_what_can_not_be_healed_is_told_and_not_asked_for_for_ever(tmp_path: Pat
 
 def test_a_session_that_waits_in_incomplete_is_repaired(tmp_path: Path) -> None:
     world = World(tmp_path, utc("2025-12-08 23:00"))
-    lake = Lake(open_store(world.lake.uri))
+    lake = LakeWriter(open_store(world.lake.uri))
     day = date(2025, 11, 24)
     whole = session(day)
     lake.keep_incomplete(replace(whole, ledger=replace(whole.ledger, pending=("ZZZ",))), [])
@@ -381,7 +381,7 @@ def test_a_session_that_waits_in_incomplete_is_repaired(tmp_path: Path) -> None:
 
 def test_the_newest_sessions_are_left_to_the_sensor_that_collects_them(tmp_path: Path) -> None:
     world = World(tmp_path, utc("2025-12-05 23:00"))
-    lake = Lake(open_store(world.lake.uri))
+    lake = LakeWriter(open_store(world.lake.uri))
     whole = session(date(2025, 12, 5))
     lake.keep_incomplete(replace(whole, ledger=replace(whole.ledger, pending=("ZZZ",))), [])
 
@@ -403,7 +403,7 @@ def test_a_year_is_published_once_after_its_sessions_and_not_while_they_are_coll
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path, utc("2025-12-08 23:00"))
-    lake = Lake(open_store(world.lake.uri))
+    lake = LakeWriter(open_store(world.lake.uri))
     for day in (date(2024, 12, 31), date(2025, 1, 2), date(2025, 1, 3)):
         mend(lake, day)
     busy = create_run_for_test(
@@ -440,7 +440,7 @@ def test_a_year_that_can_not_be_published_is_tried_with_growing_pauses_and_given
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path, utc("2025-12-08 23:00"))
-    lake = Lake(open_store(world.lake.uri))
+    lake = LakeWriter(open_store(world.lake.uri))
     mend(lake, date(2025, 1, 2))
     # The runs come after the session, by the clock of the world and of the lake's files.
     start = max(lake.store.modified(layout.SESSIONS).values()) + timedelta(minutes=1)

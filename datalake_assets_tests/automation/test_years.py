@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from datalake_assets.automation.years import Years
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 from datalake_assets_tests.automation.world import utc
@@ -21,18 +21,18 @@ DAY = date(2025, 1, 2)
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
+def lake(tmp_path: Path) -> LakeWriter:
     """A lake of one session."""
-    lake = Lake(open_store(str(tmp_path)))
+    lake = LakeWriter(open_store(str(tmp_path)))
     lake.publish(collected(DAY, every("A", [DAY])), [])
     return lake
 
 
-def dated(lake: Lake, at: datetime) -> None:
+def dated(lake: LakeWriter, at: datetime) -> None:
     os.utime(lake.store.url(layout.session_key(DAY)), (at.timestamp(), at.timestamp()))
 
 
-def test_a_year_is_behind_since_the_look_that_found_it(lake: Lake) -> None:
+def test_a_year_is_behind_since_the_look_that_found_it(lake: LakeWriter) -> None:
     found = Years()
     assert found.look(lake.store, NOW) == {"2025": NOW}
     again = Years.remembered(found.cursor())
@@ -41,13 +41,13 @@ def test_a_year_is_behind_since_the_look_that_found_it(lake: Lake) -> None:
     assert again.look(lake.store, LATER) == {"2025": LATER}
 
 
-def test_an_instant_in_the_future_is_not_remembered(lake: Lake) -> None:
+def test_an_instant_in_the_future_is_not_remembered(lake: LakeWriter) -> None:
     found = Years()
     found.look(lake.store, datetime(2099, 1, 1, tzinfo=UTC))
     assert found.look(lake.store, NOW) == {"2025": NOW}
 
 
-def test_a_publication_that_failed_changes_nothing_about_since_when(lake: Lake) -> None:
+def test_a_publication_that_failed_changes_nothing_about_since_when(lake: LakeWriter) -> None:
     """Or it would be tried again at once, for ever."""
     found = Years()
     found.look(lake.store, NOW)
@@ -57,7 +57,9 @@ def test_a_publication_that_failed_changes_nothing_about_since_when(lake: Lake) 
 
 
 @pytest.mark.parametrize("at", [datetime(2011, 1, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)])
-def test_a_session_that_was_restored_is_seen_whatever_its_date(lake: Lake, at: datetime) -> None:
+def test_a_session_that_was_restored_is_seen_whatever_its_date(
+    lake: LakeWriter, at: datetime
+) -> None:
     backup = lake.store.get(layout.session_key(DAY))
     lake.publish(collected(DAY, every("AB", [DAY])), [])
     SymbolYears(lake.store).publish(2025)
@@ -82,7 +84,7 @@ class _Counting(Store):
         return super().get_versioned(key)
 
 
-def test_a_year_that_shows_its_sessions_is_not_read_again(lake: Lake) -> None:
+def test_a_year_that_shows_its_sessions_is_not_read_again(lake: LakeWriter) -> None:
     SymbolYears(lake.store).publish(2025)
     store, found = _Counting(lake.store), Years()
     found.look(store, NOW)

@@ -18,6 +18,7 @@ from datalake_assets.collection.audit import (
 )
 from datalake_assets.collection.bars import PRICES, SCHEMA, empty
 from datalake_assets.collection.report import Ledger
+from datalake_assets.collection.symbols import Subset
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
 
 HUNDRED = names(100)
@@ -52,12 +53,18 @@ def judged(
     bars = every(ledger.present) if bars is None else bars
     return {
         finding.rule: finding
-        for finding in audit(bars, ledger, before or [], Thresholds(**limits), inactive)
+        for finding in audit(
+            bars,
+            ledger,
+            list(map(Subset.of, before or [])),
+            Thresholds(**limits),
+            Subset.of(inactive),
+        )
     }[rule]
 
 
 def test_a_good_session_passes_every_rule_in_the_documented_order() -> None:
-    findings = audit(every(HUNDRED), session(), [frozenset(HUNDRED)] * 5)
+    findings = audit(every(HUNDRED), session(), [Subset.of(HUNDRED)] * 5)
     assert [finding.rule for finding in findings] == list(RULES)
     assert {finding.verdict for finding in findings} == {PASS}
     assert not any(finding.offenders for finding in findings)
@@ -526,7 +533,7 @@ def test_the_usual_number_is_unknown_at_the_start_of_history(
 
 
 def test_a_session_without_a_bar_is_judged_and_not_published() -> None:
-    findings = audit(empty(), session(0, failed=100), [frozenset(HUNDRED)])
+    findings = audit(empty(), session(0, failed=100), [Subset.of(HUNDRED)])
     verdicts = {finding.rule: finding.verdict for finding in findings}
     assert verdicts["success_rate"] is verdicts["coverage"] is verdicts["row_count"] is FAIL
     assert verdicts["schema"] is verdicts["valid_prices"] is PASS

@@ -24,7 +24,7 @@ from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar, names, table
@@ -357,7 +357,7 @@ BARS = table(bar(name, day) for name in SOME[:20] for day in DAYS)
 
 def collected(known: Survey | None) -> tuple[list[object], ScriptedSource, Publication]:
     """What stands in the lake after a collection that is packed by this survey."""
-    lake = Lake(open_store("memory://"))
+    lake = LakeWriter(open_store("memory://"))
     lake.claim("test")
     source, clock = ScriptedSource(BARS, page_limit=40), FakeClock()
     options = CollectionOptions(

@@ -14,8 +14,9 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.lake.coverage import Coverage, Held, Narrow, coverage, narrow
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Provenance, Session
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import every
@@ -23,19 +24,19 @@ from datalake_assets_tests.collection.tables import every
 DAYS = market_calendar.sessions(date(2024, 6, 24), date(2024, 7, 12))
 
 
-class _Busy(Lake):
+class _Busy(LakeFiles):
     """A lake in which an incomplete session is repaired as soon as somebody listed it."""
 
     def incomplete(self) -> list[date]:
         days = super().incomplete()
         for day in days:
-            Lake(self.store).publish(session(day, minutes=1), [])
+            LakeWriter(self.store).publish(session(day, minutes=1), [])
         return days
 
 
 @pytest.fixture
-def lake() -> Lake:
-    return Lake(open_store("memory://"))
+def lake() -> LakeWriter:
+    return LakeWriter(open_store("memory://"))
 
 
 def session(day: date, minutes: int = 0, **states: Any) -> Session:
@@ -49,7 +50,7 @@ def session(day: date, minutes: int = 0, **states: Any) -> Session:
     return Session(every(("A", "B"), [day]), Ledger(day, ("A", "B"), **states), told)
 
 
-def test_a_lake_that_is_not_there_holds_nothing(lake: Lake) -> None:
+def test_a_lake_that_is_not_there_holds_nothing(lake: LakeWriter) -> None:
     found = coverage(lake, DAYS)
     assert set(found.sessions.values()) == {Held.MISSING}
     assert list(found.sessions) == DAYS
@@ -57,13 +58,13 @@ def test_a_lake_that_is_not_there_holds_nothing(lake: Lake) -> None:
     assert found.to_repair == []
 
 
-def test_nothing_expected_is_nothing_missing(lake: Lake) -> None:
+def test_nothing_expected_is_nothing_missing(lake: LakeWriter) -> None:
     found = coverage(lake, [])
     assert (found.sessions, found.gaps, found.to_repair) == ({}, [], [])
     assert not (*found.published, *found.waiting, *found.damaged)
 
 
-def test_each_session_is_published_incomplete_or_missing(lake: Lake) -> None:
+def test_each_session_is_published_incomplete_or_missing(lake: LakeWriter) -> None:
     lake.publish(session(DAYS[0]), [])
     lake.keep_incomplete(session(DAYS[1], pending=("C",)), [])
     lake.publish(session(DAYS[2], failed={"C": "boom"}), [])
@@ -84,13 +85,13 @@ def test_each_session_is_published_incomplete_or_missing(lake: Lake) -> None:
     assert found.gaps == [(DAYS[4], DAYS[4], 1)]
 
 
-def test_an_incomplete_session_that_lacks_no_symbol_is_to_be_repaired_too(lake: Lake) -> None:
+def test_an_incomplete_session_that_lacks_no_symbol_is_to_be_repaired_too(lake: LakeWriter) -> None:
     # It failed another rule of the audit, such as coverage.
     lake.keep_incomplete(session(DAYS[0]), [])
     assert coverage(lake, DAYS).to_repair == [DAYS[0]]
 
 
-def test_a_session_that_is_published_meanwhile_counts_as_published(lake: Lake) -> None:
+def test_a_session_that_is_published_meanwhile_counts_as_published(lake: LakeWriter) -> None:
     lake.publish(session(DAYS[0]), [])
     lake.keep_incomplete(session(DAYS[1], pending=("C",)), [])
     found = coverage(_Busy(lake.store), DAYS[:2])
@@ -99,19 +100,19 @@ def test_a_session_that_is_published_meanwhile_counts_as_published(lake: Lake) -
     assert (found.waiting, found.damaged, found.to_repair) == ([], (), [])
 
 
-def test_rejected_and_silent_symbols_are_nothing_to_repair(lake: Lake) -> None:
+def test_rejected_and_silent_symbols_are_nothing_to_repair(lake: LakeWriter) -> None:
     lake.publish(session(DAYS[0], no_print=("C",), rejected={"D-1": "invalid symbol"}), [])
     assert coverage(lake, DAYS).to_repair == []
 
 
-def test_a_session_that_is_not_expected_is_told_but_not_counted(lake: Lake) -> None:
+def test_a_session_that_is_not_expected_is_told_but_not_counted(lake: LakeWriter) -> None:
     lake.publish(session(DAYS[0]), [])
     found = coverage(lake, DAYS[1:3])
     assert list(found.sessions) == DAYS[1:3]
     assert [told.session for told in found.published] == [DAYS[0]]
 
 
-def test_a_damaged_object_is_named_and_hides_no_other(lake: Lake) -> None:
+def test_a_damaged_object_is_named_and_hides_no_other(lake: LakeWriter) -> None:
     for day in DAYS[:3]:
         lake.publish(session(day), [])
     lake.keep_incomplete(session(DAYS[1], minutes=1, pending=("C",)), [])
@@ -169,7 +170,7 @@ def listed(active: int, inactive: int = 0) -> pa.Table:
 
 @pytest.mark.parametrize(("chosen", "few"), [(1, False), (2, False), (3, True)])
 def test_a_session_that_was_asked_for_fewer_symbols_than_are_chosen_is_narrow(
-    lake: Lake, chosen: int, few: bool
+    lake: LakeWriter, chosen: int, few: bool
 ) -> None:
     lake.publish(session(DAYS[0]), [])
     held = coverage(lake, DAYS[:1])
@@ -177,7 +178,7 @@ def test_a_session_that_was_asked_for_fewer_symbols_than_are_chosen_is_narrow(
     assert found == ({DAYS[0]: Narrow(2, 3)} if few else {})
 
 
-def test_every_state_counts_as_asked(lake: Lake) -> None:
+def test_every_state_counts_as_asked(lake: LakeWriter) -> None:
     states = {"no_print": ("C",), "failed": {"D": "x"}, "pending": ("E",), "rejected": {"F": "x"}}
     lake.publish(session(DAYS[0], **states), [])
     held = coverage(lake, DAYS[:1])
@@ -187,7 +188,7 @@ def test_every_state_counts_as_asked(lake: Lake) -> None:
 
 @pytest.mark.parametrize(("active", "few"), [(2, False), (3, True)])
 def test_a_session_of_a_whole_list_may_lack_a_tenth_that_was_listed_since(
-    lake: Lake, active: int, few: bool
+    lake: LakeWriter, active: int, few: bool
 ) -> None:
     lake.publish(session(DAYS[0]), [])
     lake.write_universe(date(2024, 7, 15), listed(active, inactive=5))
@@ -196,13 +197,13 @@ def test_a_session_of_a_whole_list_may_lack_a_tenth_that_was_listed_since(
     assert found == ({DAYS[0]: Narrow(2, 8)} if few else {})
 
 
-def test_an_old_session_is_held_against_the_list_of_its_year(lake: Lake) -> None:
+def test_an_old_session_is_held_against_the_list_of_its_year(lake: LakeWriter) -> None:
     lake.publish(session(DAYS[0]), [])
     lake.write_universe(date(2024, 1, 3), listed(2))
     lake.write_universe(date(2026, 1, 5), listed(100))
     assert narrow(lake, coverage(lake, DAYS[:1]).published, None) == {}
 
 
-def test_without_a_list_no_session_is_narrow(lake: Lake) -> None:
+def test_without_a_list_no_session_is_narrow(lake: LakeWriter) -> None:
     lake.publish(session(DAYS[0]), [])
     assert narrow(lake, coverage(lake, DAYS[:1]).published, None) == {}

@@ -12,6 +12,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.report import Ledger
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Provenance, Session
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar, table
@@ -35,7 +36,9 @@ def publish(lake: Lake, day: date, closes: Mapping[str, float], at: datetime | N
         bar(symbol, day) | dict.fromkeys(PRICES, close) for symbol, close in sorted(closes.items())
     ]
     told = Provenance(at or evening(day), "alpaca/sip", day, "r", "0")
-    lake.publish(Session(table(rows), Ledger(day, present=tuple(sorted(closes))), told), [])
+    LakeWriter(lake.store).publish(
+        Session(table(rows), Ledger(day, present=tuple(sorted(closes))), told), []
+    )
 
 
 def quiet(day: date) -> float:
@@ -46,7 +49,7 @@ def quiet(day: date) -> float:
 def made(closes: Mapping[str, Sequence[float]] | None = None) -> Lake:
     """A lake of TPG and another, each session collected in its evening."""
     lake = Lake(open_store("memory://"))
-    lake.claim("alpaca/sip")
+    LakeWriter(lake.store).claim("alpaca/sip")
     for at, day in enumerate(DAYS):
         more = {name: values[at] for name, values in (closes or {}).items()}
         publish(lake, day, {"TPG": quiet(day), "OTHER": 2 * quiet(day)} | more)

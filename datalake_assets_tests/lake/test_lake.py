@@ -23,8 +23,9 @@ from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.collection.universe import symbols_for
-from datalake_assets.lake.lake import FORMAT, Lake, StoredSession, WrongLakeError, repaired
+from datalake_assets.lake.files import FORMAT, WrongLakeError
 from datalake_assets.lake.session_file import Provenance, Session, Summary, encode
+from datalake_assets.lake.writer import LakeWriter, StoredSession, repaired
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
 from datalake_assets_tests.actions.sayings import action, answer
@@ -44,8 +45,8 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def lake(uri: str) -> Lake:
-    return Lake(open_store(uri))
+def lake(uri: str) -> LakeWriter:
+    return LakeWriter(open_store(uri))
 
 
 def session(
@@ -71,18 +72,18 @@ def findings(of: Session) -> Any:
     return audit(of.bars, of.ledger, [])
 
 
-def publish(lake: Lake, of: Session) -> Any:
+def publish(lake: LakeWriter, of: Session) -> Any:
     return lake.publish(of, findings(of))
 
 
-def keep(lake: Lake, of: Session) -> Any:
+def keep(lake: LakeWriter, of: Session) -> Any:
     return lake.keep_incomplete(of, findings(of))
 
 
 # Whose lake it is
 
 
-def test_a_new_lake_belongs_to_nobody_and_looking_at_it_writes_nothing(lake: Lake) -> None:
+def test_a_new_lake_belongs_to_nobody_and_looking_at_it_writes_nothing(lake: LakeWriter) -> None:
     assert lake.source() is None
     assert lake.sessions() == lake.incomplete() == lake.universe_days() == []
     assert lake.universe() is None
@@ -93,21 +94,21 @@ def test_a_new_lake_belongs_to_nobody_and_looking_at_it_writes_nothing(lake: Lak
     assert lake.store.list("") == []
 
 
-def test_the_first_claim_makes_the_marker(lake: Lake) -> None:
+def test_the_first_claim_makes_the_marker(lake: LakeWriter) -> None:
     lake.claim("alpaca/sip")
     assert lake.source() == "alpaca/sip"
     assert json.loads(lake.store.get("_lake.json")) == {"format": FORMAT, "source": "alpaca/sip"}
 
 
-def test_the_same_source_may_claim_again_and_changes_nothing(lake: Lake) -> None:
+def test_the_same_source_may_claim_again_and_changes_nothing(lake: LakeWriter) -> None:
     lake.claim("alpaca/sip")
     marker = lake.store.get("_lake.json")
-    Lake(lake.store).claim("alpaca/sip")
+    LakeWriter(lake.store).claim("alpaca/sip")
     assert lake.store.get("_lake.json") == marker
 
 
 @pytest.mark.parametrize("other", ["alpaca/iex", "embedded exchange: synthetic/7"])
-def test_another_source_is_refused_before_anything_is_written(lake: Lake, other: str) -> None:
+def test_another_source_is_refused_before_anything_is_written(lake: LakeWriter, other: str) -> None:
     lake.claim("alpaca/sip")
     with pytest.raises(WrongLakeError) as caught:
         lake.claim(other)
@@ -118,7 +119,7 @@ def test_another_source_is_refused_before_anything_is_written(lake: Lake, other:
 
 
 @pytest.mark.parametrize("format_", [0, 1, 3, None, "2"])
-def test_a_lake_of_another_layout_is_refused(lake: Lake, format_: Any) -> None:
+def test_a_lake_of_another_layout_is_refused(lake: LakeWriter, format_: Any) -> None:
     marker = json.dumps({"format": format_, "source": "alpaca/sip"}).encode()
     lake.store.put("_lake.json", marker)
     with pytest.raises(WrongLakeError, match=f"layout {format_!r}, this program writes {FORMAT}"):
@@ -128,19 +129,19 @@ def test_a_lake_of_another_layout_is_refused(lake: Lake, format_: Any) -> None:
 
 @pytest.mark.parametrize("marker", [b"", b"{", b"[]", b"\xff", b'"alpaca/sip"'])
 def test_a_marker_that_can_t_be_read_is_an_error_that_names_it(marker: bytes) -> None:
-    lake = Lake(open_store("memory://"))
+    lake = LakeWriter(open_store("memory://"))
     lake.store.put("_lake.json", marker)
     with pytest.raises(WrongLakeError, match=r"_lake\.json"):
         lake.claim("alpaca/sip")
     assert lake.store.get("_lake.json") == marker
 
 
-def test_of_two_sources_that_claim_at_once_one_gets_the_lake(lake: Lake, uri: str) -> None:
+def test_of_two_sources_that_claim_at_once_one_gets_the_lake(lake: LakeWriter, uri: str) -> None:
     sources = ["alpaca/sip", "alpaca/iex"] * 2
     start = threading.Barrier(len(sources), timeout=60)
 
     def claim(source: str) -> str | None:
-        mine = Lake(open_store(uri))
+        mine = LakeWriter(open_store(uri))
         start.wait()
         try:
             mine.claim(source)
@@ -156,7 +157,7 @@ def test_of_two_sources_that_claim_at_once_one_gets_the_lake(lake: Lake, uri: st
 # Publishing
 
 
-def test_a_published_session_is_read_back_as_it_was(lake: Lake) -> None:
+def test_a_published_session_is_read_back_as_it_was(lake: LakeWriter) -> None:
     whole = session(no_print=("ZA",), failed={"ZB": "HTTP 503"})
     written = publish(lake, whole)
     assert written.key == "data/ticks/sessions/year=2024/2024-07-01.parquet"
@@ -174,7 +175,7 @@ def test_a_published_session_is_read_back_as_it_was(lake: Lake) -> None:
     assert lake.store.get(written.key) == encode(whole, findings(whole))
 
 
-def test_an_incomplete_session_is_seen_by_no_reader_of_published_ones(lake: Lake) -> None:
+def test_an_incomplete_session_is_seen_by_no_reader_of_published_ones(lake: LakeWriter) -> None:
     half = session(symbols=SYMBOLS[:9], pending=SYMBOLS[9:])
     written = keep(lake, half)
     assert written.key == "data/ticks/incomplete/year=2024/2024-07-01.parquet"
@@ -185,14 +186,14 @@ def test_an_incomplete_session_is_seen_by_no_reader_of_published_ones(lake: Lake
         lake.read(MONDAY)
 
 
-def test_keeping_an_incomplete_session_leaves_the_published_one_as_it_is(lake: Lake) -> None:
+def test_keeping_an_incomplete_session_leaves_the_published_one_as_it_is(lake: LakeWriter) -> None:
     written = publish(lake, session())
     data = lake.store.get(written.key)
     keep(lake, session(symbols=SYMBOLS[:9], minutes=5, pending=SYMBOLS[9:]))
     assert lake.store.get(written.key) == data
 
 
-def test_publishing_removes_the_incomplete_one_of_that_session_only(lake: Lake) -> None:
+def test_publishing_removes_the_incomplete_one_of_that_session_only(lake: LakeWriter) -> None:
     for day in WEEK[:2]:
         keep(lake, session(day, SYMBOLS[:9], pending=SYMBOLS[9:]))
     publish(lake, session(WEEK[0], minutes=1))
@@ -200,7 +201,7 @@ def test_publishing_removes_the_incomplete_one_of_that_session_only(lake: Lake) 
     assert lake.incomplete() == [WEEK[1]]
 
 
-def test_sessions_are_listed_in_order_whatever_else_lies_there(lake: Lake) -> None:
+def test_sessions_are_listed_in_order_whatever_else_lies_there(lake: LakeWriter) -> None:
     days = [date(2024, 7, 2), date(2012, 10, 31), date(2023, 12, 29)]
     for day in days:
         publish(lake, session(day))
@@ -208,7 +209,7 @@ def test_sessions_are_listed_in_order_whatever_else_lies_there(lake: Lake) -> No
     assert lake.sessions() == sorted(days)
 
 
-def test_what_a_new_collection_changed_is_counted(lake: Lake) -> None:
+def test_what_a_new_collection_changed_is_counted(lake: LakeWriter) -> None:
     publish(lake, session())
     assert changes(publish(lake, session(minutes=1))) == (0, 0, 0)
     rows = every(SYMBOLS[2:]).to_pylist()
@@ -228,7 +229,7 @@ def changes(written: Any) -> tuple[int | None, ...]:
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", b"<html>"])
 def test_a_damaged_session_is_told_and_mended_by_publishing_it_anew(
-    lake: Lake, damage: bytes
+    lake: LakeWriter, damage: bytes
 ) -> None:
     written = publish(lake, session())
     lake.store.put(written.key, damage)
@@ -243,7 +244,7 @@ def test_a_damaged_session_is_told_and_mended_by_publishing_it_anew(
 # What a repair starts from
 
 
-def test_the_newer_of_the_two_stands(lake: Lake) -> None:
+def test_the_newer_of_the_two_stands(lake: LakeWriter) -> None:
     older = session(symbols=SYMBOLS[:9], failed=dict.fromkeys(SYMBOLS[9:], "boom"))
     keep(lake, older)
     found = lake.stored(MONDAY)
@@ -282,7 +283,7 @@ def test_a_repair_puts_its_bars_among_those_that_stand() -> None:
 # Two writers of one session
 
 
-def stood(lake: Lake) -> StoredSession:
+def stood(lake: LakeWriter) -> StoredSession:
     found = lake.stored(MONDAY)
     assert found is not None
     return found
@@ -295,7 +296,7 @@ QUARTER = session(symbols=SYMBOLS[:20], minutes=2, pending=SYMBOLS[20:])
 
 @pytest.mark.parametrize("written", [publish, keep], ids=["published", "incomplete"])
 def test_a_repair_takes_the_place_of_what_it_repairs(
-    lake: Lake, written: Callable[[Lake, Session], Any]
+    lake: LakeWriter, written: Callable[[LakeWriter, Session], Any]
 ) -> None:
     written(lake, HALF)
     lake.publish(REPAIRED, findings(REPAIRED), stood(lake))
@@ -305,7 +306,7 @@ def test_a_repair_takes_the_place_of_what_it_repairs(
 
 @pytest.mark.parametrize("before", ["nothing", "published", "incomplete"])
 def test_a_repair_is_not_published_over_what_somebody_else_published(
-    lake: Lake, before: str
+    lake: LakeWriter, before: str
 ) -> None:
     if before != "nothing":
         (publish if before == "published" else keep)(lake, HALF)
@@ -321,7 +322,7 @@ def test_a_repair_is_not_published_over_what_somebody_else_published(
 
 @pytest.mark.parametrize("meanwhile", [publish, keep], ids=["published", "kept another"])
 def test_a_repair_is_not_kept_over_what_somebody_else_wrote(
-    lake: Lake, meanwhile: Callable[[Lake, Session], Any]
+    lake: LakeWriter, meanwhile: Callable[[LakeWriter, Session], Any]
 ) -> None:
     keep(lake, HALF)
     over = stood(lake)
@@ -332,21 +333,23 @@ def test_a_repair_is_not_kept_over_what_somebody_else_wrote(
     assert lake.store.versions() == objects
 
 
-def test_of_two_whole_sessions_the_later_stands_and_tells_what_it_changed(lake: Lake) -> None:
+def test_of_two_whole_sessions_the_later_stands_and_tells_what_it_changed(lake: LakeWriter) -> None:
     publish(lake, session(symbols=SYMBOLS[1:]))
     other = session(symbols=SYMBOLS[3:], minutes=1)
     interlude = Interlude(1, False, lambda: publish(lake, other))
-    watched = Lake(WatchedStore(lake.store, **interlude.moments))
+    watched = LakeWriter(WatchedStore(lake.store, **interlude.moments))
     written = publish(watched, session(minutes=2))
     assert changes(written) == (3, 0, 0)
     assert lake.read(MONDAY).bars.equals(session().bars)
 
 
-def test_what_is_kept_of_a_symbol_that_failed_is_what_is_published_at_the_end(lake: Lake) -> None:
+def test_what_is_kept_of_a_symbol_that_failed_is_what_is_published_at_the_end(
+    lake: LakeWriter,
+) -> None:
     publish(lake, session())
     corrected = table(row | {"volume": 7} for row in every(SYMBOLS, [MONDAY]).to_pylist())
     interlude = Interlude(1, False, lambda: publish(lake, session(minutes=1, bars=corrected)))
-    watched = Lake(WatchedStore(lake.store, **interlude.moments))
+    watched = LakeWriter(WatchedStore(lake.store, **interlude.moments))
     lost = {SYMBOLS[0]: "HTTP 503"}
     later = table(row | {"volume": 8} for row in every(SYMBOLS[1:], [MONDAY]).to_pylist())
     written = publish(watched, session(symbols=SYMBOLS[1:], minutes=2, bars=later, failed=lost))
@@ -357,7 +360,7 @@ def test_what_is_kept_of_a_symbol_that_failed_is_what_is_published_at_the_end(la
 
 @pytest.mark.parametrize("lost", [0, 3])
 def test_a_second_look_that_finds_the_same_leaves_the_object_as_it_is(
-    lake: Lake, lost: int
+    lake: LakeWriter, lost: int
 ) -> None:
     first = publish(lake, session(no_print=("ZA",)))
     keep(lake, session(minutes=1, symbols=SYMBOLS[:5], pending=SYMBOLS[5:]))
@@ -386,7 +389,9 @@ def test_a_second_look_that_finds_the_same_leaves_the_object_as_it_is(
     ],
     ids=["a symbol less", "another symbol", "a bar less", "other volumes"],
 )
-def test_a_second_look_that_finds_anything_else_is_written(lake: Lake, later: Session) -> None:
+def test_a_second_look_that_finds_anything_else_is_written(
+    lake: LakeWriter, later: Session
+) -> None:
     publish(lake, session(no_print=("ZA",)))
     before = lake.store.versions(layout.SESSIONS)
     assert not publish(lake, later).unchanged
@@ -394,7 +399,7 @@ def test_a_second_look_that_finds_anything_else_is_written(lake: Lake, later: Se
     assert lake.read(MONDAY).ledger == later.ledger
 
 
-def test_the_same_bars_of_another_source_are_written(lake: Lake) -> None:
+def test_the_same_bars_of_another_source_are_written(lake: LakeWriter) -> None:
     foreign = session()
     foreign = replace(foreign, provenance=replace(foreign.provenance, source="elsewhere"))
     publish(lake, foreign)
@@ -405,7 +410,7 @@ def test_the_same_bars_of_another_source_are_written(lake: Lake) -> None:
 # What printed before
 
 
-def test_printed_names_the_symbols_with_a_bar_of_the_published_sessions(lake: Lake) -> None:
+def test_printed_names_the_symbols_with_a_bar_of_the_published_sessions(lake: LakeWriter) -> None:
     publish(lake, session(WEEK[0], no_print=("ZA",)))
     publish(lake, session(WEEK[2], symbols=SYMBOLS[:3]))
     keep(lake, session(WEEK[3], symbols=SYMBOLS[:3]))
@@ -416,7 +421,7 @@ def test_printed_names_the_symbols_with_a_bar_of_the_published_sessions(lake: La
 # Summaries
 
 
-def test_summaries_come_in_the_order_of_their_keys(lake: Lake) -> None:
+def test_summaries_come_in_the_order_of_their_keys(lake: LakeWriter) -> None:
     for position, day in enumerate(WEEK):
         publish(lake, session(day, SYMBOLS[: position + 1]))
     keys = [layout.session_key(day) for day in WEEK[::-1]]
@@ -426,13 +431,15 @@ def test_summaries_come_in_the_order_of_their_keys(lake: Lake) -> None:
     assert lake.summaries([]) == []
 
 
-def test_a_ledger_longer_than_the_end_that_is_read_first_is_told_all_the_same(lake: Lake) -> None:
+def test_a_ledger_longer_than_the_end_that_is_read_first_is_told_all_the_same(
+    lake: LakeWriter,
+) -> None:
     reason = "HTTP 503: " + "no answer " * 20
     failed = {symbol: f"{symbol} {reason}" for symbol in names(5_000)}
     keep(lake, session(symbols=(), failed=failed))
     key = layout.incomplete_key(MONDAY)
     assert lake.store.size(key) > 300_000
-    (told,) = Lake(_Ends(lake.store)).summaries([key])
+    (told,) = LakeWriter(_Ends(lake.store)).summaries([key])
     assert isinstance(told, Summary)
     assert told.counts["failed"] == 5_000
 
@@ -454,14 +461,14 @@ class _Ends(Store):
 
 
 @pytest.mark.parametrize("odd", [b"", b"PAR1", b"PAR1 and nothing more", b"\xff" * 100_000])
-def test_what_is_no_session_file_is_not_looked_at_for_ever(lake: Lake, odd: bytes) -> None:
+def test_what_is_no_session_file_is_not_looked_at_for_ever(lake: LakeWriter, odd: bytes) -> None:
     key = layout.session_key(MONDAY)
     lake.store.put(key, odd)
-    (told,) = Lake(_Ends(lake.store)).summaries([key])
+    (told,) = LakeWriter(_Ends(lake.store)).summaries([key])
     assert isinstance(told, BrokenFileError)
 
 
-def test_in_the_place_of_a_broken_file_stands_what_is_wrong_with_it(lake: Lake) -> None:
+def test_in_the_place_of_a_broken_file_stands_what_is_wrong_with_it(lake: LakeWriter) -> None:
     publish(lake, session(WEEK[0]))
     lake.store.put(layout.session_key(WEEK[1]), b"PAR1 and nothing more")
     publish(lake, session(WEEK[2]))
@@ -474,7 +481,7 @@ def test_in_the_place_of_a_broken_file_stands_what_is_wrong_with_it(lake: Lake) 
     ]
 
 
-def test_in_the_place_of_a_file_that_is_gone_stands_that_it_is(lake: Lake) -> None:
+def test_in_the_place_of_a_file_that_is_gone_stands_that_it_is(lake: LakeWriter) -> None:
     publish(lake, session(WEEK[0]))
     there, gone = lake.summaries([layout.session_key(day) for day in WEEK[:2]])
     assert isinstance(there, Summary)
@@ -499,7 +506,7 @@ def snapshot(*symbols: str) -> pa.Table:
     return pa.Table.from_pylist(rows, UNIVERSE)
 
 
-def test_the_newest_snapshot_of_the_universe_is_the_one_in_use(lake: Lake) -> None:
+def test_the_newest_snapshot_of_the_universe_is_the_one_in_use(lake: LakeWriter) -> None:
     written = lake.write_universe(date(2024, 7, 2), snapshot("A", "B"))
     assert written.key == "data/universe/2024-07-02.parquet"
     assert written.size == lake.store.size(written.key)
@@ -512,7 +519,7 @@ def test_the_newest_snapshot_of_the_universe_is_the_one_in_use(lake: Lake) -> No
     assert lake.universe_of(date(2024, 6, 28)).equals(snapshot("A"))
 
 
-def test_a_later_snapshot_of_the_day_takes_the_earlier_ones_place(lake: Lake) -> None:
+def test_a_later_snapshot_of_the_day_takes_the_earlier_ones_place(lake: LakeWriter) -> None:
     lake.write_universe(MONDAY, snapshot("A"))
     lake.write_universe(MONDAY, snapshot("A", "B"))
     assert lake.universe_days() == [MONDAY]
@@ -520,7 +527,7 @@ def test_a_later_snapshot_of_the_day_takes_the_earlier_ones_place(lake: Lake) ->
 
 
 def test_a_damaged_snapshot_is_named_whatever_bit_of_it_is_flipped() -> None:
-    lake = Lake(open_store("memory://"))
+    lake = LakeWriter(open_store("memory://"))
     lake.write_universe(MONDAY, snapshot("A", "B"))
     key = layout.universe_key(MONDAY)
     whole, told = lake.store.get(key), lake.universe()
@@ -545,9 +552,9 @@ class Noon(Clock):
 
 @pytest.mark.parametrize(("ahead", "used"), [(-1, True), (0, True), (1, False), (365, False)])
 def test_a_snapshot_of_a_day_to_come_is_not_used_and_said_so(
-    lake: Lake, caplog: pytest.LogCaptureFixture, ahead: int, used: bool
+    lake: LakeWriter, caplog: pytest.LogCaptureFixture, ahead: int, used: bool
 ) -> None:
-    held = Lake(lake.store, Noon())
+    held = LakeWriter(lake.store, Noon())
     before, day = MONDAY - timedelta(days=2), MONDAY + timedelta(days=ahead)
     held.write_universe(before, snapshot("A"))
     held.write_survey(before, Survey(2011, 2024, {}))
@@ -564,7 +571,7 @@ def test_a_snapshot_of_a_day_to_come_is_not_used_and_said_so(
     assert (f"{place} is of a day that is still to come" in caplog.text) != used
 
 
-def test_a_day_without_a_snapshot_is_a_file_not_found(lake: Lake) -> None:
+def test_a_day_without_a_snapshot_is_a_file_not_found(lake: LakeWriter) -> None:
     with pytest.raises(FileNotFoundError):
         lake.universe_of(MONDAY)
 
@@ -576,19 +583,19 @@ SURVEY = Survey(
 )
 
 
-def test_a_survey_is_read_as_it_was_written(lake: Lake) -> None:
+def test_a_survey_is_read_as_it_was_written(lake: LakeWriter) -> None:
     assert lake.survey() is None
     lake.write_survey(MONDAY, SURVEY)
     assert lake.survey() == SURVEY
     assert lake.store.list("") == [layout.survey_key(MONDAY)]
 
 
-def test_a_survey_of_nobody_keeps_its_years(lake: Lake) -> None:
+def test_a_survey_of_nobody_keeps_its_years(lake: LakeWriter) -> None:
     lake.write_survey(MONDAY, Survey(2016, 2024, {}))
     assert lake.survey() == Survey(2016, 2024, {})
 
 
-def test_a_survey_read_again_covers_the_years_that_were_asked_for(lake: Lake) -> None:
+def test_a_survey_read_again_covers_the_years_that_were_asked_for(lake: LakeWriter) -> None:
     lake.write_survey(MONDAY, SURVEY)
     found = lake.survey()
     assert found is not None
@@ -597,7 +604,7 @@ def test_a_survey_read_again_covers_the_years_that_were_asked_for(lake: Lake) ->
     assert not found.covers([date(2027, 1, 4)])
 
 
-def test_the_newest_survey_is_the_one_in_use(lake: Lake) -> None:
+def test_the_newest_survey_is_the_one_in_use(lake: LakeWriter) -> None:
     lake.write_survey(date(2024, 7, 2), SURVEY)
     lake.write_survey(date(2024, 6, 28), Survey(2011, 2024, {}))
     assert lake.survey() == SURVEY
@@ -605,21 +612,21 @@ def test_the_newest_survey_is_the_one_in_use(lake: Lake) -> None:
     assert lake.survey() == Survey(2016, 2024, {})
 
 
-def test_a_survey_is_no_snapshot_of_the_universe(lake: Lake) -> None:
+def test_a_survey_is_no_snapshot_of_the_universe(lake: LakeWriter) -> None:
     lake.write_survey(MONDAY, SURVEY)
     assert lake.universe() is None
     assert lake.universe_days() == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", b"PAR1 cut short"])
-def test_a_damaged_survey_is_none(lake: Lake, damage: bytes) -> None:
+def test_a_damaged_survey_is_none(lake: LakeWriter, damage: bytes) -> None:
     lake.write_survey(MONDAY, SURVEY)
     lake.store.put(layout.survey_key(MONDAY), damage)
     assert lake.survey() is None
 
 
 def test_a_survey_with_a_flipped_bit_costs_no_collection() -> None:
-    lake = Lake(open_store("memory://"))
+    lake = LakeWriter(open_store("memory://"))
     lake.write_survey(MONDAY, SURVEY)
     key = layout.survey_key(MONDAY)
     whole, none = lake.store.get(key), 0
@@ -642,7 +649,7 @@ STATES = {
 
 
 def publish_for_ever(root: str, started: Any) -> None:
-    lake = Lake(open_store(root))
+    lake = LakeWriter(open_store(root))
     for turn in count():
         for day in DAYS:
             state = STATES[day, turn % 2]
@@ -654,7 +661,7 @@ def publish_for_ever(root: str, started: Any) -> None:
 
 def test_a_writer_killed_at_any_moment_leaves_each_session_old_or_new(tmp_path: Path) -> None:
     root = str(tmp_path / "lake")
-    lake = Lake(open_store(root))
+    lake = LakeWriter(open_store(root))
     for day in DAYS:
         publish(lake, STATES[day, 0])
     context = multiprocessing.get_context("forkserver")
@@ -687,7 +694,9 @@ def test_a_writer_killed_at_any_moment_leaves_each_session_old_or_new(tmp_path: 
     assert lake.incomplete() == []
 
 
-def test_a_session_of_the_past_is_asked_for_every_name_that_an_action_tells(lake: Lake) -> None:
+def test_a_session_of_the_past_is_asked_for_every_name_that_an_action_tells(
+    lake: LakeWriter,
+) -> None:
     lake.write_universe(MONDAY + timedelta(days=30), snapshot("META"))
     renamed = action(symbol="FB", kind="name_changes", new_symbol="META")
     merged = action("b", "TWTR", kind="cash_mergers", cash=54.2)

@@ -29,7 +29,8 @@ from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.lake import session_file
 from datalake_assets.lake.coverage import Held
-from datalake_assets.lake.lake import FORMAT, Lake, WrongLakeError
+from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
+from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import (
     MISSING,
     SESSION_COST,
@@ -39,6 +40,7 @@ from datalake_assets.lake.reader import (
 )
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, StoreError, open_store
 from datalake_assets_tests.collection.tables import bar, table
@@ -98,7 +100,7 @@ def publish(store: Store, *years: int) -> None:
 
 def truth(store: Store, symbols: Iterable[str], first: date, last: date) -> list[dict[str, Any]]:
     """The bars that the sessions hold, read one by one."""
-    lake = Lake(store)
+    lake = LakeFiles(store)
     rows = [
         row
         for day in lake.sessions()
@@ -118,7 +120,7 @@ def store() -> Store:
 
 
 def fill(store: Store) -> None:
-    Lake(store).claim("alpaca/sip")
+    LakeWriter(store).claim("alpaca/sip")
     for day in DAYS:
         write(store, day, SYMBOLS)
     publish(store, 2023, 2024)
@@ -129,7 +131,7 @@ def universe(store: Store, *symbols: str) -> None:
         {"symbol": s, "status": "active", "exchange": "NYSE", "tradable": True, "asset_id": s}
         for s in symbols
     ]
-    Lake(store).write_universe(date(2024, 1, 4), pa.Table.from_pylist(rows, UNIVERSE))
+    LakeWriter(store).write_universe(date(2024, 1, 4), pa.Table.from_pylist(rows, UNIVERSE))
 
 
 # What is read
@@ -631,7 +633,7 @@ def test_a_symbol_that_only_the_newest_ledger_knows_is_known(store: Store) -> No
 
 def test_a_lake_without_sessions_says_so() -> None:
     store = open_store("memory://")
-    Lake(store).claim("alpaca/sip")
+    LakeWriter(store).claim("alpaca/sip")
     lake = Lake(store)
 
     for ask in (lambda: lake.bars("AAPL"), lambda: lake.session(DAYS[0])):
@@ -822,7 +824,7 @@ HOLED = market_calendar.sessions(date(2024, 1, 2), date(2024, 1, 12))
 def holed() -> Lake:
     """Of nine sessions three are published, and one waits; in one of them X failed."""
     lake = Lake(open_store("memory://"))
-    lake.claim("alpaca/sip")
+    LakeWriter(lake.store).claim("alpaca/sip")
     write(lake.store, HOLED[0], ["A", "X"])
     write(lake.store, HOLED[3], ["A"], no_print=("N",), failed={"X": "HTTP 500"}, pending=("P",))
     write(lake.store, HOLED[5], ["A", "X"], rejected={"R": "invalid symbol"})

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datalake_assets.lake.lake import Lake, Written
+from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.restatements import SCHEMA, VALUES, Restatements, changes
+from datalake_assets.lake.writer import LakeWriter, Written
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store, open_store
 from datalake_assets_tests.collection.tables import MONDAY, bar, names, table
@@ -24,22 +25,24 @@ EVENING = datetime(2026, 1, 5, 22, tzinfo=UTC)
 
 
 @pytest.fixture
-def lake() -> Lake:
-    return Lake(open_store("memory://"))
+def lake() -> LakeWriter:
+    return LakeWriter(open_store("memory://"))
 
 
-def collect(lake: Lake, hours: int, *bars: dict[str, Any], day: date = MONDAY) -> Written:
+def collect(lake: LakeWriter, hours: int, *bars: dict[str, Any], day: date = MONDAY) -> Written:
     """Publish the session as it was collected so many hours after the evening."""
     return lake.publish(collected(day, table(bars), minutes=60 * hours), [])
 
 
-def known(lake: Lake, hours: float) -> dict[str, float]:
+def known(lake: LakeWriter, hours: float) -> dict[str, float]:
     """The closes that were known so many hours after the evening."""
-    bars = lake.known(MONDAY, EVENING + timedelta(hours=hours))
+    bars = Lake(lake.store).known(MONDAY, EVENING + timedelta(hours=hours))
     return dict(zip(bars["symbol"].to_pylist(), bars["close"].to_pylist(), strict=True))
 
 
-def test_each_changed_bar_is_kept_with_both_values_and_when_each_was_known(lake: Lake) -> None:
+def test_each_changed_bar_is_kept_with_both_values_and_when_each_was_known(
+    lake: LakeWriter,
+) -> None:
     collect(lake, 0, bar("A", close=1.0), bar("B", close=2.0), bar("C", close=3.0))
     written = collect(lake, 24, bar("A", close=1.5), bar("C", close=3.0), bar("D", close=4.0))
 
@@ -60,7 +63,7 @@ def test_each_changed_bar_is_kept_with_both_values_and_when_each_was_known(lake:
     ]
 
 
-def test_the_first_collection_and_one_that_changes_nothing_leave_no_entry(lake: Lake) -> None:
+def test_the_first_collection_and_one_that_changes_nothing_leave_no_entry(lake: LakeWriter) -> None:
     assert collect(lake, 0, bar("A")).changes is None
     written = collect(lake, 24, bar("A"))
 
@@ -69,7 +72,7 @@ def test_the_first_collection_and_one_that_changes_nothing_leave_no_entry(lake: 
     assert lake.store.list(layout.RESTATEMENTS) == []
 
 
-def test_what_was_known_on_a_day_is_told_for_every_state_of_a_session(lake: Lake) -> None:
+def test_what_was_known_on_a_day_is_told_for_every_state_of_a_session(lake: LakeWriter) -> None:
     collect(lake, 0, bar("A", close=1.0), bar("B", close=2.0))
     collect(lake, 24, bar("A", close=1.5), bar("B", close=2.0))
     collect(lake, 30, bar("A", close=1.5), bar("B", close=2.0))
@@ -81,7 +84,7 @@ def test_what_was_known_on_a_day_is_told_for_every_state_of_a_session(lake: Lake
     ]
 
 
-def test_before_its_first_publication_nothing_was_known(lake: Lake) -> None:
+def test_before_its_first_publication_nothing_was_known(lake: LakeWriter) -> None:
     collect(lake, 0, bar("A"))
     collect(lake, 24, bar("A"))
 
@@ -89,18 +92,18 @@ def test_before_its_first_publication_nothing_was_known(lake: Lake) -> None:
         known(lake, -0.001)
 
 
-def test_what_was_known_is_asked_by_day_and_instant_as_all_else(lake: Lake) -> None:
+def test_what_was_known_is_asked_by_day_and_instant_as_all_else(lake: LakeWriter) -> None:
     collect(lake, 0, bar("A"))
     at = EVENING + timedelta(hours=1)
 
-    assert lake.known(str(MONDAY), at) == lake.known(MONDAY, at)
+    assert Lake(lake.store).known(str(MONDAY), at) == Lake(lake.store).known(MONDAY, at)
     with pytest.raises(NotInLakeError, match="2024-07-04 is no trading session"):
-        lake.known("2024-07-04", at)
+        Lake(lake.store).known("2024-07-04", at)
     with pytest.raises(ValueError, match="is no instant: give a datetime with its zone"):
-        lake.known(MONDAY, at.replace(tzinfo=None))
+        Lake(lake.store).known(MONDAY, at.replace(tzinfo=None))
 
 
-def test_an_entry_of_a_change_that_was_never_made_changes_no_answer(lake: Lake) -> None:
+def test_an_entry_of_a_change_that_was_never_made_changes_no_answer(lake: LakeWriter) -> None:
     """As a writer leaves it that was killed between the log and the session."""
     collect(lake, 0, bar("A", close=1.0))
     before, lost = table([bar("A", close=1.0)]), table([bar("A", close=9.0), bar("Z")])
@@ -116,7 +119,7 @@ STATE = st.dictionaries(st.sampled_from(names(4)), st.integers(1, 3), max_size=4
 
 @given(st.lists(STATE, min_size=1, max_size=5))
 def test_every_state_that_a_session_ever_had_can_be_had_again(states: list[dict[str, int]]) -> None:
-    lake = Lake(open_store("memory://"))
+    lake = LakeWriter(open_store("memory://"))
     for number, state in enumerate(states):
         bars = [bar(symbol, close=float(close)) for symbol, close in sorted(state.items())]
         collect(lake, number, *bars)
@@ -147,7 +150,7 @@ def test_a_change_is_what_differs_and_nothing_else(
     assert all(added[f"new_{name}"].null_count == 0 for name in VALUES)
 
 
-def test_the_newest_changes_of_all_sessions_come_first(lake: Lake) -> None:
+def test_the_newest_changes_of_all_sessions_come_first(lake: LakeWriter) -> None:
     days = [date(2024, 7, 1), date(2023, 12, 29), date(2024, 7, 2)]
     for hours, day in enumerate(days):
         collect(lake, 0, bar("A", day), day=day)
@@ -163,7 +166,7 @@ def test_the_newest_changes_of_all_sessions_come_first(lake: Lake) -> None:
     assert Restatements(lake.store).newest(100).num_rows == 6
 
 
-def test_what_others_put_beside_the_log_is_none_of_it(lake: Lake) -> None:
+def test_what_others_put_beside_the_log_is_none_of_it(lake: LakeWriter) -> None:
     collect(lake, 0, bar("A", close=1.0))
     collect(lake, 24, bar("A", close=2.0))
     (key,) = lake.store.list(layout.RESTATEMENTS)
@@ -175,7 +178,7 @@ def test_what_others_put_beside_the_log_is_none_of_it(lake: Lake) -> None:
     assert (log.newest(9).num_rows, log.of(MONDAY).num_rows, log.sessions()) == (1, 1, [MONDAY])
 
 
-def test_a_damaged_entry_is_named(lake: Lake) -> None:
+def test_a_damaged_entry_is_named(lake: LakeWriter) -> None:
     collect(lake, 0, bar("A", close=1.0))
     collect(lake, 24, bar("A", close=2.0))
     (key,) = lake.store.list(layout.RESTATEMENTS)
@@ -195,9 +198,9 @@ class _Dying(Store):
 def test_killed_before_the_session_is_replaced_the_old_one_stands_and_is_known(
     tmp_path: Any,
 ) -> None:
-    lake = Lake(open_store(str(tmp_path)))
+    lake = LakeWriter(open_store(str(tmp_path)))
     collect(lake, 0, bar("A", close=1.0))
-    dying = Lake(open_store(str(tmp_path)))
+    dying = LakeWriter(open_store(str(tmp_path)))
     dying.store.__class__ = _Dying
     with pytest.raises(KeyboardInterrupt):
         collect(dying, 24, bar("A", close=2.0))
@@ -210,13 +213,13 @@ def test_killed_before_the_session_is_replaced_the_old_one_stands_and_is_known(
 
 @pytest.mark.parametrize("repair", [False, True])
 def test_of_two_collections_that_found_the_same_change_only_the_first_made_it(
-    lake: Lake, repair: bool
+    lake: LakeWriter, repair: bool
 ) -> None:
     collect(lake, 0, bar("A", close=1.0), bar("B"))
     replacing = lake.stored(MONDAY) if repair else None
     corrected = (bar("A", close=2.0), bar("B"))
     interlude = Interlude(2, False, lambda: collect(lake, 24, *corrected))  # the first is the log
-    watched = Lake(WatchedStore(lake.store, **interlude.moments))
+    watched = LakeWriter(WatchedStore(lake.store, **interlude.moments))
     with suppress(ChangedError):
         watched.publish(collected(MONDAY, table(corrected), minutes=60 * 48), [], replacing)
 
@@ -225,10 +228,10 @@ def test_of_two_collections_that_found_the_same_change_only_the_first_made_it(
     assert Restatements(lake.store).of(MONDAY).num_rows == 1
 
 
-def test_bars_of_a_lake_are_never_changed_by_looking_back(lake: Lake) -> None:
+def test_bars_of_a_lake_are_never_changed_by_looking_back(lake: LakeWriter) -> None:
     collect(lake, 0, bar("A", close=1.0))
     collect(lake, 24, bar("A", close=2.0))
-    now = lake.known(MONDAY, EVENING + timedelta(hours=24))
+    now = Lake(lake.store).known(MONDAY, EVENING + timedelta(hours=24))
 
     assert isinstance(now, pa.Table)
     assert now.equals(lake.read(MONDAY).bars)

@@ -26,6 +26,7 @@ from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.returns import PAYOUT
 from datalake_assets.lake.security_reader import SecuritiesWarning
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.securities.findings import read_findings
 from datalake_assets.sources.action_pages import decode_actions
 from datalake_assets.storage import layout
@@ -53,7 +54,7 @@ class World:
         for symbol, day in zip(*columns, strict=True):
             self.days[symbol].append(day)
         self.lake = Lake(open_store("memory://"))
-        self.lake.claim("synthetic")
+        LakeWriter(self.lake.store).claim("synthetic")
         for day, rows in by_session(self.bars):
             self.lake.store.put(layout.session_key(day), encoded(day, rows))
         for year in (FIRST.year, LAST.year):

@@ -16,24 +16,24 @@ from datalake_assets import market_calendar
 from datalake_assets.cli.status import as_dict
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Reason
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import SCHEMA as RESTATED
 from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview.numbers import (
+    ABSENT_FOR,
     COMPARED,
     HISTORY,
-    PRINTED,
+    LISTED_ONE_BY_ONE,
     RESTATEMENTS,
-    SILENT,
-    SPELLED_OUT,
+    TRADED_FOR,
     Health,
     LakeStatus,
     Measure,
     Overview,
     SessionState,
     Step,
-    changed_values,
+    restated_rows,
     written,
 )
 from datalake_assets.storage import layout
@@ -51,7 +51,7 @@ from datalake_assets_tests.workbench import universe
 
 
 @pytest.fixture
-def lake() -> Lake:
+def lake() -> LakeWriter:
     return new_lake()
 
 
@@ -59,7 +59,7 @@ def commands(found: Overview) -> list[str | None]:
     return [step.command for step in found.steps]
 
 
-def whole(lake: Lake, days: Sequence[date] = DAYS) -> None:
+def whole(lake: LakeWriter, days: Sequence[date] = DAYS) -> None:
     """All is published, per symbol too."""
     publish(lake, days)
     for year in sorted({day.year for day in days}):
@@ -69,14 +69,14 @@ def whole(lake: Lake, days: Sequence[date] = DAYS) -> None:
 # --- the verdict ---
 
 
-def test_a_whole_lake_is_good_and_there_is_nothing_to_do(lake: Lake) -> None:
+def test_a_whole_lake_is_good_and_there_is_nothing_to_do(lake: LakeWriter) -> None:
     whole(lake)
 
     found = look(lake)
 
     assert (found.health, found.headline) == (Health.GOOD, "The lake is good.")
     assert found.sentence == (
-        "All 44 sessions up to 2024-07-03 are published, and every symbol of them was answered."
+        "All 44 sessions up to 2024-07-03 are published, and the source answered for every symbol."
     )
     assert (found.steps, found.damaged) == ([], [])
     assert (found.due, found.published, found.rows) == (44, 44, 4400)
@@ -84,16 +84,16 @@ def test_a_whole_lake_is_good_and_there_is_nothing_to_do(lake: Lake) -> None:
 
 
 def test_a_lake_that_is_not_there_is_empty_and_to_be_backfilled() -> None:
-    found = look(Lake(open_store("memory://")))
+    found = look(LakeWriter(open_store("memory://")))
 
     assert found.source is None
     assert found.headline == "The lake is empty."
-    assert found.counts[SessionState.UNTOUCHED] == 44
+    assert found.counts[SessionState.NOT_COLLECTED] == 44
     assert commands(found) == ["backfill --from 2024-05-01 --to 2024-07-03"]
-    assert (found.newest, found.measures, found.silent, found.usage) == (None, [], None, None)
+    assert (found.newest, found.measures, found.stopped, found.usage) == (None, [], None, None)
 
 
-def test_before_the_first_session_nothing_is_due(lake: Lake) -> None:
+def test_before_the_first_session_nothing_is_due(lake: LakeWriter) -> None:
     found = look(lake, due=DAYS[0] - timedelta(days=1))
 
     assert found.headline == "No session is due yet."
@@ -102,14 +102,15 @@ def test_before_the_first_session_nothing_is_due(lake: Lake) -> None:
     assert next(iter(found.states)) == DAYS[0]
 
 
-def test_what_was_never_collected_before_the_first_session_is_no_hole(lake: Lake) -> None:
+def test_what_was_never_collected_before_the_first_session_is_no_hole(lake: LakeWriter) -> None:
     whole(lake, DAYS[-6:])
 
     found = look(lake)
 
-    assert found.health is Health.LOOSE_ENDS
+    assert found.health is Health.UNFINISHED
     assert found.sentence == (
-        "6 of 44 sessions up to 2024-07-03 are published; 38 of the history were not collected yet."
+        "6 of 44 sessions up to 2024-07-03 are published; 38 of the history have not been "
+        "collected yet."
     )
     assert commands(found) == [f"backfill --from {DAYS[0]} --to {DAYS[-7]}"]
 
@@ -117,12 +118,12 @@ def test_what_was_never_collected_before_the_first_session_is_no_hole(lake: Lake
 @pytest.mark.parametrize(
     ("missing", "told"),
     [
-        ([-1], "the newest one is missing"),
+        ([-1], "the newest is missing"),
         ([-2], "1 is missing"),
         ([-1, -4], "2 are missing, the newest among them"),
     ],
 )
-def test_a_hole_makes_the_lake_bad(missing: list[int], told: str, lake: Lake) -> None:
+def test_a_hole_makes_the_lake_bad(missing: list[int], told: str, lake: LakeWriter) -> None:
     gone = [DAYS[at] for at in missing]
     whole(lake, [day for day in DAYS if day not in gone])
 
@@ -133,8 +134,10 @@ def test_a_hole_makes_the_lake_bad(missing: list[int], told: str, lake: Lake) ->
     assert commands(found) == [f"backfill --from {day} --to {day}" for day in sorted(gone)]
 
 
-@pytest.mark.parametrize(("gaps", "one_by_one"), [(SPELLED_OUT, True), (SPELLED_OUT + 1, False)])
-def test_many_gaps_are_filled_by_one_command(gaps: int, one_by_one: bool, lake: Lake) -> None:
+@pytest.mark.parametrize(
+    ("gaps", "one_by_one"), [(LISTED_ONE_BY_ONE, True), (LISTED_ONE_BY_ONE + 1, False)]
+)
+def test_many_gaps_are_filled_by_one_command(gaps: int, one_by_one: bool, lake: LakeWriter) -> None:
     gone = DAYS[2 : 2 + 2 * gaps : 2]
     whole(lake, [day for day in DAYS if day not in gone])
 
@@ -145,22 +148,22 @@ def test_many_gaps_are_filled_by_one_command(gaps: int, one_by_one: bool, lake: 
     )
 
 
-def test_failed_symbols_of_a_published_session_are_a_loose_end(lake: Lake) -> None:
+def test_failed_symbols_of_a_published_session_are_a_loose_end(lake: LakeWriter) -> None:
     publish(lake, DAYS[:-1])
     lake.publish(*collected(DAYS[-1], failed={"ZZZ": "boom"}))
     SymbolYears(lake.store).publish(2024)
 
     found = look(lake)
 
-    assert found.health is Health.LOOSE_ENDS
+    assert found.health is Health.UNFINISHED
     assert found.states[DAYS[-1]] is SessionState.FLAWED
-    assert "1 published session has symbols to ask again" in found.sentence
+    assert "1 published session has symbols to retry" in found.sentence
     assert [(step.why, step.command) for step in found.steps] == [
         ("2024-07-03: 1 failed, 0 pending", "collect --session 2024-07-03 --repair")
     ]
 
 
-def test_a_session_that_did_not_pass_is_told_with_what_it_lacks(lake: Lake) -> None:
+def test_a_session_that_did_not_pass_is_told_with_what_it_lacks(lake: LakeWriter) -> None:
     whole(lake, DAYS[:-1])
     lake.keep_incomplete(*collected(DAYS[-1], SYMBOLS[:50], pending=SYMBOLS[50:]))
 
@@ -174,7 +177,7 @@ def test_a_session_that_did_not_pass_is_told_with_what_it_lacks(lake: Lake) -> N
     ]
 
 
-def test_what_was_answered_whole_and_did_not_pass_is_told_so(lake: Lake) -> None:
+def test_what_was_answered_whole_and_did_not_pass_is_told_so(lake: LakeWriter) -> None:
     whole(lake, DAYS[:-1])
     half, rest = SYMBOLS[:50], SYMBOLS[50:]
     lake.keep_incomplete(*collected(DAYS[-1], half, before=[SYMBOLS] * 5, no_print=tuple(rest)))
@@ -183,13 +186,16 @@ def test_what_was_answered_whole_and_did_not_pass_is_told_so(lake: Lake) -> None
 
     assert found.counts[SessionState.INCOMPLETE] == 1
     assert [(step.why, step.command) for step in found.steps] == [
-        ("2024-07-03: answered whole, did not pass", "collect --session 2024-07-03 --repair")
+        (
+            "2024-07-03: complete, but did not pass its audit",
+            "collect --session 2024-07-03 --repair",
+        )
     ]
 
 
 @pytest.mark.parametrize(("waiting", "one_by_one"), [(5, True), (6, False)])
 def test_many_sessions_in_a_row_are_repaired_by_one_command(
-    waiting: int, one_by_one: bool, lake: Lake
+    waiting: int, one_by_one: bool, lake: LakeWriter
 ) -> None:
     """As an interrupted backfill leaves them."""
     rest, alone = [*DAYS[: -waiting - 1], DAYS[-2]], DAYS[-1]
@@ -213,7 +219,9 @@ def test_many_sessions_in_a_row_are_repaired_by_one_command(
     ]
 
 
-def test_a_published_session_with_a_worse_one_waiting_tells_what_that_one_lacks(lake: Lake) -> None:
+def test_a_published_session_with_a_worse_one_waiting_tells_what_that_one_lacks(
+    lake: LakeWriter,
+) -> None:
     whole(lake)
     again = collected(
         DAYS[3], SYMBOLS[:20], pending=SYMBOLS[20:], began=NOW - timedelta(hours=1), requests=3
@@ -230,7 +238,7 @@ def test_a_published_session_with_a_worse_one_waiting_tells_what_that_one_lacks(
 # --- damage ---
 
 
-def test_a_session_without_its_footer_is_damaged_and_not_told_as_missing(lake: Lake) -> None:
+def test_a_session_without_its_footer_is_damaged_and_not_told_as_missing(lake: LakeWriter) -> None:
     whole(lake)
     key = layout.session_key(DAYS[7])
     lake.store.put(key, lake.store.get(key)[:-30])
@@ -244,7 +252,7 @@ def test_a_session_without_its_footer_is_damaged_and_not_told_as_missing(lake: L
     assert f"backfill --from {DAYS[7]} --to {DAYS[7]}" not in commands(found)
 
 
-def test_a_flipped_bit_in_the_bars_of_a_new_session_is_found(lake: Lake) -> None:
+def test_a_flipped_bit_in_the_bars_of_a_new_session_is_found(lake: LakeWriter) -> None:
     """Its footer is whole: only who reads the bars can know."""
     whole(lake)
     key = layout.session_key(DAYS[-2])
@@ -259,7 +267,7 @@ def test_a_flipped_bit_in_the_bars_of_a_new_session_is_found(lake: Lake) -> None
 
 
 def test_a_damaged_session_with_failed_symbols_is_collected_whole_and_not_repaired(
-    lake: Lake,
+    lake: LakeWriter,
 ) -> None:
     """A repair starts from what is there, which nobody can read."""
     whole(lake, DAYS[:-1])
@@ -275,7 +283,7 @@ def test_a_damaged_session_with_failed_symbols_is_collected_whole_and_not_repair
     assert f"collect --session {DAYS[-1]} --repair" not in typed
 
 
-def test_a_damaged_manifest_is_to_be_deleted_and_its_year_published(lake: Lake) -> None:
+def test_a_damaged_manifest_is_to_be_deleted_and_its_year_published(lake: LakeWriter) -> None:
     whole(lake)
     lake.store.put(layout.manifest_key(2024), b"no manifest")
 
@@ -287,7 +295,7 @@ def test_a_damaged_manifest_is_to_be_deleted_and_its_year_published(lake: Lake) 
     assert step.why.endswith(f"{layout.manifest_key(2024)}: delete it, then")
 
 
-def test_a_damaged_restatement_file_hides_nothing_else(lake: Lake) -> None:
+def test_a_damaged_restatement_file_hides_nothing_else(lake: LakeWriter) -> None:
     whole(lake)
     key = layout.restatement_key(DAYS[3], NOW)
     lake.store.put(key, b"no parquet")
@@ -303,7 +311,7 @@ def test_a_damaged_restatement_file_hides_nothing_else(lake: Lake) -> None:
 # --- years and symbol-years ---
 
 
-def test_the_years_add_up_their_sessions(lake: Lake) -> None:
+def test_the_years_add_up_their_sessions(lake: LakeWriter) -> None:
     days = market_calendar.sessions(date(2023, 12, 18), date(2024, 1, 12))
     publish(lake, days[:-2])
     lake.publish(
@@ -321,7 +329,9 @@ def test_the_years_add_up_their_sessions(lake: Lake) -> None:
     assert now.counts[SessionState.NOT_DUE] == 252 - 9
 
 
-def test_symbol_years_are_behind_by_what_changed_since_they_were_published(lake: Lake) -> None:
+def test_symbol_years_are_behind_by_what_changed_since_they_were_published(
+    lake: LakeWriter,
+) -> None:
     publish(lake, DAYS[:-2])
     SymbolYears(lake.store).publish(2024)
     publish(lake, DAYS[-2:])
@@ -329,13 +339,13 @@ def test_symbol_years_are_behind_by_what_changed_since_they_were_published(lake:
 
     found = look(lake)
 
-    assert found.health is Health.LOOSE_ENDS
-    assert (found.years[0].behind, found.years[0].symbol_years) == (3, "3 sessions behind")
+    assert found.health is Health.UNFINISHED
+    assert (found.years[0].behind, found.years[0].symbol_years) == (3, "3 sessions out of date")
     assert commands(found) == ["publish --year 2024"]
-    assert found.sentence.endswith("; the files per symbol of 2024 are behind.")
+    assert found.sentence.endswith("; the per-symbol files of 2024 are out of date.")
 
 
-def test_a_publication_that_was_cut_off_is_told(lake: Lake) -> None:
+def test_a_publication_that_was_cut_off_is_told(lake: LakeWriter) -> None:
     whole(lake)
     cut_off = SymbolYears(lake.store).manifest(2024)
     lake.store.put(
@@ -345,24 +355,24 @@ def test_a_publication_that_was_cut_off_is_told(lake: Lake) -> None:
 
     found = look(lake)
 
-    assert found.years[0].symbol_years == "cut off, or under way"
+    assert found.years[0].symbol_years == "interrupted, or in progress"
     assert commands(found) == ["publish --year 2024"]
 
 
-def test_several_years_behind_take_one_command(lake: Lake) -> None:
+def test_several_years_behind_take_one_command(lake: LakeWriter) -> None:
     days = market_calendar.sessions(date(2023, 12, 18), date(2024, 1, 12))
     publish(lake, days)
 
     found = look(lake, first=days[0], due=days[-1])
 
     assert commands(found) == ["publish"]
-    assert found.sentence.endswith("; the files per symbol of 2023 and 2024 are behind.")
+    assert found.sentence.endswith("; the per-symbol files of 2023 and 2024 are out of date.")
 
 
 # --- the newest session ---
 
 
-def test_the_newest_session_is_held_against_the_median_of_those_before(lake: Lake) -> None:
+def test_the_newest_session_is_held_against_the_median_of_those_before(lake: LakeWriter) -> None:
     for number, day in enumerate(DAYS[:-1]):
         lake.publish(*collected(day, SYMBOLS[: 60 + number % 3], seconds=30.0 + number % 3))
     lake.publish(*collected(DAYS[-1], SYMBOLS[:30], no_print=SYMBOLS[30:60], seconds=300.0))
@@ -377,7 +387,7 @@ def test_the_newest_session_is_held_against_the_median_of_those_before(lake: Lak
     assert found["volume traded"].newest == volume
 
 
-def test_a_session_that_was_collected_with_others_has_no_time_of_its_own(lake: Lake) -> None:
+def test_a_session_that_was_collected_with_others_has_no_time_of_its_own(lake: LakeWriter) -> None:
     for day in DAYS[:2]:
         lake.publish(*collected(day, seconds=600.0, began=NOW))
     for number, day in enumerate(DAYS[2:]):
@@ -405,7 +415,7 @@ def test_a_session_that_was_collected_with_others_has_no_time_of_its_own(lake: L
     ],
 )
 def test_history_that_was_never_collected_is_told_from_what_is_missing(
-    days: Sequence[date], status: LakeStatus, lake: Lake
+    days: Sequence[date], status: LakeStatus, lake: LakeWriter
 ) -> None:
     for day in days:
         lake.publish(*collected(day))
@@ -415,7 +425,7 @@ def test_history_that_was_never_collected_is_told_from_what_is_missing(
 
 
 def test_symbols_to_ask_again_and_files_behind_are_lagging_and_damage_is_broken(
-    lake: Lake,
+    lake: LakeWriter,
 ) -> None:
     for day in DAYS[3:]:
         lake.publish(*collected(day))
@@ -431,7 +441,7 @@ def test_symbols_to_ask_again_and_files_behind_are_lagging_and_damage_is_broken(
     assert look(lake).status is LakeStatus.BROKEN
 
 
-def test_coverage_that_the_audit_could_not_know_is_unknown(lake: Lake) -> None:
+def test_coverage_that_the_audit_could_not_know_is_unknown(lake: LakeWriter) -> None:
     lake.publish(*collected(DAYS[-2]))
     lake.publish(*collected(DAYS[-1], SYMBOLS[:50], no_print=SYMBOLS[50:], before=[SYMBOLS]))
 
@@ -488,7 +498,7 @@ def test_a_written_share_is_never_more_than_the_share(total: int, data: st.DataO
     assert told * total > 100 * part - 0.00101 * total
 
 
-def test_the_history_ends_with_the_newest_due_session_and_has_gaps(lake: Lake) -> None:
+def test_the_history_ends_with_the_newest_due_session_and_has_gaps(lake: LakeWriter) -> None:
     days = market_calendar.sessions(date(2024, 1, 2), date(2024, 7, 3))
     lake.publish(*collected(days[0]))
     publish(lake, days[-10:-1])
@@ -500,54 +510,58 @@ def test_the_history_ends_with_the_newest_due_session_and_has_gaps(lake: Lake) -
     assert [day for day, each in told.items() if each] == days[-10:-1]
 
 
-def test_the_history_begins_with_the_first_session_that_was_collected(lake: Lake) -> None:
+def test_the_history_begins_with_the_first_session_that_was_collected(lake: LakeWriter) -> None:
     publish(lake, [DAYS[-4], DAYS[-2]])
     assert list(look(lake).history) == DAYS[-4:]
 
 
-# --- symbols that fell silent ---
+# --- symbols that stopped trading ---
 
 
 def silence(
-    lake: Lake, *, gone_since: int, silent: str = "S00007", skipped: int | None = None
+    lake: LakeWriter, *, gone_since: int, silent: str = "S00007", skipped: int | None = None
 ) -> None:
     """Eight sessions in which a symbol is gone since one of them, and perhaps in another one."""
-    for number, day in enumerate(DAYS[-PRINTED - SILENT :]):
+    for number, day in enumerate(DAYS[-TRADED_FOR - ABSENT_FOR :]):
         there = number < gone_since and number != skipped
         lake.publish(*collected(day, [s for s in SYMBOLS if there or s != silent]))
 
 
-def test_a_symbol_that_printed_five_times_and_then_thrice_not_fell_silent(lake: Lake) -> None:
-    silence(lake, gone_since=PRINTED)
+def test_a_symbol_that_printed_five_times_and_then_thrice_not_stopped_trading(
+    lake: LakeWriter,
+) -> None:
+    silence(lake, gone_since=TRADED_FOR)
 
-    (found,) = look(lake, first=DAYS[-PRINTED - SILENT]).silent or ()
+    (found,) = look(lake, first=DAYS[-TRADED_FOR - ABSENT_FOR]).stopped or ()
 
-    last = lake.read(DAYS[-SILENT - 1]).bars.filter(
-        pc.equal(lake.read(DAYS[-SILENT - 1]).bars["symbol"], "S00007")
+    last = lake.read(DAYS[-ABSENT_FOR - 1]).bars.filter(
+        pc.equal(lake.read(DAYS[-ABSENT_FOR - 1]).bars["symbol"], "S00007")
     )
     assert found.symbol == "S00007"
-    assert (found.last, found.close) == (DAYS[-SILENT - 1], last["close"][0].as_py())
+    assert (found.last, found.close) == (DAYS[-ABSENT_FOR - 1], last["close"][0].as_py())
     assert found.volume == last["volume"][0].as_py()
 
 
-@pytest.mark.parametrize(("gone_since", "skipped"), [(PRINTED + 1, None), (PRINTED, 2), (9, None)])
-def test_a_symbol_that_printed_lately_or_not_each_time_before_is_not_silent(
-    gone_since: int, skipped: int | None, lake: Lake
+@pytest.mark.parametrize(
+    ("gone_since", "skipped"), [(TRADED_FOR + 1, None), (TRADED_FOR, 2), (9, None)]
+)
+def test_a_symbol_that_printed_lately_or_not_each_time_before_has_not_stopped_trading(
+    gone_since: int, skipped: int | None, lake: LakeWriter
 ) -> None:
     silence(lake, gone_since=gone_since, skipped=skipped)
-    assert look(lake, first=DAYS[-PRINTED - SILENT]).silent == []
+    assert look(lake, first=DAYS[-TRADED_FOR - ABSENT_FOR]).stopped == []
 
 
-@pytest.mark.parametrize("sessions", [PRINTED + SILENT - 1, PRINTED + SILENT])
-def test_too_few_sessions_can_not_tell_who_fell_silent(sessions: int, lake: Lake) -> None:
+@pytest.mark.parametrize("sessions", [TRADED_FOR + ABSENT_FOR - 1, TRADED_FOR + ABSENT_FOR])
+def test_too_few_sessions_can_not_tell_who_stopped_trading(sessions: int, lake: LakeWriter) -> None:
     publish(lake, DAYS[-sessions:])
-    assert look(lake).silent == (None if sessions < PRINTED + SILENT else [])
+    assert look(lake).stopped == (None if sessions < TRADED_FOR + ABSENT_FOR else [])
 
 
-def test_the_most_traded_of_the_silent_symbols_comes_first(lake: Lake) -> None:
+def test_the_most_traded_of_the_stopped_symbols_comes_first(lake: LakeWriter) -> None:
     for number, day in enumerate(DAYS[-8:]):
-        lake.publish(*collected(day, SYMBOLS if number < PRINTED else SYMBOLS[10:]))
-    volumes = [each.volume for each in look(lake).silent or ()]
+        lake.publish(*collected(day, SYMBOLS if number < TRADED_FOR else SYMBOLS[10:]))
+    volumes = [each.volume for each in look(lake).stopped or ()]
     assert len(volumes) == 10
     assert volumes == sorted(volumes, reverse=True)
 
@@ -555,7 +569,7 @@ def test_the_most_traded_of_the_silent_symbols_comes_first(lake: Lake) -> None:
 # --- requests ---
 
 
-def test_sessions_collected_together_count_their_requests_once(lake: Lake) -> None:
+def test_sessions_collected_together_count_their_requests_once(lake: LakeWriter) -> None:
     began = datetime(2024, 7, 3, 22, tzinfo=UTC)
     publish(lake, DAYS[-5:-2], began=began, seconds=60.0, requests=100)
     publish(lake, DAYS[-2:], began=began + timedelta(seconds=30), seconds=60.0, requests=50)
@@ -570,7 +584,7 @@ def test_sessions_collected_together_count_their_requests_once(lake: Lake) -> No
     assert found.share == 150 / (200 * 1.5 + 2)
 
 
-def test_a_collection_at_the_full_rate_is_all_of_the_plan_and_no_more(lake: Lake) -> None:
+def test_a_collection_at_the_full_rate_is_all_of_the_plan_and_no_more(lake: LakeWriter) -> None:
     """At 200 a minute 31 requests have 30 waits between them, of 0.3 s each."""
     publish(lake, DAYS[:1], seconds=9.0, requests=31)
     found = look(lake).usage
@@ -578,7 +592,7 @@ def test_a_collection_at_the_full_rate_is_all_of_the_plan_and_no_more(lake: Lake
     assert found.share == 1.0
 
 
-def test_collections_with_a_pause_between_do_not_count_the_pause(lake: Lake) -> None:
+def test_collections_with_a_pause_between_do_not_count_the_pause(lake: LakeWriter) -> None:
     began = datetime(2024, 7, 3, 12, tzinfo=UTC)
     publish(lake, DAYS[:1], began=began, seconds=60.0)
     publish(lake, DAYS[1:2], began=began + timedelta(hours=5), seconds=120.0)
@@ -589,7 +603,7 @@ def test_collections_with_a_pause_between_do_not_count_the_pause(lake: Lake) -> 
     assert found.minutes == 3.0
 
 
-def test_a_collection_that_took_no_time_has_no_share_of_the_plan(lake: Lake) -> None:
+def test_a_collection_that_took_no_time_has_no_share_of_the_plan(lake: LakeWriter) -> None:
     publish(lake, DAYS[:1], seconds=0.0)
     found = look(lake).usage
     assert found
@@ -623,7 +637,7 @@ def test_the_minutes_used_are_those_in_which_anything_was_collected(
 # --- restatements ---
 
 
-def restate(lake: Lake, day: date, at: datetime, symbols: Sequence[str]) -> None:
+def restate(lake: LakeWriter, day: date, at: datetime, symbols: Sequence[str]) -> None:
     before = lake.read(day).bars
     rows = [
         row | {"close": row["close"] + 1} if row["symbol"] in symbols else row
@@ -632,12 +646,12 @@ def restate(lake: Lake, day: date, at: datetime, symbols: Sequence[str]) -> None
     Restatements(lake.store).keep(changes(before, pa.Table.from_pylist(rows, SCHEMA), NOW, at))
 
 
-def test_the_newest_restatements_are_told_with_both_values(lake: Lake) -> None:
+def test_the_newest_restatements_are_told_with_both_values(lake: LakeWriter) -> None:
     publish(lake, DAYS[:2])
     restate(lake, DAYS[0], NOW - timedelta(days=1), SYMBOLS[:RESTATEMENTS])
     restate(lake, DAYS[1], NOW, SYMBOLS[:1])
 
-    told = changed_values(look(lake).restatements)
+    told = restated_rows(look(lake).restatements)
 
     assert len(told) == RESTATEMENTS
     row, what = told[0]
@@ -646,13 +660,13 @@ def test_the_newest_restatements_are_told_with_both_values(lake: Lake) -> None:
     assert what == f"close {close} → {close + 1}"
 
 
-def test_added_and_removed_bars_are_told_by_their_close(lake: Lake) -> None:
+def test_added_and_removed_bars_are_told_by_their_close(lake: LakeWriter) -> None:
     publish(lake, DAYS[:1])
     bars = lake.read(DAYS[0]).bars
     changed = changes(bars.slice(0, 99), bars.slice(1), NOW, NOW)
     Restatements(lake.store).keep(changed)
 
-    told = {row["change"]: what for row, what in changed_values(look(lake).restatements)}
+    told = {row["change"]: what for row, what in restated_rows(look(lake).restatements)}
 
     closes = bars["close"].to_pylist()
     assert told == {"removed": f"close {closes[0]:,}", "added": f"close {closes[99]:,}"}
@@ -661,7 +675,9 @@ def test_added_and_removed_bars_are_told_by_their_close(lake: Lake) -> None:
 # --- sessions that are not asked for ---
 
 
-def test_flaws_before_the_first_session_and_after_the_last_are_nobodys_to_mend(lake: Lake) -> None:
+def test_flaws_before_the_first_session_and_after_the_last_are_nobodys_to_mend(
+    lake: LakeWriter,
+) -> None:
     whole(lake)
     lake.publish(*collected(DAYS[0], failed={"ZZZ": "boom"}))
     lake.keep_incomplete(*collected(DAYS[-1], SYMBOLS[:50], pending=SYMBOLS[50:]))
@@ -699,7 +715,7 @@ def test_every_session_has_one_state_and_every_flaw_something_to_do(kinds: list[
     assert sum(found.counts.values()) == len(found.states)
     assert found.published + len(found.holes) + found.counts[
         SessionState.INCOMPLETE
-    ] + found.counts[SessionState.UNTOUCHED] == len(kinds)
+    ] + found.counts[SessionState.NOT_COLLECTED] == len(kinds)
     assert (found.health is Health.GOOD) == (set(kinds) == {"whole"}) == (not found.steps)
     repairs = [
         re.findall(r"\d{4}-\d\d-\d\d", command)
@@ -715,15 +731,15 @@ def test_every_session_has_one_state_and_every_flaw_something_to_do(kinds: list[
 
 
 def test_sessions_that_were_asked_for_fewer_symbols_are_told_with_what_to_type(
-    lake: Lake,
+    lake: LakeWriter,
 ) -> None:
     publish(lake, DAYS[:-3])
     publish(lake, DAYS[-3:], symbols=SYMBOLS[:99])
     found = look(lake, chosen=SYMBOLS)
     assert list(found.narrow) == DAYS[-3:]
     assert {found.states[day] for day in DAYS[-3:]} == {SessionState.FLAWED}
-    assert found.health is Health.LOOSE_ENDS
-    assert "3 published sessions have symbols to ask again" in found.sentence
+    assert found.health is Health.UNFINISHED
+    assert "3 published sessions have symbols to retry" in found.sentence
     step = Step(
         f"3 sessions from {DAYS[-3]} to {DAYS[-1]}: asked for 99 of the 100 symbols of the "
         "universe",
@@ -733,14 +749,14 @@ def test_sessions_that_were_asked_for_fewer_symbols_are_told_with_what_to_type(
     assert look(lake, chosen=SYMBOLS[:99]).narrow == {}
 
 
-def test_a_session_to_repair_anyway_is_told_once(lake: Lake) -> None:
+def test_a_session_to_repair_anyway_is_told_once(lake: LakeWriter) -> None:
     publish(lake, DAYS[:-1])
     lake.publish(*collected(DAYS[-1], SYMBOLS[:98], failed={SYMBOLS[98]: "boom"}))
     commands = [step.command for step in look(lake, chosen=SYMBOLS).steps]
     assert commands.count(f"collect --session {DAYS[-1]} --repair") == 1
 
 
-def test_why_symbols_failed_is_told_of_every_session_once(lake: Lake) -> None:
+def test_why_symbols_failed_is_told_of_every_session_once(lake: LakeWriter) -> None:
     publish(lake, DAYS[:-2])
     lake.publish(*collected(DAYS[-2], SYMBOLS[:99], failed={SYMBOLS[99]: "old"}))
     lake.keep_incomplete(*collected(DAYS[-2], SYMBOLS[:9], failed={SYMBOLS[9]: "boom"}))
@@ -748,14 +764,14 @@ def test_why_symbols_failed_is_told_of_every_session_once(lake: Lake) -> None:
     assert look(lake).reasons == (Reason("boom", 2, (SYMBOLS[9], SYMBOLS[99])),)
 
 
-def test_chosen_symbols_that_are_not_on_the_list_are_told(lake: Lake) -> None:
+def test_chosen_symbols_that_are_not_on_the_list_are_told(lake: LakeWriter) -> None:
     publish(lake, DAYS)
     lake.write_universe(DAYS[-1], universe(SYMBOLS[1:]))
     assert look(lake, chosen=SYMBOLS).unlisted == (SYMBOLS[0],)
     assert look(lake).unlisted == ()
 
 
-def test_a_damaged_list_is_named_and_hides_nothing_else(lake: Lake) -> None:
+def test_a_damaged_list_is_named_and_hides_nothing_else(lake: LakeWriter) -> None:
     publish(lake, DAYS)
     lake.store.put(layout.universe_key(DAYS[-1]), b"rubbish")
     found = look(lake)
@@ -770,5 +786,5 @@ def test_a_restated_price_is_told_with_every_digit(value: float | None, text: st
     names = [field.removeprefix("old_") for field in RESTATED.names if field.startswith("old_")]
     row = {f"{age}_{name}": 1 for age in ("old", "new") for name in names}
     row |= {"change": "restated", "old_vwap": value, "new_vwap": 2.5}
-    ((_, told),) = changed_values(pa.Table.from_pylist([row]))
+    ((_, told),) = restated_rows(pa.Table.from_pylist([row]))
     assert told == f"vwap {text} → 2.5"

@@ -11,15 +11,15 @@ import pytest
 
 from datalake_assets import market_calendar
 from datalake_assets.lake.coverage import Held
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page
 from datalake_assets.overview.numbers import (
     Damage,
     Overview,
     SessionState,
-    SilentSymbol,
     Step,
+    StoppedSymbol,
     YearNumbers,
 )
 from datalake_assets_tests.collection.tables import names
@@ -66,7 +66,7 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag in tags]
 
 
-def whole() -> Lake:
+def whole() -> LakeWriter:
     lake = new_lake()
     for number, day in enumerate(DAYS):
         before = [SYMBOLS] if number else []
@@ -111,7 +111,7 @@ def of_16_years(state: SessionState, like: Overview) -> Overview:
             YearNumbers(year, counts, 2_000_000, 0.99987, 12, 0, whole=True)
             for year in range(2011, 2027)
         ],
-        silent=[SilentSymbol(name, DAYS[0], 1234.5, 1_000_000) for name in names(1000)],
+        stopped=[StoppedSymbol(name, DAYS[0], 1234.5, 1_000_000) for name in names(1000)],
         damaged=[Damage(f"s3://b/{n}", Step(f"damaged: {n}" * 9, "collect")) for n in range(100)],
     )
 
@@ -130,8 +130,8 @@ def test_a_good_lake_is_told_in_the_first_heading(good: Overview) -> None:
         "Today",
         "Coverage",
         "Years",
-        "3 Jul 2024 against the 20 before",
-        "Symbols that fell silent",
+        "3 Jul 2024 compared with the 20 before",
+        "Symbols that stopped trading",
         "Restatements",
         "Requests",
         "What to do",
@@ -170,7 +170,7 @@ def test_an_empty_lake_has_a_page(good: Overview) -> None:
     found = Page(page.render(look(new_lake())))
     assert ("h1", "The lake is empty.") in found.texts
     assert "It takes 8 published sessions to tell." in found.text
-    assert "No session tells of any." in found.text
+    assert "No request is recorded." in found.text
     assert not found.unbalanced
 
 
@@ -242,7 +242,7 @@ def test_what_comes_from_outside_is_escaped(good: Overview) -> None:
         good,
         uri=f"{evil}1",
         source=f"{evil}2",
-        silent=[SilentSymbol(f"{evil}3{n}", DAYS[0], 1.0, 1) for n in range(12)],
+        stopped=[StoppedSymbol(f"{evil}3{n}", DAYS[0], 1.0, 1) for n in range(12)],
         damaged=[Damage(f"{evil}4", Step(f"{evil}5", f"{evil}6"))],
     )
     html = page.render(told, program=f"{evil}7")

@@ -10,11 +10,11 @@ import pytest
 from datalake_assets.assets.lake_report import report_metadata
 from datalake_assets.cli.status import as_dict, show
 from datalake_assets.cli.terminal import out
-from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page
 from datalake_assets.overview.numbers import Health, LakeStatus, Overview
-from datalake_assets.overview.securities import KNOWN, Happening, security_news
+from datalake_assets.overview.securities import KNOWN, SecurityEvent, security_news
 from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.storage import layout
 from datalake_assets_tests.actions.sayings import action, split
@@ -45,7 +45,7 @@ def prices(day: date) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def lake() -> Lake:
+def lake() -> LakeWriter:
     """FB becomes META and splits; a split is listed that never was, and another is missing."""
     lake = new_lake()
     for day in DAYS:
@@ -68,18 +68,18 @@ def lake() -> Lake:
     return lake
 
 
-def looked(lake: Lake) -> Overview:
+def looked(lake: LakeWriter) -> Overview:
     return look(lake, first=DAYS[0], due=DAYS[-1], now=NOW)
 
 
-def test_what_happened_of_late_is_told_newest_first(lake: Lake) -> None:
+def test_what_happened_of_late_is_told_newest_first(lake: LakeWriter) -> None:
     news = looked(lake).securities
     assert news is not None
     assert (news.since, news.derived, news.behind) == (SINCE, DAYS[-1], False)
     assert [(one.day, one.symbol, one.what) for one in news.changed] == [
         (BEGUN, "NEW", "first session"),
         (DAYS[-10], "GONE", "merger, $51 a share"),
-        (DAYS[-20], "FB", "rename, goes on as META"),
+        (DAYS[-20], "FB", "rename, continues as META"),
     ]
     why = "it would open at -66.7%, and it opened at +0.0%"
     assert [(one.day, one.what) for one in news.splits] == [
@@ -87,13 +87,13 @@ def test_what_happened_of_late_is_told_newest_first(lake: Lake) -> None:
         (SPLIT, "split 4:1, confirmed"),
     ]
     assert news.dividends == 1
-    assert news.largest == [Happening(PAID, "META", "$0.5 a share, 2.00% of the price")]
+    assert news.largest == [SecurityEvent(PAID, "META", "$0.5 a share, 2.00% of the price")]
     assert [one.decide for one in news.undecided] == ["datalake decide accept w, or ignore w"]
     assert [one.symbol for one in news.suspected] == ["LOST"]
     assert news.suspected[0].decide.startswith("datalake decide add split LOST")
 
 
-def test_the_lake_is_good_while_decisions_wait_and_they_are_told_last(lake: Lake) -> None:
+def test_the_lake_is_good_while_decisions_wait_and_they_are_told_last(lake: LakeWriter) -> None:
     found = looked(lake)
     told = [(step.why, step.command) for step in found.decisions]
     assert told == [("2 findings wait for your decision", "decide")]
@@ -101,7 +101,7 @@ def test_the_lake_is_good_while_decisions_wait_and_they_are_told_last(lake: Lake
     assert as_dict(found)["to_do"][-1]["command"] == "datalake decide"
 
 
-def test_tables_that_are_behind_are_to_be_derived(lake: Lake) -> None:
+def test_tables_that_are_behind_are_to_be_derived(lake: LakeWriter) -> None:
     for year in {day.year for day in DAYS}:
         SymbolYears(lake.store).publish(year)
     found = looked(lake)
@@ -109,12 +109,12 @@ def test_tables_that_are_behind_are_to_be_derived(lake: Lake) -> None:
     late = replace(found, securities=replace(found.securities, derived=DAYS[-2]))
     (step,) = [step for step in late.steps if step.command == "securities"]
     assert str(DAYS[-2]) in step.why
-    assert "securities and factors are behind" in late.sentence
+    assert "securities and factors are out of date" in late.sentence
     assert late.health is not Health.GOOD
     assert (found.status, late.status) == (LakeStatus.WHOLE, LakeStatus.LAGGING)
 
 
-def test_damaged_tables_are_told_and_hide_nothing(lake: Lake) -> None:
+def test_damaged_tables_are_told_and_hide_nothing(lake: LakeWriter) -> None:
     broken = new_lake()
     for key in lake.store.list("data"):
         broken.store.put(key, lake.store.get(key))
@@ -144,13 +144,13 @@ def test_a_first_bar_is_a_new_security_once_the_lake_knows_enough_sessions(
     assert len(news.changed) == told
 
 
-def test_the_page_names_each_with_what_to_type_and_stays_whole(lake: Lake) -> None:
+def test_the_page_names_each_with_what_to_type_and_stays_whole(lake: LakeWriter) -> None:
     shown = Page(page.render(looked(lake)))
     assert not shown.unbalanced
     for text in (
         "Securities and actions",
         "datalake decide accept w, or ignore w",
-        "rename, goes on as META",
+        "rename, continues as META",
         "split 4:1, confirmed",
         "1 cash dividend,",
         "2 findings wait for your decision",
@@ -162,7 +162,7 @@ def test_the_page_of_a_lake_without_tables_has_no_such_section() -> None:
     assert "Securities and actions" not in page.render(looked(new_lake()))
 
 
-def test_the_terminal_says_it_in_two_lines(lake: Lake) -> None:
+def test_the_terminal_says_it_in_two_lines(lake: LakeWriter) -> None:
     with out.capture() as captured:
         show(looked(lake))
     told = captured.get()
@@ -173,14 +173,14 @@ def test_the_terminal_says_it_in_two_lines(lake: Lake) -> None:
     assert "2 findings wait for your decision  →" in told
 
 
-def test_dagster_shows_and_plots_it(lake: Lake) -> None:
+def test_dagster_shows_and_plots_it(lake: LakeWriter) -> None:
     told = report_metadata(looked(lake))
     assert "datalake decide accept w" in told["actions_to_decide"].value
     assert "split" in told["newest_splits"].value
     assert (told["decisions_waiting"], told["jumps_unexplained"]) == (1, 1)
 
 
-def test_what_was_decided_does_not_wait(lake: Lake) -> None:
+def test_what_was_decided_does_not_wait(lake: LakeWriter) -> None:
     decided = new_lake()
     for key in lake.store.list("data"):
         decided.store.put(key, lake.store.get(key))

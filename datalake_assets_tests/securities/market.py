@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from datalake_assets import market_calendar
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.securities.tables import CUMULATIVE, FACTORS, SECURITIES
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store
@@ -132,14 +133,13 @@ def factors(truth: Truth, at: int, kinds: Iterable[str]) -> tuple[float, float]:
 
 def write_bars(store: Store, market: Iterable[Truth], publish: bool = True) -> Lake:
     """A lake of these bars."""
-    lake = Lake(store)
-    lake.claim("alpaca/sip")
+    LakeWriter(store).claim("alpaca/sip")
     for at, day in enumerate(DAYS):
         here = sorted(s for truth in market for s, session in truth.bars() if session == at)
         store.put(layout.session_key(day), encoded(day, table(bar(s, day) for s in here)))
     for year in sorted({day.year for day in DAYS}) if publish else ():
         SymbolYears(store).publish(year)
-    return lake
+    return Lake(store)
 
 
 def write_tables(store: Store, securities: pa.Table, factors: pa.Table, spans: pa.Table) -> None:

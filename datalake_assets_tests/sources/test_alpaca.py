@@ -40,6 +40,7 @@ from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.sources import alpaca
 from datalake_assets.sources.alpaca import Account, AlpacaSource, classify
+from datalake_assets.sources.pages import COMPILED
 from datalake_assets.sources.transport import Answer, Timeouts, Transport
 
 KEY, SECRET = "AKQ7NEVERSHOWN", "sEcReTnEvErShOwN"
@@ -225,6 +226,29 @@ def test_a_token_leads_to_the_next_page(exchange: ExchangeServer) -> None:
         for row in table.select(["symbol", "session"]).to_pylist()
     ]
     assert keys == sorted(set(keys))
+
+
+def test_the_pages_of_the_exchange_are_regular_and_the_same_by_either_decoder(
+    exchange: ExchangeServer,
+) -> None:
+    if COMPILED is None:
+        pytest.skip("installed without a compiler")
+    account = Account(KEY, SECRET, data_url=exchange.url, trading_url=exchange.url)
+    taken = []
+
+    def parse(body: bytes) -> Any:
+        taken.append(found := COMPILED(body))
+        return found
+
+    answers = []
+    for given_ in (parse, None):
+        asking = AlpacaSource(account, clock=At(), parse=given_)
+        first, last = date(2024, 7, 1), date(2024, 9, 27)
+        answers.append(asking.bars()(names(exchange, 150), first, last, None))
+        asking.close()
+    assert answers[0] == answers[1]
+    assert answers[0].bars.num_rows > 1000
+    assert [found is not None for found in taken] == [True]
 
 
 def test_many_threads_get_what_one_gets(exchange: ExchangeServer) -> None:

@@ -1,4 +1,7 @@
-"""What Alpaca really sends, and what it becomes."""
+"""What Alpaca really sends, and what it becomes, by either decoder.
+
+Not here: which pages the compiled one takes (`test_regular_pages`).
+"""
 
 import json
 import math
@@ -12,12 +15,21 @@ from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
-from datalake_assets.collection.collect import OddItem
+from datalake_assets.collection.collect import OddItem, Page
 from datalake_assets.collection.errors import TransientError, UnreadableError
-from datalake_assets.sources.pages import decode, decode_years
+from datalake_assets.sources import pages as decoders
+from datalake_assets.sources.pages import decode_years
 
 WINTER = "2024-03-08T05:00:00Z"
 SUMMER = "2024-03-11T04:00:00Z"
+
+
+def decode(data: bytes) -> Page:
+    """As Python does it; C does the same with the page, or refuses it."""
+    by_c = decoders.decode_regular(data)
+    page = decoders.decode(data)
+    assert by_c in (None, page)
+    return page
 
 
 def bar(stamp: str = WINTER, **changed: Any) -> dict[str, Any]:

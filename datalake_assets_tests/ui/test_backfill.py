@@ -32,7 +32,7 @@ from datalake_assets.exchange.market import Bars
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.ui.conftest import ROOT, DagsterDev, make_dev
 
@@ -290,7 +290,7 @@ def partitions_by_status(dev: DagsterDev) -> dict[str, set[date]]:
 
 def published(dev: DagsterDev) -> set[date]:
     """The sessions of the lake; every one is read whole."""
-    lake = Lake(open_store(str(dev.lake)))
+    lake = LakeFiles(open_store(str(dev.lake)))
     days = lake.sessions()
     for day in days:
         assert lake.read(day).bars.num_rows == SYMBOLS

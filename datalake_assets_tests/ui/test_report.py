@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from datalake_assets import market_calendar
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page as report_page
 from datalake_assets.overview.numbers import Overview
 from datalake_assets.storage import layout
@@ -42,7 +42,7 @@ def overview() -> Overview:
     return look(lake, first=days[0], due=DUE)
 
 
-def fill(lake: Lake, days: list[date]) -> None:
+def fill(lake: LakeWriter, days: list[date]) -> None:
     few = SYMBOLS[:20]
     for number, day in enumerate(days):
         if number < 100 or number % 97 == 1 or day == days[-6]:
@@ -121,13 +121,13 @@ def wider_than_the_screen(page: Page) -> int:
 
 def test_the_page_fits_any_screen_and_asks_for_nothing(opened: Opened) -> None:
     page = opened.page
-    expect(page.get_by_role("heading", level=1)).to_have_text("The lake needs you.")
+    expect(page.get_by_role("heading", level=1)).to_have_text("The lake needs attention.")
     assert wider_than_the_screen(page) <= 0
     summaries = page.locator("summary")
     assert summaries.count() == 2
     for summary in summaries.all():
         summary.click()
-    expect(page.get_by_text("Sessions published, of those that are due")).to_be_visible()
+    expect(page.get_by_text("Sessions published, of those due")).to_be_visible()
     expect(page.get_by_role("rowheader", name=str(DUE)).last).to_be_visible()
     assert wider_than_the_screen(page) <= 0
     assert opened.errors == []

@@ -1,0 +1,191 @@
+"""The files of a lake: which of them are there, and what they say.
+
+Belongs here: listing and reading sessions, universes and surveys, and the source that the lake
+belongs to. Does not belong here: writing them (`writer`), what an analyst asks (`lake`), the bytes
+of a file (`session_file`), paths (`layout`), how an object is stored (`store`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datalake_assets.actions.log import ActionLog
+from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.survey import Survey
+from datalake_assets.collection.universe import Snapshots
+from datalake_assets.lake import session_file, universe_file
+from datalake_assets.lake.reader import known_days
+from datalake_assets.lake.session_file import Session, Summary
+from datalake_assets.securities.decisions import read_decisions
+from datalake_assets.storage import layout
+from datalake_assets.storage.store import BrokenFileError, Store
+
+FORMAT = 2
+"""Version of the layout; a lake of another one is not written to. In 1 a bar stood under the ticker
+that its security had on the day of the collection, so renamed companies stood there twice."""
+
+_log = logging.getLogger(__name__)
+
+
+class WrongLakeError(RuntimeError):
+    """The lake belongs to another source, or to another version of this program."""
+
+
+class LakeFiles:
+    """What lies in a lake. Nothing here writes, and the lake need not be there.
+
+    Args:
+        store: Where its objects are.
+        clock: Time: what claims to be of a day to come is not believed.
+    """
+
+    def __init__(self, store: Store, clock: Clock | None = None) -> None:
+        self.store, self._clock = store, clock or Clock()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.store.uri!r})"
+
+    def source(self) -> str | None:
+        """The source that the lake belongs to; None for a lake that was never written to."""
+        try:
+            return str(self.marker().get("source"))
+        except FileNotFoundError:
+            return None
+
+    def marker(self) -> dict[str, Any]:
+        """What the lake says of itself: its `format` and its `source`.
+
+        Raises:
+            FileNotFoundError: Nobody ever wrote to it.
+            WrongLakeError: The marker can't be read.
+        """
+        where = self.store.url(layout.MARKER)
+        try:
+            found = json.loads(self.store.get(layout.MARKER))
+        except ValueError as error:
+            raise WrongLakeError(f"{where} can't be read ({error}): restore it") from error
+        if not isinstance(found, dict):
+            raise WrongLakeError(f"{where} is no marker of a lake: restore it")
+        return found
+
+    def sessions(self) -> list[date]:
+        """The published sessions, ascending."""
+        return layout.dated(layout.SESSIONS, self.store.list(layout.SESSIONS))
+
+    def incomplete(self) -> list[date]:
+        """The sessions that wait in `incomplete/`, ascending."""
+        return layout.dated(layout.INCOMPLETE, self.store.list(layout.INCOMPLETE))
+
+    def read(self, day: date) -> Session:
+        """A published session.
+
+        Raises:
+            FileNotFoundError: It is not published.
+            BrokenFileError: The object is damaged.
+        """
+        key = layout.session_key(day)
+        return session_file.decode(self.store.get(key), self.store.url(key))
+
+    def printed(self, days: Iterable[date]) -> dict[date, frozenset[str]]:
+        """The symbols that printed in each of these sessions that is published, and whole."""
+        found: dict[date, frozenset[str]] = {}
+        for day in days:
+            try:
+                found[day] = frozenset(self.read(day).ledger.present)
+            except FileNotFoundError:
+                continue
+            except BrokenFileError as error:
+                # Those after it are collected all the same: nobody else may be there to mend it.
+                _log.warning("%s. Until then no session is compared with it", error)
+        return found
+
+    def summaries(
+        self, keys: Iterable[str], workers: int = 16
+    ) -> list[Summary | BrokenFileError | FileNotFoundError]:
+        """What these session files say of themselves, in the order of the keys.
+
+        Only their footers are read, several at a time. In the place of a damaged file stands
+        what is wrong with it, so that one of them does not hide all others; and in the place of
+        one that is gone, as an incomplete session is once it was published, that it is.
+        """
+        with ThreadPoolExecutor(self.store.readers(workers)) as threads:
+            return list(threads.map(self._summary, keys))
+
+    def universe(self) -> tuple[date, pa.Table] | None:
+        """The newest snapshot of the universe and its day; None when there is none.
+
+        Raises:
+            BrokenFileError: The object is damaged.
+        """
+        days = self.universe_days()
+        return (days[-1], self.universe_of(days[-1])) if days else None
+
+    def universe_of(self, taken: date) -> pa.Table:
+        """The snapshot of a day.
+
+        Raises:
+            FileNotFoundError: There is none of that day.
+            BrokenFileError: The object is damaged.
+        """
+        key = layout.universe_key(taken)
+        return universe_file.decode(self.store.get(key), self.store.url(key))
+
+    def universe_days(self) -> list[date]:
+        """The days of which there is a snapshot, ascending.
+
+        One of a day to come is left out with a warning: it would be the newest until then.
+        """
+        return self._so_far(layout.UNIVERSE, layout.universe_key)
+
+    def snapshots(self) -> Snapshots:
+        """All snapshots of the universe, and the names in corporate actions, read when needed."""
+        return Snapshots(self.universe_days(), self.universe_of, self._named_in_actions)
+
+    def _named_in_actions(self) -> set[str]:
+        """Every ticker that an action of the source or the user names: of many no list does."""
+        actions = read_decisions(self.store).with_added(ActionLog(self.store).current())
+        names = {*actions["symbol"].to_pylist(), *actions["new_symbol"].to_pylist()}
+        return {name for name in names if name}
+
+    def survey(self) -> Survey | None:
+        """The newest survey; None when there is none, or it is damaged: it is only a hint."""
+        days = self._so_far(layout.SURVEYS, layout.survey_key)
+        if not days:
+            return None
+        try:
+            table = pq.read_table(io.BytesIO(self.store.get(layout.survey_key(days[-1]))))
+            span = table.schema.metadata
+            symbols, years = table["symbol"].to_pylist(), table["years"].to_pylist()
+            return Survey(
+                int(span[b"first"]),
+                int(span[b"last"]),
+                dict(zip(symbols, map(frozenset, years), strict=True)),
+            )
+        except (BrokenFileError, OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+            return None
+
+    def _so_far(self, folder: str, key: Callable[[date], str]) -> list[date]:
+        days = layout.dated(folder, self.store.list(folder))
+        known = known_days(days, self._clock.now())
+        for day in days[len(known) :]:
+            _log.warning(
+                "%s is of a day that is still to come, and is not used: remove it",
+                self.store.url(key(day)),
+            )
+        return known
+
+    def _summary(self, key: str) -> Summary | BrokenFileError | FileNotFoundError:
+        where = self.store.url(key)
+        try:
+            return session_file.summarize(session_file.read_footer(self.store, key), where)
+        except (BrokenFileError, FileNotFoundError) as error:
+            return error

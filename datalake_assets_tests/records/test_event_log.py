@@ -1,0 +1,623 @@
+"""Dagster's records by our storages are those that Dagster's own would have made.
+
+The same runs are recorded twice, by Dagster's storage and by ours, and every row of every table
+that an event writes is compared.
+"""
+
+import inspect
+import json
+import os
+import secrets
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as db
+from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.event_log import SqlEventLogStorage, SqliteEventLogStorage
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._time import get_current_timestamp
+from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+
+from datalake_assets.automation.runs import end_lost
+from datalake_assets.records.event_log import AssetEventLog
+from datalake_assets.records.postgres import PostgresEventLog
+from datalake_assets.records.sqlite import SqliteEventLog, SqliteStorage
+from datalake_assets_tests.postgres import NOT_HERE, PostgresServer, binaries
+from datalake_assets_tests.workbench import DAYS, QUIET, Market, Workbench, names
+
+ROOT = Path(__file__).parents[2]
+SQLITE = """
+storage:
+  custom:
+    module: datalake_assets.records.sqlite
+    class: SqliteStorage
+    config:
+      base_dir: {home}
+"""
+TICKS = dg.AssetKey("daily_ticks")
+
+
+def instance_at(home: Path, storage: str = "") -> dg.DagsterInstance:
+    home.mkdir(exist_ok=True)
+    (home / "dagster.yaml").write_text(f"telemetry: {{enabled: false}}\n{storage}")
+    return dg.DagsterInstance.from_config(str(home))
+
+
+def ours_at(home: Path) -> dg.DagsterInstance:
+    return instance_at(home, SQLITE.format(home=home))
+
+
+# --- the same rows --------------------------------------------------------------------------------
+
+
+def record(instance: dg.DagsterInstance, lake: Path) -> list[str]:
+    """Runs of every outcome, and events that belong to none; the runs' identifiers."""
+    wrong = {("AAB", DAYS[2]): {"open": 99.0, "high": 98.0}}
+    bench = Workbench(lake, instance, Market(names(20), changed=wrong))
+    bench.market.failing = {("AAC", DAYS[1])}
+    failed = bench.run(DAYS[0], DAYS[-1])
+    assert not failed.success, "one session lacks a symbol, and one has a bar that can't be"
+    assert 0 < len(bench.materialized()) < len(DAYS)
+    bench.market.failing.clear()
+    repaired = bench.run(DAYS[1], repair=True)
+    assert repaired.success
+    again = bench.run(DAYS[0], DAYS[1], missing_only=True)
+    years = (
+        bench.definitions()
+        .resolve_job_def("symbol_year_ticks_job")
+        .execute_in_process(instance=instance, run_config=QUIET, partition_key="2024")
+    )
+    assert again.success
+    reported = dg.AssetMaterialization("told_by_hand", tags={"dagster/data_version": "7"})
+    instance.report_runless_asset_event(reported)
+    instance.report_runless_asset_event(dg.AssetObservation("told_by_hand", partition="a"))
+    return [failed.run_id, repaired.run_id, again.run_id, years.run_id]
+
+
+TABLES = {
+    "event_logs": "id, run_id, dagster_event_type, step_key, asset_key, partition",
+    "asset_keys": "asset_key, last_run_id, last_materialization, last_materialization_timestamp",
+    "asset_event_tags": "asset_key, key, value, event_id",
+    "asset_check_executions": (
+        "asset_key, check_name, partition, run_id, execution_status, evaluation_event_storage_id, "
+        "materialization_event_storage_id"
+    ),
+}
+
+
+def rows_of(ask: Callable[[str], list[tuple[Any, ...]]], runs: list[str]) -> dict[str, Any]:
+    """What an event writes, with each run as its number and without the time."""
+    found: dict[str, Any] = {}
+    for table, columns in TABLES.items():
+        rows = []
+        for row in ask(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3, 4"):
+            told = dict(zip(columns.split(", "), row, strict=True))
+            if told.get("run_id") in runs:
+                told["run_id"] = runs.index(told["run_id"])
+            if told.get("last_run_id") in runs:
+                told["last_run_id"] = runs.index(told["last_run_id"])
+            if "last_materialization" in told:
+                newest = json.loads(told["last_materialization"] or "{}")
+                event = newest.get("event_log_entry", {}).get("dagster_event", {})
+                told["last_materialization"] = (newest.get("storage_id"), event.get("asset_key"))
+                told["last_materialization_timestamp"] = bool(
+                    told["last_materialization_timestamp"]
+                )
+            rows.append(told)
+        found[table] = rows
+    return found
+
+
+def files_of(home: Path, runs: list[str]) -> dict[str, Any]:
+    """The rows of each SQLite file."""
+    found = {}
+    for shard in ("index", *runs):
+        with closing(sqlite3.connect(home / f"history/runs/{shard}.db")) as file:
+            name = shard if shard == "index" else f"{runs.index(shard)}"
+            found[name] = rows_of(lambda query: file.execute(query).fetchall(), runs)
+    return found
+
+
+def read_back(instance: dg.DagsterInstance, runs: list[str]) -> dict[str, Any]:
+    """What Dagster's own questions answer: what the UI, sensors and backfills go by."""
+    storage = instance.event_log_storage
+    attempts = storage.get_latest_asset_partition_materialization_attempts_without_materializations
+    keys = sorted(instance.get_asset_keys())
+    return {
+        "events": [
+            [
+                (entry.dagster_event_type, entry.step_key, entry.level)
+                for entry in instance.all_logs(run_id)
+            ]
+            for run_id in runs
+        ],
+        "newest": [
+            (key, (event := instance.get_latest_materialization_event(key)) and event.level)
+            for key in keys
+        ],
+        "partitions": {key: sorted(instance.get_materialized_partitions(key)) for key in keys},
+        "ids": {
+            key: storage.get_latest_storage_id_by_partition(
+                key, dg.DagsterEventType.ASSET_MATERIALIZATION
+            )
+            for key in keys
+        },
+        "failed or going on": {
+            key: {
+                partition: (runs.index(run_id), storage_id)
+                for partition, (run_id, storage_id) in attempts(key).items()
+            }
+            for key in keys
+        },
+        "planned": [
+            sorted(
+                (key.to_user_string(), sorted(map(str, partitions)))
+                for key, partitions in storage.get_asset_partitions_for_run(
+                    run_id, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+                ).items()
+            )
+            for run_id in runs
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """What Dagster's storage made of the runs."""
+    folder = tmp_path_factory.mktemp("stock")
+    with instance_at(folder / "home") as instance:
+        assert type(instance.event_log_storage) is SqliteEventLogStorage
+        return folder / "home", record(instance, folder / "lake")
+
+
+@pytest.mark.parametrize("batch", ["0", "3", "1000"])
+def test_every_row_is_the_one_that_dagster_would_have_written(
+    batch: str, stock: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", batch)
+    home = tmp_path / "home"
+    with ours_at(home) as instance:
+        assert type(instance.event_log_storage) is SqliteEventLog
+        runs = record(instance, tmp_path / "lake")
+        told = read_back(instance, runs)
+    with instance_at(stock[0]) as instance:
+        wanted = read_back(instance, stock[1])
+
+    assert told == wanted
+    made = files_of(stock[0], stock[1])
+    assert {row["dagster_event_type"] for row in made["index"]["event_logs"]} >= {
+        "ASSET_MATERIALIZATION",
+        "ASSET_MATERIALIZATION_PLANNED",
+        "ASSET_OBSERVATION",
+        "ASSET_CHECK_EVALUATION",
+        "PIPELINE_FAILURE",
+        "PIPELINE_SUCCESS",
+    }
+    states = {row["execution_status"] for row in made["index"]["asset_check_executions"]}
+    assert states >= {"SUCCEEDED", "FAILED"}
+    assert files_of(home, runs) == made
+
+
+def test_a_home_can_go_from_one_storage_to_the_other_and_back(
+    stock: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    with instance_at(home) as instance:
+        first = Workbench(tmp_path / "lake", instance).run(DAYS[0], DAYS[1])
+    with ours_at(home) as instance:
+        bench = Workbench(tmp_path / "lake", instance)
+        assert bench.materialized() == {f"{day}" for day in DAYS[:2]}
+        second = bench.run(DAYS[2])
+    with instance_at(home) as instance:
+        bench = Workbench(tmp_path / "lake", instance)
+        third = bench.run(DAYS[3])
+        assert bench.materialized() == {f"{day}" for day in DAYS[:4]}
+        for run in (first, second, third):
+            assert run.success
+            assert instance.all_logs(run.run_id)[-1].dagster_event_type is (
+                dg.DagsterEventType.PIPELINE_SUCCESS
+            )
+        assert len(instance.get_runs()) == 3
+
+
+# --- when, and for whom ---------------------------------------------------------------------------
+
+
+def event(run_id: str, number: int) -> EventLogEntry:
+    """That a session was published."""
+    key = f"2024-01-{number:02d}"
+    return EventLogEntry(
+        error_info=None,
+        user_message="",
+        level=10,
+        run_id=run_id,
+        timestamp=get_current_timestamp(),
+        step_key="daily_ticks",
+        job_name="daily_ticks_job",
+        dagster_event=dg.DagsterEvent(
+            dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+            "daily_ticks_job",
+            step_key="daily_ticks",
+            event_specific_data=_data(key),
+        ),
+    )
+
+
+def _data(partition: str) -> Any:
+    from dagster._core.events import StepMaterializationData
+
+    return StepMaterializationData(dg.AssetMaterialization(TICKS, partition=partition))
+
+
+def status_event(run_id: str, kind: dg.DagsterEventType) -> EventLogEntry:
+    return EventLogEntry(
+        error_info=None,
+        user_message="",
+        level=10,
+        run_id=run_id,
+        timestamp=get_current_timestamp(),
+        job_name="daily_ticks_job",
+        dagster_event=dg.DagsterEvent(kind.value, "daily_ticks_job"),
+    )
+
+
+def partitions(storage: SqlEventLogStorage) -> set[str]:
+    return set(storage.get_materialized_partitions(TICKS))
+
+
+def in_run(storage: SqlEventLogStorage, run_id: str) -> int:
+    return len(storage.get_logs_for_run(run_id))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[SqliteEventLog]:
+    storage = SqliteEventLog(str(tmp_path))
+    yield storage
+    storage.dispose()
+
+
+def test_others_see_an_event_as_soon_as_it_is_stored(
+    storage: SqliteEventLog, tmp_path: Path
+) -> None:
+    others = SqliteEventLogStorage(str(tmp_path))
+    for number in range(1, 6):
+        storage.store_event(event("run", number))
+        assert len(partitions(others)) == in_run(others, "run") == number
+
+
+@pytest.mark.parametrize("reader", [SqliteEventLogStorage, SqliteEventLog])
+def test_who_watches_a_run_is_told_of_each_event(
+    reader: type[SqliteEventLogStorage], storage: SqliteEventLog, tmp_path: Path
+) -> None:
+    """The UI watches the run's file, which does not change while its writer keeps it open."""
+    storage.store_event(event("run", 1))
+    told: list[str | None] = []
+    news = threading.Event()
+
+    def see(entry: EventLogEntry, cursor: str) -> None:
+        told.append(entry.get_dagster_event().partition)
+        news.set()
+
+    watcher = reader(str(tmp_path))
+    watcher.watch("run", None, see)
+    for number in range(2, 5):
+        news.clear()
+        storage.store_event(event("run", number))
+        while f"2024-01-{number:02d}" not in told:
+            assert news.wait(30), f"nobody was told of event {number}: {told}"
+            news.clear()
+    watcher.end_watch("run", see)
+    watcher.dispose()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        dg.DagsterEventType.PIPELINE_ENQUEUED,
+        dg.DagsterEventType.PIPELINE_STARTING,
+        dg.DagsterEventType.PIPELINE_SUCCESS,
+        dg.DagsterEventType.PIPELINE_FAILURE,
+        dg.DagsterEventType.PIPELINE_CANCELED,
+    ],
+)
+def test_nothing_is_left_open_when_a_run_changes_its_state(
+    kind: dg.DagsterEventType, storage: SqliteEventLog, tmp_path: Path
+) -> None:
+    def logs() -> set[str]:
+        return {path.name for path in tmp_path.glob("*.db-wal")}
+
+    storage.store_event(event("run", 1))
+    assert logs() == {"index.db-wal", "run.db-wal"}
+    storage.store_event(status_event("run", kind))
+    assert logs() == set()
+    storage.store_event(event("run", 2))
+    assert partitions(storage) == {"2024-01-01", "2024-01-02"}
+
+
+def test_one_run_at_a_time_is_open_and_engines_are_kept_for_few(
+    storage: SqliteEventLog, tmp_path: Path
+) -> None:
+    for number in range(40):
+        storage.store_event(event(f"run-{number}", 1))
+        assert in_run(storage, f"run-{number}") == 1
+    assert {path.name for path in tmp_path.glob("*.db-wal")} == {"index.db-wal", "run-39.db-wal"}
+    assert len(storage._engines) == 32
+    assert "index" in storage._engines
+
+
+def test_disposing_of_the_storage_and_wiping_it_leave_nothing_open(
+    storage: SqliteEventLog, tmp_path: Path
+) -> None:
+    storage.store_event(event("run", 1))
+    storage.wipe()
+    assert partitions(storage) == set()
+    storage.store_event(event("run", 2))
+    assert partitions(storage) == {"2024-01-02"}
+    assert in_run(storage, "run") == 1
+    storage.dispose()
+    assert list(tmp_path.glob("*.db-wal")) == []
+
+
+def test_writers_and_readers_of_several_processes_do_not_hinder_each_other(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from datalake_assets.records.sqlite import SqliteEventLog\n"
+        f"from {__name__} import event, partitions\n"
+        "storage = SqliteEventLog(sys.argv[1])\n"
+        "for number in range(1, 61):\n"
+        "    storage.store_event(event(sys.argv[2], number))\n"
+        "    assert f'2024-01-{number:02d}' in partitions(storage)\n"
+    )
+    SqliteEventLog(str(tmp_path)).dispose()
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", script, str(tmp_path), f"run-{number}"],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    reader = SqliteEventLogStorage(str(tmp_path))
+    while any(writer.poll() is None for writer in writers):
+        partitions(reader)
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors
+    assert [in_run(reader, f"run-{number}") for number in range(3)] == [60, 60, 60]
+    with reader.index_connection() as index:
+        assert index.execute(db.text("SELECT count(*) FROM event_logs")).scalar() == 180
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+class Failing(SqliteEventLog):
+    """Whose disk is full when the last row of an event is written."""
+
+    full = False
+
+    def _store_asset_event(self, *arguments: Any) -> None:
+        if self.full:
+            raise OSError("no space left")
+        super()._store_asset_event(*arguments)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_event_that_can_not_be_stored_is_in_neither_file_and_is_told(
+    together: bool, tmp_path: Path
+) -> None:
+    storage = Failing(str(tmp_path))
+    storage.store_event(event("run", 1))
+    storage.full = True
+    events = [event("run", 2), event("run", 3)] if together else [event("run", 2)]
+    with pytest.raises(OSError, match="no space left"):
+        storage.store_event_batch(events)
+    assert partitions(storage) == {"2024-01-01"}
+    assert in_run(storage, "run") == 1
+
+    storage.full = False
+    storage.store_event_batch([event("run", 2), event("run", 3)])
+    assert len(partitions(storage)) == in_run(storage, "run") == 3
+    storage.dispose()
+
+
+def collect_until_killed(folder: str, lake: str, when: str) -> None:
+    """Collect five sessions, and be killed with the third: before, within or after its record."""
+    stored = 0
+
+    class Deadly(SqliteEventLog):
+        def store_event(self, event: EventLogEntry) -> None:
+            nonlocal stored
+            told = event.dagster_event_type is dg.DagsterEventType.ASSET_MATERIALIZATION
+            stored += told and event.get_dagster_event().asset_key == TICKS
+            if told and stored == 3 and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            super().store_event(event)
+            if told and stored == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def _store_asset_event(self, *arguments: Any) -> None:
+            super()._store_asset_event(*arguments)
+            if stored == 3 and when == "within":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    class Storage(SqliteStorage):
+        def __init__(self, base_dir: str, inst_data: Any = None) -> None:
+            super().__init__(base_dir, inst_data)
+            self._event_log_storage = Deadly(f"{base_dir}/history/runs")
+
+    # By name, as Dagster finds it.
+    vars(sys.modules["datalake_assets.records.sqlite"])["SqliteStorage"] = Storage
+    with ours_at(Path(folder)) as instance:
+        Workbench(Path(lake), instance).run(DAYS[0], DAYS[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is told apart by /proc")
+@pytest.mark.parametrize(("when", "known"), [("before", 2), ("within", 2), ("after", 3)])
+def test_a_kill_loses_no_event_that_was_stored_and_the_run_is_ended_at_the_next_start(
+    when: str, known: int, tmp_path: Path
+) -> None:
+    home, lake = tmp_path / "home", tmp_path / "lake"
+    call = f"from {__name__} import *; collect_until_killed({str(home)!r}, {str(lake)!r}, {when!r})"
+    killed = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", call],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+    with ours_at(home) as instance:
+        bench = Workbench(lake, instance)
+        (run,) = instance.get_runs()
+        in_the_run = [
+            entry.get_dagster_event().partition
+            for entry in instance.all_logs(
+                run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+            )
+            if entry.get_dagster_event().asset_key == TICKS
+        ]
+        assert bench.materialized() == set(in_the_run)
+        assert len(in_the_run) == known
+        assert len(bench.lake.sessions()) >= 3, "the session was published before"
+
+        (told,) = end_lost(instance, datetime.now(UTC))
+        assert f"run {run.run_id[:8]} was ended in the records" in told
+        (ended,) = instance.get_runs()
+        assert ended.status is dg.DagsterRunStatus.FAILURE
+
+        assert bench.run(DAYS[0], DAYS[-1], missing_only=True).success
+        assert bench.materialized() == {f"{day}" for day in DAYS}
+
+
+# --- Postgres -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(isolated_environment: None) -> Iterator[PostgresServer]:
+    found = binaries()
+    if found is None:
+        pytest.skip(NOT_HERE)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        server = PostgresServer(found, Path(folder) / "postgres", secrets.token_hex(8))
+        yield server
+        server.stop()
+
+
+def url_of(server: PostgresServer, name: str) -> str:
+    """The address of a new database."""
+    server.run(f'CREATE DATABASE "{name}"')
+    address = server.dsn().partition("?")[0].removesuffix("postgres")
+    return f"{address}{name}".replace("postgresql://", "postgresql+psycopg2://")
+
+
+@pytest.mark.parametrize("batch", ["0", "1000"])
+def test_postgres_holds_the_rows_that_dagster_would_have_written(
+    batch: str, server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", batch)
+    ways = {
+        "stock": "storage: {{postgres: {{postgres_url: '{url}'}}}}",
+        "ours": (
+            "storage: {{custom: {{module: datalake_assets.records.postgres, "
+            "class: PostgresStorage, config: {{postgres_url: '{url}'}}}}}}"
+        ),
+    }
+    found = {}
+    for way, configuration in ways.items():
+        url = url_of(server, f"{way}{batch}")
+        with instance_at(tmp_path / way, configuration.format(url=url)) as instance:
+            own = PostgresEventLog if way == "ours" else PostgresEventLogStorage
+            assert type(instance.event_log_storage) is own
+            runs = record(instance, tmp_path / f"lake-{way}")
+            engine = db.create_engine(url, poolclass=db.NullPool)
+            with engine.connect() as connection:
+
+                def ask(query: str, connection: db.Connection = connection) -> list[Any]:
+                    return [tuple(row) for row in connection.execute(db.text(query))]
+
+                found[way] = (rows_of(ask, runs), read_back(instance, runs))
+    assert found["ours"] == found["stock"]
+
+
+def test_a_postgres_that_was_started_anew_between_two_events_is_connected_to_again(
+    server: PostgresServer,
+) -> None:
+    storage = PostgresEventLog(url_of(server, "anew"))
+    storage.store_event(event("run", 1))
+    kept = storage._writer
+    storage.store_event(event("run", 2))
+    assert storage._writer is kept
+    server.stop()
+    server.start()
+    storage.store_event(event("run", 3))
+    storage.store_event(event("run", 4))
+    assert len(partitions(storage)) == in_run(storage, "run") == 4
+    storage.store_event(status_event("run", dg.DagsterEventType.PIPELINE_SUCCESS))
+    assert storage._writer is None
+    storage.dispose()
+
+
+def test_a_postgres_that_is_gone_is_told_and_nothing_is_stored_twice(
+    server: PostgresServer,
+) -> None:
+    class Refusing(PostgresEventLog):
+        refuse = False
+
+        def _store_asset_event(self, *arguments: Any) -> None:
+            super()._store_asset_event(*arguments)
+            if self.refuse:
+                raise OSError("gone")
+
+    storage = Refusing(url_of(server, "gone"))
+    storage.store_event(event("run", 1))
+    storage.refuse = True
+    with pytest.raises(OSError, match="gone"):
+        storage.store_event(event("run", 2))
+    storage.refuse = False
+    storage.store_event(event("run", 3))
+    assert partitions(storage) == {"2024-01-01", "2024-01-03"}
+    storage.dispose()
+
+
+# --- what Dagster calls its own -------------------------------------------------------------------
+
+PRIVATE = {
+    SqlEventLogStorage: {
+        "_event_to_row": ["event"],
+        "_get_asset_entry_values": ["event", "event_id", "has_asset_key_index_cols"],
+        "_store_asset_event_tags": ["conn", "events", "event_ids"],
+        "_store_asset_event": ["conn", "event", "event_id"],
+        "_has_asset_key_index_cols_on_connection": ["conn"],
+    },
+    PostgresEventLogStorage: {"_store_asset_event": ["conn", "event", "event_id"]},
+    AssetEventLog: {"_write": ["events"], "_release": []},
+}
+
+
+@pytest.mark.parametrize("owner", PRIVATE)
+def test_what_is_used_of_dagster_and_is_not_public_is_as_it_was(owner: type) -> None:
+    """A release of Dagster that moves one of these fails here first, by its name."""
+    for name, parameters in PRIVATE[owner].items():
+        method = getattr(owner, name, None)
+        assert method is not None, f"Dagster has no {owner.__name__}.{name} any more"
+        assert list(inspect.signature(method).parameters) == ["self", *parameters], name
+
+
+@pytest.mark.parametrize("owner", [DagsterSqliteStorage, DagsterPostgresStorage])
+def test_dagster_holds_its_event_log_where_another_is_put(owner: type) -> None:
+    assert "_event_log_storage" in inspect.getsource(owner.event_log_storage.fget)  # type: ignore[attr-defined]
