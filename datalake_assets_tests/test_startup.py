@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from datalake_assets import market_calendar
 from datalake_assets.cli import COMMANDS, app, load
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.lake.test_reader import write
 
@@ -41,7 +41,7 @@ def imported(uri: str, *words: str) -> set[str]:
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Nine sessions of two symbols."""
-    made = Lake(open_store(str(tmp_path_factory.mktemp("startup"))))
+    made = LakeWriter(open_store(str(tmp_path_factory.mktemp("startup"))))
     made.claim("alpaca/sip")
     for day in DAYS:
         write(made.store, day, ["AUE", "BRK.B"])
