@@ -7,7 +7,7 @@ all columns, and is checked to bring the same number of bars; the ways take turn
 median counts. Beside them a table of the same bars in one DuckDB file, sorted by symbol.
 
     python -m benchmarks.reads [--years 15] [--symbols 5000] [--panel 500] [--rounds 5]
-        [--lake .datalake/benchmark] [--local-only]
+        [--lake .datalake/benchmark] [--ways Polars] [--local-only]
 
 A way gets `--patience` seconds of a question; past that it is measured twice instead of `--rounds`
 times.
@@ -30,7 +30,7 @@ import pandas as pd
 import polars as pl
 import pyarrow.fs
 
-from benchmarks.measuring import in_turns, median_wall
+from benchmarks.measuring import in_turns, median_cpu, median_wall
 from benchmarks.symbol_years import LAST_YEAR, make_lake, name_of
 from datalake_assets import Lake, market_calendar
 from datalake_assets.lake.manifest import Manifest
@@ -100,24 +100,22 @@ def main() -> None:
     questions = Questions(given.years, given.symbols, given.panel)
     make_lake(given.lake, questions.years, given.symbols)
     folder = str(given.lake.resolve())
+    ways = {
+        "this project": questions.ours(Lake.open(folder)),
+        "DuckDB": _over(questions, folder, _duckdb(duckdb.connect())),
+        "Polars": _over(questions, folder, _polars({})),
+        "pandas": _over(questions, folder, _pandas(pyarrow.fs.LocalFileSystem())),
+    }
     with tempfile.TemporaryDirectory() as scratch:
         table = duckdb.connect(f"{scratch}/bars.duckdb")
-        table.execute(
-            f"CREATE TABLE bars AS SELECT * EXCLUDE year FROM "
-            f"'{folder}/{layout.SESSIONS}/*/*.parquet' ORDER BY symbol, session"
-        )
+        if given.ways is None:
+            table.execute(
+                f"CREATE TABLE bars AS SELECT * EXCLUDE year FROM "
+                f"'{folder}/{layout.SESSIONS}/*/*.parquet' ORDER BY symbol, session"
+            )
+            ways["DuckDB, one file"] = questions.of_table(table)
         print("in a folder")
-        _compare(
-            questions,
-            {
-                "this project": questions.ours(Lake.open(folder)),
-                "DuckDB": _over(questions, folder, _duckdb(duckdb.connect())),
-                "Polars": _over(questions, folder, _polars({})),
-                "pandas": _over(questions, folder, _pandas(pyarrow.fs.LocalFileSystem())),
-                "DuckDB, one file": questions.of_table(table),
-            },
-            given,
-        )
+        _compare(questions, ways, given)
         table.close()
         if not given.local_only:
             _on_server(questions, given, Path(scratch) / "server")
@@ -205,15 +203,19 @@ def _pandas(filesystem: pyarrow.fs.FileSystem) -> Callable[[list[str]], int]:
 
 def _compare(questions: Questions, ways: dict[str, list[Way]], given: argparse.Namespace) -> None:
     for number, question in enumerate(questions.keys()):
-        asked = {name: answers[number] for name, answers in ways.items()}
+        wanted = ways.keys() if given.ways is None else {"this project", *given.ways}
+        asked = {name: answers[number] for name, answers in ways.items() if name in wanted}
         taken = in_turns(asked, given.rounds, patience=given.patience)
         rows = {name: runs[-1].result for name, runs in taken.items()}
         assert len(set(rows.values())) == 1, rows
         print(f"  {question}: {next(iter(rows.values())):,} bars")
-        medians = {name: median_wall(runs) for name, runs in taken.items()}
-        for name, median in medians.items():
-            ratio = median / medians["this project"]
-            print(f"    {name:<18}{median * 1000:>9.1f} ms {ratio:>7.2f} × this project's")
+        ours = taken["this project"]
+        for name, runs in taken.items():
+            wall, cpu = median_wall(runs), median_cpu(runs)
+            print(
+                f"    {name:<18}{wall * 1000:>9.1f} ms {wall / median_wall(ours):>7.2f} × this "
+                f"project's, of CPU {cpu * 1000:>9.1f} ms {cpu / median_cpu(ours):>7.2f} ×"
+            )
 
 
 def _arguments() -> argparse.Namespace:
@@ -224,6 +226,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--patience", type=float, default=20, help="seconds")
     parser.add_argument("--lake", type=Path, default=Path(".datalake/benchmark"))
+    parser.add_argument("--ways", nargs="+", help="beside this project's only these, like Polars")
     parser.add_argument("--local-only", action="store_true")
     return parser.parse_args()
 

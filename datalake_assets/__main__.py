@@ -1,6 +1,6 @@
 """`python -m datalake_assets`: the command line."""
 
-from datalake_assets.cli import main
+from datalake_assets.cli import app
 
 if __name__ == "__main__":
-    main()
+    app(prog_name="datalake")

@@ -12,6 +12,7 @@ import io
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from typing import Annotated, Any
 
 import typer
@@ -68,6 +69,7 @@ def load(name: str) -> Any:
     """Import a command: as the library has it, with all of its options and their help."""
     found: typer.Typer | Callable[..., None]
     found = getattr(import_module(f"{__name__}.{_MODULES.get(name, name)}"), name)
+    _spare_pandas()
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
     alone.callback()(lambda: None)  # or it would be no group
     if isinstance(found, typer.Typer):
@@ -75,6 +77,31 @@ def load(name: str) -> Any:
     else:
         alone.command(name)(found)
     return typer.main.get_group(alone).commands[name]
+
+
+class _Hidden(MetaPathFinder):
+    """Finds no pandas, whether it is installed or not."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        """Refuse pandas, and leave everything else to the other finders."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError(f"no module named {fullname!r}", name=fullname)
+
+
+def _spare_pandas() -> None:
+    """Keep pyarrow from importing pandas, which takes longer than most commands.
+
+    With the first array that it makes it looks for pandas, to tell whether it is given something of
+    it; no command does. Asked while pandas can't be found, it does not look again. Its `to_pandas`
+    does, and whoever imports pandas later has it.
+    """
+    if "pyarrow" in sys.modules and "pandas" not in sys.modules:
+        hidden = _Hidden()
+        sys.meta_path.insert(0, hidden)
+        try:
+            sys.modules["pyarrow"].array([])
+        finally:
+            sys.meta_path.remove(hidden)
 
 
 app = typer.Typer(
@@ -110,8 +137,3 @@ def _before_each(
 
 for _name, _help in COMMANDS.items():
     app.command(_name, cls=_Command, help=_help)(lambda: None)
-
-
-def main() -> None:
-    """Run the command line as a program."""
-    app(prog_name="datalake")

@@ -51,17 +51,20 @@ def decode(data: bytes, where: str, columns: Sequence[str] = SCHEMA.names) -> pa
     """
     every = columns == SCHEMA.names
     try:
-        file = pq.ParquetFile(
+        # What `ParquetFile` reads with: of a file this small a tenth of the time is its own.
+        file = pq.ParquetReader()
+        file.open(
             pa.BufferReader(data),
             page_checksum_verification=True,
             pre_buffer=False,  # what is in memory needs no thread to fetch it
         )
-        # A file this small is decoded faster by one thread.
-        bars = file.read(None if every else columns, use_threads=False)
-        bars = bars.replace_schema_metadata(None)
+        places = None if every else [file.column_name_idx(name) for name in columns]
+        bars = file.read_all(places, use_threads=False)  # decoded faster by one thread, too
+        if bars.schema.metadata:
+            bars = bars.replace_schema_metadata(None)
         schema = SCHEMA if every else pa.schema([SCHEMA.field(name) for name in columns])
         return bars if bars.schema == schema else bars.cast(schema)
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise BrokenFileError(
             f"{where} is no whole symbol-year file ({error!r}): publish its year again"
         ) from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import io
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,24 +54,46 @@ _DISTINCT = (
 """Columns whose values hardly repeat: a dictionary of them is only built to be thrown away."""
 
 
-@contextmanager
-def _lean() -> Iterator[None]:
+class _Lean:
     """A third of the CPU less, by two habits that are of no use here.
 
     Python's collector of garbage waits: a hundred thousand small objects are made within a second,
     none of them in a cycle, and it would look through the whole process for each few thousand.
     And Arrow takes memory from the C library, which gives what was freed again at once. Its own
     allocator hands pages back to the system, and each one is cleared anew.
+
+    Both are switches of the whole process, so other threads have them meanwhile, too: a second of
+    uncollected garbage. Of several derivations at a time the first turns them, and the last turns
+    them back: each by itself would restore what another one had set.
     """
-    enabled, pool = gc.isenabled(), pa.default_memory_pool()
-    gc.disable()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(pool)
-        if enabled:
-            gc.enable()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = (True, pa.default_memory_pool())
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """While the block runs."""
+        with self._lock:
+            if not self._inside:
+                self._before = (gc.isenabled(), pa.default_memory_pool())
+                gc.disable()
+                pa.set_memory_pool(pa.system_memory_pool())
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    enabled, pool = self._before
+                    pa.set_memory_pool(pool)
+                    if enabled:
+                        gc.enable()
+
+
+_lean = _Lean()
 
 
 class NothingDerivedError(LookupError):

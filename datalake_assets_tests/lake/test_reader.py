@@ -7,6 +7,7 @@ import re
 import secrets
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +30,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
-from datalake_assets.lake import session_file
+from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.coverage import Held
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
 from datalake_assets.lake.lake import Lake
@@ -526,6 +529,93 @@ def test_bars_are_those_of_the_sessions_whatever_happened_to_the_symbol_years(
             if year in (None, row["session"].year)
         }
         assert reader.symbols(year) == sorted(there)
+
+
+def scanned(
+    store: Store, symbols: Iterable[str], first: date, last: date, columns: list[str]
+) -> pa.Table:
+    """What Arrow finds in the session files by itself, read whole, filtered and sorted."""
+    files = [pq.read_table(pa.BufferReader(store.get(key))) for key in store.list(layout.SESSIONS)]
+    bars = pa.concat_tables([SCHEMA.empty_table(), *(file.cast(SCHEMA) for file in files)])
+    days = pc.and_(pc.greater_equal(bars["session"], first), pc.less_equal(bars["session"], last))
+    named = pc.is_in(bars["symbol"], pa.array(list(symbols), pa.string()))
+    by = [("symbol", "ascending"), ("session", "ascending")]
+    return bars.filter(pc.and_(days, named)).sort_by(by).select(columns).combine_chunks()
+
+
+WHENEVER = st.none() | st.dates(date(2023, 12, 20), date(2024, 1, 10))
+
+
+@given(
+    changed=changes(),
+    asked=st.none() | st.sets(st.sampled_from(SYMBOLS), min_size=1),
+    start=WHENEVER,
+    end=WHENEVER,
+    columns=st.none() | st.lists(st.sampled_from(SCHEMA.names), min_size=1, unique=True),
+)
+@settings(max_examples=60)
+def test_any_range_and_columns_of_a_folder_are_what_a_plain_scan_finds(
+    changed: Any,
+    asked: set[str] | None,
+    start: date | None,
+    end: date | None,
+    columns: list[str] | None,
+) -> None:
+    first, last = start or date.min, end or date.max
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(folder)
+        universe(store, *SYMBOLS)
+        change(store, changed)
+        if last < first or not Lake(store).sessions():
+            return
+        expected = scanned(store, asked or SYMBOLS, first, last, columns or SCHEMA.names)
+
+        assert Reader(store).bars(asked, start, end, columns).equals(expected)
+
+
+def test_a_symbol_year_in_another_order_comes_by_session_and_without_sessions_that_are_gone(
+    tmp_path: Path,
+) -> None:
+    store = open_store(str(tmp_path))
+    fill(store)
+    key = layout.symbol_year_key("ZM", 2024)
+    rows = [bar("ZM", day) for day in (date(2024, 1, 4), *reversed(DAYS[2:]))]
+    store.put(key, symbol_year_file.encode(table(rows)))
+
+    assert Reader(store).bars("ZM")["session"].to_pylist() == DAYS
+
+
+def test_of_a_file_only_the_columns_that_are_wanted_are_decoded(tmp_path: Path) -> None:
+    store = CountingStore(open_store(str(tmp_path)))
+    fill(store)
+    key = layout.symbol_year_key("ZM", 2024)
+    data = bytearray(store.get(key))
+    vwap = pq.read_metadata(pa.BufferReader(bytes(data))).row_group(0).column(7)
+    assert vwap.path_in_schema == "vwap"
+    data[vwap.data_page_offset + vwap.total_compressed_size - 1] ^= 1
+    store.put(key, bytes(data))
+    store.read.clear()
+
+    closes = Reader(store).bars("ZM", "2024-01-02", columns=["session", "close"])
+    assert closes.column_names == ["session", "close"]
+    assert store.kinds() == (0, 1)
+    # Where the damage shows, the sessions answer.
+    assert Reader(store).bars("ZM", "2024-01-02", columns=["vwap"]).num_rows == 2
+    assert store.kinds() == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (["close", "adjusted"], "bars have no column 'adjusted': give some of symbol, session"),
+        ("adjusted", "no column 'adjusted'"),
+        ([], "are no columns"),
+        (["close", "close"], "each once"),
+    ],
+)
+def test_columns_that_bars_do_not_have_are_refused(store: Store, columns: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Reader(store).bars("ZM", columns=columns)
 
 
 @pytest.mark.s3

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gc
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datalake_assets.securities import derivation
 from datalake_assets.securities.decisions import ACCEPT, ADD, IGNORE, Decision, decide
 from datalake_assets.securities.derivation import (
     NothingDerivedError,
@@ -155,3 +157,15 @@ def test_it_is_the_same_in_a_bucket(s3_lake_uri: str):
     run(store)
     run(other)
     assert objects(store) == objects(other)
+
+
+def test_derivations_side_by_side_leave_the_process_as_it_was() -> None:
+    pool = pa.default_memory_pool()
+    first, second = derivation._lean(), derivation._lean()
+    with first:
+        second.__enter__()
+    assert not gc.isenabled()
+    second.__exit__(None, None, None)
+
+    assert gc.isenabled()
+    assert pa.default_memory_pool().backend_name == pool.backend_name
