@@ -27,6 +27,9 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 UI := $(VENV)/.ui
 
+# What an installation is made from; when one of them changes, it is made again.
+MADE_FROM := pyproject.toml setup.py datalake_assets/sources/_pages.c constraints.txt
+
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install -qq -c constraints.txt
 
@@ -131,7 +134,7 @@ fix: $(DEV) ## Format, and mend what ruff can mend
 .PHONY: clean
 clean: ## Remove .venv, caches and builds; never .datalake, where the lake is
 	@rm -rf $(VENV) build dist *.egg-info screenshots .hypothesis .import_linter_cache .mypy_cache \
-		.pytest_cache .ruff_cache
+		.pytest_cache .ruff_cache datalake_assets/sources/_pages*.so
 	@find datalake_assets datalake_assets_tests -type d -name __pycache__ -prune -exec rm -rf {} +
 	@if [ -d .datalake ]; then \
 		echo "Kept .datalake: the lake and Dagster's records. To lose them: rm -r .datalake"; fi
@@ -166,17 +169,17 @@ $(BIN)/python:
 	@echo "→ making $(VENV) with $$("$(PYTHON)" --version)"
 	@"$(PYTHON)" -m venv --clear $(VENV)
 
-$(RUNTIME): pyproject.toml constraints.txt $(BIN)/python
+$(RUNTIME): $(MADE_FROM) $(BIN)/python
 	@echo "→ installing what runs (once; a minute or two)"
 	@$(INSTALL) -e .
 	@touch $@
 
-$(DEV): pyproject.toml constraints.txt $(BIN)/python
+$(DEV): $(MADE_FROM) $(BIN)/python
 	@echo "→ installing what runs and what checks it (once; two minutes or so)"
 	@$(INSTALL) -e '.[dev]'
 	@touch $(RUNTIME) $@
 
-$(UI): pyproject.toml constraints.txt $(BIN)/python
+$(UI): $(MADE_FROM) $(BIN)/python
 	@echo "→ installing what runs, what checks it and the browser's driver (once; two minutes or so)"
 	@$(INSTALL) -e '.[ui]'
 	@touch $(RUNTIME) $(DEV) $@

@@ -3,7 +3,9 @@
 The pages are fetched once from the embedded exchange, as bytes, and each way decodes the same ones,
 turn by turn; a way's best round counts. Then the whole client path, from the question to a Parquet
 file: alpaca-py's `get_stock_bars(...).df` against this project's source, again for the same pages,
-by the CPU time of this process alone (the exchange is another one).
+by the CPU time of this process alone (the exchange is another one). This project has two ways: in
+Python, and in C where it was compiled. The last figures are pages a second of the clock, by one
+thread and by two: only C leaves Python's lock to others.
 
     python -m benchmarks.decode [--rounds 5] [--pages 8]
 
@@ -17,6 +19,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
@@ -38,8 +41,8 @@ from benchmarks.surroundings import KEYS, active_symbols, client
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.sources.alpaca import PAGE_LIMIT
-from datalake_assets.sources.pages import decode
+from datalake_assets.sources.alpaca import AS_TRADED, PAGE_LIMIT
+from datalake_assets.sources.pages import COMPILED, Parse, decode, decode_regular
 from datalake_assets.sources.transport import Transport
 
 SHAPES = ((157, 63), (500, 1), (1, 3_780))
@@ -47,8 +50,10 @@ SHAPES = ((157, 63), (500, 1), (1, 3_780))
 fifteen years."""
 
 END = date(2026, 1, 14)  # the sessions before it are asked for: 3,780 reach back to 2011-01-03
+CALLS = 100  # of one timing with threads
 SECONDS = 0.2  # of work in one timing at least: the CPU clock is coarse
-OURS = "this project"
+OURS = "this project, in Python"
+OURS_IN_C = "this project, in C"
 THEIRS = "alpaca-py, models and .df"
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -90,6 +95,12 @@ def main() -> None:
             for start in range(0, 157 * given.pages, 157)
         ]
         _tell(f"whole client path, {given.pages} pages", *_whole(exchange.url, pages, given.rounds))
+        body = _body(exchange.url, pages[0])
+    print("pages of the last shape a second of the clock, by one thread and by two:")
+    for way, decoding in ((OURS, decode), (OURS_IN_C, _in_c)):
+        if decoding is decode or COMPILED is not None:
+            one, two = _threads(partial(decoding, body), given.rounds)
+            print(f"  {way}: {one:,.0f} and {two:,.0f}, ratio {two / one:.2f}")
 
 
 def _tell(title: str, bars: int, seconds: Mapping[str, float]) -> None:
@@ -111,6 +122,8 @@ def _decoded(body: bytes, rounds: int) -> tuple[int, dict[str, float]]:
         "json, column by column to Arrow": lambda body: _by_column(json.loads(body)),
         OURS: lambda body: decode(body).bars,
     }
+    if COMPILED is not None:
+        ways[OURS_IN_C] = _in_c
     if find_spec("orjson"):
         loads = import_module("orjson").loads
         ways["orjson, column by column to Arrow"] = lambda body: _by_column(loads(body))
@@ -121,6 +134,12 @@ def _decoded(body: bytes, rounds: int) -> tuple[int, dict[str, float]]:
     return expected.num_rows, _best(
         {name: partial(way, body) for name, way in ways.items()}, rounds
     )
+
+
+def _in_c(body: bytes) -> pa.Table:
+    page = decode_regular(body)
+    assert page is not None, "the page is not regular"
+    return page.bars
 
 
 def _models(body: bytes) -> Any:
@@ -181,8 +200,12 @@ def _same(frame: Any, bars: pa.Table) -> bool:
 def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, float]]:
     """The bars of these pages, and the CPU seconds from asking for them to Parquet."""
     plain = StockHistoricalDataClient(*KEYS, url_override=url)
-    with client(url) as source, tempfile.TemporaryDirectory() as folder:
-        fetch = source.bars()
+    account = Account(*KEYS, data_url=url, trading_url=url)
+    parsers: dict[str, Parse | None] = {OURS: None}
+    if COMPILED is not None:
+        parsers[OURS_IN_C] = COMPILED
+    sources = {way: AlpacaSource(account, parse=parse) for way, parse in parsers.items()}
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.parquet"
 
         def theirs() -> int:
@@ -193,13 +216,15 @@ def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, fl
                     timeframe=TimeFrame.Day,
                     start=datetime.combine(page.first, clock_time(), UTC),
                     end=datetime.combine(page.last, clock_time(23, 59, 59), UTC),
+                    asof=AS_TRADED,
                 )
                 frame = cast(BarSet, plain.get_stock_bars(request)).df
                 frame.to_parquet(file)
                 bars += len(frame)
             return bars
 
-        def ours(*, write: bool = True) -> int:
+        def ours(way: str, *, write: bool = True) -> int:
+            fetch = sources[way].bars()
             bars = 0
             for page in pages:
                 answer = fetch(page.symbols, page.first, page.last, None)
@@ -215,12 +240,16 @@ def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, fl
                 bars += answer.bars.num_rows
             return bars
 
-        bars = ours()
+        bars = ours(OURS)
         assert theirs() == bars, "the two paths bring other bars"
-        seconds = _best(
-            {THEIRS: theirs, OURS: ours, f"{OURS}, to Arrow only": lambda: ours(write=False)},
-            rounds,
-        )
+        ways: dict[str, Callable[[], object]] = {THEIRS: theirs}
+        for way in sources:
+            assert ours(way) == bars, "C brings other bars"
+            ways[way] = partial(ours, way)
+            ways[f"{way}, to Arrow only"] = partial(ours, way, write=False)
+        seconds = _best(ways, rounds)
+    for source in sources.values():
+        source.close()
     return bars, seconds
 
 
@@ -238,6 +267,20 @@ def _best(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, fl
                 calls += 1
             best[name] = min(best[name], taken / calls)
     return best
+
+
+def _threads(decoding: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Calls a second of the clock by one thread and by two: the best of some rounds, in turns."""
+    best = [0.0, 0.0]
+    for _ in range(rounds):
+        for place, threads in enumerate((1, 2)):
+            with ThreadPoolExecutor(threads) as pool:
+                began = time.perf_counter()
+                futures = [pool.submit(decoding) for _ in range(CALLS)]
+                for future in futures:
+                    future.result()
+                best[place] = max(best[place], CALLS / (time.perf_counter() - began))
+    return best[0], best[1]
 
 
 def _listed(url: str) -> tuple[str, ...]:

@@ -89,6 +89,14 @@ def test_the_last_stage_of_the_image_installs_and_compiles_nothing() -> None:
     assert "--without-pip" in built
 
 
+def test_the_image_is_not_built_without_the_compiled_decoder() -> None:
+    built = " ".join(rest for word, rest in instructions() if word == "RUN")
+
+    assert re.search(r"apt-get install .*\bgcc libc6-dev\b", built)
+    # Isolated: where the source lies, Python would take that one.
+    assert '/opt/datalake/bin/python -I -c "from datalake_assets.sources import _pages"' in built
+
+
 def test_no_secret_is_an_argument_or_a_variable_of_the_image() -> None:
     for word, rest in instructions():
         if word in ("ARG", "ENV"):

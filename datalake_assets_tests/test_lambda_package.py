@@ -151,6 +151,13 @@ def test_our_part_of_it_is_whole_by_itself(tmp_path: Path) -> None:
     assert "datalake_assets.pipeline.publication" in loaded.split()
 
 
+def test_nothing_that_was_compiled_for_this_machine_is_in_it(tmp_path: Path) -> None:
+    build.copy_ours(tmp_path)
+
+    assert (tmp_path / "datalake_assets" / "sources" / "pages.py").exists()
+    assert [*tmp_path.rglob("*.so"), *tmp_path.rglob("*.c"), *tmp_path.rglob("*.pyi")] == []
+
+
 def test_its_requirements_are_the_projects_in_pinned_versions() -> None:
     lines = (FOLDER / "requirements.txt").read_text(encoding="utf-8").splitlines()
     wanted = [Requirement(line) for line in lines if not line.startswith("#")]

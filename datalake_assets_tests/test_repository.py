@@ -322,9 +322,14 @@ def test_a_python_given_by_name_that_is_too_old_is_named(bare_clone: Path, tmp_p
 
 @needs_make
 def test_clean_removes_the_environment_and_never_the_lake(bare_clone: Path) -> None:
+    built = bare_clone / "datalake_assets" / "sources" / "_pages.abi3.so"
+    built.parent.mkdir()
+    built.write_text("x")
+
     result = make("clean", cwd=bare_clone)
 
     assert result.returncode == 0
+    assert not built.exists()
     assert not (bare_clone / ".venv").exists()
     assert (bare_clone / ".datalake" / "kept").exists()
     assert (bare_clone / "datalake_assets" / "kept").exists()

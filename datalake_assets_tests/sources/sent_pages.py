@@ -66,7 +66,7 @@ class Drawn:
         random = self.random
         at = random.randrange(len(page) + 1)
         to = min(len(page), at + random.choice([0, 0, 1, 1, 2, 4, 20, 200]))
-        match random.randrange(7):
+        match random.randrange(8):
             case 0:  # a byte
                 return page[:at] + bytes([random.randrange(256)]) + page[at + 1 :]
             case 1:  # a bit
@@ -81,12 +81,20 @@ class Drawn:
                 return page
             case 3:  # a piece, in between or in place of something
                 return page[:at] + random.choice(PIECES) + page[to:]
-            case 4:  # lost
+            case 4:  # a time, of a day or an hour that may not be
+                place = page.find(b'"t":"', at) + 5
+                day = (random.randrange(1900, 2300), random.randrange(14), random.randrange(34))
+                clock = (random.randrange(25), random.randrange(61), random.randrange(61))
+                time = b"%04d-%02d-%02dT%02d:%02d:%02dZ" % (*day, *clock)
+                return page if place < 5 else page[:place] + time + page[place + len(time) :]
+            case 5:  # lost
                 return page[:at] + page[to:]
-            case 5:  # twice
+            case 6:  # twice
                 return page[:to] + page[at:]
-            case _:  # cut
-                return page[:at]
+            case _:  # cut, and then as many braces as before, so that it can't be told by them
+                first = b'{"bars":{"'
+                braces = b"}" * random.choice([0, page[at:].count(b"}")])
+                return page[:at].replace(first, first + braces, 1)
 
     def _symbols(self, count: int) -> Sequence[str]:
         known: dict[str, None] = {}
