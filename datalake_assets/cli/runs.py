@@ -238,6 +238,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
         template = files("datalake_assets").joinpath("dagster.yaml").read_text()
         (home / "dagster.yaml").write_text(template)
     os.environ["DAGSTER_HOME"] = str(home)
+    # The plan of a run is then stored in one transaction, not in one for each session.
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
     with dg.DagsterInstance.get() as records:
         yield records
 
