@@ -61,7 +61,8 @@ dev: $(RUNTIME) ## Open Dagster's UI, with its daemon, on PORT (3000)
 	@[ -e "$(DAGSTER_HOME)/dagster.yaml" ] || { \
 		mkdir -p "$(DAGSTER_HOME)" && cp datalake_assets/dagster.yaml "$(DAGSTER_HOME)/dagster.yaml"; }
 	@echo "→ Dagster on http://127.0.0.1:$(PORT) in about 20 seconds; Ctrl-C ends it"
-	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/python -W ignore::FutureWarning -m dagster \
+	@DAGSTER_HOME="$(DAGSTER_HOME)" DAGSTER_EVENT_BATCH_SIZE=1000 \
+		$(BIN)/python -W ignore::FutureWarning -m dagster \
 		dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 # `deploy/` without containers. Each part that dies is started again, as a container would be.

@@ -41,7 +41,7 @@ from benchmarks.surroundings import KEYS, active_symbols, client
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.sources.alpaca import AS_TRADED, PAGE_LIMIT
+from datalake_assets.sources.alpaca import AS_TRADED, PAGE_LIMIT, Account, AlpacaSource
 from datalake_assets.sources.pages import COMPILED, Parse, decode, decode_regular
 from datalake_assets.sources.transport import Transport
 

@@ -270,6 +270,7 @@ def _check_records(place: Place, given: argparse.Namespace) -> int:
     """
     import dagster as dg
 
+    os.environ["DAGSTER_HOME"] = str(place.home)  # from where its configuration has the folder
     with dg.DagsterInstance.from_config(str(place.home)) as instance:
         known = instance.get_materialized_partitions(dg.AssetKey("daily_ticks"))
         assert known == {day.isoformat() for day in _days(given)}, "Dagster knows other sessions"

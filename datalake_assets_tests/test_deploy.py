@@ -184,15 +184,18 @@ def test_dagster_takes_the_instance_and_the_configuration_of_each_of_its_parts(
 ) -> None:
     from dagster._core.run_coordinator import RunCoordinator
     from dagster._core.storage.compute_log_manager import ComputeLogManager
-    from dagster_postgres import DagsterPostgresStorage
+
+    from datalake_assets.records.postgres import PostgresStorage
 
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     shutil.copy(DEPLOY / "dagster.yaml", tmp_path)
     ref = InstanceRef.from_dir(str(tmp_path))
     assert ref.storage_data is not None
+    assert ref.storage_data.class_name == PostgresStorage.__name__
+    assert ref.storage_data.module_name == PostgresStorage.__module__
     checked = process_config(
-        resolve_to_config_type(DagsterPostgresStorage.config_type()), ref.storage_data.config_dict
+        resolve_to_config_type(PostgresStorage.config_type()), ref.storage_data.config_dict
     )
     assert checked.success, checked.errors
     assert ref.run_coordinator_data is not None
@@ -214,7 +217,7 @@ def test_a_misspelt_key_of_the_instance_would_be_found(
 
 
 def test_the_driver_of_the_records_is_named_wherever_they_are_in_postgres() -> None:
-    assert INSTANCE["storage"]["postgres"]["postgres_db"]["scheme"] == "postgresql+psycopg2"
+    assert INSTANCE["storage"]["custom"]["config"]["postgres_db"]["scheme"] == "postgresql+psycopg2"
     assert HELM["postgresql"]["postgresqlScheme"] == "postgresql+psycopg2"
 
 

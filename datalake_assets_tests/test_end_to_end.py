@@ -268,7 +268,11 @@ def test_a_collection_killed_at_random_moments_leaves_the_lake_whole_each_time(
 
 @pytest.mark.parametrize("container", [False, True], ids=["same host name", "another host name"])
 def test_a_killed_collection_is_in_nobodys_way(
-    slow_server: Server, symbols: str, tmp_path: Path, container: bool
+    slow_server: Server,
+    symbols: str,
+    tmp_path: Path,
+    container: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither the sensor nor the next command waits for it, nor do they need its host's name."""
     environ = slow_server.environment(DATALAKE_SYMBOLS=symbols)
@@ -278,6 +282,7 @@ def test_a_killed_collection_is_in_nobodys_way(
     span = command("collect", "--from", f"{SPAN[0]}", "--to", f"{SPAN[-1]}")
     home = tmp_path / ".datalake/dagster"
     home.mkdir(parents=True)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
     # Made before, as two processes can't make its tables at the same time.
     _started(home)
     process = subprocess.Popen([*renamed * container, *span], cwd=tmp_path, env=environ)

@@ -141,12 +141,19 @@ def test_the_example_environment_names_every_setting_with_its_default() -> None:
     assert uncommented == [], "a copy of the example must change nothing"
 
 
-def test_the_instance_sends_no_telemetry_and_gives_pool_slots_to_whole_runs(tmp_path: Path) -> None:
+def test_the_instance_sends_no_telemetry_and_gives_pool_slots_to_whole_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dagster's own parser reads the file, so a misspelt key fails here and not on `make dev`."""
     from dagster import DagsterInstance
 
+    from datalake_assets.records.sqlite import SqliteEventLog
+
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     shutil.copy(ROOT / "datalake_assets" / "dagster.yaml", tmp_path / "dagster.yaml")
     with DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert type(instance.event_log_storage) is SqliteEventLog
+        assert Path(instance.event_log_storage.path_for_shard("index")).is_relative_to(tmp_path)
         assert instance.telemetry_enabled is False
         granularity = instance.get_concurrency_config().pool_config.pool_granularity
         assert granularity is not None

@@ -325,6 +325,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
     home = dagster_home()
     home.mkdir(parents=True, exist_ok=True)
     os.environ["DAGSTER_HOME"] = str(home)
+    # The plan of a run is then stored in one transaction, not in one for each session.
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
     with working("opening Dagster's instance"), (home / ".lock").open("w") as lock:
         # Dagster creates its tables when it opens the instance. If two processes do so at the same
         # time, one fails with "table runs already exists".

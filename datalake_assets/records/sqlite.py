@@ -191,4 +191,5 @@ class SqliteStorage(DagsterSqliteStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> SqliteStorage:
         """What Dagster calls with the checked configuration."""
-        return cls.from_local(inst_data=inst_data, **config_value)
+        # DAGSTER_HOME may be written with a ~, which Dagster resolves for itself alone.
+        return cls.from_local(str(Path(config_value["base_dir"]).expanduser()), inst_data)

@@ -153,7 +153,10 @@ def untouched(folder: Path, first: date, source: str | None = None) -> Iterator[
         log = folder / "daemon.log"
         # The records are made before the daemon is there: two that make SQLite's databases at once
         # leave them with two versions, which no Dagster opens.
-        with dg.DagsterInstance.from_config(str(home)) as instance, running(environment, log):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DAGSTER_HOME", str(home))  # where the configuration has its folder from
+            instance = dg.DagsterInstance.from_config(str(home))
+        with instance, running(environment, log):
             yield Untouched(instance, lake, log, told)
 
 
