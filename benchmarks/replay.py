@@ -398,6 +398,7 @@ class Replay:
                 self._process.wait(_STARTING)
                 complaints.seek(0)
                 said = complaints.read()[-4_000:].decode(errors="replace").strip()
+                self._close()
                 raise RuntimeError(f"the replay did not start; it said: {said or 'nothing'}")
         self.url = json.loads(line)["url"]
         return self
@@ -408,6 +409,9 @@ class Replay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
