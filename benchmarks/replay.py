@@ -113,7 +113,7 @@ class Recording:
     def key(self, target: bytes) -> bytes:
         """The target of a request, whatever the order and the spelling of its parameters."""
         path, _, query = target.partition(b"?")
-        parts = sorted(unquote_to_bytes(part) for part in query.split(b"&"))
+        parts = sorted(unquote_to_bytes(part) for part in query.replace(b"+", b" ").split(b"&"))
         parts = [
             b"end=" + NOW if part.startswith(b"end=") and part[4:14] >= self._now else part
             for part in parts
@@ -257,7 +257,9 @@ class _Server:
             key = self.recording.key(target)
             if self.recording.answer(key) is None:
                 self.recording.keep(key, *await _ask(self.exchange, target))
-        return self.found(target) or []
+        found = self.found(target)
+        assert found is not None, f"recorded and not found: {key[:300]!r}"
+        return found
 
     def _limit(self, target: bytes) -> bytes:
         if not self._bucket.capacity or not target.startswith((b"/v2/stocks", b"/v1/")):
