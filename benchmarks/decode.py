@@ -38,7 +38,7 @@ from benchmarks.surroundings import KEYS, active_symbols, client
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.sources.alpaca import PAGE_LIMIT
+from datalake_assets.sources.alpaca import AS_TRADED, PAGE_LIMIT
 from datalake_assets.sources.pages import decode
 from datalake_assets.sources.transport import Transport
 
@@ -193,6 +193,7 @@ def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, fl
                     timeframe=TimeFrame.Day,
                     start=datetime.combine(page.first, clock_time(), UTC),
                     end=datetime.combine(page.last, clock_time(23, 59, 59), UTC),
+                    asof=AS_TRADED,
                 )
                 frame = cast(BarSet, plain.get_stock_bars(request)).df
                 frame.to_parquet(file)
