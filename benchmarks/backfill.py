@@ -238,7 +238,7 @@ def _backfill_here(given: argparse.Namespace) -> dict[str, Any]:
         "cpu": cpu,
         "peak": peak,
         "ended": ended,
-        "decoder": "pure" if given.pure or find_spec(COMPILED) is None else "compiled",
+        "decoder": "pure" if find_spec(COMPILED) is None else "compiled",
         "stages": dict(stages.seconds) if stages else {},
     }
 

@@ -28,6 +28,7 @@ import asyncio
 import json
 import mmap
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,9 @@ is until now asks another day with another time, and means the same."""
 TOLD = b"/_replay/told"
 """Asked for the numbers of the replay: `Told`, as JSON."""
 
+_INVALID = re.compile(rb'"invalid symbol: ([^"]+)"')
+"""Why a request is refused that names what is no symbol."""
+
 _SHOWN = 5  # unknown requests that are told; all of them are counted
 _STARTING = 60  # seconds: an exchange that records reads its market first
 
@@ -64,6 +68,9 @@ class Recording:
 
     A line of the index is a request, the status of its answer, where that begins and how long it
     is. It is written after the answer, so an interrupted recording holds whole answers only.
+
+    A refusal is kept for the name that is refused, and answers every request with that name in
+    it. When a program has learnt of such a name, and asks without it, depends on the moment.
 
     Args:
         folder: Made when it is not there.
@@ -106,7 +113,7 @@ class Recording:
     def key(self, target: bytes) -> bytes:
         """The target of a request, whatever the order and the spelling of its parameters."""
         path, _, query = target.partition(b"?")
-        parts = sorted(unquote_to_bytes(part) for part in query.split(b"&"))
+        parts = sorted(unquote_to_bytes(part) for part in query.replace(b"+", b" ").split(b"&"))
         parts = [
             b"end=" + NOW if part.startswith(b"end=") and part[4:14] >= self._now else part
             for part in parts
@@ -115,7 +122,10 @@ class Recording:
 
     def answer(self, key: bytes) -> tuple[int, memoryview] | None:
         """The status, and what follows its line on the wire; None: the request is unknown."""
-        place = self._places.get(key)
+        place = self._places.get(key) or next(
+            (found for name in _symbols(key) if (found := self._places.get(b"invalid " + name))),
+            None,
+        )
         if place is None:
             return None
         status, at, size = place
@@ -125,6 +135,8 @@ class Recording:
 
     def keep(self, key: bytes, status: int, answer: bytes) -> None:
         """Add an answer; it is on disk when this returns."""
+        if status == 400 and (named := _INVALID.search(answer)):
+            key = b"invalid " + named[1]
         at = self._answers.seek(0, os.SEEK_END)
         self._answers.write(answer)
         self._answers.flush()
@@ -244,9 +256,10 @@ class _Server:
         async with self._asking:
             key = self.recording.key(target)
             if self.recording.answer(key) is None:
-                # A refusal is an answer, too: a name that is no symbol is refused each time.
                 self.recording.keep(key, *await _ask(self.exchange, target))
-        return self.found(target) or []
+        found = self.found(target)
+        assert found is not None, f"recorded and not found: {key[:300]!r}"
+        return found
 
     def _limit(self, target: bytes) -> bytes:
         if not self._bucket.capacity or not target.startswith((b"/v2/stocks", b"/v1/")):
@@ -307,6 +320,12 @@ class _Connection(asyncio.Protocol):
             self._transport.writelines(pieces)
 
 
+def _symbols(key: bytes) -> list[bytes]:
+    """The symbols that a request names."""
+    _, found, after = key.partition(b"&symbols=")
+    return after.partition(b"&")[0].split(b",") if found else []
+
+
 def _whole(status: bytes, headers: bytes, body: bytes) -> bytes:
     return b"HTTP/1.1 %b\r\n%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
         status,
@@ -353,8 +372,8 @@ class Replay:
         folder: Of the recording.
         record: The exchange to ask for what is not recorded yet; None: nothing is added.
         per_minute, latency: As for `--per-minute` and `--latency`.
-        port: 0: a free one. A lake remembers the address of its source: lakes of several replays
-            are the same only with the same port.
+        port: 0: a free one. A lake remembers the address of its source: to collect into the same
+            one again takes the same port.
 
     Attributes:
         url: Where it is reached.
@@ -398,6 +417,7 @@ class Replay:
                 self._process.wait(_STARTING)
                 complaints.seek(0)
                 said = complaints.read()[-4_000:].decode(errors="replace").strip()
+                self._close()
                 raise RuntimeError(f"the replay did not start; it said: {said or 'nothing'}")
         self.url = json.loads(line)["url"]
         return self
@@ -408,6 +428,9 @@ class Replay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
