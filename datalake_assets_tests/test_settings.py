@@ -99,7 +99,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 def test_a_half_given_pair_of_keys_names_the_missing_variable(given_one: str) -> None:
     (missing,) = set(KEYS) - {given_one}
     line = problem(**{given_one: KEYS[given_one]})
-    assert line == f"{missing} is not set, but {given_one} is; give both, or neither"
+    assert line == f"{missing} is not set, but {given_one} is; set both, or neither"
 
 
 @pytest.mark.parametrize("url", ["ALPACA_DATA_URL", "ALPACA_TRADING_URL"])

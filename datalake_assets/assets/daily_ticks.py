@@ -470,7 +470,8 @@ def _failure(failed: Sequence[_SessionResult], lake: Lake) -> Failed:
         lines.append(f"{session.session}: {reasons}")
     first, last = failed[0].session, failed[-1].session
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
-    head = f"{many(len(failed), 'session')} did not pass the audit and were not published:"
+    were = "was" if len(failed) == 1 else "were"
+    head = f"{many(len(failed), 'session')} did not pass the audit and {were} not published:"
     advice = (
         f"The collected bars are in {lake.store.url(layout.INCOMPLETE)}. To request what is "
         f"missing: datalake collect {span} --repair"
