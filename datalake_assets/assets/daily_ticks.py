@@ -44,7 +44,7 @@ from datalake_assets.collection.universe import (
     inactive,
     least_asked,
     symbols_for,
-    told_unlisted,
+    unlisted_message,
     unlisted,
 )
 from datalake_assets.lake.lake import Lake
@@ -252,7 +252,7 @@ def _collect(
         origin = Origin(source.identity, listed=taken, run_id=context.run.run_id)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
         if unknown := unlisted(chosen or (), universe):
-            context.log.warning("%s", told_unlisted(unknown, taken))
+            context.log.warning("%s", unlisted_message(unknown, taken))
         known = None
         if collector.survey and not collector.repair:
             since = _first_session(context).year
