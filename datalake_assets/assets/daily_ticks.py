@@ -44,8 +44,8 @@ from datalake_assets.collection.universe import (
     inactive,
     least_asked,
     symbols_for,
-    unlisted_message,
     unlisted,
+    unlisted_message,
 )
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.restatements import VALUES

@@ -34,7 +34,7 @@ from datalake_assets.cli.terminal import (
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason, joined
-from datalake_assets.collection.universe import unlisted_message, unlisted
+from datalake_assets.collection.universe import unlisted, unlisted_message
 from datalake_assets.lake.coverage import narrow
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.symbol_years import SymbolYears

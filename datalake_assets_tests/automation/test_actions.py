@@ -47,7 +47,7 @@ def test_actions_are_asked_for_once_after_each_session_and_again_while_it_fails(
         "12-01 23:00 corporate actions 2025-12-01 #3",
         "12-02 22:00 corporate actions 2025-12-02 #1",
     ]
-    assert "were asked for after the session of 2025-12-02" in world.skipped
+    assert "were fetched after the session of 2025-12-02" in world.skipped
 
 
 def test_it_gives_up_after_seven_attempts_and_says_what_to_type(tmp_path: Path) -> None:
@@ -58,5 +58,5 @@ def test_it_gives_up_after_seven_attempts_and_says_what_to_type(tmp_path: Path) 
     )
 
     assert [one[-2:] for one in asked] == [f"#{number}" for number in range(1, 8)]
-    assert "given up after 7 attempts" in world.skipped
-    assert "then type `datalake actions --sweep`" in world.skipped
+    assert "gave up after 7 attempts" in world.skipped
+    assert "then run `datalake actions --sweep`" in world.skipped

@@ -38,12 +38,12 @@ def test_both_are_derived_once_after_a_session_after_actions_and_after_a_decisio
 ) -> None:
     world = World(tmp_path, utc("2025-11-26 21:00"))
     assert not world.tick("securities_follow")
-    assert "no session, no action" in world.skipped
+    assert "no new session, action" in world.skipped
     session(world, "2025-11-26 22:00")
     world.clock.time = utc("2025-11-26 22:10")
     assert derived(world).endswith("#1")
     assert not world.tick("securities_follow")
-    assert "came since they were derived" in world.skipped
+    assert "since the last derivation" in world.skipped
 
     world.clock.time = utc("2025-11-26 22:30")
     actions = world.launch(dg.RunRequest(tags={FOR: "corporate actions"}), "corporate_actions_job")

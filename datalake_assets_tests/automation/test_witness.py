@@ -19,7 +19,7 @@ def derived(world: World, at: str) -> None:
 def test_the_source_is_asked_once_a_day_after_the_factors_were_derived(tmp_path: Path) -> None:
     world = World(tmp_path, utc("2025-12-01 22:00"))
     assert world.tick("witness") == []
-    assert world.skipped == "the factors were not derived today"
+    assert world.skipped == "the factors have not been derived today"
 
     derived(world, "2025-12-01 22:30")
     world.clock.time = utc("2025-12-01 22:45")
@@ -27,14 +27,14 @@ def test_the_source_is_asked_once_a_day_after_the_factors_were_derived(tmp_path:
     assert request.tags[FOR] == "witness"
     world.launch(request, "witness_job")
     assert world.tick("witness") == []
-    assert world.skipped == "the source was asked on 2025-12-01"
+    assert world.skipped == "the comparison of 2025-12-01 is done"
 
     # Past midnight in UTC it is the same day in New York.
     world.clock.time = utc("2025-12-02 03:00")
     assert world.tick("witness") == []
     world.clock.time = utc("2025-12-02 22:00")
     assert world.tick("witness") == []
-    assert world.skipped == "the factors were not derived today"
+    assert world.skipped == "the factors have not been derived today"
     derived(world, "2025-12-02 22:30")
     assert len(world.tick("witness")) == 1
 
@@ -43,4 +43,4 @@ def test_without_a_budget_the_source_is_not_asked(tmp_path: Path) -> None:
     world = World(tmp_path, utc("2025-12-01 22:00"), {"DATALAKE_WITNESS_REQUESTS_PER_DAY": "0"})
     derived(world, "2025-12-01 22:30")
     assert world.tick("witness") == []
-    assert world.skipped == "DATALAKE_WITNESS_REQUESTS_PER_DAY is 0: the source is not asked"
+    assert world.skipped == "DATALAKE_WITNESS_REQUESTS_PER_DAY is 0: nothing is compared"
