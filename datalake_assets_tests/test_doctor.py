@@ -511,8 +511,9 @@ def test_a_symbol_year_that_dagster_does_not_know_is_published(lake: Lake) -> No
         instance.wipe_assets([dg.AssetKey("symbol_year_ticks")])
     result = doctor()
     assert (result.exit_code, commands(result)) == (1, ["datalake publish --year 2023", PUBLISH])
-    assert "symbol-years of 2024: published per symbol, but not in Dagster's records" in
-    result.stdout assert_repaired(result)
+    what = "symbol-years of 2024: published per symbol, but not in Dagster's records"
+    assert what in result.stdout
+    assert_repaired(result)
 
 
 def test_a_program_of_another_layout_is_what_a_lake_of_it_needs(lake: Lake) -> None:

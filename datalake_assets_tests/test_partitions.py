@@ -188,8 +188,12 @@ def test_partitions_start_at_the_session_they_are_told_to() -> None:
     ("day", "now", "why"),
     [
         ("2024-07-06", "2024-07-09 00:00", "it is not a trading session but a Saturday"),
-        ("2024-07-04", "2024-07-09 00:00", "it is not a trading session but a holiday or a
-        special"), (
+        (
+            "2024-07-04",
+            "2024-07-09 00:00",
+            "it is not a trading session but a holiday or a special",
+        ),
+        (
             "2024-07-05",
             "2024-07-09 00:00",
             "it is not a trading session but a closure that DATALAKE_C",
