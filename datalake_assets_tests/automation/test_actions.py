@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from datalake_assets.automation.runs import FOR
+from datalake_assets.automation.runs import PURPOSE
 from datalake_assets_tests.automation.world import World, instants, utc
 
 ASSET = dg.AssetKey("corporate_actions")
@@ -21,7 +21,7 @@ def live(world: World, first: str, last: str, down: tuple[str, str]) -> list[str
             world.end(run, good=good, materialized=[None] if good else [], asset=ASSET)
         running = []
         for request in world.tick("new_actions"):
-            assert request.tags[FOR] == "corporate actions"
+            assert request.tags[PURPOSE] == "corporate actions"
             running.append(world.launch(request, "corporate_actions_job").run_id)
             asked.append(f"{now:%m-%d %H:%M} {request.run_key}")
     return asked

@@ -23,7 +23,7 @@ from datalake_assets.automation.alerts import (
     build_failure_sensor,
     failure_text,
 )
-from datalake_assets.automation.runs import FOR, TERMINAL
+from datalake_assets.automation.runs import PURPOSE, TERMINAL
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.lake import Lake
 from datalake_assets.resources import LakeResource
@@ -232,7 +232,7 @@ def test_a_run_that_a_sensor_asked_for_is_told_to_be_tried_again(
         failed(
             *(instance, tmp_path, "daily_ticks_job"),
             partition_key=SESSION,
-            tags={FOR: "new session"},
+            tags={PURPOSE: "new session"},
         )
     )
 

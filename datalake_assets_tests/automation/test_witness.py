@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from datalake_assets.automation.runs import FOR
+from datalake_assets.automation.runs import PURPOSE
 from datalake_assets_tests.automation.world import World, utc
 
 FACTORS = dg.AssetKey("adjustment_factors")
@@ -12,7 +12,7 @@ FACTORS = dg.AssetKey("adjustment_factors")
 
 def derived(world: World, at: str) -> None:
     world.clock.time = utc(at)
-    run = world.launch(dg.RunRequest(tags={FOR: "securities"}), "securities_job")
+    run = world.launch(dg.RunRequest(tags={PURPOSE: "securities"}), "securities_job")
     world.end(run.run_id, good=True, materialized=[None], asset=FACTORS)
 
 
@@ -24,7 +24,7 @@ def test_the_source_is_asked_once_a_day_after_the_factors_were_derived(tmp_path:
     derived(world, "2025-12-01 22:30")
     world.clock.time = utc("2025-12-01 22:45")
     (request,) = world.tick("witness")
-    assert request.tags[FOR] == "witness"
+    assert request.tags[PURPOSE] == "witness"
     world.launch(request, "witness_job")
     assert world.tick("witness") == []
     assert world.skipped == "the comparison of 2025-12-01 is done"
