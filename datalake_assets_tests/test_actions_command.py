@@ -44,14 +44,14 @@ def test_a_symbols_actions_are_shown_with_since_when_they_are_known(lake: Action
     lines = [line.strip() for line in told.stdout.splitlines()]
 
     assert told.exit_code == 0
-    assert lines[0] == "TPG  2 corporate actions, as the source said at 2026-03-02 14:00 UTC"
+    assert lines[0] == "TPG  2 corporate actions, as the source had them at 2026-03-02 14:00 UTC"
     assert [plain(line) for line in lines[2:4]] == [
         "2026-02-19 cash dividend TPG $0.61 2026-03-05 2026-03-02 12:00, changed 2026-03-02 14:00",
         "2026-03-09 forward split TPG 4 for 1 2026-03-09 2026-03-02 12:00, gone 2026-03-02 14:00",
     ]
     assert lines[4:] == [
         "2026-02-19 cash dividend TPG: 2026-03-02 14:00 UTC cash 0.65 → 0.61",
-        "2026-03-09 forward split TPG: 2026-03-02 14:00 UTC gone from the source",
+        "2026-03-09 forward split TPG: 2026-03-02 14:00 UTC removed by the source",
     ]
 
 
@@ -115,7 +115,7 @@ def test_a_symbol_without_actions_is_no_error(lake: ActionLog) -> None:
     told = invoke("actions", "ZZZ")
 
     assert told.exit_code == 0
-    assert told.stdout.startswith("ZZZ  0 corporate actions, as the source said")
+    assert told.stdout.startswith("ZZZ  0 corporate actions, as the source had them")
     assert rows(invoke("actions", "ZZZ", "--json")) == []
 
 
@@ -124,11 +124,11 @@ def test_a_symbol_without_actions_is_no_error(lake: ActionLog) -> None:
     [
         ([], "give either a SYMBOL, or --sweep"),
         (["TPG", "--sweep"], "give either a SYMBOL, or --sweep"),
-        (["--sweep", "--json"], "--sweep asks for everything: it takes no other option"),
+        (["--sweep", "--json"], "--sweep fetches everything: it takes no other option"),
         (["TPG", "--csv", "--json"], "give --csv or --json, not both"),
         (["TPG", "--from", "2026"], "'2026' is no day"),
-        (["TPG", "--known-at", "noon"], "'noon' is neither a day nor an instant"),
-        (["TPG", "--known-at", "2026-03-02T12:00"], "has no zone"),
+        (["TPG", "--known-at", "noon"], "'noon' is neither a date nor a time"),
+        (["TPG", "--known-at", "2026-03-02T12:00"], "has no time zone"),
     ],
 )
 def test_wrong_input_says_what_to_type(lake: ActionLog, words: list[str], why: str) -> None:
@@ -145,7 +145,7 @@ def test_a_lake_that_never_asked_says_how_to(
     told = invoke("actions", "TPG")
 
     assert told.exit_code == 2
-    assert "type `datalake actions --sweep`" in told.stderr
+    assert "run `datalake actions --sweep`" in told.stderr
 
 
 def test_the_sweep_asks_for_the_whole_history_and_tells_what_it_brought(

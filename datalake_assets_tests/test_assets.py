@@ -404,7 +404,7 @@ def test_a_day_without_a_session_is_refused_and_not_the_next_one_collected(
         )
     )
 
-    assert f"{day} can't be collected: it is no trading session but {why}" in failure(result)
+    assert f"{day} can't be collected: it is not a trading session but {why}" in failure(result)
     assert bench.materialized() == set()
 
 
@@ -537,7 +537,7 @@ def test_a_run_without_a_universe_takes_one_and_says_so(bench: Workbench) -> Non
     assert result.success
     assert bench.market.assets_taken == 1
     assert bench.lake.universe_days() == [TODAY]
-    assert "asking for the list of assets, as none is as new as the session" in logged(
+    assert "fetching the list of assets, as the lake's is older than the session" in logged(
         bench, result
     )
     assert materializations(result, "stock_universe")[None]["active"].value == 20
@@ -579,7 +579,7 @@ def test_a_universe_that_shrank_too_much_is_not_taken_and_no_session_collected(
     assert bool(bench.market.requests) is taken
     if not taken:
         told = failure(result, "stock_universe")
-        assert "the source lists 20 active assets, the snapshot before 23" in told
+        assert "the source lists 20 active assets, the previous snapshot 23" in told
         assert "max_universe_loss" in told
         assert bench.run(MONDAY, max_universe_loss=0.2).success, "as it says"
         assert bench.lake.universe_days() == [yesterday, TODAY]
@@ -692,7 +692,7 @@ def test_a_session_without_a_bar_is_held_against_the_calendar_once_a_year(
     assert bench.lake.sessions() == [MONDAY, WEDNESDAY]
     (failure,) = result.filter_events(lambda event: event.is_step_failure)
     assert f"DATALAKE_CLOSURES={TUESDAY}" in str(failure.step_failure_data.error)
-    assert "Nothing is to be collected" in str(failure.step_failure_data.error)
+    assert "There is nothing to collect" in str(failure.step_failure_data.error)
 
 
 def test_an_interrupted_range_keeps_the_sessions_that_were_published_before(

@@ -97,7 +97,7 @@ def test_a_backfill_with_nothing_left_succeeds_and_says_so(desk: Desk) -> None:
     assert again.success
     checks = {check.check_name: check for check in again.get_asset_check_evaluations()}
     assert checks["success_rate"].passed
-    assert checks["success_rate"].description == "nothing was left to collect"
+    assert checks["success_rate"].description == "nothing to collect"
     assert set(desk.collected_by().values()) == {before.run_id}
 
 

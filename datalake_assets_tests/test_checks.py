@@ -85,7 +85,7 @@ def test_the_numbers_of_the_check_can_be_plotted() -> None:
 
 def test_the_check_says_both_numbers_in_words() -> None:
     assert shrinkage(8_999, 10_000).description == (
-        "8,999 active symbols, 10,000 in the snapshot before"
+        "8,999 active symbols, 10,000 in the previous snapshot"
     )
     assert shrinkage(8_999, None).description == "8,999 active symbols"
 
@@ -161,14 +161,14 @@ def test_what_could_not_be_taken_of_the_list_is_named(tmp_path: Path) -> None:
     assert found.passed
     assert found.metadata["untaken"].value == 60
     assert found.metadata["first_untaken"].value == untaken[:50]
-    assert "60 items of the list could not be taken" in (found.description or "")
+    assert "60 items of the list could not be read" in (found.description or "")
 
 
 def test_a_list_of_which_all_was_taken_names_nothing(tmp_path: Path) -> None:
     found = check(tmp_path, [with_odd(snapshot(10), ["no. 1: 7"]), snapshot(10)])
 
     assert "untaken" not in found.metadata
-    assert "could not be taken" not in (found.description or "")
+    assert "could not be read" not in (found.description or "")
 
 
 def test_a_list_without_one_active_symbol_fails(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_session_without_a_bar_is_held_against_the_source_s_calendar_and_decla
     refused = invoke("collect", "--session", str(LATE))
     assert refused.exit_code == 2
     told = plain(refused.output)
-    assert "it is no trading session but a closure that DATALAKE_CLOSURES declares" in told
+    assert "it is not a trading session but a closure that DATALAKE_CLOSURES declares" in told
     assert "no trading session" in lake().explain("A", LATE)
     assert invoke("doctor").exit_code == 0
 
@@ -140,7 +140,7 @@ def test_what_waits_for_its_repair_on_a_declared_closure_is_not_asked_for(
     held.store.put(layout.incomplete_key(LATE), session_bytes(LATE, every("A", [LATE])))
     monkeypatch.setenv("DATALAKE_CLOSURES", str(LATE))
     assert world.tick("repair") == []
-    assert world.skipped == "no session has holes"
+    assert world.skipped == "no session is incomplete"
 
 
 def test_the_exchange_that_stayed_closed_differs_in_that_day_alone() -> None:

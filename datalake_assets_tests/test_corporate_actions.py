@@ -109,7 +109,7 @@ def test_a_run_asks_for_what_is_due_and_tells_what_changed_in_numbers(bench: Ben
     assert told == [("changed", "AAPL"), ("vanished", "OLD")]
     assert "changes" not in first
     assert check(result).passed
-    assert check(result).description == "nothing is odd"
+    assert check(result).description == "no errors found"
     assert ActionLog(bench.lake.store).current().num_rows == 3
 
 
@@ -205,7 +205,7 @@ def test_a_run_keeps_to_the_collectors_limits_of_requests_and_time(bench: Bench)
     bench.knobs = {"max_requests": 2}
     assert "the 2 requests allowed are used up" in failure(bench.run(), "corporate_actions")
     bench.knobs = {"max_requests": 3, "deadline_seconds": 1e-6}
-    assert "told to stop before the request was sent" in failure(bench.run(), "corporate_actions")
+    assert "stopped before the request was sent" in failure(bench.run(), "corporate_actions")
     bench.knobs = {"max_requests": 3, "deadline_seconds": 3600}
     assert bench.run().success
 

@@ -235,7 +235,7 @@ def test_what_waits_for_a_decision_is_told_and_is_no_damage(lake: LakeWriter) ->
     write(lake, layout.FINDINGS_TABLE, table_of([told]))
     result = doctor()
     assert [line.partition(":")[0] for line in lines(result, "✗")] == [TABLES]
-    assert "not damaged, but to decide; until then nothing of these is applied:" in result.stdout
+    assert "not damaged, but waiting for your decision; not applied until then:" in result.stdout
     assert "A: a split that never was\n  datalake decide accept w, or ignore w" in result.stdout
     (row,) = json.loads(doctor("--json").stdout)["to_decide"]
     assert (row["symbol"], row["action_id"], row["session"]) == ("A", "w", "2022-01-08")

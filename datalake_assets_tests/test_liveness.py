@@ -96,7 +96,7 @@ def test_a_run_whose_process_can_not_be_asked_is_lost_after_its_silence(
     assert bool(told) == ended
     assert status(instance, run_id) == ("FAILURE" if ended else "STARTED")
     if ended:
-        assert "Nothing was heard of this run since" in told[0]
+        assert "This run has logged nothing since" in told[0]
 
 
 def test_silence_is_counted_from_the_last_event_not_from_the_start(
@@ -131,7 +131,7 @@ def test_a_run_whose_process_was_killed_is_lost_at_once(
         time.sleep(0.01)
     (told,) = runs.end_lost(instance, now)
 
-    assert told == f"run {run_id[:8]} was ended in the records: {GONE}"
+    assert told == f"run {run_id[:8]} was marked as failed: {GONE}"
     assert status(instance, run_id) == "FAILURE"
     assert runs.end_lost(instance, now) == [], "and is told once"
 

@@ -144,9 +144,9 @@ def test_a_stamp_is_new_yorks_midnight_on_either_side_of_a_clock_change(
 def test_asking_for_the_hours_of_a_day_without_trading_says_why_there_are_none(
     question: Callable[[date], object],
 ) -> None:
-    with pytest.raises(ValueError, match=r"2024-06-01 is no XNYS session but a Saturday"):
+    with pytest.raises(ValueError, match=r"2024-06-01 is not an XNYS session but a Saturday"):
         question(date(2024, 6, 1))
-    with pytest.raises(ValueError, match=r"2025-01-09 is no XNYS session but a holiday"):
+    with pytest.raises(ValueError, match=r"2025-01-09 is not an XNYS session but a holiday"):
         question(date(2025, 1, 9))
 
 
@@ -198,7 +198,7 @@ def test_a_day_outside_the_known_years_is_refused_by_every_question(outside: dat
         lambda: calendar.previous_sessions(outside, 1),
         lambda: calendar.latest_closed_session(utc(outside.year, outside.month, outside.day, 18)),
     ):
-        with pytest.raises(OutsideCalendar, match="which knows 2000-01-01 … 2035-12-31") as caught:
+        with pytest.raises(OutsideCalendar, match="which covers 2000-01-01 … 2035-12-31") as caught:
             question()
         assert caught.value.day == outside
 
@@ -343,10 +343,10 @@ def test_bars_published_before_their_day_was_declared_closed_keep_their_stamp(
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("tomorrow", "'tomorrow' is none of these"),
-        ("2027-02-30", "'2027-02-30' is none of these"),
-        ("2027-03-10T25:00", "'2027-03-10T25:00' is none of these"),
-        ("20270310", "'20270310' is none of these"),
+        ("tomorrow", "'tomorrow' is neither"),
+        ("2027-02-30", "'2027-02-30' is neither"),
+        ("2027-03-10T25:00", "'2027-03-10T25:00' is neither"),
+        ("20270310", "'20270310' is neither"),
         ("2027-03-13", "is a Saturday"),
         ("1999-12-31", "must hold days from 2000-01-01"),
         ("2036-01-02", "must hold days from 2000-01-01"),

@@ -173,7 +173,7 @@ def test_status_and_dagster_agree_at_the_very_instant() -> None:
 
 @pytest.mark.parametrize("start", [date(2011, 1, 1), date(2011, 1, 2), date(2012, 10, 29)])
 def test_a_start_that_is_no_session_is_refused(start: date) -> None:
-    with pytest.raises(ValueError, match=f"start at a trading session, and {start} is none"):
+    with pytest.raises(ValueError, match=f"start at a trading session, and {start} is not one"):
         session_partitions(start)
 
 
@@ -187,12 +187,16 @@ def test_partitions_start_at_the_session_they_are_told_to() -> None:
 @pytest.mark.parametrize(
     ("day", "now", "why"),
     [
-        ("2024-07-06", "2024-07-09 00:00", "it is no trading session but a Saturday"),
-        ("2024-07-04", "2024-07-09 00:00", "it is no trading session but a holiday or a special"),
+        ("2024-07-06", "2024-07-09 00:00", "it is not a trading session but a Saturday"),
+        (
+            "2024-07-04",
+            "2024-07-09 00:00",
+            "it is not a trading session but a holiday or a special",
+        ),
         (
             "2024-07-05",
             "2024-07-09 00:00",
-            "it is no trading session but a closure that DATALAKE_C",
+            "it is not a trading session but a closure that DATALAKE_C",
         ),
         ("2023-12-29", "2024-07-09 00:00", "the first session is 2024-01-02 (DATALAKE_START_DATE"),
         ("2036-01-02", "2024-07-09 00:00", "2036-01-02 is outside the XNYS calendar"),
@@ -204,7 +208,7 @@ def test_partitions_start_at_the_session_they_are_told_to() -> None:
         (
             "2024-07-08",
             "2024-07-08 20:00",
-            "it closed at 2024-07-08 20:00 UTC and can be collected from 22:00 UTC on",
+            "it closed at 2024-07-08 20:00 UTC and can be collected from 22:00 UTC",
         ),
         (
             "2024-07-08",

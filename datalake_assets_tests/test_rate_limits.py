@@ -432,7 +432,7 @@ def test_processes_killed_or_stopped_at_any_moment_do_not_block_the_others(
     server: PostgresServer, limiter: Made, key: str, how: signal.Signals
 ) -> None:
     draw = random.Random(20240703)
-    gate = limiter(key, 600_000, patience=0)
+    gate = limiter(key, 600_000, outage=0)
     with contextlib.ExitStack() as stack:
         for _ in range(4):
             busy = stack.enter_context(process(ASKING, server.dsn(), key, 600_000, 2, 10**6))
@@ -448,7 +448,7 @@ def test_processes_killed_or_stopped_at_any_moment_do_not_block_the_others(
 def test_a_row_that_somebody_keeps_locked_is_an_error_that_says_so(
     server: PostgresServer, limiter: Made, key: str
 ) -> None:
-    gate = limiter(key, patience=0)
+    gate = limiter(key, outage=0)
     gate.acquire(NEVER)
     with server.connect() as holder, holder.transaction():
         holder.execute(f"SELECT FROM {TABLE} WHERE key = %s FOR UPDATE", [key])
@@ -460,7 +460,7 @@ def test_a_row_that_somebody_keeps_locked_is_an_error_that_says_so(
 def test_a_stop_wakes_those_who_wait_for_their_slots_and_for_a_locked_row(
     server: PostgresServer, limiter: Made, key: str
 ) -> None:
-    gate, hurried = limiter(key, 1), limiter(key, 1, patience=0)
+    gate, hurried = limiter(key, 1), limiter(key, 1, outage=0)
     stop = threading.Event()
     gate.acquire(stop)
     with server.connect() as holder, ThreadPoolExecutor(4) as threads:
@@ -481,7 +481,7 @@ def test_a_stop_wakes_those_who_wait_for_their_slots_and_for_a_locked_row(
 def test_a_closed_limiter_gives_no_permit_and_wakes_who_waits(
     server: PostgresServer, limiter: Made, key: str
 ) -> None:
-    gate = limiter(key, patience=math.inf)
+    gate = limiter(key, outage=math.inf)
     gate.acquire(NEVER)
     with (
         server.connect() as holder,
@@ -505,7 +505,7 @@ def test_a_closed_limiter_gives_no_permit_and_wakes_who_waits(
 def test_without_postgres_nobody_gets_a_permit_and_all_are_told_why(
     server: PostgresServer, limiter: Made, key: str
 ) -> None:
-    gate = limiter(key, 60_000, patience=1.0)
+    gate = limiter(key, 60_000, outage=1.0)
     gate.acquire(NEVER)
     server.stop()
     try:
@@ -526,7 +526,7 @@ def test_without_postgres_nobody_gets_a_permit_and_all_are_told_why(
 def test_who_waits_for_postgres_to_come_back_can_be_stopped(
     server: PostgresServer, limiter: Made, key: str
 ) -> None:
-    gate = limiter(key, patience=math.inf)
+    gate = limiter(key, outage=math.inf)
     stop = threading.Event()
     server.stop()
     try:
@@ -545,7 +545,7 @@ def test_who_waits_for_postgres_to_come_back_can_be_stopped(
 def test_a_restart_of_postgres_is_bridged_and_what_was_booked_and_paused_still_holds(
     server: PostgresServer, limiter: Made, key: str
 ) -> None:
-    gate, other = limiter(key, patience=HANG), limiter(key, patience=HANG)
+    gate, other = limiter(key, outage=HANG), limiter(key, outage=HANG)
     gate.acquire(NEVER)
     gate.pause(1_000)
     server.run("CHECKPOINT")  # a crash may lose what was booked in its last moment
@@ -571,8 +571,8 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_told(
             tries.append(stop)
             return super()._connect(stop)
 
-    stoppable = limiter(key, patience=0)
-    gate = Counting(server.dsn(), key, 60, patience=0)
+    stoppable = limiter(key, outage=0)
+    gate = Counting(server.dsn(), key, 60, outage=0)
     gate.acquire(NEVER)
     stop = threading.Event()
     with server.hanging(), ThreadPoolExecutor(11) as threads:
@@ -646,7 +646,7 @@ def everything(error: BaseException | None) -> str:
 def test_the_password_is_in_no_repr_and_no_error(
     server: PostgresServer, limiter: Made, key: str
 ) -> None:
-    gate = limiter(key, patience=0)
+    gate = limiter(key, outage=0)
     texts = [repr(gate), str(gate)]
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -572,9 +572,9 @@ def test_a_message_that_heads_the_runbook_is_one_that_the_program_says(quoted: s
 
 
 def test_a_message_that_the_program_does_not_say_would_be_found() -> None:
-    assert occurs("… is not set, but … is; give both, or neither")
-    assert not occurs("… is not set, and … is; give both, or neither")
-    assert not occurs("give both, or neither … is not set, but")
+    assert occurs("… is not set, but … is; set both, or neither")
+    assert not occurs("… is not set, and … is; set both, or neither")
+    assert not occurs("set both, or neither … is not set, but")
 
 
 def test_every_rule_of_the_audit_has_its_line_in_the_runbook() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from datalake_assets.publication import How, Origin, Publication
 
 from benchmarks.compare_lakes import differences
 from benchmarks.replay import Recording, Replay
@@ -19,7 +20,6 @@ from datalake_assets.collection.errors import RejectedSymbolError
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.lake import Lake
-from datalake_assets.publication import How, Origin, Publication
 from datalake_assets.sources.pages import decode
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store

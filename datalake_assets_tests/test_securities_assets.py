@@ -146,7 +146,7 @@ def test_decisions_are_followed_by_the_next_run(bench: Bench) -> None:
     assert told["decision-2"]["price_factor"] == 1 / 3
     made = read_decisions(bench.lake.store).made
     assert (made[0].who, made[0].why) == ("ann", "never was")
-    assert "Nothing waits for a decision" in invoke("decide").stdout
+    assert "No decision is open" in invoke("decide").stdout
     assert "never was" in invoke("decide").stdout
 
 
@@ -167,9 +167,9 @@ def test_a_jump_can_be_taken_for_what_it_is(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        (("accept", "nonsense"), "no action 'nonsense' is in question"),
-        (("accept", "META", "2024-01-03"), "META has no action in question on 2024-01-03"),
-        (("accept", "LOST", str(DAYS[50])), "LOST has no action in question"),
+        (("accept", "nonsense"), "no action 'nonsense' is open for decision"),
+        (("accept", "META", "2024-01-03"), "META has no action open for decision on 2024-01-03"),
+        (("accept", "LOST", str(DAYS[50])), "LOST has no action open for decision"),
         (("accept", "META", "yesterday"), "yesterday"),
         (("add", "split", "META", "2024-01-03"), "a split needs a ratio"),
         (("add", "split", "META", "2024-01-03", "--ratio", "4"), "--ratio takes new shares"),
@@ -190,7 +190,7 @@ def test_what_can_not_be_decided_is_refused(
 def test_without_factors_there_is_nothing_to_decide(bench: Bench) -> None:
     result = invoke("decide", "add", "split", "META", "2024-01-03", "--ratio", "2:1")
     assert result.exit_code == 2
-    assert "no factors were derived" in " ".join(result.output.replace("│", " ").split())
+    assert "no factors have been derived" in " ".join(result.output.replace("│", " ").split())
 
 
 def test_the_file_of_decisions_is_one_that_a_person_can_read(bench: Bench) -> None:

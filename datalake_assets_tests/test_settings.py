@@ -99,7 +99,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 def test_a_half_given_pair_of_keys_names_the_missing_variable(given_one: str) -> None:
     (missing,) = set(KEYS) - {given_one}
     line = problem(**{given_one: KEYS[given_one]})
-    assert line == f"{missing} is not set, but {given_one} is; give both, or neither"
+    assert line == f"{missing} is not set, but {given_one} is; set both, or neither"
 
 
 @pytest.mark.parametrize("url", ["ALPACA_DATA_URL", "ALPACA_TRADING_URL"])
@@ -223,7 +223,7 @@ def test_a_webhook_may_be_any_address_that_can_be_asked(text: str) -> None:
 )
 def test_a_webhook_that_nobody_can_ask_is_refused_without_repeating_it(text: str) -> None:
     line = problem(DATALAKE_ALERT_WEBHOOK=text)
-    assert line.startswith("DATALAKE_ALERT_WEBHOOK (not shown) must be an address like")
+    assert line.startswith("DATALAKE_ALERT_WEBHOOK (not shown) must be a URL like")
     assert "SECRET" not in line
 
 
@@ -426,7 +426,7 @@ def test_symbols_come_from_a_file_with_commas_lines_and_comments(tmp_path: Path)
 
 
 def test_in_a_list_of_symbols_nothing_is_a_comment_that_takes_the_rest_with_it() -> None:
-    assert "'#MSFT' can't be one" in problem(DATALAKE_SYMBOLS="AAPL,#MSFT,GOOG")
+    assert "not valid: '#MSFT'" in problem(DATALAKE_SYMBOLS="AAPL,#MSFT,GOOG")
 
 
 def test_the_symbols_file_is_not_read_when_the_settings_load(tmp_path: Path) -> None:
@@ -443,7 +443,7 @@ def test_the_symbols_file_is_not_read_when_the_settings_load(tmp_path: Path) -> 
         (lambda path: path.mkdir(), "Is a directory"),
         (lambda path: path.write_bytes(b"\xff\xfeA\x00"), "not text in UTF-8"),
         (lambda path: path.write_text("\n# only a comment\n"), "must hold at least one symbol"),
-        (lambda path: path.write_text("AAPL\nBRK-B\n"), "'BRK-B' can't be one"),
+        (lambda path: path.write_text("AAPL\nBRK-B\n"), "not valid: 'BRK-B'"),
     ],
 )
 def test_a_symbols_file_that_is_no_use_names_the_variable_the_file_and_the_reason(
@@ -462,12 +462,12 @@ def test_a_symbols_file_that_is_no_use_names_the_variable_the_file_and_the_reaso
 @pytest.mark.parametrize("text", ["BRK-B", "TAOP:NASDAQ", "0029900E0", "A..B", ".A", "A.", "$SPX"])
 def test_a_symbol_that_can_be_no_ticker_is_named(text: str) -> None:
     line = problem(DATALAKE_SYMBOLS=f"AAPL,{text}")
-    assert line.endswith(f"must hold symbols like AAPL or BRK.B: {text!r} can't be one")
+    assert line.endswith(f"must hold symbols like AAPL or BRK.B; not valid: {text!r}")
 
 
 def test_a_long_list_of_bad_symbols_is_cut_short() -> None:
     line = problem(DATALAKE_SYMBOLS=",".join(f"A{number}" for number in range(100)))
-    assert line.endswith("'A0', 'A1', 'A2', 'A3', 'A4' and 95 more can't be one")
+    assert line.endswith("not valid: 'A0', 'A1', 'A2', 'A3', 'A4' and 95 more")
     assert len(line) < 300
 
 

@@ -327,7 +327,7 @@ def test_a_chart_with_gaps_is_no_wider_than_the_terminal(lost: set[int], width: 
     assert max(map(len, lines[:18])) <= max(width, 20)
     marked = "┊ sessions are missing" in lines[-1]
     assert marked is ("┊" in lines[0])
-    assert marked or not lost or "too many places" in lines[-1]
+    assert marked or not lost or "too many gaps" in lines[-1]
 
 
 def test_too_many_gaps_to_mark_are_told_in_words() -> None:
@@ -335,7 +335,7 @@ def test_too_many_gaps_to_mark_are_told_in_words() -> None:
     gaps = [gap(place, place) for place in range(1, 59, 2)]
 
     assert [line.plain for line in draw(some, 200, gaps)][-1] == "┊ sessions are missing"
-    assert "too many places" in [line.plain for line in draw(some, 40, gaps)][-1]
+    assert "too many gaps" in [line.plain for line in draw(some, 40, gaps)][-1]
 
 
 def test_a_close_of_nothing_has_no_change_and_ends_in_no_error(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_backfill_shows_what_it_does_from_its_start_to_its_end(
             "loading Dagster …",
             f"Collecting 2024-01-02 to 2024-04-30 from Alpaca into {tmp_path}/.datalake/lake",
             "starting the collection …",
-            "asking for the list of assets",
+            "fetching the list of assets",
             "years of 5",
             "2024-01-02 … 2024-04-30 ",
             "2024: reading its sessions …",
@@ -148,7 +148,7 @@ def test_ctrl_c_before_anything_runs_is_told_once_too(tmp_path: Path) -> None:
 
     assert code == 130
     assert "Traceback" not in shown
-    assert frames(shown)[-1].startswith("interrupted. What was published stays")
+    assert frames(shown)[-1].startswith("interrupted. Published sessions stay")
     assert list(tmp_path.iterdir()) == []
 
 

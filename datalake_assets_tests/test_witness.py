@@ -273,7 +273,7 @@ def test_a_rename_that_no_action_tells_is_found_by_the_sources_own_history(world
     told = dict(ask(world, lake).differences)
 
     assert list(told) == [new.ticker]
-    assert f"they stand under {old.ticker}, which is another security" in told[new.ticker]
+    assert f"they are under {old.ticker}, which counts as another security" in told[new.ticker]
     typed = f"datalake decide add rename {old.ticker} {new.first} --to {new.ticker}"
     assert typed in told[new.ticker]
     decide(
@@ -374,7 +374,7 @@ def test_the_check_asks_the_source_and_names_what_differs(world: World, tmp_path
     (check,) = result.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("source_agrees", False)
     assert check.severity is dg.AssetCheckSeverity.WARN
-    assert check.description == "the source says something else of 1 security"
+    assert check.description == "the source disagrees on 1 security"
     assert check.metadata["differences"].value == 1
     (record,) = check.metadata["first_differences"].records
     assert record.data["symbol"] == row["symbol"]

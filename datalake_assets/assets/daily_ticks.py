@@ -44,8 +44,8 @@ from datalake_assets.collection.universe import (
     inactive,
     least_asked,
     symbols_for,
-    told_unlisted,
     unlisted,
+    unlisted_message,
 )
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.restatements import VALUES
@@ -253,7 +253,7 @@ def _collect(
         origin = Origin(source.identity, listed=taken, run_id=context.run.run_id)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
         if unknown := unlisted(chosen or (), universe):
-            context.log.warning("%s", told_unlisted(unknown, taken))
+            context.log.warning("%s", unlisted_message(unknown, taken))
         known = None
         if collector.survey and not collector.repair:
             since = _first_session(context).year
@@ -474,7 +474,8 @@ def _failure(failed: Sequence[_SessionResult], lake: LakeFiles) -> Failed:
         lines.append(f"{session.session}: {reasons}")
     first, last = failed[0].session, failed[-1].session
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
-    head = f"{many(len(failed), 'session')} did not pass the audit and were not published:"
+    were = "was" if len(failed) == 1 else "were"
+    head = f"{many(len(failed), 'session')} did not pass the audit and {were} not published:"
     advice = (
         f"The collected bars are in {lake.store.url(layout.INCOMPLETE)}. To request what is "
         f"missing: datalake collect {span} --repair"

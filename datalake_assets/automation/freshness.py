@@ -42,7 +42,7 @@ class Deadlines:
         first: The lake's first session.
         within: Time after a session's close.
         delay: Time from a session's close to its collection. A session is never late before it can
-        be in the lake, whatever `within` says: on a half day its partition appears nine hours
+            be in the lake, whatever `within` says: on a half day its partition appears nine hours
             after the opening, up to five hours after the close.
     """
 

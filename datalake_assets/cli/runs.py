@@ -34,7 +34,7 @@ from datalake_assets.cli.terminal import (
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason, joined
-from datalake_assets.collection.universe import told_unlisted, unlisted
+from datalake_assets.collection.universe import unlisted, unlisted_message
 from datalake_assets.lake.coverage import coverage_between, narrow
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.symbol_years import SymbolYears
@@ -414,7 +414,7 @@ def _show_universe(settings: Settings, start: date, end: date) -> None:
     """Show which configured or listed symbols these sessions were not collected for."""
     lake, chosen = open_lake(settings), settings.read_symbols()
     if chosen and (listed := lake.universe()) and (names := unlisted(chosen, listed[1])):
-        tell(out, told_unlisted(names, listed[0]))
+        tell(out, unlisted_message(names, listed[0]))
     held = coverage_between(lake, start, end)
     few = narrow(lake, held.published, chosen)
     for first, last in spans(few, list(held.sessions)):

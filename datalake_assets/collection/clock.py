@@ -1,4 +1,4 @@
-"""The clock that collecting waits by: a port of three methods, so that tests bring their own.
+"""The clock used for waiting: an interface of three methods, which tests can implement.
 
 Belongs here: monotonic time and interruptible waiting. Does not belong here: sessions and their
 hours (`market_calendar`).
@@ -15,7 +15,7 @@ class Clock:
     """The machine's clock."""
 
     def seconds(self) -> float:
-        """Seconds that never run backwards, the same for all processes of this machine."""
+        """Monotonic seconds, the same for all processes of this machine."""
         return time.monotonic()
 
     def now(self) -> datetime:
@@ -23,5 +23,5 @@ class Clock:
         return datetime.now(UTC)
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
-        """Wait, but no longer than until `stop` is set; True when it is."""
+        """Wait for this long or until `stop` is set; True if it is set."""
         return stop.wait(max(0.0, seconds))

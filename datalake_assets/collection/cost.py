@@ -1,4 +1,4 @@
-"""What a plan costs: requests, minutes, bars, bytes, objects and dollars, before it is run.
+"""The cost of a plan: requests, minutes, bars, bytes, objects and dollars, before it runs.
 
 Belongs here: the arithmetic and the prices. Does not belong here: making the plan (`plan`) or
 knowing what the lake holds.
@@ -19,29 +19,29 @@ DOLLARS_PER_PUT = 0.005 / 1_000
 DOLLARS_PER_GB_MONTH = 0.023
 
 BYTES_PER_BAR = 29.3
-"""Of a session file, ledger apart: 5,867 bars of the synthetic market take 172,000 bytes. Real
-prices have fewer digits and pack a little better."""
+"""Bytes per bar in a session file, without the ledger: 5,867 bars of the synthetic market take
+172,000 bytes. Real prices have fewer digits and compress a little better."""
 
 BYTES_PER_SYMBOL_IN_LEDGER = 9.0
-"""Of a symbol without a bar: its name, quoted."""
+"""Bytes per symbol without a bar: its name, quoted."""
 
 BYTES_PER_SYMBOL_YEAR, BYTES_PER_BAR_OF_ONE = 1_370, 32.0
-"""Of a symbol-year: its footer, and each bar. 7 bars take 1,607 bytes, a whole year 9,420."""
+"""Bytes of a symbol-year: its footer, and each bar. 7 bars take 1,607 bytes, a full year 9,420."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The price of a plan.
+    """The cost of a plan.
 
     Args:
-        sessions, symbols, chunks, requests: What is asked for, and in how many requests.
-        minutes: At the account's rate, when nothing else is slower.
+        sessions, symbols, chunks, requests: What is requested, and in how many requests.
+        minutes: Minutes at the account's rate, if nothing else is slower.
         bars: Expected bars; `bars_at_most` if every symbol traded in every session.
         symbol_years: Files per symbol and year that these sessions change.
-        bytes: Of the bars in both layouts.
+        bytes: Size of the bars in both layouts.
         objects: Sessions and symbol-years, each written by one PUT.
-        put_dollars: Of the PUTs, on S3.
-        storage_dollars_a_month: Of keeping the bytes, on S3.
+        put_dollars: Price of the PUTs on S3.
+        storage_dollars_a_month: Price of storing the bytes on S3.
     """
 
     sessions: int
@@ -64,13 +64,13 @@ def cost(
     density: float,
     traded: Mapping[str, Collection[int]] | None = None,
 ) -> Cost:
-    """What a plan costs, when each year is published once at its end.
+    """The cost of a plan, if each year is published once at the end.
 
     Args:
         plan: The plan.
         requests_per_minute: The account's limit.
-        density: Share of the expected bars that come, as earlier sessions showed.
-        traded: The years in which symbols traded, as a survey found; None: not known.
+        density: Share of the expected bars that exist, from earlier sessions.
+        traded: The years in which symbols traded, from a survey; None if unknown.
     """
     sessions = len(plan.sessions)
     bars = round(plan.expected * density)

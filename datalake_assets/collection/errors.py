@@ -1,6 +1,6 @@
-"""What can go wrong while collecting, classified once: where the answer of the source is seen.
+"""The errors of a collection. Each is classified once, where the source's answer is read.
 
-Belongs here: the classes by which the collector decides to try again, to leave a symbol out or
+Belongs here: the classes by which the collector decides to retry, to leave a symbol out or
 to stop. Does not belong here: errors of the store or of the settings.
 """
 
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 
 class CollectionError(Exception):
-    """Anything that stops a request, a chunk or a collection."""
+    """The base class of errors that stop a request, a chunk or a collection."""
 
 
 class TransientError(CollectionError):
-    """A request that may succeed when it is sent again.
+    """A request that may succeed if it is retried.
 
     Args:
         message: What was attempted and what came back.
@@ -27,30 +27,30 @@ class TransientError(CollectionError):
 
 
 class ThrottledError(TransientError):
-    """The account's limit is spent (HTTP 429): nobody should ask for a while."""
+    """The account's limit is exceeded (HTTP 429): all requests must pause."""
 
 
 class UnreadableError(TransientError):
-    """An answer that can't be read as a whole: damaged, or no page of bars.
+    """An answer that can't be read: damaged, or not a page of bars.
 
-    Sent again it may be whole; if it never is, one of its symbols may be the cause.
+    A retry may succeed. If none does, one of its symbols may be the cause.
     """
 
 
 class PermanentError(CollectionError):
-    """A request that will fail the same way each time: its symbols fail, the others go on."""
+    """A request that fails the same way every time: its symbols fail, the others continue."""
 
 
 class BadRequestError(PermanentError):
-    """The source refuses the request as it stands and names no symbol: one may be the cause."""
+    """The source refuses the request without naming a symbol; one of them may be the cause."""
 
 
 class RejectedSymbolError(PermanentError):
-    """The source refused a whole request because names in it are no symbols.
+    """The source refused a whole request because it has invalid symbols.
 
     Args:
         message: What the source answered.
-        symbols: The names that it gave, none when it named none.
+        symbols: The names in its message; empty if it named none.
     """
 
     def __init__(self, message: str, *symbols: str) -> None:
@@ -58,7 +58,7 @@ class RejectedSymbolError(PermanentError):
         self.symbols = symbols
 
     def of(self, asked: Iterable[str]) -> frozenset[str]:
-        """Those of the asked names that are meant; if none is, those it names in another case."""
+        """Those of the requested names that it means, ignoring case if none matches."""
         asked = frozenset(asked)
         named = {name.upper() for name in self.symbols}
         return asked.intersection(self.symbols) or frozenset(
@@ -71,4 +71,4 @@ class RefusedError(CollectionError):
 
 
 class StoppedError(CollectionError):
-    """The collection was told to stop, or its deadline came, before this request was answered."""
+    """The collection was stopped, or its deadline passed, before this request was answered."""

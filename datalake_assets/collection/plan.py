@@ -1,12 +1,12 @@
-"""The plan: which requests bring the bars of these symbols in these sessions.
+"""The plan: which requests fetch the bars of these symbols in these sessions.
 
 Belongs here: packing symbols and sessions into chunks. Does not belong here: sending them
 (`collect`), or the calendar itself.
 
-One request answers with at most 10,000 bars (a page); a further page needs the token of the one
-before it, so pages of one request can't be fetched side by side, but requests can. A chunk is
-therefore packed to fit one page: symbols x sessions just below the page's limit, because an
-exactly full page can cost an empty one after it.
+One request returns at most 10,000 bars (a page). The next page needs the token of the one before,
+so pages of one request can't be fetched in parallel, but requests can. A chunk is therefore packed
+to fit one page: symbols x sessions just below the page's limit, because an exactly full page can
+cause another, empty one.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from itertools import groupby
 from datalake_assets import market_calendar
 
 WINDOW = 63
-"""Sessions that are collected together: a quarter of a year. 5,000 symbols make 315,000 bars, 32
-requests (157 symbols x 63 sessions) and about 30 MB as Arrow. A shorter window packs worse, a
-longer one holds more in memory and loses more when the machine is gone."""
+"""How many sessions are collected together: a quarter of a year. 5,000 symbols have 315,000 bars,
+32 requests (157 symbols x 63 sessions) and about 30 MB as Arrow. A shorter window packs worse; a
+longer one uses more memory and loses more in a crash."""
 
 
 Expected = Callable[[Sequence[date]], Callable[[str], float]]
-"""For some sessions: how many bars to expect of a symbol in them."""
+"""How many bars to expect of a symbol in some sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How much one request may ask for.
+    """The limits of one request.
 
     Args:
-        bars: Bars asked for by one request at most: just below the page limit of 10,000.
-        symbols: Symbols named by one request at most. Alpaca documents no limit, but a URL has
-            one: 500 names are about 3.5 KB, and 8 KB is what a web server takes by default.
+        bars: The most bars in one request: just below the page limit of 10,000.
+        symbols: The most symbols in one request. Alpaca documents no limit, but URLs have one: 500
+            names are about 3.5 KB, and web servers accept 8 KB by default.
     """
 
     bars: int = 9_900
@@ -45,14 +45,14 @@ class Packing:
     def __post_init__(self) -> None:
         for name in ("bars", "symbols"):
             if getattr(self, name) < 1:
-                raise ValueError(f"a request asks for at least one: {name} is {self}")
+                raise ValueError(f"a request needs at least one: {name} is {self}")
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one request asks for: each of the symbols in each of the sessions.
+    """The content of one request: each of the symbols in each of the sessions.
 
-    The sessions follow one another in the calendar, because a request names only the first and
+    The sessions are consecutive, because a request names only the first and
     the last. `expected` is how many bars are expected; None: all.
     """
 
@@ -68,44 +68,44 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The chunks that bring every symbol of every session once."""
+    """The chunks that cover every symbol of every session once."""
 
     chunks: tuple[Chunk, ...] = field(default=())
 
     @property
     def sessions(self) -> tuple[date, ...]:
-        """The sessions asked for, in order."""
+        """The sessions to request, ascending."""
         return tuple(sorted({day for chunk in self.chunks for day in chunk.sessions}))
 
     @property
     def requests(self) -> int:
-        """Requests if every chunk fits its page and none is sent twice."""
+        """The number of requests if every chunk fits its page and none is retried."""
         return len(self.chunks)
 
     @property
     def bars(self) -> int:
-        """Bars if every symbol traded in every session."""
+        """The number of bars if every symbol traded in every session."""
         return sum(chunk.bars for chunk in self.chunks)
 
     @property
     def expected(self) -> float:
-        """Bars expected, where something is known of the symbols."""
+        """The expected number of bars, from what is known of the symbols."""
         return sum(
             chunk.bars if chunk.expected is None else chunk.expected for chunk in self.chunks
         )
 
     def minutes(self, requests_per_minute: float) -> float:
-        """Minutes that the requests take at this rate, when nothing else is slower."""
+        """The minutes that the requests take at this rate, if nothing else is slower."""
         return self.requests / requests_per_minute
 
 
 def plan(symbols: Iterable[str], sessions: Iterable[date], packing: Packing | None = None) -> Plan:
-    """Pack all of these symbols in all of these sessions.
+    """Pack all these symbols in all these sessions.
 
-    The symbols are sorted and each counts once, so that the same question gives the same plan.
+    Symbols are sorted and made unique, so that the same input gives the same plan.
 
     Raises:
-        ValueError: A day is no session.
+        ValueError: A day is not a session.
     """
     return plan_each(dict.fromkeys(sessions, tuple(symbols)), packing)
 
@@ -115,20 +115,20 @@ def plan_each(
     packing: Packing | None = None,
     expected: Expected | None = None,
 ) -> Plan:
-    """Pack symbols that differ from session to session, as a repair needs it.
+    """Pack symbols that differ from session to session, as in a repair.
 
-    Sessions that want the same symbols and follow one another share their requests.
+    Consecutive sessions with the same symbols share their requests.
 
     Args:
-        wanted: For each session the symbols to ask for.
-        packing: How much one request may ask for.
-        expected: For some sessions, how many bars to expect of a symbol; None: one in each.
+        wanted: The symbols to request, by session.
+        packing: The limits of one request.
+        expected: How many bars to expect of a symbol in some sessions; None: one in each.
     """
     packing = packing or Packing()
     days = sorted(wanted)
     if odd := [day for day in days if not market_calendar.is_session(day)]:
-        raise ValueError(f"no trading session, so nothing can be planned for it: {odd[0]}")
-    # Mostly all sessions want the same, so it is put in order once.
+        raise ValueError(f"not a trading session, so nothing can be planned for it: {odd[0]}")
+    # Usually all sessions share one set of symbols, so each set is sorted once.
     distinct = {tuple(symbols) for symbols in wanted.values()}
     ordered = {symbols: tuple(sorted(set(symbols))) for symbols in distinct}
     asked = [(day, ordered[tuple(wanted[day])]) for day in days]
@@ -144,11 +144,11 @@ def plan_each(
 
 
 def windows(sessions: Iterable[date], size: int = WINDOW) -> list[tuple[date, ...]]:
-    """Split sessions into the spans that are collected, held in memory and published at a time.
+    """Split sessions into windows that are collected, held in memory and published together.
 
     Args:
         sessions: The sessions, in any order.
-        size: Sessions in a window at most.
+        size: The most sessions in a window.
     """
     days = sorted(set(sessions))
     return [tuple(days[start : start + size]) for start in range(0, len(days), size)]
@@ -166,8 +166,8 @@ def _pack(symbols: tuple[str, ...], run: tuple[date, ...], packing: Packing) -> 
     for start in range(0, len(run), packing.bars):
         days = run[start : start + packing.bars]
         width = min(packing.symbols, packing.bars // len(days))
-        # Spread evenly: 501 symbols are two requests of about 250, which can be answered side
-        # by side, rather than one of 500 and one of 1.
+        # Spread evenly: 501 symbols are two requests of about 250, which run in parallel, rather
+        # than one of 500 and one of 1.
         count = -(-len(symbols) // width)
         for part in range(count):
             low, high = part * len(symbols) // count, (part + 1) * len(symbols) // count
@@ -180,9 +180,9 @@ def _pack_by(
     run: tuple[date, ...],
     packing: Packing,
 ) -> Iterator[Chunk]:
-    """Pack by the bars that are expected: symbols without any ride along with the others.
+    """Pack by the expected bars; symbols without any are added to the requests of others.
 
-    Dealing the symbols out like cards, those with most bars first, fills all chunks alike.
+    Symbols are dealt out in turn, those with most bars first, which fills all chunks evenly.
     """
     for start in range(0, len(run), packing.bars):
         days = run[start : start + packing.bars]

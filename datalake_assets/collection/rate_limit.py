@@ -1,15 +1,15 @@
-"""The rate limit: at most so many requests a minute, for all threads and processes of one account.
+"""The rate limit: requests per minute, for all threads and processes of one account.
 
-Belongs here: when a request may be sent. Does not belong here: sending it, or trying it again.
+Belongs here: when a request may be sent. Does not belong here: sending it, or retrying.
 
 The algorithm is GCRA with a burst of one: requests are spaced evenly, `60 / limit` seconds apart.
-A limiter that allows a burst of its whole limit lets nearly twice the limit through in some
-window (399 of 200 a minute were measured); spacing them holds the limit in every window, and
-nobody waits long for the next one. The state is one number, the time from which the next request
-may go, and a waiting thread holds no lock: it books its slot and sleeps, so it can be stopped.
+A limiter that allows a burst of its whole limit lets nearly twice the limit through in some window
+(399 requests were measured at a limit of 200). Even spacing keeps the limit in every window, with
+short waits. The state is one number, the time of the next free slot. A waiting thread holds no
+lock: it books its slot and sleeps, so it can be stopped.
 
-Who keeps the state also supplies the time of the slots: here this machine's clock, for several
-machines the clock of their database (`rate_limits.postgres`).
+Slot times come from the keeper of the state: here this machine's clock, for several machines the
+clock of their database (`rate_limits.postgres`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from datalake_assets.collection.errors import StoppedError
 
 
 class RateLimiter:
-    """Holds the threads of one process to a limit.
+    """A limiter for the threads of one process.
 
     Args:
         per_minute: Requests allowed in any sliding minute.
-        slack: The part of the limit left unused, so that a request that was sent on time and
-            travelled slowly does not arrive in the next minute's share.
-        clock: What to wait by.
+        slack: The unused share of the limit, so that a request that is sent on time but arrives
+            late does not exceed the limit of the next minute.
+        clock: The clock used for waiting.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RateLimiter:
 
         Args:
             stop: Set to give up waiting.
-            timeout: Seconds to wait at most; when the slot lies further ahead, none is booked.
+            timeout: The longest wait in seconds; if the slot is further ahead, none is booked.
 
         Returns:
             Seconds waited.
@@ -67,26 +67,26 @@ class RateLimiter:
         while True:
             booked = self._book(began + timeout, stop)
             if booked is None:
-                raise StoppedError("the rate limit has no room for a request before the deadline")
+                raise StoppedError("the rate limit has no free slot before the deadline")
             slot, due = booked
             if self._clock.wait(due - self._clock.seconds(), stop):
-                raise StoppedError("told to stop while waiting for the rate limit")
-            # A pause that came meanwhile moved the slots behind it: this one is void.
+                raise StoppedError("stopped while waiting for the rate limit")
+            # A pause in the meantime moved all slots behind it, so this one is void.
             if self._paused_until(stop) <= slot:
                 return max(0.0, self._clock.seconds() - began)
 
     def pause(self, seconds: float) -> None:
-        """Let nobody send for this long, as after a 429; a longer pause under way stays."""
+        """Pause all requests for this long, as after a 429. A longer pause in progress stays."""
         with self._state() as (free, paused, write):
             until = self._clock.seconds() + seconds
             write(max(free, until), max(paused, until))
 
     def _book(self, latest: float, stop: threading.Event) -> tuple[float, float] | None:
-        """Take the first free slot; None, and none is taken, when it comes after `latest`.
+        """Book the first free slot; None, without booking, if it is after `latest`.
 
         Returns:
-            The slot by the clock of who keeps the state, and by this process's clock, as `latest`
-            is. Here they are one clock; `stop` ends the waiting of keepers that are far away.
+            The slot on the clock of the state's keeper, and on this process's clock, as `latest`.
+            Here both are one clock; `stop` ends waiting for a remote keeper.
         """
         with self._state() as (free, paused, write):
             at = max(self._clock.seconds(), free)
@@ -96,7 +96,7 @@ class RateLimiter:
             return at, at
 
     def _paused_until(self, stop: threading.Event) -> float:
-        """The end of the last pause, by the clock of who keeps the state."""
+        """The end of the last pause, on the clock of the state's keeper."""
         with self._state() as (_, paused, _write):
             return paused
 
@@ -112,11 +112,11 @@ class RateLimiter:
 
 
 class Budget(RateLimiter):
-    """At most so many requests in all, within the limit of another limiter.
+    """A limit on the total number of requests, on top of another limiter.
 
     Args:
-        limiter: Says when a request may be sent.
-        requests: How many may be.
+        limiter: The other limiter.
+        requests: The total number.
     """
 
     def __init__(self, limiter: RateLimiter, requests: int) -> None:
@@ -125,19 +125,19 @@ class Budget(RateLimiter):
 
     @property
     def left(self) -> int:
-        """Requests that may still be sent."""
+        """The requests left."""
         return self._left
 
     @property
     def used(self) -> int:
-        """Requests that were sent, those that were sent again included."""
+        """The requests sent, including retries."""
         return self._requests - self._left
 
     def acquire(self, stop: threading.Event, timeout: float = math.inf) -> float:
-        """Wait as the other limiter says.
+        """Wait for the other limiter.
 
         Raises:
-            StoppedError: As there, or the budget is used up.
+            StoppedError: As for the other limiter, or the budget is used up.
         """
         with self._lock:
             if not self._left:
@@ -146,21 +146,21 @@ class Budget(RateLimiter):
         return self._limiter.acquire(stop, timeout)
 
     def pause(self, seconds: float) -> None:
-        """Let nobody send for this long."""
+        """Pause all requests for this long."""
         self._limiter.pause(seconds)
 
 
 class SharedRateLimiter(RateLimiter):
-    """Holds all processes of this machine that name the same file to one limit together.
+    """A limiter shared by all processes of this machine that use the same file.
 
-    The state stands in a file of 24 bytes, changed under `flock`: a process that is killed drops
-    its lock, so it never holds up the others, and the slot that it had booked is simply unused.
-    The file must lie on a local disk. Its clock is the machine's monotonic one, which starts anew
-    with the machine: a record from a later time than now is of an earlier start, and forgotten.
+    The state is in a file of 24 bytes, changed under `flock`. A killed process releases its lock,
+    so it never blocks the others; the slot that it had booked stays unused. The file must be on a
+    local disk. Its clock is the machine's monotonic one, which restarts with the machine: a record
+    from the future is from before a restart, and is discarded.
 
     Args:
-        path: The file; its folder is made when it is not there.
-        per_minute, slack, clock: As for `RateLimiter`. All processes should name the same limit.
+        path: The file; its folder is created if needed.
+        per_minute, slack, clock: As for `RateLimiter`. All processes should use the same limit.
     """
 
     _RECORD = struct.Struct("<ddd")  # written at, first free slot, end of the pause
@@ -173,7 +173,7 @@ class SharedRateLimiter(RateLimiter):
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def close(self) -> None:
-        """Close the file; the limiter can't be used after it."""
+        """Close the file; the limiter can't be used afterwards."""
         os.close(self._file)
 
     @contextmanager
@@ -181,7 +181,7 @@ class SharedRateLimiter(RateLimiter):
         def write(free: float, paused: float) -> None:
             os.pwrite(self._file, self._RECORD.pack(self._clock.seconds(), free, paused), 0)
 
-        # flock belongs to the open file, not to the thread: the lock in front of it does.
+        # flock belongs to the open file, not to the thread, so a thread lock guards it.
         with self._lock:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
@@ -193,7 +193,7 @@ class SharedRateLimiter(RateLimiter):
         record = os.pread(self._file, self._RECORD.size, 0)
         if len(record) == self._RECORD.size:
             written, free, paused = self._RECORD.unpack(record)
-            # Written so that no comparison with NaN is true: a damaged record is forgotten.
+            # No comparison with NaN is true, so a damaged record is discarded.
             if written <= self._clock.seconds() and paused <= free < math.inf:
                 return free, paused
         return -math.inf, -math.inf

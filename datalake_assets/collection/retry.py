@@ -1,8 +1,8 @@
-"""Sending a request until it succeeds: when, how often, and for how long it is tried again.
+"""Retries: when, how often, and for how long a request is sent again.
 
-Belongs here: the policy and the loop, the only one in the program that tries a request again.
-Does not belong here: which errors can pass (`errors`, decided where the answer is seen), or when
-the account's limit has room (`rate_limit`).
+Belongs here: the policy and the loop, the only one in the program that retries requests. Does not
+belong here: which errors are transient (`errors`, decided where the answer is read), or when the
+rate limit allows a request (`rate_limit`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from datalake_assets.collection.rate_limit import RateLimiter
 Answer = TypeVar("Answer")
 
 THROTTLE_PAUSE = 2.0
-"""Seconds that everybody waits after a 429 without a Retry-After, as Alpaca sends it: the bucket
-refills 3.3 requests a second, so less would meet the next refusal."""
+"""Seconds that all threads pause after a 429 without Retry-After, as Alpaca sends it. The limit
+refills 3.3 requests per second, so a shorter pause would cause the next 429."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class RetryPolicy:
     "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 
     Args:
-        attempts: Times that one request is sent at most.
-        seconds: From its first attempt on, seconds after which a request is not tried again.
-        wait_initial: Bound of the first wait, in seconds; it doubles with each attempt.
-        wait_max: Bound of every wait, in seconds.
-        retry_after_max: The longest wait that the source may ask for, in seconds.
+        attempts: How often a request is sent at most.
+        seconds: Seconds from its first attempt after which a request is not retried.
+        wait_initial: The longest first wait, in seconds; it doubles with each attempt.
+        wait_max: The longest wait, in seconds.
+        retry_after_max: The longest Retry-After that is honoured, in seconds.
     """
 
     attempts: int = 6
@@ -53,13 +53,13 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise ValueError(f"a request is sent at least once, not {self.attempts} times")
+            raise ValueError(f"a request must be sent at least once, not {self.attempts} times")
         for name in ("seconds", "wait_initial", "wait_max", "retry_after_max"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} can't be negative: {getattr(self, name)}")
 
     def asked_for(self, error: TransientError) -> float:
-        """Seconds that the source asked to wait, capped; 0 when it asked for none."""
+        """The seconds of Retry-After, capped; 0 without one."""
         return min(self.retry_after_max, max(0.0, error.retry_after or 0.0))
 
     def wait(self, failures: int, error: TransientError, draw: Callable[[], float]) -> float:
@@ -75,15 +75,15 @@ class RetryPolicy:
 
 
 class Caller:
-    """Sends requests within the rate limit and again while they fail in a way that can pass.
+    """Sends requests within the rate limit, and retries transient failures.
 
-    Safe to use from several threads. The counters are what its requests took so far.
+    Thread-safe. The counters are those of its requests so far.
 
     Args:
-        limiter: When a request may be sent; shared by all who use the account.
-        policy: How often and how long a request is tried again.
+        limiter: The rate limiter of the account.
+        policy: How often and how long a request is retried.
         stop: Set to end every wait; the requests that waited raise `StoppedError`.
-        deadline: Reading of the clock after which no request is sent.
+        deadline: The clock time after which no request is sent.
         clock, draw: Time, and random numbers from 0 to below 1.
     """
 
@@ -109,12 +109,11 @@ class Caller:
         """The answer to one request.
 
         Args:
-            send: Sends it and decodes the answer; raises `TransientError` when trying again
-                may help, anything else when it won't.
+            send: Sends it and decodes the answer; raises `TransientError` if a retry may help, and
+                any other error if not.
 
         Raises:
-            PermanentError: It did not succeed within the policy; names the last error, raised
-                from it.
+            PermanentError: It did not succeed within the policy. The last error is the cause.
             StoppedError: The stop or the deadline came first.
         """
         self._acquire()
@@ -134,7 +133,7 @@ class Caller:
                         f"{error} (gave up after {failures} attempts in {spent:.0f} s)"
                     ) from error
                 if self._clock.wait(wait, self._stop):
-                    raise StoppedError("told to stop while waiting to try again") from error
+                    raise StoppedError("stopped while waiting to retry") from error
             self._acquire()
             with self._lock:
                 self.retries += 1
@@ -142,7 +141,7 @@ class Caller:
     def _acquire(self) -> None:
         left = self._deadline - self._clock.seconds()
         if self._stop.is_set() or left <= 0:
-            raise StoppedError("told to stop before the request was sent")
+            raise StoppedError("stopped before the request was sent")
         waited = self._limiter.acquire(self._stop, left)
         with self._lock:
             self.requests += 1

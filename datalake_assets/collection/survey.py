@@ -1,12 +1,12 @@
-"""The survey: in which years each symbol traded, so that requests are packed by what they bring.
+"""The survey: in which years each symbol traded, so that requests are packed by expected bars.
 
-Belongs here: asking for bars of whole years, and how many bars to expect of a symbol in some
-sessions. Does not belong here: concluding from it that a symbol has no bar: that is asked for
-session by session all the same. A symbol without bars costs no room on a page, only its name in
-the request, so it rides along with others.
+Belongs here: requesting bars of whole years, and estimating how many bars to expect of a symbol in
+some sessions. Does not belong here: concluding that a symbol has no bar. Every symbol is requested
+in every session; one without bars takes no room on a page, only its name in a request, so it is
+added to the requests of others.
 
-The source has no dates of listing or delisting, and asking for each symbol in each session as if
-all had always traded takes a quarter more requests over 15 years. Bars of years take a dozen.
+The source has no dates of listing or delisting. Planning as if all symbols had always traded takes
+a quarter more requests over 15 years. Yearly bars take a dozen requests.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from datalake_assets.collection.progress import Display, Snapshot, many
 from datalake_assets.collection.retry import Caller
 
 _PAGES = 20
-"""Pages that one question may take; 500 symbols over 15 years fit one."""
+"""The most pages of one request; 500 symbols over 15 years fit one."""
 
 _TURN = 0.1
-"""Seconds between two looks at a survey that runs."""
+"""Seconds between two updates of the progress."""
 
 
 class AskYears(Protocol):
-    """Sends one request for bars of whole years: the port through which the survey asks."""
+    """Sends one request for bars of whole years: the survey's interface to a source."""
 
     def __call__(
         self, symbols: tuple[str, ...], first: int, last: int, page_token: str | None
     ) -> tuple[Mapping[str, Sequence[int] | None] | None, str | None]:
         """The years in which each symbol traded, and the token of the next page.
 
-        None instead of a symbol's years: they can't be read. None instead of all: the source said
-        null.
+        A symbol's years are None if they can't be read. The whole mapping is None if the source
+        returned null.
         """
         ...
 
@@ -50,8 +50,8 @@ class Survey:
     """The years in which symbols traded.
 
     Args:
-        first, last: The years that were asked for.
-        years: For each symbol that was asked for its years, none for one that never traded.
+        first, last: The range of years requested.
+        years: The years of each requested symbol; empty for one that never traded.
     """
 
     first: int
@@ -59,16 +59,16 @@ class Survey:
     years: Mapping[str, frozenset[int]]
 
     def covers(self, sessions: Iterable[date]) -> bool:
-        """Was each of their years asked for?"""
+        """Whether all their years were requested."""
         return all(self.first <= day.year <= self.last for day in sessions)
 
     def expected(self, sessions: Sequence[date]) -> Callable[[str], float]:
         """How many bars to expect of a symbol in these sessions.
 
-        A symbol that traded in a year, and in the ones before and after it, is expected in every
-        session. In its first year it is expected in a session by how much of the year has passed
-        then, and in its last year by how much is left. One that was not surveyed is expected
-        always: too much room is better than too little.
+        A symbol that traded in a year, and in the years before and after it, is expected in every
+        session. In its first year it is expected with the share of the year that has passed by the
+        session, and in its last year with the share that is left. A symbol that was not surveyed is
+        always expected: too much room is better than too little.
         """
         spans = []
         for year, run in groupby(sessions, key=lambda day: day.year):
@@ -108,26 +108,26 @@ def survey(
     display: Display | None = None,
     clock: Clock | None = None,
 ) -> Survey:
-    """Ask in which years these symbols traded.
+    """Find out in which years these symbols traded.
 
-    Symbols whose question fails, or whose answer can't be read, are left out of the survey: it
-    only helps to pack.
+    Symbols whose request fails, or whose answer can't be read, are left out, since the survey only
+    helps with packing.
 
     Args:
         symbols: The symbols.
         first: The first year.
         last: The last year.
-        ask: How one page is had.
-        caller: Sends it within the limit, and again when that may help.
-        symbols_per_request: Symbols named by one request at most.
-        workers: Threads.
-        stop: Set when it is interrupted; the caller's own.
-        display: Shows how far it is.
-        clock: Time.
+        ask: Fetches one page.
+        caller: Sends requests within the rate limit, with retries.
+        symbols_per_request: The most symbols in one request.
+        workers: The number of threads.
+        stop: The caller's stop event, set when interrupted.
+        display: Shows the progress.
+        clock: The clock.
 
     Raises:
         RefusedError: The source refuses every request.
-        StoppedError: The caller was told to stop.
+        StoppedError: The caller was stopped.
     """
     names = sorted(set(symbols))
     parts = [
@@ -170,7 +170,7 @@ def survey(
             display.show(snapshot, final=final)
 
         while wait(asked, _TURN, FIRST_EXCEPTION).not_done:
-            show(final=False)  # or the error of one that failed
+            show(final=False)  # raises the error of a failed one
         show(final=True)
         found = [future.result() for future in asked]
     except BaseException:
@@ -191,7 +191,7 @@ def _years(
     for _ in range(_PAGES):
         after = token
         page, token = caller.call(lambda: ask(symbols, first, last, after))  # noqa: B023
-        if page is None:  # said twice, it means that nobody traded: a wrong survey costs pages only
+        if page is None:  # twice null means that none traded: a wrong survey only costs pages
             page, token = caller.call(lambda: ask(symbols, first, last, after))  # noqa: B023
         for symbol, years in (page or {}).items():
             if years is None:
@@ -202,4 +202,4 @@ def _years(
             return {
                 symbol: frozenset(years) for symbol, years in found.items() if symbol not in unread
             }
-    raise PermanentError(f"the years of {many(len(symbols), 'symbol')} never end")
+    raise PermanentError(f"the pages of years of {many(len(symbols), 'symbol')} never end")

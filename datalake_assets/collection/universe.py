@@ -1,7 +1,7 @@
-"""The universe: which symbols to ask for in a session.
+"""The universe: which symbols to request in a session.
 
-Belongs here: the columns of a snapshot of the source's list, and which names a session is asked
-for. Does not belong here: fetching the list (`sources`) or keeping it (`lake`).
+Belongs here: the columns of a snapshot of the source's list, and which symbols of it to request.
+Does not belong here: fetching the list (`sources`) or storing it (`lake`).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ SCHEMA = pa.schema(
         pa.field("asset_id", pa.string()),
     ]
 )
-"""One row per asset of the source's list, by symbol. A symbol can stand there more than once:
-tickers are reused, and the asset that had it before stays on the list as inactive. Only symbol and
-status decide what is asked for; the rest is null where the source does not tell it."""
+"""One row per asset of the source's list, by symbol. A symbol can occur more than once: tickers are
+reused, and the previous asset stays on the list as inactive. Only symbol and status decide what is
+requested; the other columns are null if the source does not provide them."""
 
 FORMER = "former"
-"""Status of a name that stood on an earlier list and is not on this one: a renamed company leaves
-no trace of its old ticker there. Kept, so that the newest snapshot names every ticker ever seen."""
+"""The status of a name on an earlier list that is not on this one: the old ticker of a renamed
+company vanishes from the list. It is kept so that the newest snapshot has every ticker ever
+seen."""
 
 NEAR = timedelta(days=7)
-"""Two lists this far apart miss no ticker between them but one that was listed and delisted in a
-week."""
+"""Two lists this far apart miss only tickers that were listed and delisted within a week."""
 
 COLUMN_DESCRIPTIONS = {
     "symbol": "Ticker as the source spells it",
@@ -50,8 +50,8 @@ COLUMN_DESCRIPTIONS = {
 }
 
 GROWTH = 0.1
-"""Share of the active names that may be unknown to a session without a doubt: those listed since.
-Each week has new listings, which no earlier session needs to be asked for."""
+"""The share of active names that a session may lack because they were listed later. Each week has
+new listings, which earlier sessions don't need to request."""
 
 _TICKER = re.compile(r"[A-Z]+(\.[A-Z]+)*")
 
@@ -60,20 +60,20 @@ _ODD = b"datalake.odd_assets"
 
 
 def with_odd(snapshot: pa.Table, odd: Sequence[str]) -> pa.Table:
-    """The snapshot with what the source listed and nobody can take: it keeps that as metadata."""
+    """The snapshot, with unreadable items of the source's list in its metadata."""
     return snapshot.replace_schema_metadata({_ODD: json.dumps(odd)} if odd else None)
 
 
 def odd(snapshot: pa.Table) -> list[str]:
-    """What of the source's list is not in the snapshot, since it has no symbol or no status."""
+    """The items of the source's list that are not in the snapshot: without symbol or status."""
     found: list[str] = json.loads((snapshot.schema.metadata or {}).get(_ODD, b"[]"))
     return found
 
 
 def askable(symbol: str) -> bool:
-    """Can this be a ticker?
+    """Whether this can be a ticker.
 
-    One name that the source calls no symbol costs the whole request that carries it. Alpaca's
+    A name that the source rejects makes the whole request fail. Alpaca's
     list has hundreds, all with digits, dashes or colons (`0029900E0`, `ATC.220816`, `BRK-B`);
     class shares are dotted (`BRK.B`).
     """
@@ -82,12 +82,12 @@ def askable(symbol: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Snapshots:
-    """The snapshots of the source's list that a lake keeps.
+    """The snapshots of the source's list in a lake.
 
     Args:
         days: The days (in New York) on which they were taken, ascending.
-        of: The snapshot of one of these days, in `SCHEMA`.
-        besides: Tickers known from elsewhere, such as the names in corporate actions.
+        of: Returns the snapshot of one of these days, in `SCHEMA`.
+        besides: Other known tickers, such as those in corporate actions.
     """
 
     days: Sequence[date]
@@ -96,13 +96,13 @@ class Snapshots:
 
 
 def symbols_for(sessions: Iterable[date], snapshots: Snapshots) -> dict[date, tuple[str, ...]]:
-    """For each session every ticker that can have traded in it, ascending, each once.
+    """For each session, every ticker that can have traded in it, ascending and unique.
 
-    Between two lists taken within a week of each other, one before the session and one on its day
-    or later, these are the names that one of the two calls active; no later list changes that, so
-    a session is asked for the same symbols whenever it is collected. For any other session, which
-    is any of a backfill, these are all names ever seen: without the delisted ones, and the tickers
-    before a rename, a history knows only survivors.
+    For a session between two lists taken within a week of each other (one before the session, one
+    on its day or later), these are the names that are active on one of the two. Later lists don't
+    change that, so the same symbols are requested whenever the session is collected. For any other
+    session, as in a backfill, these are all names ever seen: without delisted names and tickers
+    from before a rename, the history would have survivorship bias.
 
     Args:
         sessions: The sessions to collect.
@@ -112,7 +112,7 @@ def symbols_for(sessions: Iterable[date], snapshots: Snapshots) -> dict[date, tu
         ValueError: There is no snapshot.
     """
     if not snapshots.days:
-        raise ValueError("without a snapshot of the source's list nothing can be asked for")
+        raise ValueError("nothing can be requested without a snapshot of the source's list")
     ever: tuple[str, ...] | None = None
     between: dict[tuple[date, date], tuple[str, ...]] = {}
     wanted: dict[date, tuple[str, ...]] = {}
@@ -137,13 +137,13 @@ def symbols_for(sessions: Iterable[date], snapshots: Snapshots) -> dict[date, tu
 
 
 def with_former(snapshot: pa.Table, before: pa.Table | None) -> pa.Table:
-    """The snapshot, with the names of the one before that are not on it as `FORMER`."""
+    """The snapshot, with names that are only on the previous one added as `FORMER`."""
     if before is None:
         return snapshot
     gone = before.filter(pc.invert(pc.is_in(before["symbol"], snapshot["symbol"].combine_chunks())))
     tickers = [askable(name) for name in gone["symbol"].to_pylist()]
     gone = gone.filter(pa.array(tickers, pa.bool_()))
-    # A ticker that several assets had is remembered once.
+    # A ticker of several assets is kept once.
     seen: dict[str, int] = {name: row for row, name in enumerate(gone["symbol"].to_pylist())}
     gone = gone.take(pa.array(seen.values(), pa.int64()))
     gone = gone.set_column(
@@ -168,10 +168,10 @@ def _active(snapshot: pa.Table) -> pa.Table:
 
 
 def least_asked(snapshot: pa.Table) -> int:
-    """How many symbols a session was asked for at least, if it was asked for the whole list.
+    """The least number of symbols that a session has if the whole list was requested.
 
-    One that was asked for fewer knows a smaller universe: a few chosen symbols, or a list that was
-    cut short.
+    A session with fewer was collected for a smaller universe: a few configured symbols, or a
+    truncated list.
     """
     names = snapshot["symbol"].filter(pc.equal(snapshot["status"], "active"))
     return math.ceil((1 - GROWTH) * sum(map(askable, set(names.to_pylist()))))
@@ -183,10 +183,10 @@ def active(snapshot: pa.Table) -> int:
 
 
 def lost(now: int, before: int | None) -> float:
-    """Share of the active assets that are gone since the snapshot before, 0 when it has none.
+    """The share of active assets missing since the previous snapshot; 0 if that had none.
 
-    A list that was cut short would make every session after it look complete. A list without
-    any active asset has lost all.
+    With a truncated list, every later session would look complete. A list without any active asset
+    has lost all.
     """
     if not now:
         return 1.0
@@ -194,7 +194,7 @@ def lost(now: int, before: int | None) -> float:
 
 
 def inactive(snapshot: pa.Table) -> frozenset[str]:
-    """The names that only inactive assets have."""
+    """The names of inactive assets that are not also names of active ones."""
     alive = pc.equal(snapshot["status"], "active")
     dead, living = (snapshot["symbol"].filter(rows) for rows in (pc.invert(alive), alive))
     return frozenset(dead.to_pylist()).difference(living.to_pylist())
@@ -205,8 +205,8 @@ def unlisted(symbols: Iterable[str], snapshot: pa.Table) -> tuple[str, ...]:
     return tuple(sorted(set(symbols).difference(snapshot["symbol"].to_pylist())))
 
 
-def told_unlisted(symbols: Sequence[str], taken: date) -> str:
-    """What to tell of chosen symbols that are not on the list.
+def unlisted_message(symbols: Sequence[str], taken: date) -> str:
+    """The message about configured symbols that are not on the list.
 
     Args:
         symbols: At least one.
@@ -214,6 +214,6 @@ def told_unlisted(symbols: Sequence[str], taken: date) -> str:
     """
     named = ", ".join(symbols[:10]) + (" …" if len(symbols) > 10 else "")
     return (
-        f"not on the source's list of {taken}: {named}. Correct DATALAKE_SYMBOLS if that is a "
+        f"not on the source's list of {taken}: {named}. Correct DATALAKE_SYMBOLS if this is a "
         "mistake; a ticker from before a rename may be missing there"
     )

@@ -1,8 +1,8 @@
-"""The listing: what is asked of the source before any bar, so that the right bars are asked for.
+"""The listing: what is fetched before any bars: the list of assets, the survey, the calendar.
 
-Belongs here: taking the list of assets, the survey of the years in which they traded, and the
-source's calendar, which is asked when a session brought no bar. Does not belong here: which of the
-listed symbols a session asks for (`collection.universe`).
+Belongs here: fetching the list of assets, the survey of the years in which they traded, and the
+source's calendar, which is needed if a session has no bar. Does not belong here: which of the
+listed symbols a session requests (`collection.universe`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from datalake_assets.sources.alpaca import AlpacaSource
 _log = logging.getLogger(__name__)
 
 MAX_LOSS = 0.1
-"""Share of the active symbols that may be gone since the snapshot before."""
+"""The largest share of active symbols that may be missing since the previous snapshot."""
 
 
 def take_snapshot(
@@ -44,21 +44,22 @@ def take_snapshot(
     max_loss: float = MAX_LOSS,
     clock: Clock | None = None,
 ) -> tuple[date, pa.Table, Written]:
-    """Fetch the list of assets and keep it as the snapshot of today (in New York).
+    """Fetch the list of assets and store it as today's snapshot (in New York).
 
-    Names that stood on the snapshot before and are not on the list stay, as former ones.
+    Names of the previous snapshot that are not on the list are kept, as former ones.
 
     Args:
-        alpaca: Whom to ask.
-        lake: Where it is kept.
-        limiter: Of the trading API, which has a limit of its own.
-        policy: How often and how long to try again.
-        max_loss: Share of the active symbols that may be gone since the snapshot before.
+        alpaca: The source.
+        lake: The lake to store it in.
+        limiter: The limiter of the trading API, which has its own limit.
+        policy: How often and how long to retry.
+        max_loss: The largest share of active symbols that may be missing since the previous
+            snapshot.
         clock: Time.
 
     Raises:
-        PermanentError: The list can't be had, or so many active symbols are gone since the
-            snapshot before that it must have been cut short; nothing is written then.
+        PermanentError: The list can't be fetched, or lacks so many active symbols of the previous
+            snapshot that it must be truncated. Nothing is written then.
         RefusedError: The source does not accept the keys.
     """
     clock = clock or Clock()
@@ -67,9 +68,9 @@ def take_snapshot(
     now, before = active(snapshot), active(found[1]) if found else None
     if (share := lost(now, before)) > max_loss:
         raise PermanentError(
-            f"the source lists {now:,} active assets, the snapshot before {before or 0:,}: "
-            f"{share:.1%} are gone, more than {max_loss:.1%}, so the list was "
-            "not taken. If it is right, raise the collector's max_universe_loss for one run"
+            f"the source lists {now:,} active assets, the previous snapshot {before or 0:,}: "
+            f"{share:.1%} are missing, more than {max_loss:.1%}, so the list was not used. "
+            "If it is right, raise the collector's max_universe_loss for one run"
         )
     taken = market_calendar.today(clock.now())
     snapshot = with_former(snapshot, found[1] if found else None)
@@ -81,15 +82,15 @@ def calendar_of(
     limiter: Callable[[], AbstractContextManager[RateLimiter]],
     policy: RetryPolicy,
 ) -> Callable[[date], bool | None]:
-    """How to ask whether the source had a session on a day, by its own calendar.
+    """A function that says whether the source's calendar has a session on a day.
 
-    The function that is returned asks once for each year, and gives None when the source can't
-    say: a session without a bar is strange, and must not become an error of another kind.
+    It fetches each year once, and returns None if the source does not answer: a session without a
+    bar is already an error, and must not become another one.
 
     Args:
-        alpaca: Whom to ask.
+        alpaca: The source.
         limiter: Opens the limiter of the trading API.
-        policy: How often and how long to try again.
+        policy: How often and how long to retry.
     """
 
     @cache
@@ -99,7 +100,7 @@ def calendar_of(
             with limiter() as gate:
                 return Caller(gate, policy).call(lambda: alpaca.calendar(first, last))
         except CollectionError as error:
-            _log.warning("the source's calendar could not be asked: %s", error)
+            _log.warning("the source's calendar could not be fetched: %s", error)
             return None
 
     def held(day: date) -> bool | None:
@@ -118,30 +119,30 @@ def take_survey(
     taken: date,
     display: Display | None = None,
 ) -> Survey | None:
-    """In which years the symbols traded: the survey that the lake has, or a new one, if any.
+    """In which years the symbols traded: the lake's survey, or a new one, or None.
 
-    A short range is not worth one. It is taken of all years at once, so that the runs of a
-    backfill share it, and years that are over do not change.
+    A short range is not worth a survey. One survey covers all years, so that the runs of a backfill
+    share it; past years do not change.
 
     Args:
-        alpaca: Whom to ask.
-        lake: Where it is kept.
-        options: How to collect.
+        alpaca: The source.
+        lake: The lake to store it in.
+        options: The options of the collection.
         wanted: The symbols of each session.
         since: The first year.
         taken: The day of the list of assets.
-        display: Shows how far a new one is.
+        display: Shows the progress of a new one.
 
     Raises:
         RefusedError: The source refuses every request.
     """
     if len(wanted) <= WINDOW:
         return None
-    # Mostly all sessions want the same symbols, by one and the same tuple.
+    # Usually all sessions have the same symbols, in the same tuple object.
     distinct = {id(symbols): symbols for symbols in wanted.values()}.values()
     symbols = {symbol for symbols in distinct for symbol in symbols}
-    # It may be one of a few chosen symbols, or lack those whose questions failed. Names listed
-    # since, or refused, are fewer than a request's.
+    # It may be a survey of a few configured symbols, or lack symbols whose requests failed. Names
+    # listed later, or refused, are fewer than those of one request.
     if (
         (found := lake.survey())
         and found.covers(wanted)

@@ -1,16 +1,16 @@
-"""A witness from the source: its own adjusted bars, and its own histories, beside ours.
+"""The comparison with the source's own adjusted bars and histories.
 
-Belongs here: whom to ask about next, asking within a budget of requests, and remembering what was
-found. Does not belong here: comparing two series (`securities.witness`), and who is right where
-they differ: nothing is repaired here.
+Belongs here: which securities to compare next, a budget of requests, and storing the results. Does
+not belong here: comparing two series (`securities.witness`), and which side is right: nothing is
+repaired here.
 
-Two questions are put, each with today's tickers, as the source's users put them:
+There are two kinds of requests, both with today's tickers, as users of the source send them:
 
-- Bars adjusted by everything, of the securities whose actions are newest. They must be ours, within
-  the source's rounding.
-- In which years the security of a ticker traded, under whatever ticker. Where we know of fewer
-  years, or of a rename, its whole history is asked for. A session that the source has and we lack
-  lies under a ticker that neither a list nor an action names: nothing else would show that hole.
+- Fully adjusted bars of the securities with the newest actions. They must equal ours, within the
+  source's rounding.
+- The years in which the security of a ticker traded, under any ticker. If we have fewer years, or
+  know of a rename, its whole history is requested. A session that the source has and we lack is
+  under a ticker that neither a list nor an action names. Nothing else would reveal that gap.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store
 
 WINDOW = 63
-"""Sessions of adjusted bars that are compared: a quarter, in which a regular dividend acts once."""
+"""How many sessions are compared: a quarter, which has one regular dividend."""
 
 LOOKED_AT = 30
-"""Days after which what was found wrong is asked about again."""
+"""After how many days a difference is checked again."""
 
 ADJUSTED, HISTORY = "adjusted bars", "history"
 
@@ -61,8 +61,8 @@ TESTIMONY = pa.schema(
         pa.field("differences", pa.list_(pa.string()), nullable=False),
     ]
 )
-"""The last answer about each security: what was asked, when, the session of its newest action (or
-of its newest ticker) then, how many tickers it had then, and each difference in a sentence."""
+"""The last result for each security: the kind of request, its time, the session of the security's
+newest action (or ticker) then, its number of tickers then, and each difference in a sentence."""
 
 _DAY, _REQUESTS = b"datalake.day", b"datalake.requests"
 
@@ -71,12 +71,12 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Testimony:
-    """What the source has said so far.
+    """The results of all comparisons so far.
 
     Args:
-        day: The day (UTC) on which it was asked last.
-        requests: Requests that were sent on it.
-        answers: The last answer about each security and question, in `TESTIMONY`.
+        day: The day (UTC) of the last requests.
+        requests: The requests sent on that day.
+        answers: The last result for each security and kind of request, in `TESTIMONY`.
     """
 
     day: date
@@ -85,15 +85,15 @@ class Testimony:
 
     @property
     def differences(self) -> list[tuple[str, str]]:
-        """The securities about which the source says something else, by ticker, and what."""
+        """The differences, each with the security's ticker."""
         rows = self.answers.sort_by([("symbol", "ascending"), ("question", "ascending")])
         return [(row["symbol"], what) for row in rows.to_pylist() for what in row["differences"]]
 
 
 def read_testimony(store: Store) -> Testimony | None:
-    """What the source has said so far; None when it was never asked, or the object is damaged.
+    """The stored results; None if there are none, or the object is damaged.
 
-    It can be asked again at any time, so a damaged object is as good as none.
+    They can be fetched again at any time, so a damaged object is treated as missing.
     """
     try:
         data = store.get(layout.TESTIMONY)
@@ -115,13 +115,13 @@ def ask_source(
     requests: int,
     now: datetime,
 ) -> Testimony:
-    """Put as many questions as the day's budget allows, and keep what was answered.
+    """Send as many requests as the day's budget allows, and store the results.
 
     Args:
         alpaca: The source.
         lake: The lake, with its tables of securities and factors.
-        options: The account's limit, how often to try again, and how much one request may ask for.
-        requests: Requests a day; those that were sent today already are taken off.
+        options: The account's rate limit, the retry policy and the limits of one request.
+        requests: Requests per day; those already sent today count.
         now: The time, UTC.
 
     Raises:
@@ -136,7 +136,7 @@ def ask_source(
     witness = _Witness(
         alpaca, lake, Caller(budget, options.retry), known, today, budget, options.packing
     )
-    with suppress(StoppedError):  # the budget is used up; the rest waits for tomorrow
+    with suppress(StoppedError):  # the budget is used up; the rest follows tomorrow
         witness.ask()
     told = Testimony(today, spent + budget.used, witness.answers())
     _keep(lake.store, told)
@@ -153,7 +153,7 @@ def _keep(store: Store, told: Testimony) -> None:
 
 
 class _Witness:
-    """One day's questions."""
+    """The comparisons of one day."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class _Witness:
         self._securities = tables.holders.securities
         newest = tables.holders.newest or date.min
         self._sessions = [day for day in lake.sessions() if day <= newest]
-        # Those that trade: today's ticker of one that ended may be another's by now.
+        # Only those that still trade: the ticker of an ended one may belong to another by now.
         self._trading = {
             security: tickers
             for security, tickers in self._securities.items()
@@ -182,15 +182,15 @@ class _Witness:
         }
 
     def answers(self) -> pa.Table:
-        """The last answer about each security that the lake still knows."""
+        """The last result for each security that the lake still has."""
         kept = [row for row in self._answers.values() if row["security"] in self._securities]
         return pa.Table.from_pylist(kept, TESTIMONY)
 
     def ask(self) -> None:
-        """All questions, the most urgent first, until the budget is used up."""
+        """Send all requests, the most urgent first, until the budget is used up."""
         if not self._sessions:
             return
-        # A third is for histories, however many actions there are.
+        # A third is reserved for histories, however many actions there are.
         self._adjusted(self._budget.left // 3)
         self._histories()
 
@@ -214,7 +214,7 @@ class _Witness:
                 self._answered(security, ADJUSTED, acting[security], told)
 
     def _newest_actions(self, first: date, last: date) -> dict[str, date]:
-        """The securities that trade and an action of which acts in these sessions, and when."""
+        """The trading securities with an action in these sessions, and its session."""
         rows = self._factors.select(["security", "session"]).to_pylist()
         acting: dict[str, date] = {}
         for row in rows:
@@ -229,7 +229,7 @@ class _Witness:
         due = [s for s in self._trading if self._is_due(s, HISTORY, self._began(s))]
         renamed = [security for security in due if len(self._trading[security]) > 1]
         never = [security for security in due if len(self._trading[security]) == 1]
-        # Years are asked of 500 tickers at once; half of what is left is for whole histories.
+        # Years are requested for 500 tickers at once; half of the rest is for whole histories.
         due = [*self._lacking_years(never, self._budget.left // 2), *renamed]
         due.sort(key=self._began, reverse=True)
         first, last = self._sessions[0], self._sessions[-1]
@@ -245,7 +245,7 @@ class _Witness:
         return self._trading[security][-1].first
 
     def _lacking_years(self, securities: Sequence[str], leave: int) -> list[str]:
-        """Those that traded in years, by the source, in which we know of no bar of theirs."""
+        """Those that, by the source, traded in years in which we have no bar of them."""
         held = {day.year for day in self._sessions}
         ask = self._alpaca.years(asof=None)
         found: list[str] = []
@@ -253,7 +253,7 @@ class _Witness:
             if self._budget.left <= leave:
                 break
             tickers = {self._trading[security][-1].symbol: security for security in some}
-            with suppress(PermanentError):  # asked about again on another day
+            with suppress(PermanentError):  # requested again on another day
                 years = self._years(ask, tickers, min(held), max(held))
                 for symbol, traded in years.items():
                     security = tickers[symbol]
@@ -264,26 +264,26 @@ class _Witness:
         return found
 
     def _holes(self, symbol: str, ours: pa.Table, theirs: pa.Table) -> Iterator[str]:
-        """What the source's history of a security has, and ours has not, in sentences."""
+        """What the source's history of a security has and ours lacks, in sentences."""
         published = frozenset(self._sessions)
         days = [day for day in theirs["session"].to_pylist() if day in published]
         held = ours["session"].to_pylist()
         for first, last, count in gaps(held, days):
             began = next((day for day in held if day > last), None)
             told = (
-                f"the source has {count:,} bars of {symbol} from {first} to {last} that are none "
-                "of its own here"
+                f"the source has {count:,} bars of {symbol} from {first} to {last} that are not "
+                "bars of this security here"
             )
             if ticker := self._whose(_at(theirs, last), last):
                 yield (
-                    f"{told}: they stand under {ticker}, which is another security by all that is "
-                    f"known. If it is the same: datalake decide add rename {ticker} "
+                    f"{told}: they are under {ticker}, which counts as another security. If it "
+                    f"is the same one: datalake decide add rename {ticker} "
                     f"{began or last} --to {symbol}"
                 )
             else:
                 yield (
-                    f"{told}, nor of anybody's: they traded under a ticker that neither a list nor "
-                    "an action names. If you know it: datalake decide add rename TICKER "
+                    f"{told}, nor of any other: they traded under a ticker that neither a list "
+                    "nor an action names. If you know it: datalake decide add rename TICKER "
                     f"{began or last} --to {symbol}, then datalake collect --from {first} "
                     f"--to {last}"
                 )
@@ -291,7 +291,7 @@ class _Witness:
         yield from (f"unadjusted, {one}" for one in partings(ours, theirs, none))
 
     def _whose(self, bar: Mapping[str, object], day: date) -> str | None:
-        """The ticker under which the lake holds this very bar, if it does."""
+        """The ticker under which the lake has this bar, if any."""
         bars = self._lake.read(day).bars
         same = pc.and_(
             pc.equal(bars["close"], bar["close"]), pc.equal(bars["volume"], bar["volume"])
@@ -302,7 +302,7 @@ class _Witness:
     # Asking
 
     def _is_due(self, security: str, question: str, since: date) -> bool:
-        """Was it never asked since this session, or long ago with a difference?"""
+        """Whether it was not compared since this session, or differed a while ago."""
         last = self._answers.get((security, question))
         if last is None or last["since"] < since:
             return True
@@ -325,12 +325,12 @@ class _Witness:
     def _pairs(
         self, fetch: Fetch, securities: Sequence[str], first: date, last: date, adjustment: str
     ) -> Iterator[tuple[str, str, pa.Table, pa.Table]]:
-        """Each security that the source answers for, its ticker, our bars and the source's."""
+        """Each security in the source's answer, with its ticker, our bars and the source's."""
         tickers = {self._trading[security][-1].symbol: security for security in securities}
-        with suppress(PermanentError):  # asked about again on another day
+        with suppress(PermanentError):  # requested again on another day
             names, theirs = self._bars(fetch, tickers, first, last)
             with warnings.catch_warnings():
-                # What waits for a decision, or is missing, is told elsewhere.
+                # Open decisions and missing sessions are reported elsewhere.
                 warnings.simplefilter("ignore")
                 ours = self._reader.bars(list(tickers), first, last, adjustment=adjustment)
             for name in names:
@@ -340,7 +340,7 @@ class _Witness:
     def _bars(
         self, fetch: Fetch, symbols: Iterable[str], first: date, last: date
     ) -> tuple[tuple[str, ...], pa.Table]:
-        """The source's bars of these tickers, by session, and for which of them it answered."""
+        """The source's bars of these tickers, by session, and the tickers that it accepted."""
 
         def pages(names: tuple[str, ...]) -> pa.Table:
             found: list[pa.Table] = []
@@ -357,7 +357,7 @@ class _Witness:
     def _years(
         self, ask: AskYears, symbols: Iterable[str], first: int, last: int
     ) -> dict[str, set[int]]:
-        """The years in which each of these tickers that it answered for traded, by the source."""
+        """The years in which each accepted ticker traded, by the source."""
 
         def pages(names: tuple[str, ...]) -> dict[str, set[int]]:
             found: dict[str, set[int]] = {name: set() for name in names}
@@ -377,13 +377,13 @@ class _Witness:
     def _asked(
         self, pages: Callable[[tuple[str, ...]], _Item], symbols: Iterable[str]
     ) -> tuple[tuple[str, ...], _Item]:
-        """The answer for as many of these as the source takes; which those are comes with it."""
+        """The answer for as many of these as the source accepts, and which those are."""
         names = tuple(sorted(symbols))
         while True:
             try:
                 return names, pages(names)
             except RejectedSymbolError as error:
-                # Today's list need not have them any more; the others are asked about without.
+                # Today's list may lack them; the others are requested without them.
                 refused = error.of(names)
                 names = tuple(name for name in names if name not in refused)
                 if not refused or not names:

@@ -1,5 +1,5 @@
-"""Rate limits that several processes share: by a file on one machine, by Postgres on several.
+"""Rate limits shared by processes: in a file on one machine, in Postgres for several.
 
-Belongs here: opening the right one, and the one that Postgres keeps. Does not belong here: the
+Belongs here: opening the right one, and the one in Postgres. Does not belong here: the
 limiter of one process and of one machine (`collection.rate_limit`).
 """

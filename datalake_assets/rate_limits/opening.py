@@ -1,6 +1,6 @@
-"""Limits: which limiter keeps an account's budget, for whom it is shared with.
+"""Opening the limiter of an account: in a file or in Postgres.
 
-Belongs here: opening it. Does not belong here: how one works (`collection.rate_limit`,
+Belongs here: choosing and opening it. Does not belong here: how it works (`collection.rate_limit`,
 `rate_limits.postgres`).
 """
 
@@ -16,8 +16,8 @@ from datalake_assets.collection.rate_limit import RateLimiter, SharedRateLimiter
 from datalake_assets.settings import SettingsError, rate_limit
 
 TRADING_REQUESTS_PER_MINUTE = 200
-"""Alpaca's limit for its trading API, where the list of assets is: the same on every plan, and
-apart from the one for market data."""
+"""Alpaca's limit for its trading API, which has the list of assets: the same on every plan, and
+separate from the one for market data."""
 
 
 @contextmanager
@@ -28,20 +28,20 @@ def open_limiter(
 
     Args:
         per_minute: Requests a minute.
-        account: A mark of the account; None when nobody else uses it.
+        account: A digest of the account; None if only this process uses it.
         budget: Which of its budgets: `data` or `trading`.
-        postgres: The Postgres that keeps it for several machines. Empty or None: a file, for the
+        postgres: The Postgres that holds it for several machines. Empty or None: a file, for the
             processes of this machine.
 
     Raises:
-        SettingsError: The Postgres is none.
+        SettingsError: The DSN of the Postgres is invalid.
     """
     if account is None:
         yield RateLimiter(per_minute)
         return
     key = f"{account}-{budget}"
     if postgres:
-        # Imported when it is chosen: what it stands on is an extra.
+        # Imported only if chosen: its driver is an optional dependency.
         from datalake_assets.rate_limits.postgres import PostgresRateLimiter
 
         with closing(PostgresRateLimiter(_checked(postgres), key, per_minute)) as of_machines:

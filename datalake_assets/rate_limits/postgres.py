@@ -1,12 +1,12 @@
-"""One rate limit for several machines: its state is a row in a Postgres that they all reach.
+"""One rate limit for several machines, stored in a Postgres that all of them reach.
 
-Belongs here: keeping the state of a `RateLimiter` in Postgres, and what happens when Postgres does
+Belongs here: storing the state of a `RateLimiter` in Postgres, and what happens if Postgres does
 not answer. Does not belong here: the algorithm (`collection.rate_limit`), and who shares a limit.
 
-Each step is one statement in a transaction of its own, so that the row is locked only while the
-server works at it: a client that is killed, stopped or cut off never holds the others up. All
-times are the server's `clock_timestamp()`, read when the row is locked. The clock of a client
-only measures how long it waits; it may show any time.
+Each step is one statement in its own transaction, so the row is locked only while the server
+executes it: a client that is killed, stopped or disconnected never blocks the others. All times are
+the server's `clock_timestamp()`, read while the row is locked. A client's clock only measures how
+long it waits; it may show any time.
 
 Without Postgres there is no permit: a request that can't be counted is not sent.
 """
@@ -35,16 +35,16 @@ from datalake_assets.collection.rate_limit import RateLimiter
 TABLE = "datalake_rate_limit"
 
 _ANSWER = 5.0
-"""Seconds that one statement, or making a connection, may take."""
+"""The timeout of a statement, or of connecting, in seconds."""
 
 _LATE = 0.1
-"""Seconds beyond a deadline that a slot may lie, for the time that the answer travelled."""
+"""How many seconds after a deadline a slot may be, to allow for the answer's travel time."""
 
 _CONNECTION: Mapping[str, Any] = {
-    # What the DSN itself says comes before these.
+    # The DSN's own parameters override these.
     "application_name": "datalake rate limit",
     "connect_timeout": int(_ANSWER),
-    # A server that vanished without a word is noticed, and its connection given up.
+    # Detects a server that vanished, and closes its connection.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -52,9 +52,9 @@ _CONNECTION: Mapping[str, Any] = {
 }
 
 _SESSION = f"SET statement_timeout = {int(_ANSWER * 800)}; SET synchronous_commit = off"
-# The server's patience ends before the client's, so that it says what it waited for. A commit that
-# waits for the disk would hold the row's lock for as long; a crash of the server can lose the
-# bookings of its last moment (three times wal_writer_delay, 0.6 s).
+# The server's timeout is shorter than the client's, so that it can say what it waited for. A commit
+# that waits for the disk would hold the row's lock as long. Without that, a crash of the server can
+# lose the bookings of the last 0.6 s (three times wal_writer_delay).
 
 _CREATE = f"""
     CREATE TABLE IF NOT EXISTS {TABLE} (
@@ -66,9 +66,9 @@ _CREATE = f"""
 
 _NOW = "extract(epoch FROM clock_timestamp())::float8"
 
-# What stands behind DO UPDATE is evaluated when the row is locked, however long that took. A
-# record from a later time than now tells that the server's clock was set back: its times are set
-# back alike, or everybody would wait until the old time comes again.
+# Expressions in DO UPDATE are evaluated when the row is locked, however long that took. A record
+# from the future means that the server's clock was set back. Its times are then set back as well,
+# as otherwise everybody would wait until the old time is reached again.
 _HELD = f"""
     (SELECT {_NOW}) AS clock (now),
     LATERAL (SELECT greatest(0, held.written - now)) AS step (back)"""
@@ -97,24 +97,24 @@ _Answer = TypeVar("_Answer")
 
 
 class PostgresRateLimiter(RateLimiter):
-    """Holds all processes that name the same key in the same database to one limit together.
+    """A limiter shared by all processes that use the same key in the same database.
 
-    A limiter has one connection, which its threads share. Each request takes two round trips to
-    the server, so it bounds a process to `1 / (2 × round trip)` requests a second.
+    A limiter has one connection, which its threads share. Each request takes two round trips to the
+    server, which limits a process to `1 / (2 × round trip)` requests per second.
 
-    While Postgres does not answer, whoever asks waits and connects anew, up to `patience`: a
-    restart is bridged. After that the collection is refused.
+    While Postgres does not answer, requests wait and reconnect, up to `outage` seconds, which is
+    enough for a restart. After that the collection fails.
 
     Args:
-        dsn: The database, as `postgresql://user:password@host/name`; a connection of its own, or
-            through a pooler in session mode. Never shown in an error or a repr.
-        key: Whose limit it is; one row of the table, which is made when it is not there.
+        dsn: The database, as `postgresql://user:password@host/name`: a direct connection, or a
+            pooler in session mode. Never shown in an error or a repr.
+        key: The name of the limit: one row of the table, which is created if needed.
         per_minute, slack, clock: As for `RateLimiter`. All processes should name the same limit.
-        patience: Seconds for which Postgres may be gone.
+        outage: The longest outage of Postgres to wait for, in seconds.
 
     Raises:
-        ValueError: The DSN can't be read, or the limit is none.
-        RefusedError: The database can't be reached, or not be written to.
+        ValueError: The DSN can't be read, or the limit is invalid.
+        RefusedError: The database can't be reached or written to.
     """
 
     def __init__(
@@ -124,21 +124,21 @@ class PostgresRateLimiter(RateLimiter):
         per_minute: float,
         *,
         slack: float = 0.01,
-        patience: float = 30.0,
+        outage: float = 30.0,
         clock: Clock | None = None,
     ) -> None:
         super().__init__(per_minute, slack=slack, clock=clock)
         given = None
         with suppress(psycopg.ProgrammingError):
             given = conninfo.conninfo_to_dict(dsn)
-        # Not raised from the parser's error, which repeats what may be a part of the password.
+        # Without the parser's error as cause, as that may repeat part of the password.
         if given is None:
             raise ValueError(
-                "the address of the rate limit's Postgres can't be read; it must be like "
-                "postgresql://user:password@host:5432/name, with what is not a letter or digit "
-                "in user and password as %XX"
+                "the URL of the rate limit's Postgres can't be read; it must be like "
+                "postgresql://user:password@host:5432/name, with special characters in user "
+                "and password as %XX"
             )
-        self._key, self._patience = key, patience
+        self._key, self._outage = key, outage
         self._conninfo = {**_CONNECTION, **given}
         self._secret = str(given.get("password") or "")
         self._server = f"{given.get('host') or 'the local host'}/{given.get('dbname') or ''}"
@@ -153,16 +153,16 @@ class PostgresRateLimiter(RateLimiter):
         return f"{type(self).__name__}({self._server!r}, {self._key!r}, {self.per_minute!r})"
 
     def close(self) -> None:
-        """Close the connection; whoever waits for Postgres, or asks later, is told to stop."""
+        """Close the connection; requests that wait for it, or come later, raise `StoppedError`."""
         self._closing.set()
         with self._lock:
             self._connection.close()
 
     def pause(self, seconds: float) -> None:
-        """Let nobody send for this long, on all machines; a longer pause under way stays.
+        """Pause all requests on all machines for this long. A longer pause in progress stays.
 
         Raises:
-            RefusedError: Postgres did not answer within the patience.
+            RefusedError: Postgres did not answer within the outage allowed.
             StoppedError: The limiter is closed.
         """
         self._ask(_PAUSE, self._closing, seconds=float(seconds))
@@ -174,7 +174,7 @@ class PostgresRateLimiter(RateLimiter):
             return None
         slot, wait = row
         due = self._clock.seconds() + wait
-        # The answer came so late that the slot, which was in time, is not any more: it is left.
+        # The answer came so late that the slot is now too late: don't use it.
         return (slot, due) if due <= latest + _LATE else None
 
     def _paused_until(self, stop: threading.Event) -> float:
@@ -188,20 +188,20 @@ class PostgresRateLimiter(RateLimiter):
         latest: float = math.inf,
         **values: float,
     ) -> tuple[Any, ...] | None:
-        """The row that a statement returns, asked for until Postgres answers.
+        """The row that a statement returns, retried until Postgres answers.
 
-        A statement that was done and whose answer was lost is done twice: that wastes a slot.
+        A statement whose answer was lost is executed twice, which wastes a slot.
         """
         asked = self._clock.seconds()
-        until = min(asked + self._patience, latest)
+        until = min(asked + self._outage, latest)
         with self._lock:
             if self._failed_at >= asked:
-                # Another thread waited for Postgres in vain while this one waited for the lock.
+                # Another thread gave up on Postgres while this one waited for the lock.
                 raise RefusedError(self._failure)
             wait = 0.1
             while True:
                 if stop.is_set() or self._closing.is_set():
-                    raise StoppedError("told to stop while asking Postgres for the rate limit")
+                    raise StoppedError("stopped while waiting for the rate limit in Postgres")
                 try:
                     if self._connection.closed:
                         self._connection = self._connect(stop)
@@ -209,10 +209,10 @@ class PostgresRateLimiter(RateLimiter):
                     cursor = self._connection.execute(statement, {"key": self._key, **values})
                     return cursor.fetchone() if cursor.description else None
                 except StoppedError:
-                    self._connection.close()  # its answer is still to come
+                    self._connection.close()  # its answer is still pending
                     raise
                 except psycopg.OperationalError as error:
-                    # A connection whose answer did not come can't be asked anything else.
+                    # A connection with a pending answer can't be used for anything else.
                     if not isinstance(error, errors.QueryCanceled):
                         self._connection.close()
                     if self._clock.seconds() + wait > until:
@@ -227,10 +227,10 @@ class PostgresRateLimiter(RateLimiter):
         connection.ends = _Ends(self._clock, stop, self._closing)
         try:
             connection.execute(_SESSION)
-            # Who may use the table need not be allowed to make one.
+            # A user of the table need not have the right to create it.
             found = connection.execute("SELECT to_regclass(%s)", [TABLE]).fetchone()
             if found == (None,):
-                with suppress(errors.UniqueViolation):  # made by another one at this moment
+                with suppress(errors.UniqueViolation):  # created by another process at this moment
                     connection.execute(_CREATE)
         except BaseException:
             connection.close()
@@ -243,15 +243,15 @@ class PostgresRateLimiter(RateLimiter):
             told = told.replace(self._secret, "…")
         match error:
             case errors.QueryCanceled():
-                advice = "What holds its row locked is in pg_stat_activity: end that"
+                advice = "pg_stat_activity shows what holds its row locked: end that"
             case psycopg.OperationalError():
                 advice = "Start it, or correct DATALAKE_RATE_LIMIT"
             case _:
-                advice = f"Let its user make and write the table {TABLE}"
+                advice = f"Allow its user to create and write the table {TABLE}"
         self._failed_at = self._clock.seconds()
         self._failure = (
             f"no permit for a request from the rate limit's Postgres ({self._server}): "
-            f"{told}. {advice}, then collect again; without DATALAKE_RATE_LIMIT the limit holds "
+            f"{told}. {advice}, then collect again; without DATALAKE_RATE_LIMIT the limit is kept "
             "for this machine alone"
         )
         return RefusedError(self._failure)
@@ -266,22 +266,22 @@ class _Ends:
 
     def check(self) -> None:
         if any(stop.is_set() for stop in self._stops):
-            raise StoppedError("told to stop while asking Postgres for the rate limit")
+            raise StoppedError("stopped while waiting for the rate limit in Postgres")
         if self._clock.seconds() > self._until:
             raise psycopg.OperationalError(f"no answer within {_ANSWER:g} seconds")
 
 
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection whose waits end when its `ends` say so.
+    """A connection whose waits end at a deadline or a stop (`ends`).
 
-    `statement_timeout` bounds the server's work, and keepalives notice a machine that is gone;
-    a server that is alive and hangs would be waited for endlessly.
+    `statement_timeout` limits the server's work, and keepalives detect a machine that is gone. But
+    without this, a server that is alive and hangs would block for ever.
     """
 
     ends: _Ends | None = None
 
     def wait(self, gen: Generator[Any, Any, _Answer], *args: Any, **kwargs: Any) -> _Answer:
-        """Consume a generator of psycopg's, which wakes each 0.1 s when nothing has come."""
+        """Run one of psycopg's generators, which yields every 0.1 s while there is no data."""
         return super().wait(self._checked(gen), *args, **kwargs)
 
     def _checked(self, gen: Generator[Any, Any, _Answer]) -> Generator[Any, Any, _Answer]:

@@ -1,5 +1,5 @@
-"""Sources: where bars come from.
+"""Sources: the clients that fetch bars.
 
-Belongs here: sending a request, decoding its answer, and saying what kind of failure an answer
-is. Does not belong here: what to ask for, when and how often (`collection`), or Dagster.
+Belongs here: sending a request, decoding its answer, and classifying failures.
+Does not belong here: what to request, when and how often (`collection`), or Dagster.
 """

@@ -1,10 +1,10 @@
-"""A page of corporate actions, from the bytes that the source sends to rows.
+"""Decode a page of corporate actions into rows.
 
-Belongs here: the shape of the answer, and what the fields of its fifteen lists mean. Does not
-belong here: HTTP (`alpaca`), which page comes next (`actions.sweep`), and whether a row is true.
+Belongs here: the format of the answer, and the meaning of the fields of its fifteen lists. Does not
+belong here: HTTP (`alpaca`), which page comes next (`actions.sweep`), and whether a row is right.
 
-Read from the bare answer: alpaca-py 0.44 drops `partial_calls` and `reorganizations`, and refuses
-a whole page when one row lacks its CUSIP.
+It decodes the raw answer, since alpaca-py 0.44 drops `partial_calls` and `reorganizations`, and
+rejects a whole page if one row lacks its CUSIP.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from datalake_assets.actions.sweep import ActionsPage, Skipped
 from datalake_assets.collection.errors import TransientError
 
 ACTIONS_PAGE_LIMIT = 1_000
-"""Actions on a page at most, of all lists together, by Alpaca's specification."""
+"""The most actions on a page, over all lists, by Alpaca's specification."""
 
 
 class _Page(msgspec.Struct):
@@ -33,7 +33,7 @@ class _Page(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """Under which names a list tells what `action.SCHEMA` holds; None: it doesn't."""
+    """The names of a list's fields for the columns of `action.SCHEMA`; None: it has none."""
 
     date: str
     symbol: str = "symbol"
@@ -90,19 +90,20 @@ _sorted = msgspec.json.Encoder(order="deterministic")
 def decode_actions(body: bytes) -> ActionsPage:
     """Decode one answer of `/v1/corporate-actions`.
 
-    A row that can't be read costs itself: it is skipped and named. So is a list that this program
-    does not know.
+    Only unreadable rows are skipped, and named. So are lists that this program does not know.
 
     Raises:
-        TransientError: The body is no such answer: cut, damaged, or with `"corporate_actions":
-            null`, from which nothing may be concluded.
+        TransientError: The body is not such an answer: truncated, damaged, or with
+            `"corporate_actions": null`, from which nothing can be concluded.
     """
     try:
         answer = _page.decode(body)
     except msgspec.DecodeError as error:
         raise TransientError(f"the answer with corporate actions can't be read: {error}") from error
     if answer.corporate_actions is None:
-        raise TransientError('the answer says "corporate_actions": null, which tells nothing')
+        raise TransientError(
+            'the answer has "corporate_actions": null, from which nothing can be concluded'
+        )
     rows: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
     unknown: dict[str, int] = {}
@@ -111,7 +112,7 @@ def decode_actions(body: bytes) -> ActionsPage:
             raws = _rows.decode(found)
         except msgspec.DecodeError as error:
             if name in _LISTS:
-                raise TransientError(f"{name} of the answer is no list ({error})") from error
+                raise TransientError(f"{name} in the answer is not a list ({error})") from error
             raws = []
         if name not in _LISTS:
             unknown[name] = len(raws)
@@ -133,7 +134,7 @@ def _action(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `SCHEMA`.
 
     Raises:
-        ValueError: It lacks what every action has, or a field is not what it should be.
+        ValueError: It lacks a required field, or a field is invalid.
     """
     fields = _LISTS[kind]
     row = {
@@ -153,18 +154,18 @@ def _action(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "reorganizations":
         row |= _delivered(given)
     if (_text(given, "currency") or "USD") != "USD":
-        row["cash"] = None  # the column is in US dollars; the body keeps what is paid
+        row["cash"] = None  # the column is in US dollars; the body keeps the amount
     return row
 
 
 def _delivered(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reorganization delivers, if it is one security; several stand in the body alone."""
+    """What a reorganization delivers, if it is one security; several are only in the body."""
     movements = given.get("stock_movements")
     if not isinstance(movements, list) or len(movements) != 1:
         return {}
     (movement,) = movements
     if not isinstance(movement, dict):
-        raise ValueError("its stock_movements hold something else than movements")
+        raise ValueError("its stock_movements have an entry that is not a movement")
     return {
         "new_symbol": _text(movement, "symbol"),
         "new_rate": _number(movement, "new_rate"),
@@ -176,7 +177,7 @@ def _delivered(given: Mapping[str, Any]) -> dict[str, Any]:
 def _text(given: Mapping[str, Any], name: str | None) -> str | None:
     value = given.get(name) if name else None
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"its {name} is no text: {value!r}")
+        raise ValueError(f"its {name} is not a text: {value!r}")
     return value or None
 
 
@@ -193,23 +194,23 @@ def _day(given: Mapping[str, Any], name: str) -> date:
     except ValueError:
         day = None
     if day is None or day.isoformat() != text:
-        raise ValueError(f"its {name} is no day: {text!r}")
+        raise ValueError(f"its {name} is not a date: {text!r}")
     return day
 
 
 def _number(given: Mapping[str, Any], name: str | float | None) -> float | None:
-    """A rate; the stream of the same actions has them as text, so both are read."""
+    """A rate, as a number or as text: the stream of the same actions has text."""
     if not isinstance(name, str):
         return name
     value = given.get(name)
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"its {name} is no number: {value!r}")
+        raise ValueError(f"its {name} is not a number: {value!r}")
     try:
         number = float(value)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"its {name} is no number: {value!r}") from error
+        raise ValueError(f"its {name} is not a number: {value!r}") from error
     if math.isnan(number):
-        raise ValueError(f"its {name} is no number: {value!r}")
+        raise ValueError(f"its {name} is not a number: {value!r}")
     return number

@@ -1,12 +1,12 @@
 """Alpaca, through alpaca-py: its models, authentication and URLs; our transport and decoding.
 
-Belongs here: how a question is put to Alpaca and what its answers mean. Does not belong here:
-which questions to put, how fast, and whether to put them again (`collection`).
+Belongs here: the requests to Alpaca and the meaning of its answers. Does not belong here: which
+requests to send, how fast, and whether to retry (`collection`).
 
 alpaca-py's own transport has no timeout, a pool of ten connections and retries that ignore the
 server, and its models decode 14 to 28 times slower than `pages`. So its clients are subclassed
-at the one method that sends a request. That method is private: the version is pinned, and a
-contract test holds the members that are relied on.
+at the one method that sends a request. That method is private, so the version is pinned, and a
+contract test checks the members that we rely on.
 """
 
 from __future__ import annotations
@@ -51,42 +51,42 @@ if TYPE_CHECKING:
     from alpaca.data.timeframe import TimeFrame
 
 PAGE_LIMIT = 10_000
-"""Bars on a page at most, by Alpaca's specification."""
+"""The most bars on a page, by Alpaca's specification."""
 
 AS_TRADED = "-"
-"""Alpaca's `asof` that maps no ticker to today's holder of it.
+"""Alpaca's `asof` that maps no ticker to its current holder.
 
-With any day in its place a company that was renamed is served under its new ticker and, asked for
-beside it, under its old one once more; the bars of a ticker's first owner can't be had; and a
-session differs from what it was before the rename. As traded, each security stands in a session
-once, and a session stays the same whenever it is collected."""
+With a day instead, a renamed company is returned under its new ticker and, if that is requested as
+well, again under its old one; the bars of a ticker's first owner are not available; and a session
+differs from what it was before the rename. As traded, each security occurs once in a session, and
+a session is the same whenever it is collected."""
 
 DELAY = timedelta(minutes=16)
-"""Without a real-time subscription Alpaca refuses a range that ends in the last 15 minutes; one
-more for clocks that differ."""
+"""Without a real-time subscription Alpaca refuses ranges that end within the last 15 minutes. One
+minute is added for clock differences."""
 
 MESSAGE_MOST = 200
-"""Characters of an error's text that are kept: a page about maintenance has many."""
+"""How many characters of an error's text are kept: a maintenance page has many."""
 
 MOST, MOST_ASSETS = 32 << 20, 256 << 20
-"""Bytes of an answer that are taken in, as received and as unpacked. A full page of bars has 1 MiB,
-and no other page has more. The list of assets comes whole and grows with the market: 35,000 of 500
-bytes are 17 MiB."""
+"""The most bytes of an answer, compressed and decompressed. A full page of bars has 1 MiB, and no
+other page has more. The list of assets is a single answer that grows with the market: 35,000 assets
+of 500 bytes are 17 MiB."""
 
 _HOSTS = {"": "alpaca", "data.alpaca.markets": "alpaca"}
 _INVALID_SYMBOLS = re.compile(r"invalid symbols?: *(.*)", re.IGNORECASE)
 _LASTING = frozenset({501, 505, 511})
-"""Statuses of 500 and more that asking again does not change: not implemented, another version of
-HTTP, a network that wants a login. All others can pass, also those that no standard has (507, 509,
-520 to 530, 598): gateways make up their own for an origin that is down or slow."""
+"""Statuses from 500 that are not retried: not implemented, HTTP version not supported, network
+login required. All others are transient, including non-standard ones (507, 509, 520 to 530, 598),
+which gateways use for an origin that is down or slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who asks, and where.
+    """The account and the hosts.
 
     Args:
-        api_key, secret_key: The pair of keys; never shown.
+        api_key, secret_key: The keys; never shown.
         data_url, trading_url: Hosts; None for Alpaca's own (the paper host for paper keys).
         feed: `sip`, `iex`, `otc` or `boats`.
     """
@@ -99,12 +99,12 @@ class Account:
 
     @property
     def source(self) -> str:
-        """What a lake remembers of its source: the host (`alpaca` for Alpaca's own) and feed."""
+        """The source's name in a lake: the host (`alpaca` for Alpaca's own) and the feed."""
         return f"{_HOSTS.get(host := urlsplit(self.data_url or '').netloc, host)}/{self.feed}"
 
     @property
     def mark(self) -> str:
-        """Which account this is, without its key: what the processes that share a limit go by."""
+        """A digest of the account, without its key, by which processes share a rate limit."""
         named = f"{self.data_url or 'alpaca'} {self.api_key}"
         return hashlib.sha256(named.encode()).hexdigest()[:16]
 
@@ -112,13 +112,13 @@ class Account:
 class AlpacaSource:
     """Daily bars and the list of assets, from Alpaca or a server that speaks its protocol.
 
-    Safe to use from as many threads as it has connections.
+    Thread-safe, for as many threads as it has connections.
 
     Args:
-        account: Who asks, and where.
-        connections: Threads that ask at the same time.
-        timeouts: Bounds of each request.
-        clock: Tells which sessions are over.
+        account: The account and the hosts.
+        connections: The number of threads that send requests.
+        timeouts: The timeouts of each request.
+        clock: The clock, to know which sessions are over.
         parse: Reads a regular page without Python's lock; None: all are decoded in Python.
     """
 
@@ -135,8 +135,8 @@ class AlpacaSource:
         self._parse = parse
         self._transport = Transport(connections, timeouts)
         self._clock = clock or Clock()
-        # For pages that C does not decode: that holds the GIL. One thread for it is faster than all
-        # the workers at once (+39 % pages a second) and takes less than half of the memory.
+        # For pages that C does not decode: that holds the GIL. A single thread for it is faster than all
+        # workers at once (+39 % pages per second) and needs less than half the memory.
         self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     def close(self) -> None:
@@ -145,19 +145,19 @@ class AlpacaSource:
         self._transport.close()
 
     def bars(self, *, adjustment: str = "raw", asof: str | None = AS_TRADED) -> Fetch:
-        """How one page of daily bars is fetched: the `Fetch` that `collection` asks for.
+        """The function that fetches one page of daily bars: `collection`'s `Fetch`.
 
         Args:
-            adjustment: `raw`, which a lake holds, or Alpaca's own: `split`, `dividend`,
+            adjustment: `raw`, which a lake stores, or Alpaca's own: `split`, `dividend`,
                 `spin-off`, `all`.
-            asof: Whom a symbol means: by default the bars that traded under it. None: the
-                security that holds it today, with its bars under earlier tickers.
+            asof: What a symbol means: by default the bars that traded under it. None: the
+                security that has it today, with its bars under earlier tickers.
         """
 
         def fetch(
             symbols: tuple[str, ...], first: date, last: date, page_token: str | None
         ) -> Page:
-            # Imported here because it takes two seconds, which `dagster dev` need not wait for.
+            # Imported here because it takes two seconds, which `dagster dev` should not.
             from alpaca.data.timeframe import TimeFrame
 
             start = datetime.combine(first, time(), UTC)
@@ -169,7 +169,7 @@ class AlpacaSource:
         return fetch
 
     def years(self, *, asof: str | None = AS_TRADED) -> AskYears:
-        """How one page of bars of whole years is fetched: what `collection.survey` asks for.
+        """The function that fetches one page of yearly bars, for `collection.survey`.
 
         Args:
             asof: As for `bars`.
@@ -218,10 +218,9 @@ class AlpacaSource:
     def assets(self) -> pa.Table:
         """Every US equity on the source's list, active and inactive, by symbol.
 
-        Read from the bare answer: alpaca-py's model refuses the whole list when one asset has
-        an exchange that it does not know, or lacks a field. What an asset lacks is null here; one
-        without a symbol or a status can't be taken, and the table's metadata names it
-        (`universe.odd`).
+        It decodes the raw answer, since alpaca-py's model rejects the whole list if one asset has
+        an unknown exchange or lacks a field. Missing fields are null here. An asset without a
+        symbol or a status is left out and named in the table's metadata (`universe.odd`).
 
         Raises:
             TransientError, PermanentError, RefusedError: As `classify` says.
@@ -236,7 +235,7 @@ class AlpacaSource:
         except msgspec.DecodeError as error:
             raise TransientError(f"the list of assets can't be read: {error}") from error
         if not isinstance(listed, list):
-            raise TransientError("the list of assets can't be read: it is no list")
+            raise TransientError("the list of assets can't be read: it is not a list")
         rows, odd = [], []
         for place, asset in enumerate(listed):
             try:
@@ -244,12 +243,14 @@ class AlpacaSource:
             except (KeyError, TypeError, AttributeError):
                 odd.append(f"no. {place + 1}: {line(str(asset), 100)}")
         if odd and not rows:
-            raise TransientError(f"the list of assets can't be read: none is an asset ({odd[0]})")
+            raise TransientError(
+                f"the list of assets can't be read: it has no valid asset ({odd[0]})"
+            )
         rows.sort(key=lambda asset: (asset["symbol"], asset["status"], asset["asset_id"] or ""))
         return with_odd(pa.Table.from_pylist(rows, schema=UNIVERSE), odd)
 
     def calendar(self, first: date, last: date) -> frozenset[date]:
-        """The sessions from `first` to `last` by the source's own calendar.
+        """The sessions from `first` to `last` in the source's own calendar.
 
         Raises:
             TransientError, PermanentError, RefusedError: As `classify` says.
@@ -264,8 +265,9 @@ class AlpacaSource:
     def actions(self, first: date, last: date, page_token: str | None) -> ActionsPage:
         """One page of the corporate actions that are processed from `first` to `last`.
 
-        Also those that Alpaca calls incomplete (`data_quality=all`): a split without its CUSIP is
-        a split, and what lacks a date or a symbol is skipped and named by `action_pages`.
+        This includes those that Alpaca calls incomplete (`data_quality=all`): a split without a
+        CUSIP is still a split. Rows without a date or symbol are skipped and named by
+        `action_pages`.
 
         Raises:
             TransientError, PermanentError, RefusedError: As `classify` says.
@@ -282,10 +284,10 @@ class AlpacaSource:
         return decode_actions(self._ask(self._actions, "/corporate-actions", params))
 
     def actions_by_id(self, ids: Sequence[str]) -> ActionsPage:
-        """The corporate actions with these identifiers that still stand, whatever their dates.
+        """The corporate actions with these identifiers that still exist, whatever their dates.
 
         Args:
-            ids: At most `sweep.IDS_AT_ONCE`. The source takes no other filter beside them.
+            ids: At most `sweep.IDS_AT_ONCE`. The source accepts no other filter with them.
 
         Raises:
             TransientError, PermanentError, RefusedError: As `classify` says.
@@ -294,7 +296,7 @@ class AlpacaSource:
         return decode_actions(self._ask(self._actions, "/corporate-actions", params))
 
     def _end(self, last: date) -> datetime:
-        """The end of a range, within what the source serves by now.
+        """The end of a range, within what the source serves at this time.
 
         A bare date would end the range at 00:00Z, before the bar of that day (04:00Z).
         """
@@ -302,8 +304,9 @@ class AlpacaSource:
         close = market_calendar.session_close(last)
         if latest < close:
             raise RefusedError(
-                f"the session of {last} can't be had yet: it closes at {close:%Y-%m-%d %H:%M} UTC "
-                f"and its bars are served {DELAY.seconds // 60} minutes later; collect it then"
+                f"the session of {last} is not available yet: it closes at "
+                f"{close:%Y-%m-%d %H:%M} UTC and its bars are served {DELAY.seconds // 60} "
+                "minutes later; collect it then"
             )
         return min(latest, datetime.combine(last, time(23, 59, 59), UTC))
 
@@ -346,17 +349,17 @@ class AlpacaSource:
 
 
 def classify(answer: Answer, request: str, now: datetime) -> Exception:
-    """What an answer other than 200 means, as an error to raise.
+    """The error for an answer other than 200.
 
     Args:
         answer: The answer.
-        request: What was asked, for the message.
-        now: The current instant; a Retry-After can be a date.
+        request: The request, for the message.
+        now: The current time; a Retry-After can be a date.
 
     Returns:
-        ThrottledError for 429; TransientError for what can pass; RejectedSymbolError for names
-        that are no symbols; RefusedError when keys, plan, time range or a proxy rule out every
-        request; BadRequestError for another refusal; PermanentError for the rest.
+        ThrottledError for 429; TransientError for temporary failures; RejectedSymbolError for
+        invalid symbols; RefusedError if keys, plan, time range or a proxy prevent every request;
+        BadRequestError for another refusal; PermanentError for the rest.
     """
     said = _message(answer)
     told = f"{request}: HTTP {answer.status}: {said}"
@@ -367,16 +370,17 @@ def classify(answer: Answer, request: str, now: datetime) -> Exception:
     if answer.status == 401:
         return RefusedError(
             f"{told}. The source does not accept ALPACA_API_KEY and ALPACA_SECRET_KEY: check both, "
-            "and whether they belong to the host that was asked (paper and live keys differ)"
+            "and whether they belong to this host (paper and live keys differ)"
         )
     if answer.status == 403:
         return RefusedError(
-            f"{told}. The account may not ask this: check ALPACA_FEED against its plan, and this "
-            "machine's clock (bars of the last 15 minutes need a real-time subscription)"
+            f"{told}. The account has no access to this data: check ALPACA_FEED against its "
+            "plan, and this machine's clock (bars of the last 15 minutes need a real-time "
+            "subscription)"
         )
     if answer.status == 407:
         return RefusedError(
-            f"{told}. The proxy that the environment names wants a login: "
+            f"{told}. The proxy in the environment requires a login: "
             "HTTPS_PROXY=http://user:password@host:port"
         )
     if answer.status in (400, 422) and (found := _INVALID_SYMBOLS.search(said)):
@@ -387,7 +391,7 @@ def classify(answer: Answer, request: str, now: datetime) -> Exception:
 
 
 def _message(answer: Answer) -> str:
-    """What the body says: Alpaca's `message`, or the text of a page without its tags."""
+    """The text of the body: Alpaca's `message`, or the text of a page without its tags."""
     try:
         text = str(msgspec.json.decode(answer.body)["message"])
     except (msgspec.DecodeError, KeyError, TypeError):
@@ -405,7 +409,7 @@ def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         if reset := headers.get("x-ratelimit-reset"):
             return float(reset) - now.timestamp()
     except (ValueError, TypeError):
-        pass  # a header that can't be read asks for nothing
+        pass  # ignore a header that can't be read
     return None
 
 
@@ -442,12 +446,12 @@ _calendar = msgspec.json.Decoder(list[_Day])
 
 
 def _over(transport: Transport, client: type[Any]) -> type[Any]:
-    """The same client of alpaca-py, sending its requests over `transport`."""
+    """The alpaca-py client, with requests sent over `transport`."""
 
     class Client(client):  # type: ignore[misc]
         def _one_request(self, method: str, url: str, opts: dict[str, Any], retry: int) -> Answer:
             assert method == "GET", method
-            # alpaca-py leaves enums in; their str() is the member's name, not its value.
+            # alpaca-py leaves enums in the parameters; their str() is the member's name.
             given = (opts["params"] or {}).items()
             params = {k: str(v.value) if isinstance(v, Enum) else str(v) for k, v in given}
             most = MOST_ASSETS if url.endswith("/assets") else MOST

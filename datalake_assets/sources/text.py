@@ -1,6 +1,6 @@
-"""Text of the source, made fit to be shown: the one place through which it enters.
+"""Sanitizing text of the source for display.
 
-Belongs here: what stands in for characters that a terminal, a log or a file should not get. Does
+Belongs here: replacing characters that a terminal, a log or a file should not get. Does
 not belong here: what the text means.
 """
 
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 
 def visible(text: str) -> str:
-    r"""The text with each character that does not print spelled out, as `\x1b` for an escape.
+    r"""The text with non-printable characters escaped, such as `\x1b`.
 
-    A terminal obeys control characters: they recolour, move and erase what stands there. Those
-    that turn the direction of writing, and half surrogates, which no file takes, are spelled out
-    too; so are spaces other than the usual one.
+    Control characters can recolour, move and erase a terminal's content. Characters that change the
+    direction of writing, lone surrogates (which no file accepts), and unusual spaces are escaped,
+    too.
     """
     if text.isprintable():
         return text
@@ -23,10 +23,10 @@ def visible(text: str) -> str:
 
 
 def line(text: str, most: int | None = None) -> str:
-    """The text in one visible line, its runs of spaces and line breaks as one space each.
+    """The text as one line, with white space collapsed.
 
     Args:
         text: Whatever the source sent.
-        most: Characters that are kept; None: all.
+        most: The most characters to keep; None: all.
     """
     return visible(" ".join(text.split()))[:most]

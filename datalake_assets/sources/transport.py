@@ -1,7 +1,7 @@
-"""HTTP GET with bounds: connections, time to connect, time to answer, time in all.
+"""HTTP GET with limits: connections, and timeouts for connecting, reading and in total.
 
-Belongs here: one request, its bytes, the way to its host, and failures of the network. Does not
-belong here: what the status means (`alpaca`), trying again (`collection.retry`).
+Belongs here: one request, its bytes, proxies and certificates, and network failures. Does not
+belong here: the meaning of the status (`alpaca`), retries (`collection.retry`).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _BROKEN = (
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long one request may take, in seconds.
+    """The timeouts of one request, in seconds.
 
     Args:
-        connect: Until the connection stands.
+        connect: For connecting.
         read: Between two pieces of the answer.
-        total: From the first byte sent to the last one received: a server that drips its answer
-            byte by byte keeps to any `read`.
+        total: From the first byte sent to the last one received, since a server that sends its
+            answer byte by byte never exceeds `read`.
     """
 
     connect: float = 5.0
@@ -54,12 +54,12 @@ class Timeouts:
     def __post_init__(self) -> None:
         for name in ("connect", "read", "total"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"a timeout is a positive time, not {name}={getattr(self, name)}")
+                raise ValueError(f"a timeout must be positive, not {name}={getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: the status, the headers (names in lower case) and the decoded body."""
+    """An answer: the status, the headers (names in lower case) and the decoded body."""
 
     status: int
     headers: Mapping[str, str]
@@ -67,16 +67,16 @@ class Answer:
 
 
 class Transport:
-    """Pools of connections, safe to use from as many threads as it has connections.
+    """Pools of connections, for as many threads as connections.
 
-    The environment says how hosts are reached, by the same variables and rules as for alpaca-py's
-    own transport, requests: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, and a file or folder
-    of certificates in REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE. This machine itself is never asked
-    through a proxy: elsewhere its name means another machine.
+    The environment configures proxies and certificates as for alpaca-py's own transport, requests:
+    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, and a file or folder of certificates in
+    REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE. This machine itself is never reached through a proxy,
+    where its name would mean another machine.
 
     Args:
-        connections: Size of the pool for each host: the number of threads.
-        timeouts: Bounds of each request.
+        connections: The size of each host's pool: the number of threads.
+        timeouts: The timeouts of each request.
     """
 
     def __init__(self, connections: int, timeouts: Timeouts | None = None) -> None:
@@ -103,14 +103,14 @@ class Transport:
 
         Args:
             url: Without a query.
-            params: The query; commas and colons stay as they are, which keeps a URL with 500
-                symbols within what web servers take.
-            headers: Sent as they are, never shown.
-            most: Bytes of the answer that are taken in, as it comes and when it is unpacked.
+            params: The query. Commas and colons are not escaped, which keeps a URL with 500
+                symbols within the limits of web servers.
+            headers: Sent unchanged, never shown.
+            most: The most bytes of the answer, compressed and decompressed.
 
         Raises:
-            TransientError: There is no whole answer: no connection, a reset, a timeout, a body
-                cut short or damaged.
+            TransientError: There is no complete answer: no connection, a reset, a timeout, a body
+                truncated or damaged.
             PermanentError: The answer is larger than `most`.
             RefusedError: The environment names a proxy or certificates that can't be used.
         """
@@ -143,14 +143,14 @@ class Transport:
 
     def _read(self, response: urllib3.BaseHTTPResponse, what: str, end: float, most: int) -> bytes:
         pieces, size = [], 0
-        # read(n) would block until n bytes are there; only read1 lets us look at the clock.
+        # read(n) would block until n bytes have arrived; read1 lets us check the time.
         while piece := response.read1(1 << 18, decode_content=False):
             pieces.append(piece)
             size += len(piece)
             if size > most:
                 raise _too_large(what, most)
             if time.monotonic() > end:
-                raise TransientError(f"{what}: no whole answer in {self._timeouts.total:g} s")
+                raise TransientError(f"{what}: no complete answer in {self._timeouts.total:g} s")
         body = b"".join(pieces)
         promised = response.headers.get("Content-Length")
         if promised is not None and str(len(body)) != promised:
@@ -181,13 +181,13 @@ class Transport:
         }
         if proxy is None:
             return urllib3.PoolManager(**given)
-        # Of its address only this is shown: the rest may be a password.
+        # Only this part of its URL is shown: the rest may be a password.
         shown = line(f"{urlsplit(proxy).scheme}://{urlsplit(proxy).hostname}", 100)
         if shown.startswith("socks"):
             if find_spec("socks") is None:
                 raise RefusedError(
-                    f"the environment names the proxy {shown}, and SOCKS takes a package that is "
-                    "not installed: run pip install PySocks, or name a proxy that speaks HTTP"
+                    f"the environment names the proxy {shown}, and SOCKS needs a package that is "
+                    "not installed: run pip install PySocks, or use an HTTP proxy"
                 )
             from urllib3.contrib.socks import SOCKSProxyManager
 
@@ -206,26 +206,26 @@ class Transport:
 
     @cached_property
     def _certificates(self) -> dict[str, str]:
-        """The certificates that the environment names; without any, those of the system hold."""
+        """The certificates that the environment names; None for those of the system."""
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
             if named := os.environ.get(name):
                 path = Path(named)
                 if not path.exists():
-                    raise RefusedError(f"{name} names no file and no folder: {line(named)}")
+                    raise RefusedError(f"{name} names neither a file nor a folder: {line(named)}")
                 if path.is_dir():
                     return {"ca_cert_dir": named}
                 try:
                     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(named)
                 except OSError as error:
                     raise RefusedError(
-                        f"{name} names a file that is no bundle of certificates: {line(named)}"
+                        f"{name} names a file that is not a bundle of certificates: {line(named)}"
                     ) from error
                 return {"ca_certs": named}
         return {}
 
 
 def _proxy(host: str) -> str | None:
-    """The proxy through which the environment wants a host to be reached, if any."""
+    """The proxy for a host, from the environment, if any."""
     name = urlsplit(host).hostname or ""
     try:
         if ipaddress.ip_address(name).is_loopback:
@@ -233,7 +233,7 @@ def _proxy(host: str) -> str | None:
     except ValueError:
         if name == "localhost" or name.endswith(".localhost"):
             return None
-    # Imported here: with alpaca-py it is there anyway, and `dagster dev` need not wait for it.
+    # Imported here, as alpaca-py loads it anyway and `dagster dev` does not need it.
     from requests.utils import get_environ_proxies, select_proxy
 
     found = select_proxy(host, get_environ_proxies(host))
@@ -246,32 +246,32 @@ def _unpacked(body: bytes, what: str, most: int) -> bytes:
     if len(found) > most:
         raise _too_large(what, most)
     if not packed.eof:
-        raise TransientError(f"{what}: a gzipped answer that is not whole")
+        raise TransientError(f"{what}: a truncated gzip answer")
     return found
 
 
 def _too_large(what: str, most: int) -> PermanentError:
     return PermanentError(
-        f"{what}: the answer is larger than {most >> 20} MiB, which no answer of this kind is; it "
-        "was not read to its end"
+        f"{what}: the answer is larger than {most >> 20} MiB, the limit for such answers; it "
+        "was not read completely"
     )
 
 
 def _reason(error: BaseException) -> str:
-    """An error of the network in a line; urllib3's own texts carry objects and addresses."""
+    """A network error in one line; urllib3's own texts contain objects and addresses."""
     match error:
         case urllib3.exceptions.SSLError() if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return (
                 f"its certificate is not accepted ({line(str(error), 100)}); behind a proxy that "
-                "opens TLS, name that one's certificates in REQUESTS_CA_BUNDLE"
+                "inspects TLS, name the proxy's certificates in REQUESTS_CA_BUNDLE"
             )
         case urllib3.exceptions.ProxyError():
             why = error.original_error
             said = f" ({line(str(why), 100)})" if type(why) is OSError else ""
-            return f"the proxy that the environment names does not let it through{said}"
+            return f"the proxy in the environment does not allow it{said}"
         # Before the timeout, whose subclass it is.
         case urllib3.exceptions.NewConnectionError():
-            return "no connection: is the server up, and the address right?"
+            return "no connection: is the server running, and the address right?"
         case urllib3.exceptions.ConnectTimeoutError():
             return "no connection in time"
         case urllib3.exceptions.ReadTimeoutError():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from datalake_assets.automation.runs import FOR
+from datalake_assets.automation.runs import PURPOSE
 from datalake_assets_tests.automation.world import World, instants, utc
 
 ASSET = dg.AssetKey("corporate_actions")
@@ -21,7 +21,7 @@ def live(world: World, first: str, last: str, down: tuple[str, str]) -> list[str
             world.end(run, good=good, materialized=[None] if good else [], asset=ASSET)
         running = []
         for request in world.tick("new_actions"):
-            assert request.tags[FOR] == "corporate actions"
+            assert request.tags[PURPOSE] == "corporate actions"
             running.append(world.launch(request, "corporate_actions_job").run_id)
             asked.append(f"{now:%m-%d %H:%M} {request.run_key}")
     return asked
@@ -47,7 +47,7 @@ def test_actions_are_asked_for_once_after_each_session_and_again_while_it_fails(
         "12-01 23:00 corporate actions 2025-12-01 #3",
         "12-02 22:00 corporate actions 2025-12-02 #1",
     ]
-    assert "were asked for after the session of 2025-12-02" in world.skipped
+    assert "were fetched after the session of 2025-12-02" in world.skipped
 
 
 def test_it_gives_up_after_seven_attempts_and_says_what_to_type(tmp_path: Path) -> None:
@@ -58,5 +58,5 @@ def test_it_gives_up_after_seven_attempts_and_says_what_to_type(tmp_path: Path) 
     )
 
     assert [one[-2:] for one in asked] == [f"#{number}" for number in range(1, 8)]
-    assert "given up after 7 attempts" in world.skipped
-    assert "then type `datalake actions --sweep`" in world.skipped
+    assert "gave up after 7 attempts" in world.skipped
+    assert "then run `datalake actions --sweep`" in world.skipped

@@ -23,7 +23,7 @@ from datalake_assets.automation.alerts import (
     build_failure_sensor,
     failure_text,
 )
-from datalake_assets.automation.runs import FOR, TERMINAL
+from datalake_assets.automation.runs import PURPOSE, TERMINAL
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import LakeResource
@@ -88,7 +88,7 @@ def test_a_receiver_that_is_too_slow_is_an_error() -> None:
     with (
         receiver(seconds=1) as told,
         pytest.raises(
-            AlertError, match=r"127\.0\.0\.1 \(attempt 3 of 3\): it could not be asked: Time"
+            AlertError, match=r"127\.0\.0\.1 \(attempt 3 of 3\): it could not be reached: Time"
         ),
     ):
         hook(told.address, timeout=0.1).tell("slow")
@@ -185,7 +185,7 @@ def test_a_failed_run_is_told_with_its_reason_its_run_and_what_to_type(
     assert head == f"repair_job of {SESSION} failed:"
     assert "holds bars of 'alpaca sip'" in reason[0]
     assert run == f"Run {context.dagster_run.run_id}"
-    assert advice == f"Type: datalake collect --session {SESSION} --repair"
+    assert advice == f"Run: datalake collect --session {SESSION} --repair"
 
 
 @pytest.mark.parametrize(
@@ -195,19 +195,19 @@ def test_a_failed_run_is_told_with_its_reason_its_run_and_what_to_type(
             "daily_ticks_job",
             {"partition_key": SESSION},
             f"daily_ticks_job of {SESSION} failed:",
-            f"Type: datalake collect --session {SESSION}",
+            f"Run: datalake collect --session {SESSION}",
         ),
         (
             "daily_ticks_job",
             {"tags": dict(zip(RANGE, (SESSION, LAST), strict=True))},
             f"daily_ticks_job of {SESSION} … {LAST} failed:",
-            f"Type: datalake backfill --from {SESSION} --to {LAST}",
+            f"Run: datalake backfill --from {SESSION} --to {LAST}",
         ),
         (
             "symbol_year_ticks_job",
             {"partition_key": "2024"},
             "symbol_year_ticks_job of 2024 failed:",
-            "Type: datalake publish --year 2024",
+            "Run: datalake publish --year 2024",
         ),
     ],
 )
@@ -232,11 +232,11 @@ def test_a_run_that_a_sensor_asked_for_is_told_to_be_tried_again(
         failed(
             *(instance, tmp_path, "daily_ticks_job"),
             partition_key=SESSION,
-            tags={FOR: "new session"},
+            tags={PURPOSE: "new session"},
         )
     )
 
-    assert "A sensor asked for it (new session), and asks again by itself" in text
+    assert "A sensor requested it (new session), and retries automatically" in text
 
 
 def test_of_a_long_reason_the_first_lines_are_told(instance: dg.DagsterInstance) -> None:
@@ -258,7 +258,7 @@ def test_of_a_long_reason_the_first_lines_are_told(instance: dg.DagsterInstance)
     assert reason[-1] == "…"
     assert max(map(len, reason)) <= WIDTH
     assert run == f"Run {result.run_id}"
-    assert advice == "Look at the run in Dagster's UI."
+    assert advice == "See the run in Dagster's UI."
 
 
 def test_a_run_whose_process_is_gone_is_told_with_what_dagster_says(
@@ -274,7 +274,7 @@ def test_a_run_whose_process_is_gone_is_told_with_what_dagster_says(
     text = failure_text(context_of(instance, run.run_id, event))
 
     assert "The process of this run is gone: it was killed." in text
-    assert text.endswith(f"Type: datalake collect --session {SESSION}")
+    assert text.endswith(f"Run: datalake collect --session {SESSION}")
 
 
 def test_the_sensor_runs_when_there_is_somebody_to_tell() -> None:
@@ -297,7 +297,7 @@ def test_of_a_run_in_a_terminal_nobody_is_told(
         assert sensor(failed(instance, tmp_path, "repair_job", partition_key=SESSION)) is None
 
     assert isinstance(skipped, dg.SkipReason)
-    assert skipped.skip_message == "whoever started it in a terminal saw it fail"
+    assert skipped.skip_message == "the run was started in a terminal, where its failure is shown"
     assert len(told.texts) == 1
 
 
@@ -309,4 +309,4 @@ def test_without_a_receiver_nothing_is_sent_and_the_tick_says_so(
     )
 
     assert isinstance(skipped, dg.SkipReason)
-    assert skipped.skip_message == "DATALAKE_ALERT_WEBHOOK is not set: nobody is told"
+    assert skipped.skip_message == "DATALAKE_ALERT_WEBHOOK is not set: no alert is sent"

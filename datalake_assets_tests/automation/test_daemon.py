@@ -221,7 +221,7 @@ def test_untouched_it_collects_the_newest_sessions_the_years_follow_and_the_chec
     }
     assert all(SymbolYears(daemon.lake.store).prove(year).holds for year in years)
     late, again = daemon.told.texts
-    assert "is missing since" in late
+    assert "the lake is stale" in late
     assert "is there: the lake is fresh again" in again
 
 
@@ -239,7 +239,7 @@ def test_of_runs_that_fail_people_are_told_once_each_and_what_to_type(
             assert run.status is dg.DagsterRunStatus.FAILURE
             assert told.count(f"daily_ticks_job of {run.tags[PARTITION]} failed:") == 1
             assert told.count(f"Run {run.run_id}\n") == 1
-            assert f"Type: datalake collect --session {run.tags[PARTITION]}" in told
+            assert f"Run: datalake collect --session {run.tags[PARTITION]}" in told
     assert "holds bars of 'alpaca sip'" in told
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.automation.due import (
     Attempt,
-    Patience,
+    RetrySchedule,
     available_at,
     decide,
     looked_at_again_at,
@@ -20,7 +20,7 @@ from datalake_assets.partitions import session_partitions
 from datalake_assets_tests.automation.world import utc
 
 HALF_HOUR = timedelta(minutes=30)
-PATIENCE = Patience()
+RETRIES = RetrySchedule()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def verdict(
         {"2025-12-05": "it is wanted"},
         busy=busy or {},
         attempts={"2025-12-05": made},
-        patience=PATIENCE,
+        retries=RETRIES,
         by_hand="type this {}",
     )
     assert found.partition == "2025-12-05"
@@ -118,12 +118,12 @@ def test_what_is_not_wanted_is_not_spoken_of() -> None:
     made = {"2025-12-05": [Attempt(utc("2025-12-05 22:00"))]}
     busy = {"2025-12-05": "run 1"}
     now = utc("2025-12-06")
-    assert decide(now, {}, busy=busy, attempts=made, patience=PATIENCE, by_hand="") == []
+    assert decide(now, {}, busy=busy, attempts=made, retries=RETRIES, by_hand="") == []
 
 
 def test_what_somebody_collects_is_left_alone() -> None:
-    found = verdict("2025-12-06", busy={"2025-12-05": "run 1 is about it"})
-    assert found == (None, "2025-12-05: run 1 is about it")
+    found = verdict("2025-12-06", busy={"2025-12-05": "run 1 includes it"})
+    assert found == (None, "2025-12-05: run 1 includes it")
 
 
 def test_an_attempt_under_way_is_waited_for() -> None:
@@ -151,16 +151,16 @@ def test_the_last_attempt_is_the_last(made: int, attempt: int | None) -> None:
     found, why = verdict("2025-12-20 00:00", *ends)
 
     assert found == attempt
-    assert ("and last" in why, "given up" in why) == (made == 6, made > 6)
+    assert ("and last" in why, "gave up" in why) == (made == 6, made > 6)
     assert ("`type this 2025-12-05`" in why) == (made > 6)
 
 
 def test_the_pauses_grow_to_a_bound_and_reach_beyond_a_day() -> None:
-    pauses = [PATIENCE.pause(made) for made in range(1, PATIENCE.attempts)]
+    pauses = [RETRIES.pause(made) for made in range(1, RETRIES.attempts)]
 
     assert [pause / timedelta(minutes=1) for pause in pauses] == [10, 30, 90, 270, 720, 720]
     assert sum(pauses, timedelta()) > timedelta(days=1)
-    assert PATIENCE.pause(10_000) == timedelta(hours=12)
+    assert RETRIES.pause(10_000) == timedelta(hours=12)
 
 
 @pytest.mark.parametrize(("ahead", "asks"), [(0, False), (1, True), (10**8, True)])
@@ -171,6 +171,6 @@ def test_an_attempt_that_ended_in_the_future_is_counted_and_not_waited_for(
     now = utc("2025-12-05 23:00")
     made = [Attempt(now + timedelta(seconds=ahead))]
     (verdict,) = decide(
-        now, {"a": "due"}, busy={}, attempts={"a": made}, patience=PATIENCE, by_hand="type"
+        now, {"a": "due"}, busy={}, attempts={"a": made}, retries=RETRIES, by_hand="type"
     )
     assert verdict.attempt == (2 if asks else None)

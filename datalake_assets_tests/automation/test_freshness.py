@@ -121,9 +121,9 @@ def test_sessions_that_are_missing_in_a_row_are_counted_and_older_holes_are_not(
     assert found.newest == date(2024, 5, 31)
     assert found.missing == (date(2024, 6, 3), date(2024, 6, 4))
     assert str(found) == (
-        "2024-06-04 is missing since 2024-06-05 02:00 UTC: the lake is stale. 2 sessions are "
-        "missing, the newest there is 2024-05-31. "
-        "Type: datalake backfill --from 2024-06-03 --to 2024-06-04"
+        "2024-06-04 was due at 2024-06-05 02:00 UTC: the lake is stale. 2 sessions are "
+        "missing, the newest session in the lake is 2024-05-31. "
+        "Run: datalake backfill --from 2024-06-03 --to 2024-06-04"
     )
     one = seen(utc("2024-06-05 12:00"), until("2024-06-03"))
     assert one.command == "datalake collect --session 2024-06-04"
@@ -271,8 +271,8 @@ def test_the_check_is_asked_for_once_when_a_session_is_late_and_once_when_it_cam
     assert asked(world, "2024-06-05 02:00") == ["2024-06-04 missing"]
     assert asked(world, "2024-06-05 02:01") == []
     assert world.skipped == (
-        "2024-06-04 is missing: the lake is stale; DATALAKE_ALERT_WEBHOOK is not set, so nobody "
-        "is told"
+        "2024-06-04 is missing: the lake is stale; DATALAKE_ALERT_WEBHOOK is not set, so no alert "
+        "is sent"
     )
     lake.add(date(2024, 6, 4))
     assert asked(world, "2024-06-05 02:02") == ["2024-06-04 there"]
@@ -303,7 +303,7 @@ def test_before_the_first_deadline_nothing_is_asked_for(tmp_path: Path) -> None:
     world = World(tmp_path, utc("2024-01-02 12:00"), FROM_2024)
 
     assert asked(world, "2024-01-02 12:00") == []
-    assert world.skipped == "no session had to be there yet"
+    assert world.skipped == "no session is due yet"
 
 
 def test_people_are_told_once_when_it_is_late_and_once_when_it_came(tmp_path: Path) -> None:
@@ -319,8 +319,9 @@ def test_people_are_told_once_when_it_is_late_and_once_when_it_came(tmp_path: Pa
 
     late, again = told.texts
     assert late == (
-        "2024-06-04 is missing since 2024-06-05 02:00 UTC: the lake is stale. 1 session is "
-        "missing, the newest there is 2024-06-03. Type: datalake collect --session 2024-06-04"
+        "2024-06-04 was due at 2024-06-05 02:00 UTC: the lake is stale. 1 session is "
+        "missing, the newest session in the lake is 2024-06-03. Run: datalake collect --session "
+        "2024-06-04"
     )
     assert again == "2024-06-04 is there: the lake is fresh again"
 
@@ -336,8 +337,8 @@ def test_people_are_told_of_each_session_that_is_late_and_of_the_end_of_it(tmp_p
         asked(world, "2024-06-06 04:00")
 
     assert [html.unescape(text).split(".")[0] for text in told.texts] == [
-        "2024-06-04 is missing since 2024-06-05 02:00 UTC: the lake is stale",
-        "2024-06-05 is missing since 2024-06-06 02:00 UTC: the lake is stale",
+        "2024-06-04 was due at 2024-06-05 02:00 UTC: the lake is stale",
+        "2024-06-05 was due at 2024-06-06 02:00 UTC: the lake is stale",
         "2024-06-05 is there: the lake is fresh again",
     ]
 
@@ -361,7 +362,7 @@ def test_what_a_receiver_refused_is_told_with_the_next_tick_and_the_check_is_ask
         assert asked(world, "2024-06-05 02:00") == ["2024-06-04 missing"]
         assert asked(world, "2024-06-05 02:01") == []
         assert "it answered HTTP 404; check DATALAKE_ALERT_WEBHOOK" in world.skipped
-        assert "tried again with the next tick" in world.skipped
+        assert "the next tick tries again" in world.skipped
         for now in ("2024-06-05 02:02", "2024-06-05 02:03"):
             assert asked(world, now) == []
 
@@ -449,7 +450,7 @@ def test_over_two_weeks_it_asks_for_each_session_once_and_for_nothing_else(
     [
         (
             "2024-11-28 22:05",
-            "2024-11-28 was no session but a holiday or a special closure of the exchange",
+            "2024-11-28 was not a session but a holiday or a special closure of the exchange",
         ),
         ("2023-12-29 22:05", "2023-12-29 is before the first session, 2024-01-02"),
     ],

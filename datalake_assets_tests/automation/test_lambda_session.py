@@ -304,7 +304,7 @@ def silent(event: Any, context: Any) -> Any:
     ("functions", "told"),
     [
         ({FUNCTION: crashing}, "Runtime exited with error: signal: killed"),
-        ({FUNCTION: silent}, "no answer of it was found in the end of its log"),
+        ({FUNCTION: silent}, "the end of its log has no answer"),
         ({}, "Function not found: collect-session"),
     ],
 )

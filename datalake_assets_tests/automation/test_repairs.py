@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
-from datalake_assets.automation.repairs import AT_ONCE, PATIENCE, Broken, Holes
+from datalake_assets.automation.repairs import AT_ONCE, RETRIES, Broken, Holes
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -60,11 +60,11 @@ def test_few_repairs_are_under_way_at_once(running: int) -> None:
     assert len(chosen) == max(0, AT_ONCE - running)
 
 
-@pytest.mark.parametrize("tries", [PATIENCE.attempts - 1, PATIENCE.attempts])
+@pytest.mark.parametrize("tries", [RETRIES.attempts - 1, RETRIES.attempts])
 def test_the_last_repair_is_said_to_be_the_last(tries: int) -> None:
     chosen, told = holes(1, tries=tries).choose(NOW, busy={}, running=0, left=9)
-    assert [repair.last for repair in chosen] == [True] * (PATIENCE.attempts - tries)
-    assert ("given up" in told[0]) == (not chosen)
+    assert [repair.last for repair in chosen] == [True] * (RETRIES.attempts - tries)
+    assert ("gave up" in told[0]) == (not chosen)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_the_last_repair_is_said_to_be_the_last(tries: int) -> None:
     [(0, "it is complete, but did not pass its audit"), (1, "1 symbol is missing")],
 )
 def test_what_is_given_up_is_said_with_what_is_wrong_with_it(missing: int, why: str) -> None:
-    _, (told,) = holes(missing, tries=PATIENCE.attempts).choose(NOW, busy={}, running=0, left=9)
-    assert f"2025-12-01: given up after {PATIENCE.attempts} repairs, {why}; type `" in told
+    _, (told,) = holes(missing, tries=RETRIES.attempts).choose(NOW, busy={}, running=0, left=9)
+    assert f"2025-12-01: gave up after {RETRIES.attempts} repairs, {why}; run `" in told
 
 
 @pytest.mark.parametrize(("minutes", "count"), [(59, 0), (60, 1), (61, 1)])
@@ -85,10 +85,10 @@ def test_the_next_repair_waits_for_its_pause(minutes: int, count: int) -> None:
 
 
 def test_what_somebody_else_is_about_is_left_to_them() -> None:
-    busy = {"2025-12-01": "run 1 is about it"}
+    busy = {"2025-12-01": "run 1 includes it"}
     chosen, told = holes(1, 1).choose(NOW, busy=busy, running=0, left=9)
     assert [repair.session for repair in chosen] == ["2025-12-02"]
-    assert "2025-12-01: run 1 is about it" in told
+    assert "2025-12-01: run 1 includes it" in told
 
 
 @given(st.lists(st.integers(0, 3_000), max_size=12), st.integers(0, 40), st.integers(0, 5))
@@ -212,13 +212,13 @@ def test_what_somebody_stopped_is_left_alone_for_a_day(hours: float, alone: bool
     assert bool(chosen) != alone
     if alone:
         assert told == (
-            "2025-12-01: its collection was stopped by hand, and it is left alone until "
-            "2025-12-10 00:00 UTC; to go on now, type "
+            "2025-12-01: its collection was stopped by hand, so it is not repaired until "
+            "2025-12-10 00:00 UTC; to continue now, run "
             "`datalake collect --session 2025-12-01 --repair`"
         )
 
 
-@pytest.mark.parametrize(("ahead", "waits"), [(PATIENCE.longest, True), (timedelta(1), False)])
+@pytest.mark.parametrize(("ahead", "waits"), [(RETRIES.longest, True), (timedelta(1), False)])
 def test_a_pause_noted_by_a_clock_that_was_wrong_is_not_kept(ahead: timedelta, waits: bool) -> None:
     found = holes(1)
     found.broken["2025-12-01"].not_before = (NOW + ahead).isoformat()

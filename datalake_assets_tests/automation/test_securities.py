@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from datalake_assets.automation.runs import FOR
+from datalake_assets.automation.runs import PURPOSE
 from datalake_assets.securities.decisions import ACCEPT, Decision, decide
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.world import World, utc
@@ -25,7 +25,7 @@ def session(world: World, at: str) -> None:
 def derived(world: World, *, good: bool = True) -> str:
     """The sensor asks for one run, which takes a minute."""
     (request,) = world.tick("securities_follow")
-    assert request.tags[FOR] == "securities"
+    assert request.tags[PURPOSE] == "securities"
     run = world.launch(request, "securities_job").run_id
     assert not world.tick("securities_follow")
     world.clock.time = world.clock.time.replace(minute=world.clock.time.minute + 1)
@@ -38,15 +38,17 @@ def test_both_are_derived_once_after_a_session_after_actions_and_after_a_decisio
 ) -> None:
     world = World(tmp_path, utc("2025-11-26 21:00"))
     assert not world.tick("securities_follow")
-    assert "no session, no action" in world.skipped
+    assert "no new session, action" in world.skipped
     session(world, "2025-11-26 22:00")
     world.clock.time = utc("2025-11-26 22:10")
     assert derived(world).endswith("#1")
     assert not world.tick("securities_follow")
-    assert "came since they were derived" in world.skipped
+    assert "since the last derivation" in world.skipped
 
     world.clock.time = utc("2025-11-26 22:30")
-    actions = world.launch(dg.RunRequest(tags={FOR: "corporate actions"}), "corporate_actions_job")
+    actions = world.launch(
+        dg.RunRequest(tags={PURPOSE: "corporate actions"}), "corporate_actions_job"
+    )
     world.end(actions.run_id, good=True, materialized=[None], asset=ACTIONS)
     derived(world)
     world.clock.time = utc("2025-11-27 12:00")

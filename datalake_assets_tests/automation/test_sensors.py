@@ -124,9 +124,9 @@ def test_sessions_too_old_to_be_caught_up_with_are_named_with_what_to_type(tmp_p
     assert world.tick("new_sessions") == []
 
     assert world.skipped == (
-        "2025-12-05, the newest one, is there; "
-        "2025-12-08 is collected from 2025-12-08 22:00 UTC on; "
-        "7 older sessions are missing, which is a backfill: "
+        "the newest session, 2025-12-05, is published; "
+        "2025-12-08 is collected from 2025-12-08 22:00 UTC; "
+        "7 older sessions are missing and need a backfill: "
         "`datalake backfill --from 2025-11-24 --to 2025-12-03`"
     )
 
@@ -156,7 +156,7 @@ def test_what_a_run_is_about_already_is_left_alone(
     )
 
     assert world.tick("new_sessions") == []
-    assert world.skipped == f"2025-12-05: run {run.run_id[:8]} is about it"
+    assert world.skipped == f"2025-12-05: run {run.run_id[:8]} includes it"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_run_that_died_is_not_waited_for(
     assert found is not None
     assert found.is_finished is not waited_for
     if waited_for:
-        assert world.skipped == f"2025-12-05: run {run.run_id[:8]} is about it"
+        assert world.skipped == f"2025-12-05: run {run.run_id[:8]} includes it"
 
 
 def test_a_run_of_the_sensor_that_died_was_an_attempt(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_three_hundred_broken_sessions_are_healed_in_the_days_expected_within_th
     assert spent == {"2025-12-09": 120, "2025-12-10": 120, "2025-12-11": 60}
     assert healed == sorted(healed), "oldest harm first"
     world.tick("repair")
-    assert world.skipped == "no session has holes"
+    assert world.skipped == "no session is incomplete"
 
 
 def test_a_repair_may_use_what_is_left_of_the_day_and_no_more(tmp_path: Path) -> None:
@@ -355,14 +355,14 @@ def test_what_can_not_be_healed_is_told_and_not_asked_for_for_ever(tmp_path: Pat
 
     assert asked == 3
     assert world.skipped == (
-        "2025-11-24: given up after 3 repairs, 3 symbols are missing; type "
+        "2025-11-24: gave up after 3 repairs, 3 symbols are missing; run "
         "`datalake collect --session 2025-11-24 --repair`"
     )
     fail(lake, day, 2)  # somebody found one of them
     assert len(world.tick("repair")) == 1
     mend(lake, day)
     assert world.tick("repair") == []
-    assert world.skipped == "no session has holes"
+    assert world.skipped == "no session is incomplete"
 
 
 def test_a_session_that_waits_in_incomplete_is_repaired(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_a_session_that_waits_in_incomplete_is_repaired(tmp_path: Path) -> None:
     lake.publish(whole, [])
     world.clock.time += timedelta(hours=2)
     assert world.tick("repair") == []
-    assert world.skipped == "no session has holes"
+    assert world.skipped == "no session is incomplete"
 
 
 def test_the_newest_sessions_are_left_to_the_sensor_that_collects_them(tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_a_year_is_published_once_after_its_sessions_and_not_while_they_are_coll
     world.end(run.run_id, good=True)
 
     assert world.tick("years_follow") == []
-    assert world.skipped == "every year shows its sessions as they are"
+    assert world.skipped == "every year is up to date"
     world.clock.time += timedelta(minutes=1)
     fail(lake, date(2024, 12, 31), 1)  # another file with the same bars, as a copy is
     assert world.tick("years_follow") == []
@@ -454,8 +454,7 @@ def test_a_year_that_can_not_be_published_is_tried_with_growing_pauses_and_given
 
     assert asked == [0, 10, 40, 130, 400, 1120, 1840]
     assert world.skipped == (
-        "2025: given up after 7 attempts; see its last run, then type "
-        "`datalake publish --year 2025`"
+        "2025: gave up after 7 attempts; see the last run, then run `datalake publish --year 2025`"
     )
 
 
@@ -476,7 +475,7 @@ def test_the_report_is_written_once_after_all_that_happened(tmp_path: Path) -> N
     )
     world.end(one.run_id, good=True, materialized=["2025-12-04"])
     assert world.tick("report_follows") == []
-    assert world.skipped == "1 partitions are still being worked on"
+    assert world.skipped == "1 partitions are still in progress"
 
     world.clock.time = utc("2025-12-05 22:10")
     world.end(other.run_id, good=False)
@@ -486,7 +485,7 @@ def test_the_report_is_written_once_after_all_that_happened(tmp_path: Path) -> N
     world.clock.time = utc("2025-12-05 22:11")
     world.end(report.run_id, good=True, materialized=[None], asset=LAKE_REPORT)
     assert world.tick("report_follows") == []
-    assert world.skipped == "nothing happened since the report was written"
+    assert world.skipped == "nothing has changed since the last report"
 
 
 @pytest.mark.parametrize(
@@ -529,7 +528,7 @@ def test_a_report_that_failed_is_tried_again_with_growing_pauses_and_given_up(
 
     assert asked == [0, 10, 40, 130, 400, 1120, 1840]
     assert world.skipped == (
-        "lake_report: given up after 7 attempts; see its last run, then type "
+        "lake_report: gave up after 7 attempts; see the last run, then run "
         "`dagster asset materialize -m datalake_assets.definitions --select lake_report`"
     )
     world.end(run.run_id, good=True, materialized=["2025-12-08"])

@@ -14,7 +14,7 @@ from dagster._core.events import DagsterEvent, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
 from dagster._core.test_utils import create_run_for_test
 
-from datalake_assets.automation.runs import FOR
+from datalake_assets.automation.runs import PURPOSE
 from datalake_assets.collection.clock import Clock
 from datalake_assets.definitions import build_definitions
 from datalake_assets.resources import LakeResource
@@ -89,7 +89,7 @@ class World:
             status=dg.DagsterRunStatus.STARTED,
             tags={**request.tags, "dagster/partition": partition},
         )
-        return Asked(self.clock.time, request.tags[FOR], partition, run.run_id)
+        return Asked(self.clock.time, request.tags[PURPOSE], partition, run.run_id)
 
     def end(
         self,

@@ -154,13 +154,13 @@ def test_a_row_without_its_date_its_symbol_or_its_id_costs_itself_and_is_named(k
     [
         ({"ex_date": "2026-02-30"}, "its ex_date is no day: '2026-02-30'"),
         ({"ex_date": "20260219"}, "its ex_date is no day: '20260219'"),
-        ({"rate": "much"}, "its rate is no number: 'much'"),
-        ({"rate": "NaN"}, "its rate is no number: 'NaN'"),
-        ({"rate": True}, "its rate is no number: True"),
-        ({"rate": [1]}, "its rate is no number: [1]"),
-        ({"symbol": 7}, "its symbol is no text: 7"),
-        ({"cusip": 7}, "its cusip is no text: 7"),
-        ({"currency": 7}, "its currency is no text: 7"),
+        ({"rate": "much"}, "its rate is not a number: 'much'"),
+        ({"rate": "NaN"}, "its rate is not a number: 'NaN'"),
+        ({"rate": True}, "its rate is not a number: True"),
+        ({"rate": [1]}, "its rate is not a number: [1]"),
+        ({"symbol": 7}, "its symbol is not a text: 7"),
+        ({"cusip": 7}, "its cusip is not a text: 7"),
+        ({"currency": 7}, "its currency is not a text: 7"),
     ],
 )
 def test_a_field_that_is_something_else_costs_its_row(spoiled: dict[str, Any], why: str) -> None:
@@ -230,11 +230,11 @@ def test_no_lists_are_no_actions() -> None:
     [
         (b"", "can't be read"),
         (body(cash_dividends=[BASE])[:-4], "can't be read"),
-        (b'{"corporate_actions": null, "next_page_token": null}', "tells nothing"),
+        (b'{"corporate_actions": null, "next_page_token": null}', "nothing can be concluded"),
         (b'{"corporate_actions": []}', "can't be read"),
         (b'{"next_page_token": null}', "can't be read"),
-        (body(cash_dividends={}), "cash_dividends of the answer is no list"),
-        (body(cash_dividends=None), "cash_dividends of the answer is no list"),
+        (body(cash_dividends={}), "cash_dividends in the answer is not a list"),
+        (body(cash_dividends=None), "cash_dividends in the answer is not a list"),
         (b'{"corporate_actions": {}, "next_page_token": 7}', "can't be read"),
     ],
 )

@@ -203,7 +203,7 @@ def test_a_server_that_drips_its_answer_is_left_at_the_total_time(
     exchange: ExchangeServer,
 ) -> None:
     error = failing(disturbed(exchange, "drip", seconds=20.0), read=5.0, total=1.2)
-    assert "no whole answer in 1.2 s" in str(error)
+    assert "no complete answer in 1.2 s" in str(error)
 
 
 def test_a_slow_answer_within_its_times_arrives_whole(exchange: ExchangeServer) -> None:
@@ -220,14 +220,14 @@ def test_the_total_time_counts_the_wait_for_the_headers_too() -> None:
     late = raw(b"", head + b"{}", pause=0.8)
     with peer(late) as slow:
         error = failing(slow.url, read=10.0, total=0.3)
-    assert "no whole answer in 0.3 s" in str(error)
+    assert "no complete answer in 0.3 s" in str(error)
 
 
 def test_nobody_listening_is_told_as_such() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     error = failing(f"http://127.0.0.1:{port}")
-    assert "no connection: is the server up" in str(error)
+    assert "no connection: is the server running" in str(error)
 
 
 def test_a_host_that_takes_no_connection_is_left_at_the_connect_time() -> None:
@@ -469,7 +469,7 @@ def test_a_proxy_that_is_not_there_may_be_tried_again(environment: Callable[...,
     environment(HTTP_PROXY=f"http://user:secret@127.0.0.1:{port}")
     with transport() as sending, pytest.raises(TransientError) as caught:
         sending.get("http://data.example/", {}, KEYS, MOST)
-    assert "the proxy that the environment names does not let it through" in str(caught.value)
+    assert "the proxy in the environment does not allow it" in str(caught.value)
     assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -530,7 +530,7 @@ def test_a_proxy_that_wants_a_login_for_a_tunnel_is_told_as_such(
 ) -> None:
     with proxy(status=407) as between, transport() as sending:
         environment(HTTPS_PROXY=between.url)
-        with pytest.raises(TransientError, match="does not let it through .*407"):
+        with pytest.raises(TransientError, match="does not allow it .*407"):
             sending.get("https://data.example/v2", {}, KEYS, MOST)
 
 
@@ -539,7 +539,7 @@ def test_a_bundle_that_is_not_there_is_refused_by_its_variable(
     name: str, environment: Callable[..., None], tmp_path: Path
 ) -> None:
     environment(**{name: str(tmp_path / "none.pem")})
-    with transport() as sending, pytest.raises(RefusedError, match=f"{name} names no file"):
+    with transport() as sending, pytest.raises(RefusedError, match=f"{name} names neither a file"):
         sending.get("https://data.example/", {}, {}, MOST)
 
 
@@ -644,5 +644,5 @@ def test_the_log_of_the_pool_has_no_keys(caplog: pytest.LogCaptureFixture) -> No
 @pytest.mark.parametrize("name", ["connect", "read", "total"])
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
 def test_a_timeout_is_a_positive_time(name: str, seconds: float) -> None:
-    with pytest.raises(ValueError, match=f"a timeout is a positive time, not {name}="):
+    with pytest.raises(ValueError, match=f"a timeout must be positive, not {name}="):
         Timeouts(**{name: seconds})

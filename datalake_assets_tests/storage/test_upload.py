@@ -521,7 +521,7 @@ def test_the_command_uploads_a_folder_and_exits_with_0(s3_lake_uri: str, folder:
     assert store.list("") == [f"data/{n:03d}" for n in range(60)]
     assert store.get("data/007") == b"data/007"
     table = shown(result)
-    assert (table["objects uploaded"], table["failed"], table["not done"]) == ("60", "0", "0")
+    assert (table["objects uploaded"], table["failed"], table["not uploaded"]) == ("60", "0", "0")
     assert int(table["objects a second"].replace(",", "")) > 0
     assert "60/60 objects" in result.stderr
 
@@ -574,7 +574,7 @@ def test_an_expired_token_ends_the_upload_early_and_the_same_command_completes_i
     result = invoke(str(folder), s3_lake_uri, "--workers", "1")
     assert result.exit_code == 1
     table = shown(result)
-    assert (table["objects uploaded"], table["failed"], table["not done"]) == ("10", "20", "30")
+    assert (table["objects uploaded"], table["failed"], table["not uploaded"]) == ("10", "20", "30")
     assert f"{HOPELESS} objects in a row were refused" in result.stderr
     assert "ExpiredToken" in result.stderr
     proxy.meet()
@@ -603,10 +603,10 @@ def test_wrong_input_is_told_before_anything_is_sent(folder: Path, tmp_path: Pat
     write(tmp_path, "odd/a b")
     for arguments, told in (
         ((str(tmp_path / "nothing"), "s3://bucket/x"), "No such file or directory"),
-        ((str(tmp_path / "empty"), "s3://bucket/x"), "there is no file in"),
+        ((str(tmp_path / "empty"), "s3://bucket/x"), "has no files"),
         ((str(tmp_path / "odd"), "s3://bucket/x"), "is no key"),
         ((str(folder), "gs://bucket/x"), "no other scheme"),
-        ((str(folder), "memory://"), "kept nowhere"),
+        ((str(folder), "memory://"), "is not persistent"),
         ((str(folder), "s3://bucket/x"), "NoCredentials"),
         ((str(folder), str(tmp_path / "out"), "--workers", "0"), "--workers"),
     ):
