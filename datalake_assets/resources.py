@@ -183,7 +183,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=500, ge=1, description="Symbols named by one request at most (URL length)."
     )
     bars_per_request: int = Field(
-        default=9900,
+        default=9930,
         ge=1,
         le=10_000,
         description="Bars asked for by one request at most: just below a page of 10,000.",
