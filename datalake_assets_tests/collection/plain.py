@@ -22,6 +22,9 @@ from datalake_assets_tests.collection.tables import table
 
 Row = dict[str, Any]
 
+Judged = tuple[Verdict, float | None, tuple[str, ...]]
+"""Verdict, value and offenders of a rule."""
+
 
 @dataclass
 class Answer:
@@ -53,7 +56,7 @@ def _session(day: date, answers: Mapping[Chunk, Answer | None]) -> tuple[pa.Tabl
                 failed[symbol] = answer.error
             elif (rows := _distinct(answer, symbol, day)) and len(rows) > 1:
                 failed[symbol] = "the source gave two different bars for this session"
-            elif why := _odd(answer, symbol, day):
+            elif why := _odd(answer, symbol, day, chunk):
                 failed[symbol] = why
             elif rows:
                 (bars[symbol],) = rows
@@ -72,15 +75,14 @@ def _distinct(answer: Answer, symbol: str, day: date) -> list[Row]:
     return found
 
 
-def _odd(answer: Answer, symbol: str, day: date) -> str | None:
+def _odd(answer: Answer, symbol: str, day: date, chunk: Chunk) -> str | None:
     """Why a symbol's bar of a day can't be used, in the words of the first odd item about it.
 
-    Of which session an item is may be unknown: then it may be any without a bar.
+    One that is of no session of the chunk, or nobody knows of which, may be of any without a bar.
     """
     for item in answer.odd:
-        if item.symbol == symbol and (
-            item.session == day or (item.session is None and not _distinct(answer, symbol, day))
-        ):
+        somewhere = item.session not in chunk.sessions and not _distinct(answer, symbol, day)
+        if item.symbol == symbol and (item.session == day or somewhere):
             return item.why
     return None
 
@@ -91,22 +93,23 @@ def audit(
     before: Sequence[Set[str]],
     limits: Thresholds,
     inactive: Set[str],
-) -> dict[str, tuple[Verdict, float | None, tuple[str, ...]]]:
+) -> dict[str, Judged]:
     """For each rule its verdict, its value, and all of its offenders."""
     present, asked = set(ledger.present), set(ledger.symbols)
     known = [set(symbols) & asked for symbols in before]
     rows = bars.to_pylist()
+    others = sorted({row["session"] for row in rows} - {ledger.session})
+    unread = (Verdict.FAIL, None, ())
     return {
         "success_rate": _success_rate(ledger, limits),
         "coverage": _coverage(present, known, inactive, limits),
-        "schema": _absolute(sorted(f"session: bars of {day}" for day in _others(rows, ledger))),
-        "one_row_per_symbol": _absolute(_apart([row["symbol"] for row in rows], present)),
-        "valid_prices": _valid_prices(rows, limits),
+        "schema": _absolute([f"session: bars of {day}" for day in others]),
+        "one_row_per_symbol": unread
+        if others
+        else _absolute(_apart([row["symbol"] for row in rows], present)),
+        "valid_prices": unread if others else _valid_prices(rows, limits),
         "row_count": _row_count(len(present), [len(symbols) for symbols in known], limits),
     }
-
-
-Judged = tuple[Verdict, float | None, tuple[str, ...]]
 
 
 def judged(findings: Iterable[Finding]) -> dict[str, Judged]:
@@ -143,10 +146,6 @@ def _coverage(
     share = (len(expected) - len(silent)) / len(expected)
     few = len(silent) <= limits.silent_allowed and len(silent) < len(expected)
     return _share(share >= limits.coverage, few), share, tuple(silent)
-
-
-def _others(rows: Sequence[Row], ledger: Ledger) -> set[date]:
-    return {row["session"] for row in rows} - {ledger.session}
 
 
 def _apart(symbols: Sequence[str], present: Set[str]) -> list[str]:
