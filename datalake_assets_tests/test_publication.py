@@ -6,8 +6,9 @@ import csv
 import gzip
 import importlib.util
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
@@ -41,12 +42,12 @@ from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.coverage import coverage
 from datalake_assets.lake.session_file import Session
-from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.writer import LakeWriter, Prepared
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
 from datalake_assets.storage import layout
-from datalake_assets.storage.store import Store, open_store
+from datalake_assets.storage.store import Store, StoreError, open_store
 from datalake_assets_tests.collection.tables import bar, every, names, table
 from datalake_assets_tests.fakes import FakeClock, ScriptedSource
 from datalake_assets_tests.lake.files import alike_but_for
@@ -478,6 +479,106 @@ def test_two_repairs_that_answer_at_the_same_moment_are_merged(uri: str) -> None
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(repair, (first, second)))
     assert_whole(lake)
+
+
+# Sessions are encoded while others are audited
+
+
+class Encoding(LakeWriter):
+    """A lake in which something happens before a session is encoded."""
+
+    def __init__(self, store: Store, before: Callable[[date], object]) -> None:
+        super().__init__(store)
+        self._before = before
+
+    def prepare(self, session: Session, findings: Sequence[Finding]) -> Prepared:
+        self._before(session.ledger.session)
+        return super().prepare(session, findings)
+
+
+def test_sessions_are_written_in_their_order_however_long_each_takes_to_encode() -> None:
+    def unhurried(day: date) -> None:
+        time.sleep(0.05 if day in DAYS[::3] else 0)
+
+    store = WatchedStore(new_lake().store)
+    source = ScriptedSource(every(SYMBOLS, DAYS))
+    outcomes = collect(Encoding(store, unhurried), source, dict.fromkeys(DAYS, SYMBOLS))
+    assert list(outcomes) == DAYS
+    written = [key for verb, key in store.written if verb == "replace"]
+    assert written == [layout.session_key(day) for day in DAYS]
+    # Each is held against those before it, though they were not written yet.
+    assert {finding(outcome, "coverage").value for outcome in outcomes.values()} == {None, 1.0}
+    assert finding(outcomes[DAYS[1]], "coverage").value == 1.0
+
+
+@pytest.mark.parametrize("error", [StoreError("no space left"), MemoryError()])
+@pytest.mark.parametrize("broken", [0, 2, 6])
+def test_a_session_that_cannot_be_encoded_costs_none_of_those_before_it_and_no_answer(
+    broken: int, error: Exception
+) -> None:
+    def fails(day: date) -> None:
+        if day == DAYS[broken]:
+            raise error
+
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
+    wanted, clock = dict.fromkeys(DAYS, SYMBOLS), FakeClock()
+    with pytest.raises(type(error)):
+        collect(Encoding(lake.store, fails), source, wanted, clock=clock)
+    assert (lake.sessions(), lake.incomplete()) == (DAYS[:broken], DAYS[broken:])
+    requests = len(source.requests)
+    collect(lake, source, wanted, repair=True, clock=clock)
+    assert (lake.sessions(), lake.incomplete()) == (DAYS, [])
+    assert len(source.requests) == requests
+
+
+def test_a_session_that_cannot_be_looked_for_is_told_when_its_turn_comes() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
+    lost = frozenset(SYMBOLS[:1])  # so that what is published of it is looked for at once
+
+    def fails(day: date) -> None:
+        if day == DAYS[3]:
+            raise StoreError("no connection")
+
+    with pytest.raises(StoreError, match="no connection"):
+        collect(
+            Encoding(lake.store, fails), without(source, lost, GONE), dict.fromkeys(DAYS, SYMBOLS)
+        )
+    assert (lake.sessions(), lake.incomplete()) == (DAYS[:3], DAYS[3:])
+
+
+def test_what_somebody_else_published_meanwhile_is_known_to_the_sessions_after_it() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS, DAYS)), FakeClock()
+    failing = without(source, frozenset(SYMBOLS[:1]), GONE)
+
+    def meanwhile() -> None:
+        collect(lake, source, {MONDAY: SYMBOLS}, clock=clock)
+
+    interlude = Interlude(1, False, meanwhile)
+    watched = LakeWriter(WatchedStore(lake.store, **interlude.moments))
+    outcomes = collect(watched, failing, dict.fromkeys(DAYS[:3], SYMBOLS), clock=clock)
+    assert interlude.happened
+    assert outcomes[MONDAY].ledger.present == SYMBOLS  # with the other's bar
+    # So a bar of it is expected of the sessions after it, also of those audited by then.
+    assert [finding(outcomes[day], "coverage").value for day in DAYS[1:3]] == [0.995, 0.995]
+
+
+def test_a_repair_whose_session_another_repair_wrote_goes_on_from_there() -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS, DAYS)), FakeClock()
+    wanted = dict.fromkeys(DAYS[:4], SYMBOLS)
+    collect(lake, without(source, frozenset(LOST), GONE), wanted, clock=clock)
+    assert lake.incomplete() == DAYS[:4]
+    clock.advance(60)
+
+    def meanwhile() -> None:
+        collect(lake, source, wanted, repair=True, clock=clock)
+
+    interlude = Interlude(3, False, meanwhile)  # two writes a session
+    watched = LakeWriter(WatchedStore(lake.store, **interlude.moments))
+    outcomes = collect(watched, source, wanted, repair=True, clock=clock)
+    assert interlude.happened
+    assert list(outcomes) == DAYS[:4]
+    assert (lake.sessions(), lake.incomplete()) == (DAYS[:4], [])
+    assert [lake.read(day).ledger.present for day in DAYS[:4]] == [SYMBOLS] * 4
 
 
 def test_a_repair_also_mends_a_session_that_was_published_with_a_few_failures() -> None:

@@ -24,6 +24,10 @@ WINDOW = 63
 32 requests (157 symbols x 63 sessions) and about 30 MB as Arrow. A shorter window packs worse; a
 longer one uses more memory and loses more in a crash."""
 
+_SHORTEST = 56
+"""Sessions of a window at least, where it is known what they bring: the last request of a window is
+half empty on average, and a window that is some sessions shorter fills it."""
+
 
 Expected = Callable[[Sequence[date]], Callable[[str], float]]
 """How many bars to expect of a symbol in some sessions."""
@@ -34,12 +38,13 @@ class Packing:
     """The limits of one request.
 
     Args:
-        bars: The most bars in one request: just below the page limit of 10,000.
+        bars: The most bars in one request: just below the page limit of 10,000, and by
+            more than the 63 by which requests of a window differ that are packed by a survey.
         symbols: The most symbols in one request. Alpaca documents no limit, but URLs have one: 500
             names are about 3.5 KB, and web servers accept 8 KB by default.
     """
 
-    bars: int = 9_900
+    bars: int = 9_930
     symbols: int = 500
 
     def __post_init__(self) -> None:
@@ -128,10 +133,10 @@ def plan_each(
     days = sorted(wanted)
     if odd := [day for day in days if not market_calendar.is_session(day)]:
         raise ValueError(f"not a trading session, so nothing can be planned for it: {odd[0]}")
-    # Usually all sessions share one set of symbols, so each set is sorted once.
-    distinct = {tuple(symbols) for symbols in wanted.values()}
-    ordered = {symbols: tuple(sorted(set(symbols))) for symbols in distinct}
-    asked = [(day, ordered[tuple(wanted[day])]) for day in days]
+    # Usually all sessions share one set of symbols, one object, so each set is sorted once.
+    distinct = {id(symbols): symbols for symbols in wanted.values()}
+    ordered = {each: tuple(sorted(set(symbols))) for each, symbols in distinct.items()}
+    asked = [(day, ordered[id(wanted[day])]) for day in days]
     chunks: list[Chunk] = []
     for symbols, alike in groupby(asked, key=lambda pair: pair[1]):
         for run in _consecutive([day for day, _ in alike]):
@@ -141,6 +146,46 @@ def plan_each(
                 else _pack_by(expected(run), symbols, run, packing)
             )
     return Plan(tuple(chunks))
+
+
+def plan_windows(
+    wanted: Mapping[date, Sequence[str]],
+    packing: Packing | None = None,
+    expected: Expected | None = None,
+) -> list[tuple[tuple[date, ...], Plan]]:
+    """Split sessions into windows and pack each: its sessions, and its plan.
+
+    Args:
+        wanted: As for `plan_each`.
+        packing: As for `plan_each`.
+        expected: As for `plan_each`. Where it is known what sessions bring, a window is as long as
+            fills its requests best.
+    """
+    packing = packing or Packing()
+    days, found = sorted(wanted), []
+    while days:
+        size = min(len(days), WINDOW)
+        if expected is not None and len(days) > _SHORTEST:
+            size = _best_size(wanted, days[:size], packing, expected)
+        window, days = tuple(days[:size]), days[size:]
+        plan = plan_each({day: wanted[day] for day in window}, packing, expected)
+        found.append((window, plan))
+    return found
+
+
+def _best_size(
+    wanted: Mapping[date, Sequence[str]], days: list[date], packing: Packing, expected: Expected
+) -> int:
+    """How many of the first of these sessions take the fewest requests for each of them."""
+    symbols = wanted[days[0]]
+    a_session = sum(map(expected(days), symbols)) / len(days)
+    least = math.ceil(len(symbols) / packing.symbols)
+
+    def requests(size: int) -> float:
+        # A thousandth more: symbols are not split, so no request is quite full.
+        return max(least, math.ceil(a_session * size * 1.001 / packing.bars)) / size
+
+    return min(range(len(days), _SHORTEST - 1, -1), key=requests)
 
 
 def windows(sessions: Iterable[date], size: int = WINDOW) -> list[tuple[date, ...]]:

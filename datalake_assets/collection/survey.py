@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from itertools import groupby
 from typing import Protocol
 
@@ -76,8 +77,8 @@ class Survey:
             passed = (days[len(days) // 2].timetuple().tm_yday - 0.5) / 366
             spans.append((year, len(days), passed))
 
-        def bars(symbol: str) -> float:
-            years = self.years.get(symbol)
+        @cache  # thousands of symbols traded in the same years
+        def in_all(years: frozenset[int] | None) -> float:
             if years is None:
                 return float(len(sessions))
             total = 0.0
@@ -92,7 +93,7 @@ class Survey:
                 total += share * count
             return total
 
-        return bars
+        return lambda symbol: in_all(self.years.get(symbol))
 
 
 def survey(

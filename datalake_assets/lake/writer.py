@@ -307,6 +307,8 @@ def _at(session: Session) -> datetime:
 def completed(session: Session, earlier: Session) -> Session:
     """The session, with the earlier answers for the symbols that it failed to ask or to get."""
     told = earlier.ledger
+    if not session.ledger.missing:
+        return session
     if told.session != session.ledger.session:
         return session  # somebody put another session in its place, which this one mends
     answered = frozenset((*told.present, *told.no_print))

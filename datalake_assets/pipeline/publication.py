@@ -29,7 +29,7 @@ from datalake_assets.collection.audit import (
 from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Collection, Fetch
-from datalake_assets.collection.plan import Packing, Plan, plan_each, windows
+from datalake_assets.collection.plan import Packing, Plan, plan_windows
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, State, Statistics
@@ -178,17 +178,9 @@ class Publication:
             self._standing.add(day)
             if found.published and not missing:
                 self._whole.add(day)
-        self._windows = [
-            (
-                days,
-                plan_each(
-                    {day: self._asked[day] for day in days},
-                    options.packing,
-                    survey.expected if survey and survey.covers(days) else None,
-                ),
-            )
-            for days in windows(self._asked)
-        ]
+        known = survey is not None and survey.covers(self._asked)
+        expected = survey.expected if survey is not None and known else None
+        self._windows = plan_windows(self._asked, options.packing, expected)
 
     @property
     def plan(self) -> Plan:

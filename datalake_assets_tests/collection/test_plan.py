@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
-from datalake_assets.collection.plan import WINDOW, Chunk, Packing, Plan, plan, plan_each, windows
+from datalake_assets.collection.plan import (
+    WINDOW,
+    Chunk,
+    Packing,
+    Plan,
+    plan,
+    plan_each,
+    plan_windows,
+    windows,
+)
 from datalake_assets.collection.survey import Survey
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, names
 
@@ -179,6 +188,42 @@ def test_a_window_of_5000_symbols_takes_32_requests() -> None:
     assert max(len(chunk.symbols) for chunk in made.chunks) <= 157
 
 
+@unhurried
+@given(
+    st.dictionaries(st.sampled_from(DECADE[:200]), some_names, max_size=150),
+    packings,
+    st.floats(0, 1) | st.none(),
+)
+def test_windows_hold_every_session_once_and_are_packed_each_on_its_own(
+    wanted: dict[date, list[str]], packing: Packing, share: float | None
+) -> None:
+    expected = None if share is None else lambda days: lambda symbol: share * len(days)
+    found = plan_windows(wanted, packing, expected)
+    assert [day for days, _ in found for day in days] == sorted(wanted)
+    for days, made in found:
+        assert made == plan_each({day: wanted[day] for day in days}, packing, expected)
+    lengths = [len(days) for days, _ in found]
+    if expected is None:
+        assert lengths == [len(days) for days in windows(wanted)]
+    assert all(56 <= length <= WINDOW for length in lengths[:-1])
+
+
+@pytest.mark.parametrize(
+    ("bars", "length"),
+    [
+        (9_900, 63),  # each session fills a request
+        (1_000, 59),  # 5.9 pages in 6 requests, not 6.3 in 7
+        (10, 63),
+        (0, 63),
+    ],
+)
+def test_a_window_ends_where_its_last_request_is_about_full(bars: float, length: int) -> None:
+    found = plan_windows(
+        dict.fromkeys(YEAR, ("A",)), None, lambda days: lambda symbol: bars * len(days)
+    )
+    assert len(found[0][0]) == length
+
+
 # Packed by what is expected
 
 surveys = st.builds(
@@ -213,7 +258,7 @@ def test_no_request_names_too_many_symbols_or_expects_much_more_than_the_packing
     """Dealt like cards, the fullest hand has less than one symbol's bars above the mean.
 
     The mean is at most `packing.bars`, and a symbol has one bar in a session at most. So a
-    request expects less than `packing.bars` + its sessions: 9,963 of a page of 10,000 with the
+    request expects less than `packing.bars` + its sessions: 9,993 of a page of 10,000 with the
     usual packing in a window of 63.
     """
     for chunk in plan_each(dict.fromkeys(sessions, symbols), packing, survey.expected).chunks:
