@@ -13,7 +13,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -60,8 +59,6 @@ SPELLED_OUT = 5
 _UNANSWERED = ("failed", "pending")
 
 _READERS = 16
-_FOOTER_GUESS = 64 * 1024
-"""Bytes from the end of a manifest that hold the versions of its sessions."""
 
 
 class SessionState(StrEnum):
@@ -175,6 +172,7 @@ class YearNumbers:
         failed: Symbols to ask again, failed and pending, in the published sessions.
         behind: Sessions that the symbol-years don't show as they are now.
         whole: Whether the last publication of the symbol-years came to its end.
+        follows: The session with which the symbol-years follow, while they lag on purpose.
     """
 
     year: int
@@ -184,6 +182,7 @@ class YearNumbers:
     failed: int
     behind: int
     whole: bool
+    follows: date | None = None
 
     @property
     def due(self) -> int:
@@ -197,12 +196,14 @@ class YearNumbers:
 
     @property
     def current(self) -> bool:
-        """Do the symbol-years show the sessions as they are now?"""
-        return self.whole and not self.behind
+        """Do the symbol-years show the sessions as they are now, or lag on purpose?"""
+        return self.whole and not (self.behind and self.follows is None)
 
     @property
     def symbol_years(self) -> str:
         """How the symbol-years stand, in words."""
+        if self.behind and self.follows:
+            return f"follow on {self.follows:%m-%d}"
         if self.behind:
             return f"{_many(self.behind, 'session')} behind"
         if not self.whole:
@@ -417,7 +418,7 @@ class Overview:
 
     @property
     def behind(self) -> list[YearNumbers]:
-        """Years whose symbol-years don't show their published sessions as they are now."""
+        """Years whose symbol-years should show their published sessions as they are now."""
         return [year for year in self.years if not year.current]
 
     @property
@@ -611,6 +612,7 @@ def overview(
     now: datetime,
     requests_per_minute: int,
     chosen: Sequence[str] | None = None,
+    weekly: bool = False,
 ) -> Overview:
     """Look at a lake; one that is not there holds nothing.
 
@@ -621,6 +623,7 @@ def overview(
         now: The time, UTC.
         requests_per_minute: What the source's plan allows.
         chosen: The symbols that are collected instead of the source's list; None for all of it.
+        weekly: Whether the symbol-years of the running year follow once a week.
 
     Raises:
         StoreError: The lake can't be reached.
@@ -647,7 +650,7 @@ def overview(
     published = [day for day in states if states[day] in _PUBLISHED]
     damaged += _damaged(lake, held)
     bars = _bars(lake, published[-COMPARED - 1 :], damaged)
-    years = _years(lake, states, sessions, damaged)
+    years = _years(lake, states, sessions, damaged, now.date() if weekly else None)
     return Overview(
         now=now,
         uri=lake.store.uri,
@@ -754,7 +757,9 @@ def _years(
     states: Mapping[date, SessionState],
     sessions: Mapping[date, SessionNumbers],
     damaged: list[Damage],
+    today: date | None,
 ) -> list[YearNumbers]:
+    """The numbers of each year; `today` where the running one may lag on purpose."""
     now: dict[int, dict[date, str]] = defaultdict(dict)
     versions = lake.store.versions(layout.SESSIONS)
     for day in layout.dated(layout.SESSIONS, list(versions)):
@@ -763,7 +768,7 @@ def _years(
 
     def made_from(year: int) -> Manifest:
         try:
-            return _manifest(lake, year)
+            return SymbolYears(lake.store).without_symbols(year)
         except BrokenFileError:
             where = lake.store.url(layout.manifest_key(year))
             damaged.append(Damage.of_manifest(where, year))
@@ -785,21 +790,10 @@ def _years(
                 failed=sum(each.failed + each.pending for each in published),
                 behind=len(currency.behind(lake.store, manifest, now[year])),
                 whole=manifest.whole or not now[year],
+                follows=today and currency.follow_with(manifest, now[year], today),
             )
         )
     return found
-
-
-def _manifest(lake: Lake, year: int) -> Manifest:
-    """What the symbol-years were made from; an empty one when they never were made."""
-    key = layout.manifest_key(year)
-    try:
-        with suppress(BrokenFileError):  # the footer may be longer than guessed
-            tail = lake.store.tail(key, _FOOTER_GUESS)
-            return Manifest.without_symbols(tail, lake.store.url(key))
-    except FileNotFoundError:
-        return Manifest(year)
-    return SymbolYears(lake.store).manifest(year)
 
 
 def _measures(told: Sequence[SessionNumbers], bars: Mapping[date, pa.Table]) -> list[Measure]:
