@@ -76,10 +76,10 @@ def follow_with(manifest: Manifest, sessions: Iterable[date], today: date) -> da
 
 
 def _end_of_week(day: date) -> date:
-    """The last session of a day's week (Monday to Sunday); the day itself when it has none."""
-    monday = day - timedelta(days=day.weekday())
-    last = min(monday + timedelta(days=6), market_calendar.LAST)
-    return max(market_calendar.sessions(min(monday, last), last), default=day)
+    """The last session of a day's week (Monday to Sunday) in its year; else the day itself."""
+    sunday = day + timedelta(days=6 - day.weekday())
+    last = min(sunday, date(day.year, 12, 31), market_calendar.LAST)
+    return max(market_calendar.sessions(min(day, last), last), default=day)
 
 
 def unchanged(

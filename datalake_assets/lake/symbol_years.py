@@ -308,8 +308,11 @@ class SymbolYears:
         """
         deadline = self._clock.seconds() + seconds
         while self._clock.seconds() < deadline:
-            found = self.manifest(year)
-            if found.whole or found.run_id == run_id or self._clock.wait(1.0, stop):
+            found, version = self._manifest(year)
+            # Whoever is at work began with a manifest.
+            if version is None or found.whole or found.run_id == run_id:
+                return
+            if self._clock.wait(1.0, stop):
                 return
 
     def prove(self, year: int) -> Proof:
