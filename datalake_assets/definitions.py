@@ -123,7 +123,7 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
                 corporate_actions,
                 securities,
                 adjustment_factors,
-                build_lake_report(settings.first_session),
+                build_lake_report(settings.first_session, weekly=settings.running_year == "weekly"),
             ]
         ),
         asset_checks=[

@@ -132,6 +132,12 @@ def _function(text: str) -> str:
     return text
 
 
+def _weekly_or_daily(text: str) -> str:
+    if text.lower() not in ("weekly", "daily"):
+        raise ValueError("must be weekly or daily")
+    return text.lower()
+
+
 def _on_or_off(text: str) -> str:
     if text.lower() not in ("on", "off"):
         raise ValueError("must be on or off")
@@ -352,6 +358,15 @@ SETTINGS: tuple[Setting, ...] = (
         _whole(1, 1000),
     ),
     Setting(
+        "DATALAKE_RUNNING_YEAR",
+        "running_year",
+        "weekly",
+        "",
+        "when the files per symbol of the running year follow its sessions: weekly (with the last "
+        "session of a week) or daily",
+        _weekly_or_daily,
+    ),
+    Setting(
         "DATALAKE_AUTOMATION",
         "automation",
         "on",
@@ -460,6 +475,7 @@ class Settings:
     max_workers: int
     sessions_per_run: int
     upload_workers: int
+    running_year: Literal["weekly", "daily"]
     automation: Literal["on", "off"]
     collect_after_minutes: int
     catch_up_sessions: int

@@ -3,13 +3,16 @@
 Not here: how a year is made and proved (`lake/test_symbol_years`).
 """
 
-from datetime import date
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from datalake_assets.assets.failure import reason
+from datalake_assets.assets.symbol_year_ticks import PROVE_WRITTEN
 from datalake_assets.lake import symbol_year_file
 from datalake_assets.lake.symbol_years import OvertakenError, Published, SymbolYears
 from datalake_assets.storage import layout
@@ -31,7 +34,9 @@ from datalake_assets_tests.workbench import (
 JOB = "symbol_year_ticks_job"
 
 
-def publish(bench: Workbench, first: int = 2024, last: int = 2024) -> dg.ExecuteInProcessResult:
+def publish(
+    bench: Workbench, first: int = 2024, last: int = 2024, config: Mapping[str, Any] = QUIET
+) -> dg.ExecuteInProcessResult:
     span = {
         "dagster/asset_partition_range_start": str(first),
         "dagster/asset_partition_range_end": str(last),
@@ -41,7 +46,7 @@ def publish(bench: Workbench, first: int = 2024, last: int = 2024) -> dg.Execute
         .resolve_job_def(JOB)
         .execute_in_process(
             instance=bench.instance,
-            run_config=QUIET,
+            run_config=config,
             raise_on_error=False,
             **({"partition_key": str(first)} if first == last else {"tags": span}),
         )
@@ -86,6 +91,38 @@ def test_publishing_again_writes_only_what_changed(bench: Workbench) -> None:
     bench.run(TUESDAY)
 
     assert told(publish(bench))["uploaded"] == 3
+
+
+def test_a_run_that_follows_proves_what_it_wrote_and_all_of_the_year_every_four_weeks(
+    bench: Workbench,
+) -> None:
+    following = {**QUIET, **PROVE_WRITTEN}
+    bench.run(MONDAY, FRIDAY)
+    first = told(publish(bench, config=following))
+    assert (first["symbol_years_read"], first["uploaded"]) == (20, 20)
+
+    restated = {"open": 5.0, "high": 9.0, "low": 4.0, "close": 6.0, "vwap": 5.5}
+    bench.market = Market(names(20), changed={(symbol, TUESDAY): restated for symbol in names(3)})
+    bench.run(TUESDAY)
+    damaged = layout.symbol_year_key("AAT", 2024)
+    good = bench.lake.store.get(damaged)
+    bench.lake.store.put(damaged, good[:-9])
+    result = publish(bench, config=following)
+    assert told(result)["symbol_years_read"] == 3
+    assert agreement(result).description == (
+        "80 rows of 1 year are the same in both layouts: 3 symbol-years written and read back, "
+        "17 as they were last read"
+    )
+    assert bench.lake.store.get(damaged) != good
+
+    years = SymbolYears(bench.lake.store)
+    key, manifest = layout.manifest_key(2024), years.manifest(2024)
+    assert manifest.proved_at
+    for age, read in ((timedelta(days=27), 0), (timedelta(days=28), 20)):
+        aged = replace(manifest, proved_at=manifest.proved_at - age)
+        bench.lake.store.put(key, aged.encode())
+        assert told(publish(bench, config=following))["symbol_years_read"] == read
+    assert bench.lake.store.get(damaged) == good
 
 
 def test_several_years_are_one_run_and_each_its_own_materialization(bench: Workbench) -> None:

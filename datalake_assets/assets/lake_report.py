@@ -51,11 +51,12 @@ _AT_ONCE = 1_000
 """Dagster's UI shows markdown shorter than this at once; longer markdown takes a click."""
 
 
-def build_lake_report(first_session: date) -> dg.AssetsDefinition:
+def build_lake_report(first_session: date, *, weekly: bool = False) -> dg.AssetsDefinition:
     """The asset.
 
     Args:
         first_session: The first session that the lake should hold.
+        weekly: Whether the symbol-years of the running year follow once a week.
     """
 
     @dg.asset(
@@ -86,6 +87,7 @@ def build_lake_report(first_session: date) -> dg.AssetsDefinition:
             now=now,
             requests_per_minute=collector.requests_per_minute,
             chosen=collector.chosen_symbols,
+            weekly=weekly,
         )
         report = page.render(found).encode()
         target.store.put(layout.REPORT, report)

@@ -23,6 +23,7 @@ from datalake_assets.assets.daily_ticks import REQUESTS_TAG
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.assets.symbol_year_ticks import PROVE_WRITTEN
 from datalake_assets.automation import due, runs
 from datalake_assets.automation.following import RETRIES, follow
 from datalake_assets.automation.jobs import (
@@ -196,7 +197,8 @@ def _years_follow(settings: Settings) -> dg.SensorDefinition:
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
         description="Publish a year per symbol when its sessions changed and none of them is being "
-        "collected: once after a backfill, not once per session.",
+        "collected: once after a backfill, not once per session, and the running year once a week "
+        "(DATALAKE_RUNNING_YEAR).",
     )
     def years_follow(
         context: dg.SensorEvaluationContext,
@@ -205,7 +207,7 @@ def _years_follow(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         now = runs.begin_tick(context, clock)
         years = Years.remembered(context.cursor)
-        changed = years.look(open_store(lake.uri), now)
+        changed = years.look(open_store(lake.uri), now, weekly=settings.running_year == "weekly")
         graph = _graph(context)
         collecting = {day[:4] for day in _under_way(context)}
         publishing = runs.under_way(context.instance, SYMBOL_YEAR_TICKS, (YEARS_JOB,), graph)
@@ -222,8 +224,13 @@ def _years_follow(settings: Settings) -> dg.SensorDefinition:
             retries=RETRIES,
             by_hand="datalake publish --year {}",
         )
-        told = [verdict.why for verdict in verdicts] or ["every year is up to date"]
-        requests = _requests_of(YEAR, verdicts, since=changed)
+        told = [verdict.why for verdict in verdicts]
+        told += [
+            f"{year}: it follows with the session of {end}, the last of its week"
+            for year, (_, end) in years.waiting.items()
+        ]
+        told = told or ["every year is up to date"]
+        requests = _requests_of(YEAR, verdicts, since=changed, run_config=PROVE_WRITTEN)
         return _answer(context, requests, told, years.cursor())
 
     return years_follow
@@ -298,7 +305,10 @@ def _verdicts(
 
 
 def _requests_of(
-    purpose: str, verdicts: list[due.Verdict], since: Mapping[str, datetime] | None = None
+    purpose: str,
+    verdicts: list[due.Verdict],
+    since: Mapping[str, datetime] | None = None,
+    run_config: Mapping[str, Any] | None = None,
 ) -> list[dg.RunRequest]:
     """A run request for each partition that is due; the key distinguishes attempts and changes."""
     requests = []
@@ -309,6 +319,7 @@ def _requests_of(
                 dg.RunRequest(
                     run_key=f"{purpose} {verdict.partition}{changed} #{verdict.attempt}",
                     partition_key=verdict.partition,
+                    run_config=run_config,
                     tags={runs.PURPOSE: purpose},
                 )
             )

@@ -141,7 +141,13 @@ def _all(
     lake: LakeFiles, settings: Settings, year: int | None, known: _Known, progress: Progress
 ) -> Iterator[Examination]:
     besides = [*subjects(lake, Clock().now()), _testimony(lake)]
-    yield from examine(lake, None if year is None else [year], progress, besides=besides)
+    yield from examine(
+        lake,
+        None if year is None else [year],
+        progress,
+        besides=besides,
+        weekly=settings.running_year == "weekly",
+    )
     yield _records(lake, settings, year, known)
 
 

@@ -91,8 +91,12 @@ def materialize(settings: Settings, start: date, end: date, **options: float) ->
         _show_rounded(result)
         _show_universe(settings, start, end)
         # Even if a session did not pass: the others did, and readers can have them.
-        changed = behind(settings, range(start.year, end.year + 1))
-        good = _publish(settings, records, changed) and bool(result.success)
+        changed = due_years(settings, range(start.year, end.year + 1))
+        from datalake_assets.assets.symbol_year_ticks import PROVE_WRITTEN
+
+        good = _publish(settings, records, changed, PROVE_WRITTEN) and bool(result.success)
+        if end.year not in changed:
+            _show_waiting(settings, end.year)
         if _reach(settings) is None:
             tell(out, f"For adjusted prices and identities over renames: {command()} securities")
             return good
@@ -135,10 +139,22 @@ def derive_securities(settings: Settings) -> bool:
         return _derive(settings, records)
 
 
-def behind(settings: Settings, years: Iterable[int]) -> list[int]:
-    """Those of these years whose symbol-years are out of date."""
+def due_years(settings: Settings, years: Iterable[int]) -> list[int]:
+    """Those of these years whose symbol-years must be published now."""
     symbol_years = SymbolYears(open_store(settings.lake_uri))
-    return [year for year in years if symbol_years.behind(year)]
+    weekly = settings.running_year == "weekly"
+    return [year for year in years if symbol_years.due(year, weekly=weekly)]
+
+
+def _show_waiting(settings: Settings, year: int) -> None:
+    """Tell that the files per symbol of a year lag on purpose, if they do."""
+    if lag := SymbolYears(open_store(settings.lake_uri)).behind(year):
+        tell(
+            out,
+            f"The files per symbol of {year} follow with the last session of the week; until then "
+            f"{many(len(lag), 'session')} {'is' if len(lag) == 1 else 'are'} read from the session "
+            f"files. To write them now: {command()} publish --year {year}",
+        )
 
 
 def _sweep(settings: Settings, records: dg.DagsterInstance, since: date | None = None) -> bool:
@@ -169,13 +185,18 @@ def _reach(settings: Settings) -> date | None:
     return min((sweep.first for sweep in log.sweeps()), default=None)
 
 
-def _publish(settings: Settings, records: dg.DagsterInstance, years: Sequence[int]) -> bool:
+def _publish(
+    settings: Settings,
+    records: dg.DagsterInstance,
+    years: Sequence[int],
+    config: Mapping[str, Any] = MappingProxyType({}),
+) -> bool:
     good = True
     # The range of a run has no gaps.
     for _, group in groupby(enumerate(sorted(years)), key=lambda pair: pair[1] - pair[0]):
         span = [year for _, year in group]
         which = ("symbol_year_ticks_job", str(span[0]), str(span[-1]))
-        result = _run(settings, records, "publishing per symbol and year", *which)
+        result = _run(settings, records, "publishing per symbol and year", *which, config)
         _show_years(result)
         if _interrupted(result):
             return False

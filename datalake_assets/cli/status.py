@@ -106,6 +106,7 @@ def status(
                 now=now,
                 requests_per_minute=settings.requests_per_minute,
                 chosen=settings.read_symbols(),
+                weekly=settings.running_year == "weekly",
             )
         if as_json:
             out.print_json(json.dumps(as_dict(found)))
@@ -305,6 +306,7 @@ def as_dict(found: Overview) -> dict[str, Any]:
                 "to_retry": year.failed,
                 "symbol_years_behind": year.behind,
                 "symbol_years_whole": year.whole,
+                "symbol_years_follow": year.follows and year.follows.isoformat(),
             }
             for year in found.years
         ],

@@ -12,6 +12,10 @@ import numpy as np
 from datalake_assets.exchange.market import Bars, Ints, Market
 from datalake_assets.exchange.wire import Stamps, nanoseconds
 
+_CELLS = 1 << 17
+"""Symbols × sessions whose daily bars are made at once. A megabyte for each column stays in the
+processor's cache; 500 symbols × 15 years at once take four times as long."""
+
 Daily = Callable[[Sequence[str], int, int], Bars]
 """Bars of symbols from one session up to another."""
 
@@ -48,8 +52,19 @@ class Years:
 
         `sessions` may be served; the year under way is made of those that are.
         """
-        low, high = np.searchsorted(self._place, [first, stop])
-        days = daily(symbols, int(low), max(int(low), min(int(high), sessions)))
+        low, high = np.searchsorted(self._place, [first, stop]).tolist()
+        high = max(low, min(high, sessions))
+        step = max(1, _CELLS // max(1, high - low))
+        made = [
+            self._added_up(daily(symbols[start : start + step], low, high))
+            for start in range(0, max(1, len(symbols)), step)
+        ]
+        if len(made) == 1:
+            return made[0]
+        return Bars.concatenate([name for part in made for name in part.symbols], made)
+
+    def _added_up(self, days: Bars) -> Bars:
+        """The years' bars that these daily ones make."""
         if not len(days):
             return days
         year = self._place[days.session]

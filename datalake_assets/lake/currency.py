@@ -1,7 +1,8 @@
 """Currency: which sessions the symbol-years show as they lie in the lake now.
 
-Belongs here: holding a manifest against the sessions' objects. Does not belong here: making the
-symbol-years (`symbol_years`), or reading them (`reader`).
+Belongs here: holding a manifest against the sessions' objects, and whether the symbol-years lag
+behind on purpose. Does not belong here: making the symbol-years (`symbol_years`), or reading them
+(`reader`).
 
 The store's version of an object is the fast path: a listing tells it of a whole year. But a lake
 that was copied, restored or uploaded has other versions of the same sessions. Where a version is
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import date, timedelta
 
+from datalake_assets import market_calendar
 from datalake_assets.lake import session_file
 from datalake_assets.lake.fingerprint import Fingerprint
 from datalake_assets.lake.manifest import Manifest
@@ -40,6 +42,44 @@ def behind(store: Store, manifest: Manifest, versions: Mapping[date, str]) -> li
     changed = versions.keys() - same
     gone = manifest.sessions.keys() - versions.keys()
     return sorted(gone | (changed - unchanged(store, manifest, versions, changed)))
+
+
+def follow_with(manifest: Manifest, sessions: Iterable[date], today: date) -> date | None:
+    """The session with which the symbol-years of the running year follow, once a week.
+
+    A session changes the symbol-year of nearly every symbol, so they are written once for all
+    sessions of a week, with its last one. Until then a restated session waits, too, whatever its
+    week. Nothing else waits: not a year that is over or was never published, one whose publication
+    was cut off, a session of an earlier week that is new, or one that is gone.
+
+    Args:
+        manifest: What is published of the year, its symbols aside.
+        sessions: The year's sessions in the lake.
+        today: The day, UTC.
+
+    Returns:
+        The last session of the week; None when the symbol-years are not to wait.
+    """
+    there = set(sessions)
+    if manifest.year != today.year or not manifest.whole or not there:
+        return None
+    if manifest.sessions.keys() - there:
+        return None
+    newest = max(there)
+    end = _end_of_week(newest)
+    new = there - manifest.sessions.keys()
+    if any(_end_of_week(day) <= newest for day in new):
+        return None
+    if end == newest:  # shown, and what lags was restated since
+        end = _end_of_week(newest + timedelta(days=7))
+    return end if end.year == manifest.year and end > newest else None
+
+
+def _end_of_week(day: date) -> date:
+    """The last session of a day's week (Monday to Sunday) in its year; else the day itself."""
+    sunday = day + timedelta(days=6 - day.weekday())
+    last = min(sunday, date(day.year, 12, 31), market_calendar.LAST)
+    return max(market_calendar.sessions(min(day, last), last), default=day)
 
 
 def unchanged(

@@ -100,6 +100,8 @@ def examine(
     progress: Progress | None = None,
     clock: Clock | None = None,
     besides: Sequence[Subject] = (),
+    *,
+    weekly: bool = False,
 ) -> Iterator[Examination]:
     """Look at a lake; each kind of objects when it is done.
 
@@ -109,12 +111,14 @@ def examine(
         progress: Called now and then.
         clock: Time.
         besides: Kinds of objects that other packages keep in the lake.
+        weekly: Whether the symbol-years of the running year follow once a week. While they lag
+            they are held against what they were made from.
 
     Raises:
         StoreError: The store can't be read.
     """
     timed = clock or Clock()
-    examiner = _Examiner(lake, years, timed.now())
+    examiner = _Examiner(lake, years, timed.now(), weekly=weekly)
     subjects = [*examiner.subjects, *besides]
     foreign = Subject(
         "objects that nobody knows", partial(examiner.foreign, subjects), lambda key: False
@@ -161,8 +165,11 @@ _YEARS = "symbol-years against their sessions"
 class _Examiner:
     """Looks at one lake."""
 
-    def __init__(self, lake: LakeFiles, years: Collection[int] | None, now: datetime) -> None:
+    def __init__(
+        self, lake: LakeFiles, years: Collection[int] | None, now: datetime, *, weekly: bool
+    ) -> None:
         self._lake, self._store, self._years, self._now = lake, lake.store, years, now
+        self._weekly = weekly
         # Years whose publication is still to come: nobody knows yet what is a stray of theirs.
         self._unsettled: set[int] = set()
         self._source: str | None = None
@@ -310,13 +317,15 @@ class _Examiner:
             self._unsettled.add(year)
             what = "its publication was cut off, or is under way" if count else "never published"
             return count, [Defect(where, f"{year}: {what}", publish)]
-        if behind := symbol_years.behind(year):
+        behind = symbol_years.behind(year)
+        waits = behind and self._weekly and symbol_years.follow_with(year, self._now)
+        if behind and not waits:
             are = "is" if len(behind) == 1 else "are"
             told = f"{many(len(behind), 'session')} {are} not shown as they are now"
             what = f"{year}: {told}, first {behind[0]}"
             return count, [Defect(where, what, publish)]
         try:
-            proof = symbol_years.prove(year)
+            proof = symbol_years.prove_published(year) if waits else symbol_years.prove(year)
         except BrokenFileError:
             what = f"{year}: not compared with its sessions, one of which is damaged: mend it first"
             return count, [Defect(where, what, publish)]

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from functools import partial
 
 import numpy as np
@@ -42,6 +42,10 @@ from datalake_assets.lake.year_bars import YearBars
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
 from datalake_assets.storage.upload import WORKERS, Item, Snapshot, Upload, upload
+
+_FOOTER_GUESS = 40 * 1024
+"""Bytes from the end of a manifest that hold its footer: 252 sessions with their versions and
+digests are about 28 KB."""
 
 _READERS = 16
 _TOGETHER = 500
@@ -142,9 +146,42 @@ class SymbolYears:
         """
         return self._manifest(year)[0]
 
+    def without_symbols(self, year: int) -> Manifest:
+        """What the manifest of a year says of its sessions: the end of its file is enough.
+
+        Raises:
+            BrokenFileError: The manifest is damaged.
+        """
+        key = layout.manifest_key(year)
+        try:
+            end = self._store.tail(key, _FOOTER_GUESS)
+        except FileNotFoundError:
+            return Manifest(year)
+        with suppress(BrokenFileError):  # the footer may be longer than guessed
+            found = Manifest.without_symbols(end, self._store.url(key))
+            if found.year == year:
+                return found
+        return replace(self.manifest(year), symbols={})
+
     def behind(self, year: int) -> list[date]:
         """The sessions of a year that its symbol-years don't show as they are now, ascending."""
-        return currency.behind(self._store, self.manifest(year), self._sessions(year))
+        return currency.behind(self._store, self.without_symbols(year), self._sessions(year))
+
+    def follow_with(self, year: int, now: datetime) -> date | None:
+        """The session with which the running year follows, once a week (`currency.follow_with`)."""
+        manifest, sessions = self.without_symbols(year), self._sessions(year)
+        return currency.follow_with(manifest, sessions, now.date())
+
+    def due(self, year: int, *, weekly: bool) -> bool:
+        """Are a year's symbol-years to be published now?
+
+        Args:
+            year: The year.
+            weekly: Whether those of the running year wait for the last session of a week.
+        """
+        if weekly and self.follow_with(year, self._clock.now()):
+            return False
+        return bool(self.behind(year))
 
     def publish(
         self,
@@ -271,8 +308,11 @@ class SymbolYears:
         """
         deadline = self._clock.seconds() + seconds
         while self._clock.seconds() < deadline:
-            found = self.manifest(year)
-            if found.whole or found.run_id == run_id or self._clock.wait(1.0, stop):
+            found, version = self._manifest(year)
+            # Whoever is at work began with a manifest.
+            if version is None or found.whole or found.run_id == run_id:
+                return
+            if self._clock.wait(1.0, stop):
                 return
 
     def prove(self, year: int) -> Proof:

@@ -46,7 +46,7 @@ runs, so longer ones are read more often than they are used."""
 
 _READERS = 16
 
-_IN_MEMORY = 32 << 20
+_IN_MEMORY = 8 << 20
 """Bytes up to which a year needs no file."""
 
 _In = TypeVar("_In")
@@ -172,7 +172,7 @@ class YearBars:
         run: list[_Session] = []
         altered: list[BrokenFileError] = []
         with ThreadPoolExecutor(threads := store.readers(_READERS)) as pool:
-            found = _ahead(pool, lambda day: _read_session(store, day), days, 2 * threads)
+            found = _ahead(pool, lambda day: _read_session(store, day), days, threads)
             for session in found:
                 run.append(session)
                 if sum(one.bars.num_rows for one in run) >= _RUN:

@@ -13,7 +13,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -61,8 +60,6 @@ LISTED_ONE_BY_ONE = 5
 _UNANSWERED = ("failed", "pending")
 
 _READERS = 16
-_FOOTER_GUESS = 64 * 1024
-"""Bytes from the end of a manifest that hold the versions of its sessions."""
 
 
 class SessionState(StrEnum):
@@ -177,6 +174,7 @@ class YearNumbers:
         failed: Symbols to retry (failed or pending) in the published sessions.
         behind: Sessions whose current version is not in the symbol-years.
         whole: Whether the last publication of the symbol-years was completed.
+        follows: The session with which the symbol-years follow, while they lag on purpose.
     """
 
     year: int
@@ -186,6 +184,7 @@ class YearNumbers:
     failed: int
     behind: int
     whole: bool
+    follows: date | None = None
 
     @property
     def due(self) -> int:
@@ -199,12 +198,14 @@ class YearNumbers:
 
     @property
     def current(self) -> bool:
-        """Are the symbol-years up to date with the sessions?"""
-        return self.whole and not self.behind
+        """Are the symbol-years up to date with the sessions, or out of date on purpose?"""
+        return self.whole and not (self.behind and self.follows is None)
 
     @property
     def symbol_years(self) -> str:
         """The state of the symbol-years, in words."""
+        if self.behind and self.follows:
+            return f"follow on {self.follows:%m-%d}"
         if self.behind:
             return f"{many(self.behind, 'session')} out of date"
         if not self.whole:
@@ -419,7 +420,7 @@ class Overview:
 
     @property
     def behind(self) -> list[YearNumbers]:
-        """Years whose symbol-years are out of date."""
+        """Years whose symbol-years should be up to date and are not."""
         return [year for year in self.years if not year.current]
 
     @property
@@ -618,6 +619,7 @@ def overview(
     now: datetime,
     requests_per_minute: int,
     chosen: Sequence[str] | None = None,
+    weekly: bool = False,
 ) -> Overview:
     """Read the state of a lake; one that does not exist holds nothing.
 
@@ -628,6 +630,7 @@ def overview(
         now: The time, UTC.
         requests_per_minute: Requests per minute that the source's plan allows.
         chosen: The symbols that are collected instead of the source's list; None for all of it.
+        weekly: Whether the symbol-years of the running year follow once a week.
 
     Raises:
         StoreError: The lake can't be reached.
@@ -654,7 +657,7 @@ def overview(
     published = [day for day in states if states[day] in _PUBLISHED]
     damaged += _damaged(lake, held)
     bars = _bars(lake, published[-COMPARED - 1 :], damaged)
-    years = _years(lake, states, sessions, damaged)
+    years = _years(lake, states, sessions, damaged, now.date() if weekly else None)
     return Overview(
         now=now,
         uri=lake.store.uri,
@@ -763,7 +766,9 @@ def _years(
     states: Mapping[date, SessionState],
     sessions: Mapping[date, SessionNumbers],
     damaged: list[Damage],
+    today: date | None,
 ) -> list[YearNumbers]:
+    """The numbers of each year; `today` where the running one may lag on purpose."""
     now: dict[int, dict[date, str]] = defaultdict(dict)
     versions = lake.store.versions(layout.SESSIONS)
     for day in layout.dated(layout.SESSIONS, list(versions)):
@@ -772,7 +777,7 @@ def _years(
 
     def made_from(year: int) -> Manifest:
         try:
-            return _manifest(lake, year)
+            return SymbolYears(lake.store).without_symbols(year)
         except BrokenFileError:
             where = lake.store.url(layout.manifest_key(year))
             damaged.append(Damage.of_manifest(where, year))
@@ -794,21 +799,10 @@ def _years(
                 failed=sum(each.failed + each.pending for each in published),
                 behind=len(currency.behind(lake.store, manifest, now[year])),
                 whole=manifest.whole or not now[year],
+                follows=today and currency.follow_with(manifest, now[year], today),
             )
         )
     return found
-
-
-def _manifest(lake: LakeFiles, year: int) -> Manifest:
-    """The manifest of a year's symbol-years; an empty one if they were never published."""
-    key = layout.manifest_key(year)
-    try:
-        with suppress(BrokenFileError):  # the footer may be longer than guessed
-            tail = lake.store.tail(key, _FOOTER_GUESS)
-            return Manifest.without_symbols(tail, lake.store.url(key))
-    except FileNotFoundError:
-        return Manifest(year)
-    return SymbolYears(lake.store).manifest(year)
 
 
 def _measures(numbers: Sequence[SessionNumbers], bars: Mapping[date, pa.Table]) -> list[Measure]:

@@ -135,7 +135,7 @@ class AlpacaSource:
         self._parse = parse
         self._transport = Transport(connections, timeouts)
         self._clock = clock or Clock()
-        # For pages that C does not decode, which holds the GIL. A single thread for it is faster than
+        # For pages that C does not decode, which holds the GIL. One thread for it is faster than
         # all workers at once (+39 % pages per second) and needs less than half the memory.
         self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
 

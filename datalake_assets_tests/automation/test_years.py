@@ -83,6 +83,10 @@ class _Counting(Store):
         self.read.append(key)
         return super().get_versioned(key)
 
+    def tail(self, key: str, length: int) -> bytes:
+        self.read.append(key)
+        return super().tail(key, length)
+
 
 def test_a_year_that_shows_its_sessions_is_not_read_again(lake: LakeWriter) -> None:
     SymbolYears(lake.store).publish(2025)
@@ -92,3 +96,40 @@ def test_a_year_that_shows_its_sessions_is_not_read_again(lake: LakeWriter) -> N
     found = Years.remembered(found.cursor())
     assert found.look(store, LATER) == {}
     assert store.read == [layout.manifest_key(2025)]
+
+
+# Once a week
+
+
+def publish_days(lake: LakeWriter, *days: date) -> None:
+    for day in days:
+        lake.publish(collected(day, every("A", [day])), [])
+
+
+def test_the_running_year_waits_for_the_end_of_a_week_and_nothing_is_read_until_then(
+    lake: LakeWriter,
+) -> None:
+    SymbolYears(lake.store).publish(2025)  # with Thursday, and Friday comes
+    publish_days(lake, date(2025, 1, 3), date(2025, 1, 6))
+    monday = utc("2025-01-06 23:00")
+    assert Years().look(lake.store, monday, weekly=True) == {"2025": monday}
+    SymbolYears(lake.store).publish(2025)
+    publish_days(lake, date(2025, 1, 7))
+    store, found = _Counting(lake.store), Years()
+    for _ in range(3):
+        assert found.look(store, utc("2025-01-07 23:00"), weekly=True) == {}
+        found = Years.remembered(found.cursor())
+        assert store.read == [layout.manifest_key(2025)]
+    assert [end for _, end in found.waiting.values()] == ["2025-01-10"]
+    assert found.look(store, LATER, weekly=False) == {"2025": LATER}
+
+
+def test_a_year_that_waited_is_published_when_it_is_over(lake: LakeWriter) -> None:
+    SymbolYears(lake.store).publish(2025)
+    publish_days(lake, date(2025, 12, 29))
+    SymbolYears(lake.store).publish(2025)
+    publish_days(lake, date(2025, 12, 30))
+    found = Years()
+    assert found.look(lake.store, utc("2025-12-31 23:59"), weekly=True) == {}
+    over = utc("2026-01-01 00:00")
+    assert found.look(lake.store, over, weekly=True) == {"2025": over}

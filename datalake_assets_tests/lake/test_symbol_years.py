@@ -386,6 +386,56 @@ def test_rows_under_another_symbols_name_do_not_cancel_out() -> None:
     assert not proof.holds
 
 
+def test_a_proof_of_what_was_written_reads_nothing_else() -> None:
+    store = published()
+    write(store, CHANGED)
+    done = publish(store)
+    assert done.uploaded == ["B", "D"]
+    read: list[str] = []
+
+    class Reading(WatchedStore):
+        def get(self, key: str) -> bytes:
+            read.append(key)
+            return super().get(key)
+
+    proof = SymbolYears(Reading(store)).prove_published(YEAR, done.uploaded)
+    assert read == [layout.symbol_year_key(symbol, YEAR) for symbol in "BD"]
+    assert proof.holds
+    assert (proof.read, proof.unread) == (2, 1)
+    assert proof.sessions == proof.symbol_years == fingerprint(whole(symbol_rows(CHANGED)))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_proof_of_what_was_written_finds_what_is_not_as_it_was_written(damage: str) -> None:
+    store, key = published(), layout.symbol_year_key("A", YEAR)
+    store.put(key, DAMAGES[damage](store.get(key)))
+    assert list(SymbolYears(store).prove_published(YEAR, ["A"]).differing) == ["A"]
+    assert list(SymbolYears(store).prove_published(YEAR).differing) == ["A"]
+    unread = SymbolYears(store).prove_published(YEAR, ["B"])
+    assert (unread.holds, unread.unread) == (True, 2)
+
+
+def test_symbol_years_that_lag_are_proved_to_be_what_they_were_made_from() -> None:
+    store = published()
+    write(store, CHANGED)
+    assert SymbolYears(store).prove_published(YEAR).holds
+    assert not SymbolYears(store).prove(YEAR).holds
+
+
+def test_it_is_remembered_when_all_of_a_year_was_proved_and_publications_keep_it() -> None:
+    store = published()
+    clock = FakeClock()
+    years = SymbolYears(store, clock=clock)
+    years.note_proved(years.prove(YEAR))
+    assert years.manifest(YEAR).proved_at == clock.now()
+    write(store, CHANGED)
+    # It is of other rows than the manifest's by now.
+    years.note_proved(years.prove(YEAR))
+    publish(store)
+    assert years.manifest(YEAR).proved_at == clock.now()
+    assert_published(store, CHANGED)
+
+
 def test_a_suspect_that_no_manifest_knows_is_removed() -> None:
     store = published()
     store.put(layout.symbol_year_key("STRAY", YEAR), b"of somebody")
@@ -840,6 +890,14 @@ def test_another_publication_is_waited_for_until_it_ends_or_counts_as_killed(
     years.wait_for_other(YEAR, "mine", seconds=30, stop=threading.Event())
 
     assert clock.seconds() - began == waited
+
+
+def test_nobody_is_waited_for_where_nothing_was_ever_published() -> None:
+    clock = FakeClock()
+    began = clock.seconds()
+    years = SymbolYears(open_store("memory://"), clock=clock)
+    years.wait_for_other(YEAR, "mine", seconds=30, stop=threading.Event())
+    assert clock.seconds() == began
 
 
 def test_the_wait_for_another_publication_ends_when_it_does() -> None:
