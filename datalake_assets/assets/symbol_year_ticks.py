@@ -5,7 +5,7 @@ its sessions, and how both are verified to be equal (`lake.symbol_years`).
 
 Every run verifies what it wrote by reading it again. A run that a user starts reads the whole year
 in both layouts; files that were damaged in the meantime are found and written again. Every four
-weeks the automatic run does the same. It does not do so daily, because it would read 11,000 files a day,
+weeks the automatic run does the same, not daily: that would read 11,000 files a day,
 most of them unchanged since the day before.
 """
 
