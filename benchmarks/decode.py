@@ -198,7 +198,7 @@ def _same(frame: Any, bars: pa.Table) -> bool:
 
 def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, float]]:
     """The bars of these pages, and the CPU seconds from asking for them to Parquet."""
-    client = StockHistoricalDataClient("any", "any", url_override=url)
+    plain = StockHistoricalDataClient("any", "any", url_override=url)
     account = Account("any", "any", data_url=url, trading_url=url)
     parsers: dict[str, Parse | None] = {OURS: None}
     if COMPILED is not None:
@@ -217,7 +217,7 @@ def _whole(url: str, pages: list[Asked], rounds: int) -> tuple[int, dict[str, fl
                     end=datetime.combine(page.last, clock_time(23, 59, 59), UTC),
                     asof=AS_TRADED,
                 )
-                frame = cast(BarSet, client.get_stock_bars(request)).df
+                frame = cast(BarSet, plain.get_stock_bars(request)).df
                 frame.to_parquet(file)
                 bars += len(frame)
             return bars
