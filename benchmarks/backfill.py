@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -82,17 +81,11 @@ def main() -> None:
         for years in given.years:
             _record(given, years, options)
     print(f"{measuring.machine()}; python -m benchmarks.backfill {' '.join(sys.argv[1:])}")
-    theirs: list[float] = []
-    found: dict[int, list[dict[str, Any]]] = {years: [] for years in given.years}
     for _ in range(given.rounds):
-        theirs.append(_alpaca_py(given))
-        for years in given.years:
-            found[years].append(_backfill(given, years))
-    plain = statistics.median(theirs)
-    print(f"alpaca-py: {plain:,.0f} bars a CPU s on the same pages")
-    measuring.print_table(
-        HEAD, [_row(given, years, one, plain) for years in given.years for one in found[years]]
-    )
+        plain = _alpaca_py(given)
+        print(f"alpaca-py: {plain:,.0f} bars a CPU s on the same pages", flush=True)
+        rows = (_row(given, years, _backfill(given, years), plain) for years in given.years)
+        measuring.print_table(HEAD, rows)
     if given.stages:
         for years in given.years:
             _print_stages(_backfill(given, years, stages=True))
