@@ -322,7 +322,7 @@ class Reader:
         by_symbol = partial(self._symbol_year_bars, columns=read)
         by_session = partial(self._session_bars, names=names, columns=read)
         # All reads are under way before the first is waited for. Symbol-years in a folder are read
-        # here: with two threads they take two fifths more of the processor, and hardly less time.
+        # here: threads would take more of the processor, and little less time (folder-reads.md).
         sessions = self._begun(by_session, days)
         symbol_years = [] if self._near else self._begun(by_symbol, asked)
         try:
@@ -510,9 +510,8 @@ class Reader:
         begin, stop = bisect_left(year.days, first), bisect_right(year.days, last)
         current = days = year.days[begin:stop]
         numbers = year.numbers[begin:stop]
-        if names is not None and len(year.same) < len(
-            year.days
-        ):  # as seldom in a year that is over
+        restated = len(year.same) < len(year.days)  # as seldom in a year that is over
+        if restated and names is not None:
             there = self._current(year, days)
             current = [day for day in days if day in there]
             numbers = as_numbers(current)
