@@ -258,7 +258,10 @@ def _ask_here(given: argparse.Namespace) -> dict[str, Any]:
         chunks = Publication(wanted, lake, how, survey=survey).plan.chunks
         for begin in range(0, len(chunks), AT_ONCE):
             some = Plan(chunks[begin : begin + AT_ONCE])
-            Collection(some, source.bars(), limiter=limiter, workers=how.workers).run()
+            collection = Collection(some, source.bars(), limiter=limiter, workers=how.workers)
+            collection.run()
+            if failed := collection.snapshot().symbols_failed:
+                sys.exit(f"{failed:,} symbol-sessions failed: run again with --record for the rest")
     return {"requests": len(chunks)}
 
 

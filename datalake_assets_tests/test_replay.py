@@ -158,8 +158,9 @@ def test_other_bars_another_ledger_and_another_audit_are_told(lake: Path, tmp_pa
 def test_the_cpu_of_a_stage_is_counted_for_it() -> None:
     bar = b'{"c":1.5,"h":2,"l":1,"n":3,"o":1.25,"t":"2024-06-03T04:00:00Z","v":100,"vw":1.4}'
     page = b'{"bars":{"A":[' + bar + b']},"next_page_token":null}'
+    decode(page)  # the first one imports what it needs
     with Stages() as stages:
-        while stages.seconds["decoding"] < 0.05:
+        while stages.seconds["decoding"] < 0.2:
             decode(page)
 
     assert max(stages.seconds, key=stages.seconds.__getitem__) == "decoding"
