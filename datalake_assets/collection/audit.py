@@ -210,17 +210,18 @@ def passed(findings: Sequence[Finding]) -> bool:
 
 def _success_rate(ledger: Ledger, limits: Thresholds) -> Finding:
     answered = len(ledger.present) + len(ledger.no_print)
+    rate, missing = ledger.success_rate, ledger.missing
     return Finding.of(
         "success_rate",
         _verdict(
-            ledger.success_rate >= limits.success_rate,
-            answered > 0 and len(ledger.missing) <= limits.unanswered_allowed,
+            rate >= limits.success_rate,
+            answered > 0 and len(missing) <= limits.unanswered_allowed,
         ),
-        ledger.success_rate,
+        rate,
         limits.success_rate,
         f"{answered:,} of {many(ledger.requested, 'symbol')} answered, "
         f"{len(ledger.failed):,} failed, {len(ledger.pending):,} pending",
-        ledger.missing,
+        missing,
     )
 
 

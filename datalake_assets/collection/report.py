@@ -217,7 +217,8 @@ class Ledger:
     @property
     def requested(self) -> int:
         """Symbols asked for: all but the names that turned out to be no symbols."""
-        return sum(self.counts.values()) - len(self.rejected)
+        asked = (self.present, self.no_print, self.failed, self.pending)
+        return sum(map(len, asked))
 
     @property
     def success_rate(self) -> float:
@@ -226,7 +227,8 @@ class Ledger:
         0 when nothing was requested: an empty session is no success.
         """
         answered = len(self.present) + len(self.no_print)
-        return answered / self.requested if self.requested else 0.0
+        requested = self.requested
+        return answered / requested if requested else 0.0
 
     @property
     def missing(self) -> tuple[str, ...]:
