@@ -115,6 +115,9 @@ class YearBars:
         self._bands: list[Sequence[str]] = []
         self._firsts: list[str] = []
         self._loaded: deque[tuple[int, Band]] = deque(maxlen=2)
+        # One thread makes all bands: Arrow keeps what a thread has freed for that thread, and each
+        # of 20 uploading ones would come to hold a band of its own.
+        self._merging = ThreadPoolExecutor(1, "year-bars")
 
     @classmethod
     def read(cls, store: Store, days: Iterable[date], *, keep: bool = True) -> Self:
@@ -140,6 +143,7 @@ class YearBars:
 
     def close(self) -> None:
         """Give the temporary file back."""
+        self._merging.shutdown(wait=False)
         with self._lock:
             self._loaded.clear()
             if self._file is not None:
@@ -195,6 +199,7 @@ class YearBars:
         begins = np.flatnonzero(np.diff(filled, prepend=-1)).tolist()
         self._bands = [names[a:b] for a, b in zip(begins, [*begins[1:], len(names)], strict=False)]
         self._firsts = [band[0] for band in self._bands]
+        pa.default_memory_pool().release_unused()
 
     def _add(self, store: Store, sessions: Sequence[_Session]) -> list[BrokenFileError]:
         """Hash some sessions, and write them as a run; tells which of them were altered."""
@@ -262,7 +267,7 @@ class YearBars:
             for loaded, band in self._loaded:
                 if loaded == number:
                     return band
-            band = self._merged(self._bands[number])
+            band = self._merging.submit(self._merged, self._bands[number]).result()
             self._loaded.append((number, band))
             return band
 

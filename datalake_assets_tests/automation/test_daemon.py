@@ -146,6 +146,7 @@ def untouched(folder: Path, first: date, source: str | None = None) -> Iterator[
             "DAGSTER_HOME": str(home),
             "DATALAKE_URI": str(folder / "lake"),
             "DATALAKE_START_DATE": str(first),
+            "DATALAKE_RUNNING_YEAR": "daily",
             "DATALAKE_SYMBOLS": ",".join(steady(first)[:SYMBOLS]),
             "DATALAKE_CATCH_UP_SESSIONS": str(CAUGHT_UP),
             "DATALAKE_ALERT_WEBHOOK": told.address,

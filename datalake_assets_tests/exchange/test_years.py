@@ -1,17 +1,20 @@
 """Bars of whole years are what the daily bars that are served add up to."""
 
+from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
-from datalake_assets.exchange.market import is_ticker
+from datalake_assets.exchange import years
+from datalake_assets.exchange.market import Bars, is_ticker
 from datalake_assets.exchange.recorded import RecordedMarket
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
@@ -246,3 +249,25 @@ def test_a_page_of_years_is_as_specified(path: str, query: dict[str, Any]) -> No
     answer = call(EXCHANGE, path.replace("{symbol}", SYMBOLS[0]), **query, **YEARLY)
     assert answer.status == 200
     assert problems("data", path, 200, answer.json()) == []
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.sampled_from([*SYMBOLS, "NOSUCH"]), min_size=1, unique=True),
+    st.integers(1, 1 << 16),
+    st.integers(0, 15),
+    st.integers(1, 16),
+)
+def test_how_many_daily_bars_are_made_at_once_changes_nothing(
+    symbols: list[str], cells: int, first: int, more: int
+) -> None:
+    def asked(cells: int) -> Bars:
+        with patch.object(years, "_CELLS", cells):
+            return years.Years(MARKET).bars(
+                MARKET.bars, symbols, first, min(first + more, 16), MARKET.visible(NOW)
+            )
+
+    whole, parts = asked(1 << 40), asked(cells)
+    assert list(parts.symbols) == list(whole.symbols)
+    for name in (field.name for field in fields(Bars) if field.name != "symbols"):
+        assert getattr(parts, name).tolist() == getattr(whole, name).tolist()

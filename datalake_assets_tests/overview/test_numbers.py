@@ -345,6 +345,22 @@ def test_symbol_years_are_behind_by_what_changed_since_they_were_published(
     assert found.sentence.endswith("; the per-symbol files of 2024 are out of date.")
 
 
+def test_symbol_years_that_lag_on_purpose_are_no_fault_of_the_lake(lake: Lake) -> None:
+    publish(lake, DAYS[:-2])
+    SymbolYears(lake.store).publish(2024)
+    publish(lake, DAYS[-2:])
+    lake.publish(*collected(DAYS[0], SYMBOLS[:99], no_print=SYMBOLS[99:]))
+
+    found = look(lake, weekly=True)
+
+    assert (found.health, found.status) == (Health.GOOD, LakeStatus.WHOLE)
+    assert (found.years[0].behind, found.years[0].symbol_years) == (3, "follow on 07-05")
+    assert commands(found) == []
+    # In another year than the one that runs nothing lags on purpose.
+    later = look(lake, weekly=True, now=datetime(2025, 1, 1, tzinfo=UTC))
+    assert (later.health, commands(later)) == (Health.LOOSE_ENDS, ["publish --year 2024"])
+
+
 def test_a_publication_that_was_cut_off_is_told(lake: LakeWriter) -> None:
     whole(lake)
     cut_off = SymbolYears(lake.store).manifest(2024)
