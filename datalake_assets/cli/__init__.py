@@ -21,29 +21,32 @@ from typer.core import TyperCommand
 from datalake_assets import __version__
 
 COMMANDS = {
-    "demo": "Collect the newest sessions into a lake and have a first look; needs no key.",
+    "demo": "Collect the newest sessions into a lake and show them. Needs no API key.",
     "collect": "Collect one session, or every session of a range, into the lake.",
-    "backfill": "Collect every session of a range that is not published yet.",
+    "backfill": "Collect the sessions of a range that are not published yet.",
     "publish": (
-        "Publish years per symbol from their sessions, write what changed, and prove both equal."
+        "Publish the files per symbol and year from the sessions, and verify that both are equal."
     ),
-    "plan": "Tell what collecting a range would take and cost, without doing it.",
+    "plan": "Estimate the requests, time and cost of collecting a range, without collecting.",
     "status": (
-        "Show whether the lake is good: coverage, gaps, failures, the newest session, what to do."
+        "Show the state of the lake: coverage, gaps, failures, the newest session, what to do."
     ),
-    "show": "Show a symbol's bars, or those of several: a table and a chart, or raw for a pipe.",
-    "actions": "Show a symbol's splits, dividends, renames and end, and since when each is known.",
+    "show": "Show the bars of one or more symbols: a table and a chart, or CSV or JSON for a pipe.",
+    "actions": (
+        "Show a symbol's splits, dividends, renames and delisting, and since when each is known."
+    ),
     "securities": (
-        "Derive securities and adjustment factors anew from sessions, actions and your decisions."
+        "Derive securities and adjustment factors from sessions, actions and your decisions."
     ),
     "doctor": (
-        "Check every object of the lake, both layouts, and Dagster's records; tell what to repair."
+        "Check every object of the lake, both layouts, and Dagster's records; "
+        "say how to repair each."
     ),
-    "upload": "Upload the files of a folder to a bucket, over what stands there.",
+    "upload": "Upload the files of a folder to a bucket, replacing existing objects.",
     "exchange": (
         "Run the embedded exchange: Alpaca's wire protocol over a synthetic or recorded market."
     ),
-    "decide": "Decide on actions that the prices contradict, and add what the source lacks.",
+    "decide": "Decide on actions that the prices contradict; add actions that the source lacks.",
 }
 """The commands and what `--help` says of them.
 
