@@ -46,7 +46,9 @@ def test_both_are_derived_once_after_a_session_after_actions_and_after_a_decisio
     assert "since the last derivation" in world.skipped
 
     world.clock.time = utc("2025-11-26 22:30")
-    actions = world.launch(dg.RunRequest(tags={PURPOSE: "corporate actions"}), "corporate_actions_job")
+    actions = world.launch(
+        dg.RunRequest(tags={PURPOSE: "corporate actions"}), "corporate_actions_job"
+    )
     world.end(actions.run_id, good=True, materialized=[None], asset=ACTIONS)
     derived(world)
     world.clock.time = utc("2025-11-27 12:00")
