@@ -67,7 +67,7 @@ def test_no_key_writes_or_reads_beside_the_lake(
     try:
         store.put(word, b"bars")
     except ValueError:
-        with pytest.raises(ValueError, match="is no key"):
+        with pytest.raises(ValueError, match="is not a valid key"):
             store.get(word)
     else:
         assert (root / word).resolve().is_relative_to(root.resolve())

@@ -1,8 +1,8 @@
 """The table of corporate actions: its columns, and its kinds.
 
 Belongs here: one row per action as the source states it, under names that are the same for all
-kinds. Does not belong here: how the rows are had (`sources`), since when they were said (`log`), or
-whether they are true (`securities`).
+kinds. Does not belong here: fetching the rows (`sources`), their history (`log`), or
+whether they are right (`securities`).
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""The log of corporate actions: what the source said of each, and since when.
+"""The log of corporate actions: every version of each action, and since when it is known.
 
-Belongs here: keeping what an answer changed, and telling what was known at an instant. Does not
-belong here: which window is asked and what its answer means (`sweep`).
+Belongs here: appending the changes of an answer, and what was known at an instant. Does not belong
+here: the window to fetch and the meaning of its answer (`sweep`).
 
-The log is `data/actions/log/000001.parquet` and on: the events in the order in which they were
-seen, and in each file's own metadata the sweeps that saw them. A sweep that saw nothing new is kept
-too: that nothing changed is knowledge. Only the newest object grows, by a conditional write; once
-it is full the next one is begun, and a full one never changes again. So two sweeps at once append
-one after the other, and a killed one leaves the log as it was or with all that it saw.
+The log is `data/actions/log/000001.parquet` and following: the events in the order in which they
+were seen, and in each file's metadata the sweeps that saw them. A sweep without changes is recorded
+as well, since "nothing changed" is information. Only the newest object grows, by a conditional
+write. When it is full, the next one is started; a full one never changes again. So two concurrent
+sweeps append one after the other, and a killed one leaves the log unchanged or with all its events.
 
-`data/actions/actions.parquet` holds what stands now, for readers; it is made from the log, says up
-to which sweep, and is never needed to know anything.
+`data/actions/actions.parquet` has the current actions, for readers. It is derived from the log and
+names the sweep up to which it is current; the log never needs it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ as it was said last)."""
 
 SWEEPS_IN_AN_OBJECT = 32
 EVENTS_IN_AN_OBJECT = 20_000
-"""With either an object of the log is full. A day brings about 500 events, so that one has about
-two MB at most, but for the first, whose single sweep brings the whole history."""
+"""The limits at which an object of the log is full. A day has about 500 events, so an object has at
+most about two MB, except the first, which has the whole history from a single sweep."""
 
 _ATTEMPTS = 10
 _SWEEPS, _UP_TO = b"datalake.sweeps", b"datalake.sweep"
@@ -58,15 +58,15 @@ _LEAST = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the source said of a window of process dates, whole.
+    """The source's complete answer for a window of process dates.
 
     Args:
-        asked_at: When the first of its pages was asked for, UTC.
-        known: The number of the newest sweep by then.
+        asked_at: When its first page was requested, UTC.
+        known: The number of the newest sweep at that time.
         first, last: The window, both days included.
         actions: The rows, in `SCHEMA`; also those asked for by id.
-        gone: Ids that stood and stand no more, as the source said when it was asked for them.
-        requests: Requests that it took.
+        gone: Ids of known actions that the source no longer has, checked by requesting them.
+        requests: The number of requests.
         skipped: Rows that could not be read.
         unknown: Lists that this program does not know, and their rows.
     """
@@ -84,14 +84,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What the log remembers of a sweep beside its events.
+    """What the log records of a sweep, besides its events.
 
     Args:
         number: From 1.
-        asked_at, seen_at: When it began to ask, and since when its answer is known, UTC.
-        first, last: The window of process dates that it asked for.
-        actions: Rows that it was answered.
-        requests: Requests that it took.
+        asked_at, seen_at: When it started, and since when its answer is known, UTC.
+        first, last: The window of process dates.
+        actions: The number of rows in the answer.
+        requests: The number of requests.
         skipped: Rows that could not be read; the first few are named in `examples`.
         unknown: Rows in lists that this program does not know, by list.
     """
@@ -109,11 +109,11 @@ class Sweep:
 
     @property
     def mark(self) -> str:
-        """What tells it from every other sweep, also of another log: its number and instant."""
+        """A unique identifier, also across logs: its number and instant."""
         return f"{self.number} {self.seen_at.isoformat()}"
 
-    def told(self) -> dict[str, Any]:
-        """It as JSON-able values."""
+    def as_dict(self) -> dict[str, Any]:
+        """The sweep as JSON values."""
         return {
             "number": self.number,
             "asked_at": self.asked_at.isoformat(),
@@ -128,23 +128,23 @@ class Sweep:
         }
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Self:
-        """It from what `told` gave.
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The sweep from what `as_dict` returned.
 
         Raises:
-            KeyError, ValueError, TypeError: That is no sweep.
+            KeyError, ValueError, TypeError: The values are not a sweep.
         """
         return cls(
-            int(told["number"]),
-            datetime.fromisoformat(told["asked_at"]),
-            datetime.fromisoformat(told["seen_at"]),
-            date.fromisoformat(told["first"]),
-            date.fromisoformat(told["last"]),
-            int(told["actions"]),
-            int(told["requests"]),
-            int(told["skipped"]),
-            tuple(told["examples"]),
-            dict(told["unknown"]),
+            int(values["number"]),
+            datetime.fromisoformat(values["asked_at"]),
+            datetime.fromisoformat(values["seen_at"]),
+            date.fromisoformat(values["first"]),
+            date.fromisoformat(values["last"]),
+            int(values["actions"]),
+            int(values["requests"]),
+            int(values["skipped"]),
+            tuple(values["examples"]),
+            dict(values["unknown"]),
         )
 
 
@@ -166,9 +166,9 @@ class _Object:
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    """The table for readers: its rows, the mark of the sweep up to which it is, and its version.
+    """The table for readers: its rows, the sweep up to which it is current, and its version.
 
-    No rows when there is no table, or a damaged one: the log has it all, it is made anew.
+    It has no rows if it is missing or damaged; it is then rebuilt from the log.
     """
 
     table: pa.Table | None
@@ -190,10 +190,10 @@ class ActionLog:
         self._store = store
 
     def append(self, answer: Answer, at: datetime) -> tuple[Sweep, pa.Table]:
-        """Keep what an answer changed, and that it was asked for; one atomic write.
+        """Append the changes of an answer, and the sweep, in one atomic write.
 
-        Of an action that another sweep saw change meanwhile its word stands: which of the two
-        answers is the newer one nobody can tell, and the next sweep asks again.
+        If another sweep saw an action change in the meantime, that version stays, since it is
+        unknown which answer is newer. The next sweep fetches the action again.
 
         Args:
             answer: The answer.
@@ -204,7 +204,7 @@ class ActionLog:
             The sweep, and its events in `EVENTS`.
 
         Raises:
-            ChangedError: Others appended again and again meanwhile; nothing was written.
+            ChangedError: Other sweeps kept appending in the meantime; nothing was written.
         """
         for attempt in count(1):
             published = self._published()
@@ -249,19 +249,19 @@ class ActionLog:
         raise AssertionError("unreachable")
 
     def publish(self) -> bool:
-        """Make the table of standing actions what the log says; False when it already was.
+        """Update the table of current actions from the log; False if it was up to date.
 
-        Killed before it, the next sweep does it.
+        If the process is killed before this, the next sweep does it.
         """
         for _ in range(_ATTEMPTS):
-            # In this order, so that the log is never behind the table that is compared with it.
+            # In this order, so that the log is never older than the table that is compared with it.
             published = self._published()
             newest = self._newest()
             if newest is None:
                 return False
             since = self._since(published.mark, newest)
             if published.table is not None and since is not None and not since.num_rows:
-                return False  # nothing new since: the table is right as it is
+                return False  # nothing new: the table is up to date
             try:
                 standing = self._standing(newest, published)
                 data = _encode_standing(standing, newest.sweeps[-1].mark)
@@ -272,24 +272,24 @@ class ActionLog:
         return False
 
     def difference(self) -> str:
-        """What is wrong with the table of standing actions; empty when it says what the log does.
+        """What is wrong with the table of current actions; empty if it matches the log.
 
-        A lake without a log needs none.
+        A lake without a log needs no table.
         """
         published, newest = self._published(), self._newest()
         if newest is None:
-            return "the log that it was made from is not there" if published.version else ""
+            return "the log that it was made from does not exist" if published.version else ""
         if published.version is None:
-            return "it is not there"
+            return "it does not exist"
         if published.table is None:
             return "it is damaged"
         since = self._since(published.mark, newest)
         if since is None:
             return "it was made from another log, or from an older one"
         if since.num_rows:
-            return "it lacks what the newest sweeps saw"
+            return "it lacks the newest sweeps"
         told = _folded((one.events for one in self._objects(newest)), None)
-        return "" if told.equals(published.table) else "it is not what the log says"
+        return "" if told.equals(published.table) else "it differs from the log"
 
     def current(self, at: datetime | None = None) -> pa.Table:
         """The actions as known at an instant, in `action.SCHEMA`, by effective date and symbol.
@@ -302,7 +302,7 @@ class ActionLog:
         """
         if at is not None and at.utcoffset() is None:
             raise ValueError(
-                f"{at!r} is no instant: give a datetime with its zone, like datetime.now(UTC)"
+                f"{at!r} has no time zone: use an aware datetime, such as datetime.now(UTC)"
             )
         published = self._published()
         newest = self._newest()
@@ -313,7 +313,7 @@ class ActionLog:
         return _folded((found.events for found in self._objects()), at)
 
     def events(self, symbol: str | None = None) -> pa.Table:
-        """What was seen, in `EVENTS`, in the order in which it was.
+        """The events, in `EVENTS`, in the order in which they were seen.
 
         Args:
             symbol: Only of actions that were ever about this ticker, or bring it; None: all.
@@ -412,7 +412,7 @@ class ActionLog:
         if numbers != list(range(1, len(numbers) + 1)):
             missing = min(set(range(1, numbers[-1] + 1)) - set(numbers), default=0)
             raise BrokenFileError(
-                f"{self._store.url(layout.action_log_key(missing))} is missing, so nobody can tell "
+                f"{self._store.url(layout.action_log_key(missing))} is missing, so it is unknown "
                 "what was known when: restore it from a backup"
             )
         return numbers
@@ -423,15 +423,15 @@ class ActionLog:
         try:
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
             told = json.loads(file.schema_arrow.metadata[_SWEEPS])
-            sweeps = tuple(map(Sweep.read, told))
+            sweeps = tuple(map(Sweep.from_dict, told))
             if not sweeps:
-                raise ValueError("it names no sweep")
+                raise ValueError("it has no sweep")
             schema = pa.schema([EVENTS.field(name) for name in columns or EVENTS.names])
             return _Object(number, sweeps, file.read(columns).cast(schema), version)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
             raise BrokenFileError(
-                f"{self._store.url(key)} is no whole object of the log of corporate actions "
-                f"({error!r}): restore it from a backup; without it nobody can tell what was "
+                f"{self._store.url(key)} is a damaged object of the log of corporate actions "
+                f"({error!r}): restore it from a backup; without it, it is unknown what was "
                 "known when"
             ) from error
 
@@ -486,7 +486,7 @@ def _seen_by(sweep: Sweep, events: pa.Table) -> pa.Table:
 
 
 def _folded(newest_first: Iterable[pa.Table], at: datetime | None) -> pa.Table:
-    """What stands after these events, up to an instant.
+    """The current actions after these events, up to an instant.
 
     Args:
         newest_first: Tables of events, each in the order in which they were seen.
@@ -507,7 +507,7 @@ def _folded(newest_first: Iterable[pa.Table], at: datetime | None) -> pa.Table:
 
 
 def _encode(log: _Object) -> bytes:
-    told = json.dumps([sweep.told() for sweep in log.sweeps])
+    told = json.dumps([sweep.as_dict() for sweep in log.sweeps])
     return _parquet(log.events.replace_schema_metadata({_SWEEPS: told}))
 
 
@@ -517,6 +517,6 @@ def _encode_standing(actions: pa.Table, mark: str) -> bytes:
 
 def _parquet(table: pa.Table) -> bytes:
     buffer = pa.BufferOutputStream()
-    # zstd as Parquet uses it has no checksum: a flipped bit would be another rate.
+    # Parquet's zstd has no checksum: a flipped bit could change a rate.
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return bytes(buffer.getvalue())

@@ -1,9 +1,9 @@
-"""Oddities: actions that can't be right as the source states them, or can't both be.
+"""Oddities: actions that can't be right as stated, or contradict each other.
 
 Belongs here: what the rows alone, the calendar and the known tickers tell. Does not belong here:
 what prices tell of an action, and whether it is applied (`securities`).
 
-Nothing is left out or mended because of an oddity. The kinds are those that Alpaca has been seen to
+No action is removed or changed because of an oddity. The kinds are those that Alpaca was seen to
 serve: one split on two neighbouring days (HLT, 2017), a dividend listed twice (PFE, 2023), a
 reverse split entered as a forward one (DOV, 2018).
 """
@@ -35,10 +35,10 @@ NEIGHBOURING = timedelta(days=4)
 """Two days are neighbours over a long weekend too."""
 
 MOST_SHARES = 1_000.0
-"""More new shares for an old one, or the other way round, are not believed."""
+"""A larger ratio of shares, in either direction, is implausible."""
 
 MOST_CASH = 1_000.0
-"""A larger cash dividend a share, in US dollars, is not believed."""
+"""A larger cash dividend per share, in US dollars, is implausible."""
 
 _SPLITS = ("forward_splits", "reverse_splits")
 _ON_PRICES = (*_SPLITS, "unit_splits", "stock_dividends", "cash_dividends", "spin_offs")
@@ -59,14 +59,14 @@ _BRINGS = ("unit_splits", "spin_offs", "rights_distributions", "name_changes")
 
 @dataclass(frozen=True, slots=True)
 class Oddity:
-    """What is odd about one action, or about two.
+    """What is wrong with one action, or with two.
 
     Args:
         kind: One of `KINDS`.
         symbol: The ticker.
         effective_date: Of the action, or of the first of them.
         ids: The actions.
-        text: What is odd, for a person.
+        text: What is wrong, as text.
     """
 
     kind: str
@@ -80,7 +80,7 @@ class Oddity:
 
 
 def oddities(actions: pa.Table, known: Collection[str]) -> list[Oddity]:
-    """Everything odd about these actions, the newest first.
+    """The oddities of these actions, the newest first.
 
     Args:
         actions: The standing ones, in `action.SCHEMA`.
@@ -99,19 +99,19 @@ def oddities(actions: pa.Table, known: Collection[str]) -> list[Oddity]:
     for row in rows:
         found += _alone(row)
         if row["symbol"] not in known and row["symbol"] not in renamed:
-            text = f"{_kind(row)} of a ticker that no list names and that has no bar"
+            text = f"{_kind(row)} of a ticker that is on no list and has no bar"
             found.append(_oddity(UNKNOWN_SYMBOL, text, row))
     return sorted(found, key=lambda one: (one.effective_date, one.symbol, one.kind), reverse=True)
 
 
 def counted(found: Iterable[Oddity]) -> dict[str, int]:
-    """How many there are of each kind, those without any included."""
+    """The number of each kind, including those without any."""
     counts = Counter(one.kind for one in found)
     return {kind: counts[kind] for kind in KINDS}
 
 
 def _alone(row: dict[str, Any]) -> Iterator[Oddity]:
-    """What one row tells by itself."""
+    """The oddities of a single row."""
     kind = row["kind"]
     lacking = [name for name in _RATES.get(kind, ()) if row[name] is None]
     if kind in _BRINGS and row["new_symbol"] is None:
@@ -124,7 +124,7 @@ def _alone(row: dict[str, Any]) -> Iterator[Oddity]:
     if why := _impossible(row):
         yield _oddity(IMPOSSIBLE, f"{_kind(row)}: {why}", row)
     if kind in _ON_PRICES and not _session(row["effective_date"]):
-        text = f"{_kind(row)} on a day without a session: it acts on the next session"
+        text = f"{_kind(row)} on a day without a session: it takes effect in the next session"
         yield _oddity(NO_SESSION, text, row)
 
 
@@ -155,7 +155,7 @@ def _impossible(row: dict[str, Any]) -> str | None:
 
 
 def _repeated(rows: Sequence[dict[str, Any]]) -> Iterator[Oddity]:
-    """The same thing said twice: on one day, or of splits and dividends on neighbouring days."""
+    """Duplicates: on one day, or for splits and dividends on neighbouring days."""
     same: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         rates = (row["new_rate"], row["old_rate"], row["cash"])

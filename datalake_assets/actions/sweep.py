@@ -1,8 +1,7 @@
-"""A sweep: ask the source for the actions of a window of process dates, and log what changed.
+"""A sweep: fetch the actions of a window of process dates, and log what changed.
 
-Belongs here: which window is asked, following its pages to the end, and what it means that an
-action is not among them. Does not belong here: HTTP and decoding (`sources`), and how events are
-kept (`log`).
+Belongs here: the window to fetch, following its pages to the end, and what it means if a known
+action is missing. Does not belong here: HTTP and decoding (`sources`), and storing events (`log`).
 
 Windows are of process dates because the source knows no other filter by day. One window is one
 range, paged to its end: with pages of 1,000 that is the fewest requests there can be, and at 200
@@ -43,12 +42,12 @@ FIRST = market_calendar.FIRST
 """Where the whole history begins. Days without actions cost nothing."""
 
 MAX_LOSS = 0.1
-"""Share of the actions in a window that may be missing since the sweep before."""
+"""The largest share of a window's known actions that may be missing."""
 
 IDS_AT_ONCE = 100
-"""Identifiers that one request names: each has 36 characters, and a URL 8 KB at most."""
+"""How many identifiers one request has: each has 36 characters, and a URL at most 8 KB."""
 
-_FEW = 100  # missing actions that are believed, however small the window
+_FEW = 100  # missing actions that are accepted, however small the window
 _PAGES = 20_000  # a history of twenty million actions
 _NEW_YORK = ZoneInfo("America/New_York")
 
@@ -89,7 +88,7 @@ class ActionsPage:
 
 
 class ActionSource(Protocol):
-    """Who is asked, a page at a time; raises what `collection.errors` tells."""
+    """The source, one page at a time; raises the errors of `collection.errors`."""
 
     def actions(self, first: date, last: date, page_token: str | None) -> ActionsPage:
         """The actions that are processed from `first` to `last`."""
@@ -109,13 +108,13 @@ class Window:
 def due(
     today: date, sweeps: Iterable[Sweep], *, whole: bool = False, since: date | None = None
 ) -> Window:
-    """The window to ask for today.
+    """The window to fetch today.
 
     Args:
         today: The day, in New York.
         sweeps: The ones before, newest first.
         whole: Ask for the whole history, however new the last such sweep is.
-        since: Ask from this day on, and leave what was before to another sweep.
+        since: Fetch from this day on, and leave earlier actions to another sweep.
     """
     last = today + AHEAD
     if since:
@@ -145,24 +144,24 @@ def sweep(
     max_loss: float = MAX_LOSS,
     clock: Clock | None = None,
 ) -> tuple[Sweep, pa.Table]:
-    """Ask for a window, append what changed to the log, and publish what stands.
+    """Fetch a window, append the changes to the log, and publish the current actions.
 
-    Nothing is written before the answer is whole.
+    Nothing is written before the answer is complete.
 
     Args:
-        source: Whom to ask.
-        log: Where it is kept.
-        caller: Sends within the account's limit, and again.
-        window: What to ask for.
+        source: The source.
+        log: The log.
+        caller: Sends requests within the rate limit, with retries.
+        window: The window to fetch.
         max_loss: Share of the standing actions in the window that may be missing.
-        clock: Time.
+        clock: The clock.
 
     Returns:
         The sweep, and its events in `log.EVENTS`.
 
     Raises:
-        PermanentError: The source can't be asked, gives pages without an end, or lacks so many
-            actions that its answer must have been cut short.
+        PermanentError: The requests fail, the pages have no end, or so many known actions are
+            missing that the answer must be truncated.
         RefusedError: The source does not accept the keys.
         StoppedError: It was stopped before the answer was whole.
         ChangedError, StoreError, BrokenFileError: As `ActionLog.append`.
@@ -214,13 +213,14 @@ def _pages(ask: Callable[[str | None], ActionsPage]) -> Iterator[ActionsPage]:
             return
         if token in tokens:
             raise PermanentError(
-                "the source gave the same token for a second page of corporate actions, so its "
-                "answer has no end: nothing was written. Try again later, and tell the source"
+                "the source returned the same token for a second page of corporate actions, so its "
+                "answer has no end: nothing was written. Try again later, and report it to the "
+                "source"
             )
         tokens.add(token)
     raise PermanentError(
         f"the corporate actions have more than {_PAGES:,} pages: nothing was written. Try again "
-        "later, and tell the source"
+        "later, and report it to the source"
     )
 
 
@@ -229,7 +229,7 @@ def _days(window: Window) -> tuple[date, date]:
 
 
 def _missing(standing: pa.Table, window: Window, pages: Sequence[ActionsPage]) -> list[str]:
-    """The standing actions that the window should have brought and did not, ascending.
+    """The known actions of the window that are missing from the answer, ascending.
 
     They were processed within it when they were seen last. By now they may be gone, or have
     another process date, outside of it: only asking for each tells.
@@ -249,9 +249,9 @@ def _require_whole(standing: pa.Table, window: Window, missing: int, max_loss: f
     before = _within(standing, window).num_rows
     if missing > max(_FEW, max_loss * before):
         raise PermanentError(
-            f"the source lacks {missing:,} of the {before:,} corporate actions that stood from "
-            f"{window.first} to {window.last}, more than {max_loss:.1%}: its answer must have been "
-            "cut short, and nothing was written. If it is right, raise max_loss of the asset "
+            f"the source lacks {missing:,} of the {before:,} known corporate actions from "
+            f"{window.first} to {window.last}, more than {max_loss:.1%}: its answer must be "
+            "truncated, and nothing was written. If it is right, raise max_loss of the asset "
             "corporate_actions for one run"
         )
 

@@ -146,7 +146,7 @@ class History:
                 case _:
                     yield f"{when} {_difference(before, event)}"
 
-    def told(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, Any]:
         """The action and since when it is known, as a row for CSV or JSON."""
         return {name: self.row[name] for name in SCHEMA.names} | {
             name: getattr(self, name) for name in _KNOWN
@@ -245,12 +245,12 @@ def _csv(found: Sequence[History]) -> str:
     rows = csv.DictWriter(text, [*SCHEMA.names, *_KNOWN], lineterminator="\n")
     rows.writeheader()
     for one in found:
-        rows.writerow({name: _plain(value) for name, value in one.told().items()})
+        rows.writerow({name: _plain(value) for name, value in one.as_row().items()})
     return text.getvalue()
 
 
 def _json(found: Sequence[History]) -> str:
-    rows = [one.told() | {"changes": list(one.changes())} for one in found]
+    rows = [one.as_row() | {"changes": list(one.changes())} for one in found]
     return json.dumps(rows, default=_plain)
 
 

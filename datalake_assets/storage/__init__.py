@@ -1,4 +1,4 @@
-"""Storage: objects in a folder or a bucket, and where each of the lake's objects lies.
+"""Storage: objects in a folder or a bucket, and the keys of the lake's objects.
 
-Works without Dagster, and knows nothing of bars. Not here: what an object holds (`lake`).
+Works without Dagster, and knows nothing about bars. Not here: the content of objects (`lake`).
 """

@@ -1,6 +1,6 @@
-"""The lake's layout: where each object lies. Nothing else in the program knows a path.
+"""The lake's layout: the key of each object. No other module knows a path.
 
-Belongs here: keys below the lake's root, and back. Does not belong here: reading or writing.
+Belongs here: building and parsing keys. Does not belong here: reading or writing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _BY_YEAR = (SESSIONS, INCOMPLETE)
 
 
 def session_key(session: date) -> str:
-    """Where the published bars of a session lie."""
+    """The key of a session's published bars."""
     return f"{sessions_of(session.year)}/{session.isoformat()}.parquet"
 
 
@@ -53,17 +53,17 @@ def sessions_of(year: int) -> str:
 
 
 def incomplete_key(session: date) -> str:
-    """Where a session waits that did not pass its audit."""
+    """The key of a session that did not pass its audit."""
     return f"{INCOMPLETE}/year={session:%Y}/{session.isoformat()}.parquet"
 
 
 def restatements_of(session: date) -> str:
-    """The folder of what later collections changed of a session."""
+    """The folder of the changes that later collections made to a session."""
     return f"{RESTATEMENTS}/year={session.year:04}/{session.isoformat()}"
 
 
 def restatement_key(session: date, changed_at: datetime) -> str:
-    """Where it lies what the collection of an instant (UTC) changed of a session."""
+    """The key of the changes that the collection at an instant (UTC) made to a session."""
     return f"{restatements_of(session)}/{changed_at:%Y%m%dT%H%M%S.%fZ}.parquet"
 
 
@@ -71,13 +71,13 @@ def restatement(key: str) -> date | None:
     """The session of such a key; None for keys of another shape."""
     match = _RESTATEMENT.fullmatch(key)
     if match and match[1] == match[3]:
-        with suppress(ValueError):  # digits that are no day
+        with suppress(ValueError):  # digits that are not a date
             return date.fromisoformat(match[2])
     return None
 
 
 def symbol_year_key(symbol: str, year: int) -> str:
-    """Where the published bars of a symbol's year lie."""
+    """The key of the published bars of a symbol's year."""
     return f"{SYMBOL_YEARS}/{symbol}/{year:04}/ticks.parquet"
 
 
@@ -88,7 +88,7 @@ def symbol_year(key: str) -> tuple[str, int] | None:
 
 
 def manifest_key(year: int) -> str:
-    """Where it stands which symbols a year has, and which sessions they were made from."""
+    """The key of a year's manifest: its symbols, and the sessions that they were made from."""
     return f"{MANIFESTS}/{year:04}.parquet"
 
 
@@ -99,17 +99,17 @@ def manifest_year(key: str) -> int | None:
 
 
 def universe_key(taken: date) -> str:
-    """Where the snapshot of the universe of a day lies."""
+    """The key of a day's snapshot of the universe."""
     return f"{UNIVERSE}/{taken.isoformat()}.parquet"
 
 
 def survey_key(taken: date) -> str:
-    """Where the survey of a day lies: the years in which each symbol traded."""
+    """The key of a day's survey: the years in which each symbol traded."""
     return f"{SURVEYS}/{taken.isoformat()}.parquet"
 
 
 def action_log_key(number: int) -> str:
-    """Where an object of the log of corporate actions lies; they are numbered from 1."""
+    """The key of an object of the log of corporate actions; they are numbered from 1."""
     return f"{ACTION_LOG}/{number:06}.parquet"
 
 
@@ -120,7 +120,7 @@ def action_log_number(key: str) -> int | None:
 
 
 def evidence_key(quarter: str) -> str:
-    """Where the bars of a quarter lie that tell of securities and actions."""
+    """The key of a quarter's bars that are evidence for securities and actions."""
     return f"{EVIDENCE}/{quarter}.parquet"
 
 
@@ -131,9 +131,9 @@ def evidence_quarter(key: str) -> str | None:
 
 
 def dated(prefix: str, keys: list[str]) -> list[date]:
-    """The days of the keys below a prefix, ascending; keys of another shape are not ours.
+    """The days of the keys below a prefix, ascending; keys of another form are ignored.
 
-    Neither is a day in another year's folder: it would be looked for in its own.
+    A day in another year's folder is ignored, too, as readers would not find it there.
     """
     below = f"{prefix}/"
     days = []
@@ -141,6 +141,6 @@ def dated(prefix: str, keys: list[str]) -> list[date]:
         if key.startswith(below) and (match := _DATED.fullmatch(key.removeprefix(below))):
             folder, day, year = match.groups()
             if folder == (year if prefix in _BY_YEAR else None):
-                with suppress(ValueError):  # digits that are no day
+                with suppress(ValueError):  # digits that are not a date
                     days.append(date.fromisoformat(day))
     return sorted(days)

@@ -1,18 +1,18 @@
-"""Staging: how an object is written in a local folder, whole or not at all.
+"""Staging: atomic writes in a local folder.
 
 Belongs here: the hidden folder at the lake's root in which a file is written before it is renamed
-to its place, and what killed writers left in it. Does not belong here: keys, and errors for a
-person (`store`).
+to its place, and the files that killed writers left there. Does not belong here: keys, and
+user-facing errors (`store`).
 
-Beside its place a half-written file is in a folder that others scan: pandas, pyarrow, Polars and
-Spark take whatever lies there for data. In a folder with a dot in front, at the root, it is in
-nobody's way, and on the same file system, so that the renaming is atomic.
+A half-written file next to its final place would be in a folder that other programs scan: pandas,
+pyarrow, Polars and Spark treat every file there as data. A hidden folder at the root avoids that,
+and is on the same file system, so that the rename is atomic.
 
-A writer has a file of its own there and holds a lock on it, which the system frees when the process
-ends in whatever way. Where that file can be locked, or is gone, the writer is dead, and what it
-staged is litter: no clock and no process number is asked, which would lie between machines and
-containers. Should the files of a living writer be taken all the same (by another machine, on a
-share whose locks don't reach it), its renaming fails, and it writes again.
+A writer has its own file there and holds a lock on it, which the system releases when the process
+ends in any way. If that file can be locked, or is gone, the writer is dead and its staged files can
+be removed. Clocks and process ids are not used, as they are unreliable across machines and
+containers. If the files of a living writer are removed nevertheless (by another machine, on a share
+without shared locks), its rename fails, and it writes again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STAGING = ".staging"
 """The folder, at the lake's root; never listed."""
 
 _WRITER = ".writer"
-"""How the name ends of the file that a writer holds. What it stages begins like it."""
+"""The suffix of a writer's lock file. Its staged files have the same prefix."""
 
 _TRIES = 5
 
@@ -93,13 +93,13 @@ class Staging:
             try:
                 self._move(backend, staged, key, overwrite=overwrite)
             except BaseException:
-                if left and not path.exists():  # somebody took this writer for dead
+                if left and not path.exists():  # taken for a dead writer's
                     self._mark = None
                     continue
                 self._remove(path)
                 raise
             return written["e_tag"]
-        raise AssertionError  # the last one was raised
+        raise AssertionError  # unreachable: the last error was raised
 
     def _move(self, backend: LocalStore, staged: str, key: str, *, overwrite: bool) -> None:
         obstore.rename(backend, staged, key, overwrite=overwrite)
@@ -140,7 +140,7 @@ class Staging:
 
     @staticmethod
     def _remove(path: Path) -> None:
-        # What can't be removed is only litter: no reader sees it, and no write fails because of it.
+        # A file that can't be removed is harmless: no reader sees it, and no write fails.
         with suppress(OSError):
             path.unlink()
 
@@ -160,7 +160,7 @@ class Staging:
 
 
 def _held(path: Path) -> bool:
-    """Does a living process hold the file?"""
+    """Whether a living process holds the file."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

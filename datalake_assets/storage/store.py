@@ -65,15 +65,15 @@ _NAMED_LIKE_A_FILE = re.compile(r".+\.(parquet|json|html)")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long S3 is waited for: bounded, so that a silent bucket is an error and not a hang.
+class Timeouts:
+    """The timeouts and retries for S3, so that a bucket that does not answer is an error.
 
     Args:
         connect: Seconds to connect.
         read: Seconds without a byte of the answer.
         request: Seconds of one request in all.
-        retries: How often one that failed in a way that can pass is sent again.
-        retrying: Seconds from its start on, after which it is not sent again.
+        retries: How often a request that failed temporarily is retried.
+        retrying: Seconds from its start after which it is not retried.
         wait_initial: Seconds of the first wait, about; it doubles with each.
         wait_max: Seconds of the longest wait.
     """
@@ -87,12 +87,12 @@ class Patience:
     wait_max: float = 10.0
 
     def waits(self) -> Iterator[float]:
-        """Seconds to wait before each retry: doubling, and drawn evenly from zero up to that."""
+        """The waits before the retries, in seconds: exponential with full jitter."""
         for number in range(self.retries):
             yield random.random() * min(self.wait_max, self.wait_initial * 2.0**number)
 
 
-PATIENCE = Patience()
+TIMEOUTS = Timeouts()
 
 
 _process: int | None = None
@@ -110,18 +110,17 @@ def require_unforked() -> None:
         _process = os.getpid()
     elif _process != os.getpid():
         raise StoreError(
-            "this process was forked from one that had used a lake, and the threads that read for "
-            "it are not here: use multiprocessing.get_context('spawn') or threads, or open the "
-            "lake in the children alone"
+            "this process was forked from one that had used a lake, and the lake's threads don't "
+            "survive a fork: use multiprocessing.get_context('spawn') or threads, or open the "
+            "lake only in the children"
         )
 
 
 class StoreError(RuntimeError):
-    """The store did not do what it was asked: what was attempted, what came back, what to do.
+    """A failed operation of the store: what was attempted, what came back, what to do.
 
     Attributes:
-        transient: Whether it may do it when it is asked again: it was overloaded, down, or did
-            not answer.
+        transient: Whether a retry may succeed: the store was overloaded, down, or did not answer.
     """
 
     def __init__(self, message: str, *, transient: bool = False) -> None:
@@ -130,20 +129,20 @@ class StoreError(RuntimeError):
 
 
 class ChangedError(StoreError):
-    """Somebody else wrote the object in the meantime; nothing was written over it."""
+    """Another writer changed the object in the meantime; it was not overwritten."""
 
 
 class BrokenFileError(RuntimeError):
-    """An object was read, and its bytes are not the file that should lie there."""
+    """An object could be read, but its content is damaged."""
 
 
 class UnreadableError(StoreError, BrokenFileError):
-    """An object is in a local folder, and this process has no right to read it.
+    """A file of a local folder can't be read for lack of permission.
 
-    The other objects are none the worse, so whoever goes on past a broken file goes on past this.
+    Other objects are not affected, so code that skips broken files skips this one as well.
 
     Attributes:
-        repair: The command that gives the right.
+        repair: The command that grants the permission.
     """
 
     def __init__(self, message: str, *, repair: str) -> None:
@@ -154,12 +153,12 @@ class UnreadableError(StoreError, BrokenFileError):
 def _sent_again(
     method: Callable[Concatenate["Store", Given], Answer],
 ) -> Callable[Concatenate["Store", Given], Answer]:
-    """Sends again what obstore would not, as often as the store's patience allows."""
+    """Retries what obstore does not, within the store's `Timeouts`."""
 
     @functools.wraps(method)
     def patient(store: "Store", /, *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        until = time.monotonic() + store.patience.retrying
-        for wait in store.patience.waits():
+        until = time.monotonic() + store.timeouts.retrying
+        for wait in store.timeouts.waits():
             try:
                 return method(store, *args, **kwargs)
             except StoreError as error:
@@ -188,10 +187,10 @@ class Store:
         base: str,
         backend: Backend | None = None,
         root: Path | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self.uri = uri
-        self.patience = patience or Patience(retries=0)
+        self.timeouts = timeouts or Timeouts(retries=0)
         self._base = base
         self._backend = backend
         self._root = root  # of a local folder, which the first write makes
@@ -484,7 +483,7 @@ class Store:
             ) from _without_body(cause)
 
 
-def open_store(uri: str, *, retry: bool = True, patience: Patience = PATIENCE) -> Store:
+def open_store(uri: str, *, retry: bool = True, timeouts: Timeouts = TIMEOUTS) -> Store:
     """The store at `uri`: a local path, `file:///path`, `s3://bucket/prefix` or `memory://`.
 
     Nothing is made and no object is asked for until a method is called. A relative path means the
@@ -495,7 +494,7 @@ def open_store(uri: str, *, retry: bool = True, patience: Patience = PATIENCE) -
         uri: Where.
         retry: Whether a request to S3 that failed in a way that can pass is sent again, for a
             minute at most; False for callers who do so themselves.
-        patience: How long S3 is waited for.
+        timeouts: How long S3 is waited for.
 
     Raises:
         ValueError: `uri` names no place that a lake can be in.
@@ -513,12 +512,12 @@ def open_store(uri: str, *, retry: bool = True, patience: Patience = PATIENCE) -
         case "memory":
             return Store(uri, base="memory:///", backend=MemoryStore())
         case "s3":
-            patience = patience if retry else replace(patience, retries=0)
-            backend = _open_s3(place, patience)
-            return Store(f"s3://{place}", base=f"s3://{place}/", backend=backend, patience=patience)
+            timeouts = timeouts if retry else replace(timeouts, retries=0)
+            backend = _open_s3(place, timeouts)
+            return Store(f"s3://{place}", base=f"s3://{place}/", backend=backend, timeouts=timeouts)
 
 
-def _open_s3(place: str, patience: Patience) -> S3Store:
+def _open_s3(place: str, timeouts: Timeouts) -> S3Store:
     bucket, _, prefix = place.partition("/")
     uri = f"s3://{place}"
     # Everything is handed over by name: obstore also reads the environment, but there an empty
@@ -537,8 +536,8 @@ def _open_s3(place: str, patience: Patience) -> S3Store:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise StoreError(
-            f"can't open {uri}: its endpoint, AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, must be an"
-            " address like https://host:9000"
+            f"can't open {uri}: its endpoint, AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, must be"
+            " a URL like https://host:9000"
         )
     config: S3Config = {
         "region": region,
@@ -552,17 +551,17 @@ def _open_s3(place: str, patience: Patience) -> S3Store:
             prefix=prefix or None,
             config=config,
             client_options={
-                "connect_timeout": timedelta(seconds=patience.connect),
-                "read_timeout": timedelta(seconds=patience.read),
-                "timeout": timedelta(seconds=patience.request),
+                "connect_timeout": timedelta(seconds=timeouts.connect),
+                "read_timeout": timedelta(seconds=timeouts.read),
+                "timeout": timedelta(seconds=timeouts.request),
                 "allow_http": parts.scheme == "http",
             },
             retry_config={
-                "max_retries": patience.retries,
-                "retry_timeout": timedelta(seconds=patience.retrying),
+                "max_retries": timeouts.retries,
+                "retry_timeout": timedelta(seconds=timeouts.retrying),
                 "backoff": {
-                    "init_backoff": timedelta(seconds=patience.wait_initial),
-                    "max_backoff": timedelta(seconds=patience.wait_max),
+                    "init_backoff": timedelta(seconds=timeouts.wait_initial),
+                    "max_backoff": timedelta(seconds=timeouts.wait_max),
                     "base": 2,
                 },
             },
@@ -617,8 +616,8 @@ def checked_key(key: str) -> str:
     """
     if not _KEY.fullmatch(key):
         raise ValueError(
-            f"{key!r} is no key: segments of A-Z, a-z, 0-9 and ._=- between single slashes,"
-            " none of them . or .."
+            f"{key!r} is not a valid key: segments of A-Z, a-z, 0-9 and ._=- between single "
+            "slashes, none of them . or .."
         )
     return key
 
@@ -673,7 +672,7 @@ _ADVICE = (
         r"SignatureDoesNotMatch|InvalidAccessKeyId|Token|[Cc]redentials|ProfileNotFound|^401 ",
         _CHECK_KEYS,
     ),
-    (r"RequestTimeTooSkewed", "set this machine's clock right"),
+    (r"RequestTimeTooSkewed", "correct this machine's clock"),
     (
         r"redirect|AuthorizationHeaderMalformed",
         "set AWS_REGION to the bucket's region",
@@ -684,12 +683,12 @@ _ADVICE = (
     ),
     (r"^40[03] [^,]*$", _CHECK_KEYS),  # a HEAD's answer, which has no body that says more
     (r"^403 ", _CHECK_KEYS),
-    (r"BadDigest", "the object was changed on its way: run it again"),
+    (r"BadDigest", "the object was changed in transit: run it again"),
     (r"SlowDown|^429 |^5[0-9][0-9] ", "the server is overloaded or down: run it again later"),
     (r"HTTP error|Invalid endpoint", "check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION"),
     (
         r"^can't (read|look up|list) .*os error (1|13)\)",
-        "give this user the right to read it (chmod u+r; of a folder u+rx)",
+        "give this user the right to read it (chmod u+r, for a folder u+rx)",
     ),
     (r"os error (1|13|30)\)", "give this user the right to write there"),
     (
@@ -698,22 +697,22 @@ _ADVICE = (
     ),
     (r"os error (28|122)\)", "free some space"),
     (r"os error 27\)", "raise this process's limit of a file's size (ulimit -f)"),
-    (r"os error (2|17|20|21)\)", "something else stands there: move it, or choose another folder"),
+    (r"os error (2|17|20|21)\)", "something else is there: move it, or choose another folder"),
 )
 
 
 def _changed(place: str) -> str:
     return (
-        f"can't write {place}: somebody else wrote it in the meantime, and that was left as it "
-        "is; run this again, on what stands there now"
+        f"can't write {place}: another writer changed it in the meantime, and that version was "
+        "kept; run this again to start from it"
     )
 
 
 def _version(e_tag: str | None, key: str) -> str:
     if e_tag is None:
         raise StoreError(
-            f"the store gave no ETag for {key!r}, and without one two writers can't be kept "
-            "apart: use a store that has them"
+            f"the store returned no ETag for {key!r}, which is needed to detect concurrent "
+            "writers: use a store that has ETags"
         )
     return e_tag
 

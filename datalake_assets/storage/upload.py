@@ -1,8 +1,8 @@
-"""Writing many objects at once: threads, retries, one result for each, and an end when told to.
+"""Writing many objects at once: threads, retries, a result per object, and stopping.
 
-Belongs here: what is to be written, the threads that write it, and the report of what became of
-each object. Does not belong here: the request (`store`), which objects a lake needs
-(`symbol_years`), drawing the progress (the command line).
+Belongs here: the objects to write, the threads that write them, and the report of the results. Does
+not belong here: the request (`store`), which objects a lake needs (`symbol_years`), drawing the
+progress (the command line).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Uploaded:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What became of the objects: each is in exactly one of the first three, in their order.
+    """The results of an upload: each object is in exactly one of the first three, in order.
 
     Args:
         uploaded: By key, those that stand in the store.
@@ -89,7 +89,7 @@ class Upload:
         stopped: Why it was stopped before its end; empty when it was not.
         bytes: Of the objects uploaded.
         seconds: What it took.
-        retries: Requests sent again.
+        retries: The number of retries.
     """
 
     uploaded: dict[str, Uploaded]
@@ -102,7 +102,7 @@ class Upload:
 
     @property
     def passed(self) -> bool:
-        """Is every object in the store?"""
+        """Whether every object is in the store."""
         return not self.failed and not self.pending
 
     @property
@@ -120,9 +120,9 @@ class Snapshot:
         uploaded: How many of them are.
         failed: How many could not be.
         bytes: Of the objects uploaded.
-        retries: Requests sent again.
+        retries: The number of retries.
         seconds: Time since the start.
-        final: Is this the end?
+        final: Whether this is the end.
     """
 
     objects: int
@@ -135,7 +135,7 @@ class Snapshot:
 
     @property
     def done(self) -> int:
-        """Objects that came to an end, good or bad."""
+        """Objects that are finished, uploaded or failed."""
         return self.uploaded + self.failed
 
     @property
@@ -145,7 +145,7 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time that the rest takes at the pace so far; None before the first object is done."""
+        """The estimated time left at the pace so far; None before the first object is done."""
         if not self.done:
             return None
         return self.seconds / self.done * (self.objects - self.done)
@@ -153,7 +153,7 @@ class Snapshot:
     def __str__(self) -> str:
         text = f"{self.done:,}/{self.objects:,} objects, {self.bytes / 1e6:,.1f} MB"
         if self.seconds >= 1:
-            text += f", {self.objects_per_second:,.0f} a second"
+            text += f", {self.objects_per_second:,.0f} per second"
         if self.failed:
             text += f", ✗ {self.failed:,}"
         if self.retries:
@@ -198,10 +198,10 @@ def upload(
             the program that `data` or `send` are, after the threads were told to end.
     """
     if workers < 1:
-        raise ValueError(f"uploading takes at least one thread, not {workers}")
+        raise ValueError(f"an upload needs at least one thread, not {workers}")
     keys = [item.key for item in items]
     if twice := [key for key, times in Counter(keys).items() if times > 1]:
-        raise ValueError(f"{twice[0]!r} is to be uploaded twice: which of the two would be kept?")
+        raise ValueError(f"{twice[0]!r} occurs twice in the objects to upload")
     running = _Running(deque(items), send, workers, policy, clock or Clock(), draw)
     show = display or (lambda snapshot: None)
     try:
@@ -215,7 +215,7 @@ def upload(
 
 
 class _NoLimit(RateLimiter):
-    """A store has no account's limit to be held: it says when it is too much."""
+    """A limiter that never waits: a store has no rate limit, and says if it is overloaded."""
 
     def __init__(self) -> None:
         super().__init__(per_minute=1e9)
@@ -269,7 +269,7 @@ class _Running:
         if self._idle.wait(seconds) or self._stop.is_set():
             return True
         if stop is not None and stop.is_set():
-            self._stopped = "told to stop"
+            self._stopped = "stopped"
             return True
         return False
 
@@ -350,7 +350,7 @@ class _Running:
         try:
             version = self._caller.call(attempt)
         except (ChangedError, OSError) as error:
-            results.failed[item.key] = str(error)  # which says nothing about the next object
+            results.failed[item.key] = str(error)  # which does not affect the next object
         except (StoreError, PermanentError) as error:
             results.failed[item.key] = str(error)
             self._count_refusal(str(error))
@@ -415,7 +415,7 @@ def _read(path: str) -> bytes:
 def _demand_a_link_within(link: Path, root: Path) -> None:
     if link.is_dir():
         raise ValueError(
-            f"{link} is a link to a folder, which is not followed: upload that folder by itself, "
+            f"{link} is a link to a folder, which is not followed: upload that folder separately, "
             "or remove the link"
         )
     # realpath() takes a link to itself as it is; resolve() raises RuntimeError, before Python 3.13.

@@ -146,7 +146,7 @@ def test_a_damaged_object_of_the_log_is_named_with_what_to_do(folder: Store) -> 
     log.append(answer(action()), minutes(0))
     folder.put(layout.action_log_key(1), folder.get(layout.action_log_key(1))[:-9])
 
-    with pytest.raises(BrokenFileError, match=r"000001\.parquet is no whole object of the log"):
+    with pytest.raises(BrokenFileError, match=r"000001\.parquet is a damaged object of the log"):
         log.current()
 
 

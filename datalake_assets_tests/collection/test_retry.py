@@ -207,7 +207,7 @@ def test_the_time_counts_from_the_first_attempt_and_not_from_the_wait_for_it() -
         PermanentError("400"),
         RejectedSymbolError("invalid symbol", "A!"),
         RefusedError("401"),
-        StoppedError("told to stop"),
+        StoppedError("stopped"),
         CollectionError("unknown"),
         KeyError("a defect"),
     ],

@@ -313,7 +313,7 @@ def test_a_repair_is_not_published_over_what_somebody_else_published(
     replacing = lake.stored(MONDAY) or StoredSession(HALF, False, {})
     publish(lake, QUARTER)
     objects = lake.store.versions(layout.SESSIONS)
-    with pytest.raises(ChangedError, match="2024-07-01.parquet: somebody else wrote it"):
+    with pytest.raises(ChangedError, match="2024-07-01.parquet: another writer changed it"):
         lake.publish(REPAIRED, findings(REPAIRED), replacing)
     assert lake.store.versions(layout.SESSIONS) == objects
     lake.publish(REPAIRED, findings(REPAIRED), stood(lake))
@@ -328,7 +328,7 @@ def test_a_repair_is_not_kept_over_what_somebody_else_wrote(
     over = stood(lake)
     meanwhile(lake, QUARTER)
     objects = lake.store.versions()
-    with pytest.raises(ChangedError, match="incomplete/.*: somebody else wrote it"):
+    with pytest.raises(ChangedError, match="incomplete/.*: another writer changed it"):
         lake.keep_incomplete(HALF, findings(HALF), over)
     assert lake.store.versions() == objects
 

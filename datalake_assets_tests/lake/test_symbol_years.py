@@ -504,7 +504,7 @@ def test_a_stopped_publication_says_what_is_missing_and_the_next_one_completes_i
             ended.set()
 
     watched = WatchedStore(store, stop_at_b)
-    with pytest.raises(PublicationError, match=r"2024: 2 of 3 .* not written \(told to stop\)"):
+    with pytest.raises(PublicationError, match=r"2024: 2 of 3 .* not written \(stopped\)"):
         publish(watched, workers=1, stop=stop, display=show)
     manifest = SymbolYears(store).manifest(YEAR)
     assert not manifest.whole

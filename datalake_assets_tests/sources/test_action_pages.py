@@ -152,8 +152,8 @@ def test_a_row_without_its_date_its_symbol_or_its_id_costs_itself_and_is_named(k
 @pytest.mark.parametrize(
     ("spoiled", "why"),
     [
-        ({"ex_date": "2026-02-30"}, "its ex_date is no day: '2026-02-30'"),
-        ({"ex_date": "20260219"}, "its ex_date is no day: '20260219'"),
+        ({"ex_date": "2026-02-30"}, "its ex_date is not a date: '2026-02-30'"),
+        ({"ex_date": "20260219"}, "its ex_date is not a date: '20260219'"),
         ({"rate": "much"}, "its rate is not a number: 'much'"),
         ({"rate": "NaN"}, "its rate is not a number: 'NaN'"),
         ({"rate": True}, "its rate is not a number: True"),

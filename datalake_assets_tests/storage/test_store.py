@@ -170,7 +170,9 @@ def test_a_replacement_of_what_somebody_else_wrote_changes_nothing_and_says_so(
     for version in (stale, None):
         with pytest.raises(ChangedError) as caught:
             store.replace("k", b"3", version)
-        assert str(caught.value).startswith(f"can't write {store.url('k')}: somebody else wrote it")
+        assert str(caught.value).startswith(
+            f"can't write {store.url('k')}: another writer changed it"
+        )
         assert not caught.value.transient
     assert store.get_versioned("k") == (b"2", now)
 
@@ -324,7 +326,7 @@ def test_a_key_that_is_none_is_refused_by_every_method(store: Store, key: str) -
             lambda: store.foreign(key),
         ]
     for method in methods:
-        with pytest.raises(ValueError, match="is no key"):
+        with pytest.raises(ValueError, match="is not a valid key"):
             method()
 
 
@@ -584,7 +586,7 @@ def test_writers_at_work_sweep_nothing_of_each_other(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     (tmp_path / "k").mkdir()
-    with pytest.raises(StoreError, match="Is a directory .*something else stands there"):
+    with pytest.raises(StoreError, match="Is a directory .*something else is there"):
         store.put("k", b"1")
     assert store.create("k", b"1") is False
     assert {path.suffix for path in (tmp_path / STAGING).iterdir()} == {".writer"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from datalake_assets.storage.store import ChangedError, Patience, Store, StoreError, open_store
+from datalake_assets.storage.store import ChangedError, Store, StoreError, Timeouts, open_store
 from datalake_assets_tests.seaweedfs import S3Server
 from datalake_assets_tests.storage.s3_proxy import (
     BROKEN,
@@ -27,7 +27,7 @@ from datalake_assets_tests.storage.s3_proxy import (
 )
 
 OLD, NEW = b"old" * 5_000, b"new" * 7_000
-HASTY = Patience(
+HASTY = Timeouts(
     connect=2, read=0.4, request=2, retries=3, retrying=30, wait_initial=0.01, wait_max=0.02
 )
 ATTEMPTS = HASTY.retries + 1
@@ -54,7 +54,7 @@ class Faulty:
 
     def __init__(self, uri: str, proxy: S3Proxy, around: Store) -> None:
         self.uri, self.proxy, self.around = uri, proxy, around
-        self.store = open_store(uri, patience=HASTY)
+        self.store = open_store(uri, timeouts=HASTY)
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_what_does_not_pass_is_an_error_that_says_so_and_changes_nothing_by_halv
 @pytest.mark.s3
 @pytest.mark.parametrize("work", WRITES)
 def test_who_tries_again_himself_gets_each_failure_at_once(faulty: Faulty, work: Work) -> None:
-    faulty.store = open_store(faulty.uri, retry=False, patience=HASTY)
+    faulty.store = open_store(faulty.uri, retry=False, timeouts=HASTY)
     for fault in (BROKEN, Fault(reset="request"), Fault(flipped=True)):
         faulty.proxy.meet(always=fault)
         with pytest.raises(StoreError) as caught:
@@ -168,7 +168,7 @@ def test_who_tries_again_himself_gets_each_failure_at_once(faulty: Faulty, work:
 @pytest.mark.parametrize("work", WRITES)
 def test_a_body_that_always_arrives_changed_is_never_stored(faulty: Faulty, work: Work) -> None:
     faulty.proxy.meet(always=Fault(flipped=True))
-    with pytest.raises(StoreError, match="400 Bad Request, BadDigest.*changed on its way") as error:
+    with pytest.raises(StoreError, match="400 Bad Request, BadDigest.*changed in transit") as error:
         work(faulty)
     assert error.value.transient
     assert faulty.proxy.requests == ATTEMPTS
@@ -185,7 +185,7 @@ def test_a_body_that_always_arrives_changed_is_never_stored(faulty: Faulty, work
         (
             Fault(403, "RequestTimeTooSkewed"),
             "403 Forbidden, RequestTimeTooSkewed",
-            "set this machine's clock right",
+            "correct this machine's clock",
         ),
     ],
 )
@@ -259,8 +259,8 @@ def test_an_update_of_somebody_else_is_not_taken_for_ones_own_lost_one(
 def test_a_silent_server_is_left_after_the_time_that_was_given(
     faulty: Faulty, work: Work, retry: bool
 ) -> None:
-    patience = Patience(connect=2, read=0.2, retries=150, retrying=0.5, wait_max=0.05)
-    faulty.store = open_store(faulty.uri, retry=retry, patience=patience)
+    timeouts = Timeouts(connect=2, read=0.2, retries=150, retrying=0.5, wait_max=0.05)
+    faulty.store = open_store(faulty.uri, retry=retry, timeouts=timeouts)
     faulty.proxy.meet(always=SILENT)
     began = time.monotonic()
     with pytest.raises(StoreError, match="check the network") as caught:

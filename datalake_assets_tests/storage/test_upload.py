@@ -209,7 +209,7 @@ def test_wrong_orders_are_refused_before_anything_is_sent() -> None:
     server = Server()
     with pytest.raises(ValueError, match="at least one thread, not 0"):
         upload(items(1), server, workers=0)
-    with pytest.raises(ValueError, match="'data/00001' is to be uploaded twice"):
+    with pytest.raises(ValueError, match="'data/00001' occurs twice"):
         upload([*items(3), items(2)[1]], server)
     assert server.stored == {}
 
@@ -240,7 +240,7 @@ def test_each_object_ends_in_exactly_one_place_whatever_goes_wrong(
             case "refused":
                 return refused()
             case "changed":
-                return ChangedError("somebody else wrote it")
+                return ChangedError("another writer changed it")
             case "stop":
                 stop.set()
         return None
@@ -344,7 +344,7 @@ def test_a_stop_ends_an_upload_whose_requests_hang_and_these_are_pending(hanging
     assert time.monotonic() - began < HANG
     assert list(report.uploaded) == [f"data/{n:05d}" for n in range(10)]
     assert len(report.pending) == 990
-    assert report.stopped == "told to stop"
+    assert report.stopped == "stopped"
     hanging.over.set()  # what comes now changes nothing
     assert len(report.pending) == 990
 
@@ -439,7 +439,7 @@ def test_a_local_lake_is_uploaded_without_what_its_store_keeps_for_itself(tmp_pa
 @pytest.mark.parametrize("name", ["a b", "ü", "x?y", "data/~"])
 def test_a_name_that_is_no_key_is_told_before_work_starts(tmp_path: Path, name: str) -> None:
     write(tmp_path, "fine", name)
-    with pytest.raises(ValueError, match=re.escape(f"{name!r} is no key")):
+    with pytest.raises(ValueError, match=re.escape(f"{name!r} is not a valid key")):
         files(tmp_path)
 
 
@@ -604,7 +604,7 @@ def test_wrong_input_is_told_before_anything_is_sent(folder: Path, tmp_path: Pat
     for arguments, told in (
         ((str(tmp_path / "nothing"), "s3://bucket/x"), "No such file or directory"),
         ((str(tmp_path / "empty"), "s3://bucket/x"), "has no files"),
-        ((str(tmp_path / "odd"), "s3://bucket/x"), "is no key"),
+        ((str(tmp_path / "odd"), "s3://bucket/x"), "is not a valid key"),
         ((str(folder), "gs://bucket/x"), "no other scheme"),
         ((str(folder), "memory://"), "is not persistent"),
         ((str(folder), "s3://bucket/x"), "NoCredentials"),
@@ -649,4 +649,4 @@ def test_ctrl_c_ends_the_command_at_once_with_a_summary_though_the_server_hangs(
     told = json.loads(answer)
     assert told["uploaded"] == 0
     assert len(told["pending"]) == 60
-    assert told["stopped"] == "told to stop"
+    assert told["stopped"] == "stopped"
