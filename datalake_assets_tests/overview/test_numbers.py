@@ -345,7 +345,7 @@ def test_symbol_years_are_behind_by_what_changed_since_they_were_published(
     assert found.sentence.endswith("; the per-symbol files of 2024 are out of date.")
 
 
-def test_symbol_years_that_lag_on_purpose_are_no_fault_of_the_lake(lake: Lake) -> None:
+def test_symbol_years_that_lag_on_purpose_are_no_fault_of_the_lake(lake: LakeWriter) -> None:
     publish(lake, DAYS[:-2])
     SymbolYears(lake.store).publish(2024)
     publish(lake, DAYS[-2:])
