@@ -10,7 +10,7 @@ Most rules hold a share against a threshold. Of ten symbols one is already a ten
 missing or odd by their number as well: what the share forbids and the number allows is warned of.
 
 The rules work on arrays with a value for each symbol or bar, not on sets of names: a session of
-5,000 symbols is judged in 0.1 ms instead of 3.2. Only offenders are named.
+5,000 symbols is judged in 0.3 ms instead of 3.2. Only offenders are named.
 """
 
 from __future__ import annotations
