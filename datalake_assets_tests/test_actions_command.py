@@ -47,7 +47,10 @@ def test_a_symbols_actions_are_shown_with_since_when_they_are_known(lake: Action
     assert lines[0] == "TPG  2 corporate actions, as the source had them at 2026-03-02 14:00 UTC"
     assert [plain(line) for line in lines[2:4]] == [
         "2026-02-19 cash dividend TPG $0.61 2026-03-05 2026-03-02 12:00, changed 2026-03-02 14:00",
-        "2026-03-09 forward split TPG 4 for 1 2026-03-09 2026-03-02 12:00, gone 2026-03-02 14:00",
+        (
+            "2026-03-09 forward split TPG 4 for 1 2026-03-09 2026-03-02 12:00, "
+            "removed 2026-03-02 14:00"
+        ),
     ]
     assert lines[4:] == [
         "2026-02-19 cash dividend TPG: 2026-03-02 14:00 UTC cash 0.65 → 0.61",

@@ -320,6 +320,8 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
         return reason(event)
     if event.step_key == "symbol_year_ticks":
         return "interrupted. Written files stay; run the same command again to write the rest"
+    if first is None:
+        return "interrupted. Run the same command again"
     return (
         "interrupted. Published sessions stay. To collect the others without requesting a symbol "
         f"twice: {command()} collect --from {first} --to {last} --repair"
