@@ -82,22 +82,19 @@ def main() -> None:
             os.environ.update(server.environ(), NO_PROXY="127.0.0.1")
             uri = f"s3://{BUCKET}/lake"
             there = open_store(uri, retry=False)
-            for below in (layout.SESSIONS, layout.SYMBOL_YEARS, layout.MANIFESTS):
-                local = files(given.lake / below)
-                sent = upload(local, partial(_put, there, below))
-                assert sent.passed, sent.failed
+            sent = upload(files(given.lake / layout.SESSIONS), partial(_put, there))
+            assert sent.passed, sent.failed
             _measure(place, uri, given.rounds)
 
 
-def _put(store: Store, below: str, key: str, data: bytes) -> None:
-    store.put(f"{below}/{key}", data)
+def _put(store: Store, key: str, data: bytes) -> None:
+    store.put(f"{layout.SESSIONS}/{key}", data)
 
 
 def _measure(place: str, uri: str, rounds: int) -> None:
     store = open_store(uri)
-    if store.exists(layout.session_key(LAST)):
-        store.delete(layout.session_key(LAST))
-        SymbolYears(store, open_store(uri, retry=False)).publish(LAST_YEAR)
+    store.delete(layout.session_key(LAST))
+    SymbolYears(store, open_store(uri, retry=False)).publish(LAST_YEAR)
     for _ in range(rounds):
         _restate(store)
         for what in ("evening", "publish", "whole"):

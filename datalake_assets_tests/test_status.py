@@ -186,6 +186,7 @@ def test_json_has_all_that_the_terminal_shows_and_more() -> None:
             "to_retry": 0,
             "symbol_years_behind": 1,
             "symbol_years_whole": True,
+            "symbol_years_follow": None,
         }
     ]
     assert told["newest"]["session"] == "2024-07-03"

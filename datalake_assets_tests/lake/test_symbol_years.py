@@ -436,6 +436,25 @@ def test_it_is_remembered_when_all_of_a_year_was_proved_and_publications_keep_it
     assert_published(store, CHANGED)
 
 
+@pytest.mark.parametrize(
+    "now", [datetime(2024, 7, 2, 23, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)]
+)
+def test_the_running_year_is_due_with_the_last_session_of_a_week(now: datetime) -> None:
+    class Then(FakeClock):
+        def now(self) -> datetime:
+            return now
+
+    monday, tuesday, *_, friday = DAYS[:4]
+    store = published({monday: {"A": 0}})
+    years = SymbolYears(store, clock=Then())
+    assert not years.due(YEAR, weekly=True)
+    write(store, {monday: {"A": 0}, tuesday: {"A": 0}})
+    assert years.due(YEAR, weekly=True) == (now.year != YEAR)
+    assert years.due(YEAR, weekly=False)
+    write(store, {monday: {"A": 0}, tuesday: {"A": 0}, friday: {"A": 0}})
+    assert years.due(YEAR, weekly=True)
+
+
 def test_a_suspect_that_no_manifest_knows_is_removed() -> None:
     store = published()
     store.put(layout.symbol_year_key("STRAY", YEAR), b"of somebody")
