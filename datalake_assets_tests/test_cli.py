@@ -40,6 +40,7 @@ from datalake_assets.liveness import process_of
 from datalake_assets.partitions import session_partitions
 from datalake_assets.securities.derivation import read_derived
 from datalake_assets.settings import Settings
+from datalake_assets.sources.pages import COMPILED
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.actions.sayings import action, answer
@@ -102,9 +103,9 @@ def datalake(
     ("arguments", "told"),
     [
         (("--help",), ("demo", "collect", "status", "exchange")),
-        (("demo", "--help"), ("newest sessions", "needs no key")),
+        (("demo", "--help"), ("newest sessions", "Needs no API key")),
         (("collect", "--help"), ("--session", "--from", "--to", "--repair", "YYYY-MM-DD")),
-        (("plan", "--help"), ("--from", "--to", "--missing", "--json", "without doing it")),
+        (("plan", "--help"), ("--from", "--to", "--missing", "--json", "without collecting")),
         (("status", "--help"), ("--json", "gaps")),
         (("exchange", "--help"), ("--port", "--recorded", "--latency", "--faults", "--seed")),
     ],
@@ -143,10 +144,16 @@ def test_a_short_option_shows_the_help_of_every_command(command: str) -> None:
     assert short.stdout == invoke(*command.split(), "--help").stdout
 
 
-def test_the_version_is_that_of_the_package() -> None:
+def test_the_version_is_that_of_the_package_and_names_the_decoder() -> None:
+    # An editable installation has the compiled one where there was a compiler.
+    decoder = "Python" if COMPILED is None else "C"
+
     result = invoke("--version")
 
-    assert (result.exit_code, result.stdout) == (0, f"datalake {__version__}\n")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        f"datalake {__version__}, decodes bars in {decoder}\n",
+    )
 
 
 def test_without_a_command_it_shows_its_help() -> None:
@@ -177,7 +184,7 @@ def test_without_a_command_it_shows_its_help() -> None:
         ("", "give either --session, or --from and --to"),
         ("--repair", "give either --session, or --from and --to"),
         ("--from 2024-07-03 --to 2024-07-01", "--to 2024-07-01 is before --from 2024-07-03"),
-        ("--from 2024-07-04 --to 2024-07-04", "2024-07-04 can't be collected: it is no trading"),
+        ("--from 2024-07-04 --to 2024-07-04", "2024-07-04 can't be collected: it is not a trading"),
         ("--from 2024-07-06 --to 2024-07-07", "no session from 2024-07-06 to"),
         ("--from 2010-01-04 --to 2010-12-31", "2010-12-31 can't be collected: the first session"),
     ],
@@ -438,7 +445,7 @@ def test_the_check_of_the_status_tells_by_its_exit_code_what_cron_needs(
 
     good = invoke("status", "--check")
     assert good.exit_code == 0, good.output
-    assert "not collected yet" in plain(good.stdout), "and the history is told all the same"
+    assert "missing: 3," in plain(good.stdout), "the history is listed all the same"
     assert json.loads(invoke("status", "--json").stdout)["check"] == "whole"
 
     remote.lake.store.delete(layout.manifest_key(int(newest[1][:4])))

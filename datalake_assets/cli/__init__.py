@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -119,7 +120,8 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"datalake {__version__}")
+        compiled = find_spec("datalake_assets.sources._pages") is not None
+        typer.echo(f"datalake {__version__}, decodes bars in {'C' if compiled else 'Python'}")
         raise typer.Exit
 
 
@@ -128,7 +130,10 @@ def _before_each(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version and the decoder of bars, and exit.",
         ),
     ] = False,
 ) -> None:
