@@ -5,8 +5,8 @@ state of the lake, and how it is drawn (`overview`).
 """
 
 import base64
-from collections.abc import Iterable, Sequence
-from datetime import date, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, datetime, timedelta
 from textwrap import wrap
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -23,6 +23,7 @@ from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.clock import Clock
 from datalake_assets.overview import page, pictures
 from datalake_assets.overview.numbers import (
+    NextSession,
     Overview,
     SessionState,
     Step,
@@ -30,6 +31,7 @@ from datalake_assets.overview.numbers import (
     restated_rows,
     written,
 )
+from datalake_assets.overview.runs import Runs
 from datalake_assets.overview.securities import OpenFinding, SecurityEvent
 from datalake_assets.partitions import TIMEZONE
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -51,12 +53,24 @@ _AT_ONCE = 1_000
 """Dagster's UI shows markdown shorter than this at once; longer markdown takes a click."""
 
 
-def build_lake_report(first_session: date, *, weekly: bool = False) -> dg.AssetsDefinition:
+LatestRuns = Callable[[dg.DagsterInstance, datetime, str], Runs]
+"""Reads Dagster's newest runs, at a time (UTC) and without the run of this identifier."""
+
+
+def build_lake_report(
+    first_session: date,
+    *,
+    weekly: bool = False,
+    following: Callable[[datetime], NextSession] | None = None,
+    latest_runs: LatestRuns | None = None,
+) -> dg.AssetsDefinition:
     """The asset.
 
     Args:
         first_session: The first session that the lake should hold.
         weekly: Whether the symbol-years of the running year follow once a week.
+        following: The session that is collected next, at a time (UTC).
+        latest_runs: Reads the runs that the report shows.
     """
 
     @dg.asset(
@@ -88,6 +102,9 @@ def build_lake_report(first_session: date, *, weekly: bool = False) -> dg.Assets
             requests_per_minute=collector.requests_per_minute,
             chosen=collector.chosen_symbols,
             weekly=weekly,
+            following=following(now) if following else None,
+            runs=latest_runs(context.instance, now, context.run_id) if latest_runs else None,
+            measure=True,
         )
         report = page.render(found).encode()
         target.store.put(layout.REPORT, report)
@@ -190,6 +207,13 @@ def _plotted(found: Overview) -> dict[str, float | None]:
         "symbols_stopped": None if found.stopped is None else len(found.stopped),
         "decisions_waiting": len(news.undecided) if news else None,
         "jumps_unexplained": len(news.suspected) if news else None,
+        "price_warnings": len(found.price_warnings),
+        "symbols_new": len(found.listed.new) if found.listed else None,
+        "symbols_vanished": len(found.listed.vanished) if found.listed else None,
+        "symbols_renamed": len(found.listed.renamed) if found.listed else None,
+        "runs_failed_month": found.runs.failures if found.runs else None,
+        "lake_bytes": found.sizes.total if found.sizes else None,
+        "bytes_per_session": found.sizes.a_session if found.sizes else None,
         "requests_last_day": usage.requests if usage else None,
         "share_of_plan": usage.share if usage else None,
     }

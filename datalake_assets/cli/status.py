@@ -18,7 +18,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from datalake_assets.automation.due import PARTITION_APPEARS
+from datalake_assets.automation import due
 from datalake_assets.cli.arguments import Json, is_there, open_lake
 from datalake_assets.cli.terminal import (
     command,
@@ -36,6 +36,7 @@ from datalake_assets.overview.numbers import (
     TRADED_FOR,
     Health,
     LakeStatus,
+    NextSession,
     Overview,
     SessionState,
     YearNumbers,
@@ -102,11 +103,14 @@ def status(
             found = overview(
                 lake,
                 first=settings.first_session,
-                due=(now - PARTITION_APPEARS).date(),
+                due=(now - due.PARTITION_APPEARS).date(),
                 now=now,
                 requests_per_minute=settings.requests_per_minute,
                 chosen=settings.read_symbols(),
                 weekly=settings.running_year == "weekly",
+                following=NextSession(
+                    *due.following(now, timedelta(minutes=settings.collect_after_minutes))
+                ),
             )
         if as_json:
             out.print_json(json.dumps(as_dict(found)))
