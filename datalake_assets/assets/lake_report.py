@@ -21,6 +21,7 @@ from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import many
 from datalake_assets.overview import page, pictures
 from datalake_assets.overview.numbers import (
     NextSession,
@@ -33,6 +34,7 @@ from datalake_assets.overview.numbers import (
 )
 from datalake_assets.overview.runs import Runs
 from datalake_assets.overview.securities import OpenFinding, SecurityEvent
+from datalake_assets.overview.sizes import Sizes
 from datalake_assets.partitions import TIMEZONE
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.storage import layout
@@ -48,6 +50,9 @@ _BREAK = "\\\n"
 """A line break in markdown."""
 
 _WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
+
+_REASON = 160
+"""Characters of a failed run's reason; its page in the UI has all of it."""
 
 _AT_ONCE = 1_000
 """Dagster's UI shows markdown shorter than this at once; longer markdown takes a click."""
@@ -103,7 +108,7 @@ def build_lake_report(
             chosen=collector.chosen_symbols,
             weekly=weekly,
             following=following(now) if following else None,
-            runs=latest_runs(context.instance, now, context.run_id) if latest_runs else None,
+            runs=latest_runs(context.instance, now, context.run.run_id) if latest_runs else None,
             measure=True,
         )
         report = page.render(found).encode()
@@ -120,8 +125,9 @@ def build_lake_report(
 
 
 _DESCRIPTION = """\
-The state of the lake and what to do next: coverage, the newest session compared with the 20
-before, symbols that stopped trading, actions to decide, splits, restatements and requests used.
+The state of the lake and what to do next: the newest session compared with the 20 before, the next
+one, failed runs, new and vanished symbols, impossible prices, actions to decide, splits,
+restatements, size and growth, requests used and coverage.
 The metadata is a summary. The whole report is a page in the lake, `reports/latest.html`. In a
 terminal: `datalake status`.
 """
@@ -155,6 +161,31 @@ def report_metadata(found: Overview) -> dict[str, Any]:
                 (
                     [each.symbol, str(each.last), price_text(each.close), f"{each.volume:,}"]
                     for each in found.stopped
+                ),
+            )
+        )
+    if following := found.following:
+        due = f"{following.session}, due {following.at:%Y-%m-%d %H:%M} UTC"
+        metadata["next_session"] = dg.MetadataValue.md(_narrow(due))
+    if sizes := found.sizes:
+        metadata["size_and_growth"] = dg.MetadataValue.md(_narrow(_growth(sizes)))
+    if found.runs and found.runs.failed:
+        metadata["failed_runs"] = dg.MetadataValue.md(
+            _shown(
+                f"- {run.created:%Y-%m-%d %H:%M} `{run.run_id[:8]}` {run.what} {run.span}: "
+                f"{' '.join(run.reason.split())[:_REASON]}"
+                for run in found.runs.failed
+            )
+        )
+    if found.listed:
+        metadata["list_of_assets"] = dg.MetadataValue.md(_narrow(found.listed.told))
+    if found.price_warnings:
+        metadata["impossible_prices"] = dg.MetadataValue.md(
+            _table(
+                ["session", "symbols", "warning"],
+                (
+                    [str(each.session), ", ".join((each.symbols or ())[:5]), each.detail]
+                    for each in found.price_warnings
                 ),
             )
         )
@@ -263,6 +294,16 @@ def _step(step: Step) -> str:
 
 def _narrow(text: str) -> str:
     return _BREAK.join(wrap(text, _NARROW, **_WHOLE_WORDS))
+
+
+def _growth(sizes: Sizes) -> str:
+    told = f"{written(sizes.total, 'bytes')} in {many(sizes.objects, 'object')}"
+    if sizes.a_session is None or sizes.a_month is None:
+        return told
+    return (
+        f"{told}; a session adds {written(sizes.a_session, 'bytes')}, "
+        f"a month {written(sizes.a_month, 'bytes')}"
+    )
 
 
 def _years(found: Overview) -> str:

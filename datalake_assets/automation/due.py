@@ -88,7 +88,8 @@ def next_available(after: date, delay: timedelta) -> tuple[date, datetime]:
 
 def following(now: datetime, delay: timedelta) -> tuple[date, datetime]:
     """The next session that can't be collected yet, and when it can be, UTC."""
-    return next_available(newest(now, 1, delay)[-1], delay)
+    # A session can be collected up to a day after its close, when the next day has begun.
+    return next_available(newest(now, 3, delay)[-1], delay)
 
 
 def looked_at_again_at(session: date, sessions_later: int, delay: timedelta) -> datetime:

@@ -52,6 +52,9 @@ _LISTED_OF_A_KIND = 10
 _FIRST_STEPS, _MOST_STEPS = 4, 24
 """How many things to do are shown at once, and how many with a click."""
 
+_FIRST_RUNS = 5
+"""How many of the newest runs are shown without a click."""
+
 _REASON_LINES, _WIDEST = 4, 300
 """How many lines of a failed run's reason are shown, and how many characters of each."""
 
@@ -138,6 +141,7 @@ def render(overview: Overview, program: str = "datalake") -> str:
             runs=overview.runs,
             failed_runs=_failed_runs(overview),
             newest_runs=_newest_runs(overview),
+            first_runs=_FIRST_RUNS,
             reasons=[
                 (each.error, f"{each.count:,}", ", ".join(each.symbols))
                 for each in overview.reasons[:_LISTED]

@@ -23,6 +23,10 @@ BEFORE = timedelta(days=30)
 of the two lists: the source may change its list late, and tickers are used again after years."""
 
 
+NAMED = 5
+"""How many symbols of each kind a line names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A symbol on a list of the source.
@@ -59,6 +63,21 @@ class ListChanges:
     new: Sequence[Listed] = ()
     vanished: Sequence[Listed] = ()
     renamed: Sequence[Listed] = ()
+
+    @property
+    def told(self) -> str:
+        """The changes in a line, with the first symbols of each kind."""
+        kinds = (
+            ("new", [each.symbol for each in self.new]),
+            ("vanished", [each.symbol for each in self.vanished]),
+            ("renamed", [f"{each.symbol} to {each.now}" for each in self.renamed]),
+        )
+        parts = [
+            f"{len(names):,} {kind}: {', '.join(names[:NAMED])}{' …' if names[NAMED:] else ''}"
+            for kind, names in kinds
+            if names
+        ]
+        return "; ".join(parts) or "no change"
 
 
 def list_changes(lake: LakeFiles) -> ListChanges | None:
