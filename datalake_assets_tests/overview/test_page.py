@@ -461,7 +461,7 @@ def test_a_value_has_its_column_s_title_for_phones(bad: Overview) -> None:
     titles = [cell.get("data-title") for cell in found.all("td")]
     assert {"Newest", "Median before", "Change", "Published", "Per-symbol files"} <= set(titles)
     tables = found.all("table")
-    assert {table["class"] for table in tables} == {"rows", "wide"}
+    assert {table["class"] for table in tables} == {"rows", "rows three", "wide"}
     hints = [text for _, text in found.texts if text == "Scroll the table sideways →"]
     assert len(hints) == sum(table["class"] == "wide" for table in tables)
 
