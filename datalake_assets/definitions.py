@@ -14,6 +14,7 @@ This includes the sensors, which start automatically unless DATALAKE_AUTOMATION 
 """
 
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -25,6 +26,7 @@ from datalake_assets.assets.securities import adjustment_factors, securities
 from datalake_assets.assets.source_agrees import build_source_agrees
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.assets.symbol_year_ticks import build_symbol_year_ticks
+from datalake_assets.automation import due, runs
 from datalake_assets.automation.actions import build_actions_sensor
 from datalake_assets.automation.alerts import build_failure_sensor
 from datalake_assets.automation.freshness import build_freshness_check, build_freshness_sensor
@@ -45,6 +47,7 @@ from datalake_assets.automation.sensors import build_sensors
 from datalake_assets.automation.witness import build_witness_sensor
 from datalake_assets.checks import universe_is_whole
 from datalake_assets.collection.audit import Thresholds
+from datalake_assets.overview.numbers import NextSession
 from datalake_assets.partitions import session_partitions, year_partitions
 from datalake_assets.resources import (
     AlpacaResource,
@@ -123,7 +126,7 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
                 corporate_actions,
                 securities,
                 adjustment_factors,
-                build_lake_report(settings.first_session, weekly=settings.running_year == "weekly"),
+                _report(settings),
             ]
         ),
         asset_checks=[
@@ -161,6 +164,17 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
         },
         # A subprocess per step would import everything again, which takes six seconds.
         executor=dg.in_process_executor,
+    )
+
+
+def _report(settings: Settings) -> dg.AssetsDefinition:
+    """The report, which is told what only the automation knows."""
+    delay = timedelta(minutes=settings.collect_after_minutes)
+    return build_lake_report(
+        settings.first_session,
+        weekly=settings.running_year == "weekly",
+        following=lambda now: NextSession(*due.following(now, delay)),
+        latest_runs=runs.latest,
     )
 
 

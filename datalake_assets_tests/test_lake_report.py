@@ -24,7 +24,17 @@ from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page
-from datalake_assets.overview.numbers import Damage, SessionState, Step, StoppedSymbol, YearNumbers
+from datalake_assets.overview.numbers import (
+    Damage,
+    NextSession,
+    PriceWarning,
+    SessionState,
+    Step,
+    StoppedSymbol,
+    YearNumbers,
+)
+from datalake_assets.overview.runs import Run, Runs
+from datalake_assets.overview.universe import ListChanges, Listed
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
 from datalake_assets.storage import layout
 from datalake_assets_tests.overview.lakes import (
@@ -48,9 +58,11 @@ class ClockAt(Clock):
         return self._at
 
 
-def run(lake: LakeWriter, at: datetime = NOW, first: date = DAYS[0]) -> dg.ExecuteInProcessResult:
+def run(
+    lake: LakeWriter, at: datetime = NOW, first: date = DAYS[0], **known: Any
+) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [build_lake_report(first)],
+        [build_lake_report(first, **known)],
         resources={
             "collector": CollectorResource(requests_per_minute=1000),
             "source": EmbeddedExchangeResource(),
@@ -88,7 +100,10 @@ def test_a_run_writes_the_page_of_this_instant_into_the_lake(lake: LakeWriter) -
     told = metadata(run(lake))
 
     report = lake.store.get(layout.REPORT)
-    assert report.decode() == page.render(look(lake, requests_per_minute=1000))
+    # Measured before the report was there.
+    lake.store.delete(layout.REPORT)
+    assert report.decode() == page.render(look(lake, requests_per_minute=1000, measure=True))
+    lake.store.put(layout.REPORT, report)
     assert told["report_bytes"].value == len(report)
     assert told["report"] == dg.MetadataValue.path(lake.store.url("reports/latest.html"))
     assert told["dagster/uri"].value == lake.store.url("reports/latest.html")
@@ -138,7 +153,8 @@ def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: LakeWriter) -
         for name, value in told.items()
         if isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue)
     }
-    del plotted["report_bytes"]
+    for name in ("report_bytes", "lake_bytes", "bytes_per_session"):
+        assert plotted.pop(name) > 0
     assert plotted == {
         "sessions_due": 44,
         "sessions_published": 37,
@@ -156,6 +172,7 @@ def test_the_numbers_to_plot_are_plain_and_those_of_the_lake(lake: LakeWriter) -
         "coverage_newest": 0.98,
         "seconds_newest": 30.0,
         "symbols_stopped": 0,
+        "price_warnings": 0,
         "requests_last_day": 77,
         "share_of_plan": 77 / (1000 * 0.5 + 1),
     }
@@ -300,6 +317,50 @@ def test_restatements_of_a_later_collection_are_listed(lake: LakeWriter) -> None
     (row,) = tables(report_metadata(look(lake))["restatements"].value)[2:]
 
     assert row[1:4] == [str(DAYS[3]), SYMBOLS[99], "removed"]
+
+
+def test_what_the_surroundings_know_is_in_the_page_and_the_metadata(lake: LakeWriter) -> None:
+    fill(lake)
+    asked = []
+
+    def runs(instance: dg.DagsterInstance, now: datetime, besides: str) -> Runs:
+        asked.append((type(instance), now, besides))
+        failed = Run("0123456789", "daily_ticks_job", ["2024-07-03"], NOW, 1.0, "failed", "a\nb")
+        return Runs(since=NOW - timedelta(days=30), newest=[failed], failed=[failed], failures=1)
+
+    result = run(
+        lake,
+        following=lambda now: NextSession(date(2024, 7, 5), now + timedelta(hours=47)),
+        latest_runs=runs,
+    )
+
+    told = metadata(result)
+    assert asked == [(dg.DagsterInstance, NOW, result.run_id)]
+    assert (
+        told["failed_runs"].value == "- 2024-07-03 23:00 `01234567` daily_ticks_job 2024-07-03: a b"
+    )
+    assert told["runs_failed_month"].value == 1
+    assert told["next_session"].value == "2024-07-05, due 2024-07-05 22:00\\\nUTC"
+    assert re.match(r"[\d.]+ kB in 146 objects;", str(told["size_and_growth"].value))
+    report = lake.store.get(layout.REPORT).decode()
+    assert "daily_ticks_job <code>01234567</code>" in report
+    assert "5\N{NO-BREAK SPACE}Jul\N{NO-BREAK SPACE}2024" in report
+
+
+def test_new_symbols_and_impossible_prices_are_told(lake: LakeWriter) -> None:
+    fill(lake)
+    found = replace(
+        look(lake),
+        listed=ListChanges(DAYS[-2], DAYS[-1], 2, new=[Listed("NEW", "NYSE", "New Inc.")]),
+        price_warnings=[PriceWarning(DAYS[-1], "1 of 2 bars has impossible prices", ["A"])],
+    )
+
+    told = report_metadata(found)
+
+    assert told["list_of_assets"].value == "1 new: NEW"
+    assert [told[f"symbols_{kind}"] for kind in ("new", "vanished", "renamed")] == [1, 0, 0]
+    (row,) = tables(told["impossible_prices"].value)[2:]
+    assert row == [str(DAYS[-1]), "A", "1 of 2 bars has impossible prices"]
 
 
 def test_a_lake_of_another_source_is_left_alone(tmp_path: Path) -> None:

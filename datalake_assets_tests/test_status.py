@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -19,7 +19,8 @@ from datalake_assets.cli import terminal
 from datalake_assets.cli.status import as_dict, show
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
-from datalake_assets.overview.numbers import Overview, SessionState
+from datalake_assets.overview.numbers import NextSession, Overview, PriceWarning, SessionState
+from datalake_assets.overview.universe import ListChanges, Listed
 from datalake_assets_tests.overview.lakes import (
     DAYS,
     NOW,
@@ -145,6 +146,36 @@ def test_what_stopped_trading_and_what_was_restated_is_told_in_lines(shown_lines
     assert text.count("removed: ") == 3
     assert "… and earlier ones" in text
     assert "requests on 2024-07-04: 10 in 0.5 minutes, 10% of the plan's limit" in text
+
+
+def test_the_next_session_the_list_and_impossible_prices_are_told_in_lines(
+    shown_lines: Print,
+) -> None:
+    names = [f"N{number}" for number in range(20)]
+    found = replace(
+        look(lake_with()),
+        following=NextSession(date(2024, 7, 5), datetime(2024, 7, 5, 22, tzinfo=UTC)),
+        listed=ListChanges(DAYS[-2], DAYS[-1], 2, renamed=[Listed("FB", "", "", "META")]),
+        price_warnings=[
+            PriceWarning(DAYS[-1], "20 of 100 bars have impossible prices", names),
+            *(PriceWarning(day, "1 of 100 bars has impossible prices", None) for day in DAYS[:2]),
+        ],
+    )
+
+    lines = shown_lines(found)
+
+    text = " ".join(lines)
+    assert "next session: 2024-07-05, due 2024-07-05 22:00 UTC" in lines
+    assert "list of assets, 2024-07-02 to 2024-07-03: 1 renamed: FB to META" in lines
+    assert "2024-07-03: 20 of 100 bars have impossible prices: N0, N1, " in text
+    assert "N11" in text
+    assert "N12" not in text
+    assert "2024-05-01: 1 of 100 bars has impossible prices" in lines
+    assert "… and 1 earlier session with impossible prices" in lines
+    told = json.loads(json.dumps(as_dict(found)))
+    assert told["next_session"] == {"session": "2024-07-05", "due": "2024-07-05T22:00:00+00:00"}
+    assert told["list_of_assets"]["renamed"][0]["now"] == "META"
+    assert told["price_warnings"][0]["symbols"] == names
 
 
 def test_many_things_to_do_are_cut_and_counted(shown_lines: Print) -> None:

@@ -5,8 +5,8 @@ state of the lake, and how it is drawn (`overview`).
 """
 
 import base64
-from collections.abc import Iterable, Sequence
-from datetime import date, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, datetime, timedelta
 from textwrap import wrap
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,8 +21,10 @@ from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import many
 from datalake_assets.overview import page, pictures
 from datalake_assets.overview.numbers import (
+    NextSession,
     Overview,
     SessionState,
     Step,
@@ -30,7 +32,9 @@ from datalake_assets.overview.numbers import (
     restated_rows,
     written,
 )
+from datalake_assets.overview.runs import Runs
 from datalake_assets.overview.securities import OpenFinding, SecurityEvent
+from datalake_assets.overview.sizes import Sizes
 from datalake_assets.partitions import TIMEZONE
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.storage import layout
@@ -47,16 +51,31 @@ _BREAK = "\\\n"
 
 _WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
+_REASON = 160
+"""Characters of a failed run's reason; its page in the UI has all of it."""
+
 _AT_ONCE = 1_000
 """Dagster's UI shows markdown shorter than this at once; longer markdown takes a click."""
 
 
-def build_lake_report(first_session: date, *, weekly: bool = False) -> dg.AssetsDefinition:
+LatestRuns = Callable[[dg.DagsterInstance, datetime, str], Runs]
+"""Reads Dagster's newest runs, at a time (UTC) and without the run of this identifier."""
+
+
+def build_lake_report(
+    first_session: date,
+    *,
+    weekly: bool = False,
+    following: Callable[[datetime], NextSession] | None = None,
+    latest_runs: LatestRuns | None = None,
+) -> dg.AssetsDefinition:
     """The asset.
 
     Args:
         first_session: The first session that the lake should hold.
         weekly: Whether the symbol-years of the running year follow once a week.
+        following: The session that is collected next, at a time (UTC).
+        latest_runs: Reads the runs that the report shows.
     """
 
     @dg.asset(
@@ -88,6 +107,9 @@ def build_lake_report(first_session: date, *, weekly: bool = False) -> dg.Assets
             requests_per_minute=collector.requests_per_minute,
             chosen=collector.chosen_symbols,
             weekly=weekly,
+            following=following(now) if following else None,
+            runs=latest_runs(context.instance, now, context.run.run_id) if latest_runs else None,
+            measure=True,
         )
         report = page.render(found).encode()
         target.store.put(layout.REPORT, report)
@@ -103,8 +125,9 @@ def build_lake_report(first_session: date, *, weekly: bool = False) -> dg.Assets
 
 
 _DESCRIPTION = """\
-The state of the lake and what to do next: coverage, the newest session compared with the 20
-before, symbols that stopped trading, actions to decide, splits, restatements and requests used.
+The state of the lake and what to do next: the newest session compared with the 20 before, the next
+one, failed runs, new and vanished symbols, impossible prices, actions to decide, splits,
+restatements, size and growth, requests used and coverage.
 The metadata is a summary. The whole report is a page in the lake, `reports/latest.html`. In a
 terminal: `datalake status`.
 """
@@ -138,6 +161,31 @@ def report_metadata(found: Overview) -> dict[str, Any]:
                 (
                     [each.symbol, str(each.last), price_text(each.close), f"{each.volume:,}"]
                     for each in found.stopped
+                ),
+            )
+        )
+    if following := found.following:
+        due = f"{following.session}, due {following.at:%Y-%m-%d %H:%M} UTC"
+        metadata["next_session"] = dg.MetadataValue.md(_narrow(due))
+    if sizes := found.sizes:
+        metadata["size_and_growth"] = dg.MetadataValue.md(_narrow(_growth(sizes)))
+    if found.runs and found.runs.failed:
+        metadata["failed_runs"] = dg.MetadataValue.md(
+            _shown(
+                f"- {run.created:%Y-%m-%d %H:%M} `{run.run_id[:8]}` {run.what} {run.span}: "
+                f"{' '.join(run.reason.split())[:_REASON]}"
+                for run in found.runs.failed
+            )
+        )
+    if found.listed:
+        metadata["list_of_assets"] = dg.MetadataValue.md(_narrow(found.listed.told))
+    if found.price_warnings:
+        metadata["impossible_prices"] = dg.MetadataValue.md(
+            _table(
+                ["session", "symbols", "warning"],
+                (
+                    [str(each.session), ", ".join((each.symbols or ())[:5]), each.detail]
+                    for each in found.price_warnings
                 ),
             )
         )
@@ -190,6 +238,13 @@ def _plotted(found: Overview) -> dict[str, float | None]:
         "symbols_stopped": None if found.stopped is None else len(found.stopped),
         "decisions_waiting": len(news.undecided) if news else None,
         "jumps_unexplained": len(news.suspected) if news else None,
+        "price_warnings": len(found.price_warnings),
+        "symbols_new": len(found.listed.new) if found.listed else None,
+        "symbols_vanished": len(found.listed.vanished) if found.listed else None,
+        "symbols_renamed": len(found.listed.renamed) if found.listed else None,
+        "runs_failed_month": found.runs.failures if found.runs else None,
+        "lake_bytes": found.sizes.total if found.sizes else None,
+        "bytes_per_session": found.sizes.a_session if found.sizes else None,
         "requests_last_day": usage.requests if usage else None,
         "share_of_plan": usage.share if usage else None,
     }
@@ -239,6 +294,16 @@ def _step(step: Step) -> str:
 
 def _narrow(text: str) -> str:
     return _BREAK.join(wrap(text, _NARROW, **_WHOLE_WORDS))
+
+
+def _growth(sizes: Sizes) -> str:
+    told = f"{written(sizes.total, 'bytes')} in {many(sizes.objects, 'object')}"
+    if sizes.a_session is None or sizes.a_month is None:
+        return told
+    return (
+        f"{told}; a session adds {written(sizes.a_session, 'bytes')}, "
+        f"a month {written(sizes.a_month, 'bytes')}"
+    )
 
 
 def _years(found: Overview) -> str:

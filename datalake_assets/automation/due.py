@@ -86,6 +86,12 @@ def next_available(after: date, delay: timedelta) -> tuple[date, datetime]:
     return session, available_at(session, delay)
 
 
+def following(now: datetime, delay: timedelta) -> tuple[date, datetime]:
+    """The next session that can't be collected yet, and when it can be, UTC."""
+    # A session can be collected up to a day after its close, when the next day has begun.
+    return next_available(newest(now, 3, delay)[-1], delay)
+
+
 def looked_at_again_at(session: date, sessions_later: int, delay: timedelta) -> datetime:
     """When a session is collected again, UTC: with the session `later` sessions after it."""
     day = session

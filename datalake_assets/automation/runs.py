@@ -1,23 +1,25 @@
 """Dagster's runs: what is in progress and what was done for sessions and years.
 
-Belongs here: queries of Dagster's instance, few and quick whatever its history, and marking lost
-runs as failed. Does not belong here: what follows from the answers (`due`, `sensors`), and when a
-run is lost (`liveness`).
+Belongs here: queries of Dagster's instance, few and quick whatever its history, for the sensors and
+the report, and marking lost runs as failed. Does not belong here: what follows from the answers
+(`due`, `sensors`), and when a run is lost (`liveness`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from datalake_assets import liveness, market_calendar
+from datalake_assets.assets.failure import reason
 from datalake_assets.automation.due import Attempt
 from datalake_assets.automation.jobs import ASSETS, JOBS
 from datalake_assets.collection.clock import Clock
+from datalake_assets.overview.runs import Run, Runs
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
@@ -33,6 +35,19 @@ _UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
 
 _LATEST = 20
 """How many attempts are read: more than a sensor makes for one reason; a year has had hundreds."""
+
+_SHOWN, _SEARCHED = 10, 200
+"""How many runs are shown, and among how many they are looked for: Dagster may run other code."""
+
+_COUNTED = timedelta(days=30)
+"""For how long a failed run is shown and counted."""
+
+_OUTCOMES = {
+    dg.DagsterRunStatus.SUCCESS: "succeeded",
+    dg.DagsterRunStatus.FAILURE: "failed",
+    dg.DagsterRunStatus.CANCELED: "canceled",
+    dg.DagsterRunStatus.QUEUED: "queued",
+}
 
 _PARTITION = "dagster/partition"
 _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -198,6 +213,68 @@ def newest_news(
             if record.end_time and record.end_time < _after(now):
                 found.append(datetime.fromtimestamp(record.end_time, UTC))
     return max(filter(None, found), default=None)
+
+
+def latest(instance: dg.DagsterInstance, now: datetime, besides: str = "") -> Runs:
+    """The newest runs, and the newest that failed within 30 days, with their reasons.
+
+    Args:
+        instance: Dagster's instance.
+        now: The time, UTC.
+        besides: A run to leave out: the one that asks.
+    """
+    since = now - _COUNTED
+    newest = [
+        record
+        for record in instance.get_run_records(limit=_SEARCHED)
+        if _is_ours(record.dagster_run) and record.dagster_run.run_id != besides
+    ]
+    # Of jobs that run often, a failure may be older than the newest runs of all.
+    failures = [
+        record
+        for record in instance.get_run_records(
+            dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], created_after=since),
+            limit=_SEARCHED,
+        )
+        if _is_ours(record.dagster_run)
+    ]
+    return Runs(
+        since=since,
+        newest=[_run(record) for record in newest[:_SHOWN]],
+        failed=[
+            _run(record, why_failed(instance, record.dagster_run.run_id))
+            for record in failures[:_SHOWN]
+        ],
+        failures=len(failures),
+    )
+
+
+def why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Why a run failed: the reasons of its steps, or Dagster's own; a line for each."""
+    # Of a run that failed there are few of these; the newest tells most of it.
+    kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+    found = instance.get_records_for_run(run_id, of_type=kinds, limit=_LATEST).records
+    events = [record.event_log_entry.get_dagster_event() for record in found]
+    reasons = [reason(event) for event in events if event.is_step_failure]
+    # A run can fail outside its steps: its process was killed, or never started.
+    told = [event.message or "" for event in events if not event.is_step_failure]
+    return "\n".join(reasons or told) or "no reason given"
+
+
+def _run(record: dg.RunRecord, why: str = "") -> Run:
+    run = record.dagster_run
+    chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
+    ended = record.end_time if run.is_finished else None
+    return Run(
+        run_id=run.run_id,
+        # Dagster's own name for a selection of assets tells nothing.
+        what=", ".join(chosen) if run.job_name.startswith("__") and chosen else run.job_name,
+        partitions=partitions_of(run.tags),
+        created=record.create_timestamp.astimezone(UTC),
+        seconds=ended - record.start_time if ended and record.start_time else None,
+        outcome=_OUTCOMES.get(run.status, "running"),
+        reason=why,
+    )
 
 
 def _after(now: datetime) -> float:

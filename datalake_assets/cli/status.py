@@ -18,7 +18,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from datalake_assets.automation.due import PARTITION_APPEARS
+from datalake_assets.automation import due
 from datalake_assets.cli.arguments import Json, is_there, open_lake
 from datalake_assets.cli.terminal import (
     command,
@@ -30,12 +30,14 @@ from datalake_assets.cli.terminal import (
     tell,
     working,
 )
+from datalake_assets.collection.progress import many
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.overview.numbers import (
     ABSENT_FOR,
     TRADED_FOR,
     Health,
     LakeStatus,
+    NextSession,
     Overview,
     SessionState,
     YearNumbers,
@@ -49,6 +51,7 @@ from datalake_assets.settings import Settings
 _STEPS = 10
 _NAMES = 12
 _RESTATED = 3
+_WARNED = 2
 _REASONS = 3
 _SPARKS, _FEWEST_SPARKS = 14, 4
 
@@ -102,11 +105,14 @@ def status(
             found = overview(
                 lake,
                 first=settings.first_session,
-                due=(now - PARTITION_APPEARS).date(),
+                due=(now - due.PARTITION_APPEARS).date(),
                 now=now,
                 requests_per_minute=settings.requests_per_minute,
                 chosen=settings.read_symbols(),
                 weekly=settings.running_year == "weekly",
+                following=NextSession(
+                    *due.following(now, timedelta(minutes=settings.collect_after_minutes))
+                ),
             )
         if as_json:
             out.print_json(json.dumps(as_dict(found)))
@@ -224,6 +230,8 @@ def _comparison(found: Overview, sparks: int) -> Table:
 
 
 def _details(found: Overview) -> Iterator[str]:
+    if following := found.following:
+        yield f"next session: {following.session}, due {following.at:%Y-%m-%d %H:%M} UTC"
     if found.stopped:
         names = ", ".join(each.symbol for each in found.stopped[:_NAMES])
         more = f" and {len(found.stopped) - _NAMES:,} more" if len(found.stopped) > _NAMES else ""
@@ -239,6 +247,15 @@ def _details(found: Overview) -> Iterator[str]:
         names = ", ".join(found.unlisted[:_NAMES])
         more = f" and {len(found.unlisted) - _NAMES:,} more" if len(found.unlisted) > _NAMES else ""
         yield (f"not on the source's list: {names}{more}; check DATALAKE_SYMBOLS")
+    if found.listed:
+        days = f"{found.listed.before} to {found.listed.after}"
+        yield f"list of assets, {days}: {found.listed.told}"
+    for warning in found.price_warnings[:_WARNED]:
+        names = f": {', '.join(warning.symbols[:_NAMES])}" if warning.symbols else ""
+        yield f"{warning.session}: {warning.detail}{names}"
+    if len(found.price_warnings) > _WARNED:
+        earlier = many(len(found.price_warnings) - _WARNED, "earlier session")
+        yield f"… and {earlier} with impossible prices"
     changed = restated_rows(found.restatements)
     for row, what in changed[:_RESTATED]:
         at = f"{row['changed_at']:%Y-%m-%d %H:%M} UTC"
@@ -327,6 +344,20 @@ def as_dict(found: Overview) -> dict[str, Any]:
         "stopped_trading": found.stopped
         if found.stopped is None
         else [asdict(each) | {"last": each.last.isoformat()} for each in found.stopped],
+        "next_session": found.following
+        and {
+            "session": found.following.session.isoformat(),
+            "due": found.following.at.isoformat(),
+        },
+        "list_of_assets": found.listed
+        and asdict(found.listed)
+        | {
+            "before": found.listed.before.isoformat(),
+            "after": found.listed.after.isoformat(),
+        },
+        "price_warnings": [
+            asdict(each) | {"session": each.session.isoformat()} for each in found.price_warnings
+        ],
         "requests": found.usage and asdict(found.usage) | {"day": found.usage.day.isoformat()},
         "restatements": [
             {

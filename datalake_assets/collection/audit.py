@@ -303,7 +303,12 @@ def _one_row_per_symbol(bars: pa.Table, ledger: Ledger) -> Finding:
     )
 
 
-def _valid_prices(bars: pa.Table, limits: Thresholds) -> Finding:
+def impossible_prices(bars: pa.Table) -> list[str]:
+    """The symbols whose bars have prices that can't be: the offenders of `valid_prices`.
+
+    Args:
+        bars: The bars of a session, in `bars.SCHEMA`.
+    """
     opened, high, low, close = (bars[name].to_numpy() for name in PRICES)
     # What is between a positive and a finite number is both, and a NaN is between none.
     valid = (low > 0.0) & (low <= opened) & (opened <= high) & (low <= close) & (close <= high)
@@ -315,7 +320,11 @@ def _valid_prices(bars: pa.Table, limits: Thresholds) -> Finding:
         untraded = (bars["volume"].to_numpy() == 0) | (bars["trade_count"].to_numpy() == 0)
         absent = bars["vwap"].is_null().to_numpy() | (untraded & (average == 0.0))
         valid &= ~impossible | absent
-    offenders = bars["symbol"].filter(pa.array(~valid)).to_pylist()
+    return list(bars["symbol"].filter(pa.array(~valid)).to_pylist())
+
+
+def _valid_prices(bars: pa.Table, limits: Thresholds) -> Finding:
+    offenders = impossible_prices(bars)
     share = len(offenders) / bars.num_rows if bars.num_rows else 0.0
     few = share <= limits.invalid_bars or len(offenders) <= limits.invalid_bars_allowed
     verdict = _verdict(not offenders, few)

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.audit import Verdict, impossible_prices
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason
@@ -37,7 +38,10 @@ from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.overview.runs import Run, Runs
 from datalake_assets.overview.securities import SecurityNews, security_news
+from datalake_assets.overview.sizes import Sizes, sizes
+from datalake_assets.overview.universe import ListChanges, list_changes
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
 
@@ -267,6 +271,34 @@ class StoppedSymbol:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceWarning:
+    """A published session with a few bars whose prices can't be (the rule `valid_prices`).
+
+    Args:
+        session: The session.
+        detail: What the audit says.
+        symbols: The symbols, of the sessions whose bars were read; None of older ones.
+    """
+
+    session: date
+    detail: str
+    symbols: Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class NextSession:
+    """The session that is collected next.
+
+    Args:
+        session: The session.
+        at: From when it is collected, UTC.
+    """
+
+    session: date
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Requests on the last day (UTC) with a collection, from what the sessions record.
 
@@ -357,6 +389,11 @@ class Overview:
             now, ascending.
         unlisted: The configured symbols that are not on the source's list, ascending.
         securities: Recent changes of securities; None when none were derived.
+        price_warnings: The published sessions with impossible prices, newest first.
+        listed: What changed between the two newest lists of assets; None without two.
+        following: The session that is collected next; None when nobody told.
+        sizes: The size of the lake; None when it was not measured.
+        runs: Dagster's runs; None without Dagster.
     """
 
     now: datetime
@@ -374,6 +411,11 @@ class Overview:
     narrow: Mapping[date, Narrow] = field(default_factory=dict)
     unlisted: Sequence[str] = ()
     securities: SecurityNews | None = None
+    price_warnings: Sequence[PriceWarning] = ()
+    listed: ListChanges | None = None
+    following: NextSession | None = None
+    sizes: Sizes | None = None
+    runs: Runs | None = None
 
     @cached_property
     def counts(self) -> Mapping[SessionState, int]:
@@ -514,6 +556,12 @@ class Overview:
             *self._derive(),
         ]
 
+    def undone(self, run: Run) -> int:
+        """How many of a run's sessions and years are not published, or out of date."""
+        current = {str(year.year) for year in self.years if year.current}
+        there = {str(day) for day, state in self.states.items() if state in _PUBLISHED}
+        return sum(each not in current and each not in there for each in run.partitions)
+
     @property
     def decisions(self) -> list[Step]:
         """What the user has to decide. It does not affect the health of the lake."""
@@ -620,6 +668,9 @@ def overview(
     requests_per_minute: int,
     chosen: Sequence[str] | None = None,
     weekly: bool = False,
+    following: NextSession | None = None,
+    runs: Runs | None = None,
+    measure: bool = False,
 ) -> Overview:
     """Read the state of a lake; one that does not exist holds nothing.
 
@@ -631,6 +682,9 @@ def overview(
         requests_per_minute: Requests per minute that the source's plan allows.
         chosen: The symbols that are collected instead of the source's list; None for all of it.
         weekly: Whether the symbol-years of the running year follow once a week.
+        following: The session that is collected next, if that is known.
+        runs: Dagster's runs, if there is Dagster.
+        measure: Whether to list the whole lake for its size: a request for each 1,000 objects.
 
     Raises:
         StoreError: The lake can't be reached.
@@ -676,6 +730,11 @@ def overview(
         narrow=few,
         unlisted=unlisted_symbols,
         securities=_securities(lake, published, damaged),
+        price_warnings=_price_warnings(held.published, bars),
+        listed=_list_changes(lake, damaged),
+        following=following,
+        sizes=sizes(lake.store) if measure else None,
+        runs=runs,
     )
 
 
@@ -691,6 +750,33 @@ def _securities(
         return security_news(lake.store, published)
     except BrokenFileError as error:
         damaged.append(Damage(lake.store.url(layout.SECURITIES), Step(str(error), "securities")))
+        return None
+
+
+def _price_warnings(
+    summaries: Iterable[Summary], bars: Mapping[date, pa.Table]
+) -> list[PriceWarning]:
+    """The sessions whose audit warned of prices, newest first."""
+    found = [
+        PriceWarning(
+            each.session,
+            finding["detail"],
+            impossible_prices(bars[each.session]) if each.session in bars else None,
+        )
+        for each in summaries
+        for finding in each.audit
+        if finding["rule"] == "valid_prices" and finding["verdict"] == Verdict.WARN
+    ]
+    return sorted(found, key=lambda warning: warning.session, reverse=True)
+
+
+def _list_changes(lake: LakeFiles, damaged: list[Damage]) -> ListChanges | None:
+    try:
+        return list_changes(lake)
+    except BrokenFileError as error:
+        # Each of them may be told already, with the step that mends it.
+        if str(error) not in {damage.step.why for damage in damaged}:
+            damaged.append(Damage(lake.store.url(layout.UNIVERSE), Step(str(error), None)))
         return None
 
 
@@ -884,14 +970,26 @@ def written(value: float | None, unit: str) -> str:
 
     Args:
         value: The number; None reads as a dash.
-        unit: "count", "share" or "seconds".
+        unit: "count", "share", "seconds" or "bytes".
     """
     if value is None:
         return "–"
+    if unit == "bytes":
+        return _bytes(value)
     if unit == "share":
         percent = math.floor(round(value * 1e5, 6)) / 1e3
         return f"{percent:.0f} %" if percent.is_integer() else f"{percent:.3f} %"
     return f"{value:,.1f} s" if unit == "seconds" else f"{value:,.0f}"
+
+
+def _bytes(size: float) -> str:
+    """A size with about three digits, in units of a thousand."""
+    unit = next(units := iter(("B", "kB", "MB", "GB", "TB")))
+    while size >= 999.5 and unit != "TB":
+        size, unit = size / 1000, next(units)
+    if unit == "B" or size >= 99.95:
+        return f"{size:,.0f} {unit}"
+    return f"{size:.1f} {unit}" if size >= 9.995 else f"{size:.2f} {unit}"
 
 
 def restated_rows(log: pa.Table) -> list[tuple[dict[str, Any], str]]:

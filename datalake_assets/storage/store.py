@@ -376,6 +376,10 @@ class Store:
         """
         return {found["path"]: found["last_modified"] for found in self._listed(prefix)}
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """The keys below the folder `prefix` and its folders, ascending, and their bytes."""
+        return {found["path"]: found["size"] for found in self._listed(prefix)}
+
     def versions(self, prefix: str = "") -> dict[str, str]:
         """The keys below the folder `prefix` and its folders, ascending, and their versions."""
         return {found["path"]: _version(found["e_tag"], prefix) for found in self._listed(prefix)}

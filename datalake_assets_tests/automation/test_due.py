@@ -12,6 +12,7 @@ from datalake_assets.automation.due import (
     RetrySchedule,
     available_at,
     decide,
+    following,
     looked_at_again_at,
     newest,
     next_available,
@@ -50,6 +51,23 @@ def test_a_session_can_be_had_some_time_after_its_close_and_not_before_its_parti
 )
 def test_the_next_session_and_when_its_bars_can_be_had(after: date, session: date, at: str) -> None:
     assert next_available(after, timedelta(minutes=60)) == (session, utc(at))
+
+
+@pytest.mark.parametrize(
+    ("now", "delay", "session", "at"),
+    [
+        ("2025-12-05 21:59", 60, date(2025, 12, 5), "2025-12-05 22:00"),
+        ("2025-12-05 22:00", 60, date(2025, 12, 8), "2025-12-08 22:00"),
+        # After its partition appeared, and before its bars are collected.
+        ("2025-12-05 22:30", 120, date(2025, 12, 5), "2025-12-05 23:00"),
+        ("2025-12-06 20:59", 1440, date(2025, 12, 5), "2025-12-06 21:00"),
+        ("2025-12-06 21:00", 1440, date(2025, 12, 8), "2025-12-09 21:00"),
+    ],
+)
+def test_the_following_session_is_the_first_that_can_not_be_had_yet(
+    now: str, delay: int, session: date, at: str
+) -> None:
+    assert following(utc(now), timedelta(minutes=delay)) == (session, utc(at))
 
 
 @given(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.cli.status import as_dict
+from datalake_assets.collection.audit import audit
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Reason
 from datalake_assets.lake.restatements import SCHEMA as RESTATED
@@ -31,11 +33,13 @@ from datalake_assets.overview.numbers import (
     LakeStatus,
     Measure,
     Overview,
+    PriceWarning,
     SessionState,
     Step,
     restated_rows,
     written,
 )
+from datalake_assets.overview.runs import Run
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.overview.lakes import (
@@ -804,3 +808,38 @@ def test_a_restated_price_is_told_with_every_digit(value: float | None, text: st
     row |= {"change": "restated", "old_vwap": value, "new_vwap": 2.5}
     ((_, told),) = restated_rows(pa.Table.from_pylist([row]))
     assert told == f"vwap {text} → 2.5"
+
+
+# --- impossible prices ---
+
+
+def test_a_session_with_a_few_impossible_prices_is_told_with_its_symbols(lake: LakeWriter) -> None:
+    """Of the sessions whose bars are read anyway; of older ones the audit's words."""
+    old, new = DAYS[0], DAYS[-2]
+    whole(lake, [day for day in DAYS if day not in (old, new)])
+    for day in (old, new):
+        session, _ = collected(day)
+        opened = session.bars["open"].to_pylist()
+        opened[7] = 2 * session.bars["high"].to_pylist()[7]
+        place = session.bars.schema.get_field_index("open")
+        bars = session.bars.set_column(place, session.bars.schema.field(place), pa.array(opened))
+        lake.publish(replace(session, bars=bars), audit(bars, session.ledger, []))
+
+    found = look(lake)
+
+    told = "1 of 100 bars has impossible prices"
+    assert found.price_warnings == [
+        PriceWarning(new, told, [SYMBOLS[7]]),
+        PriceWarning(old, told, None),
+    ]
+
+
+def test_a_run_is_done_when_all_it_was_for_is_published(lake: LakeWriter) -> None:
+    whole(lake, DAYS[1:])
+    found = look(lake)
+    run = Run("1", "job", [str(day) for day in DAYS], NOW, None, "failed")
+    assert found.undone(run) == 1
+    assert found.undone(replace(run, partitions=[str(DAYS[1])])) == 0
+    assert found.undone(replace(run, partitions=["2024"])) == 0
+    assert found.undone(replace(run, partitions=["2023", "2024"])) == 1
+    assert found.undone(replace(run, partitions=[])) == 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -16,14 +17,25 @@ from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page
 from datalake_assets.overview.numbers import (
     Damage,
+    NextSession,
     Overview,
+    PriceWarning,
     SessionState,
     Step,
     StoppedSymbol,
     YearNumbers,
 )
+from datalake_assets.overview.runs import Run, Runs
+from datalake_assets.overview.universe import ListChanges, Listed
 from datalake_assets_tests.collection.tables import names
-from datalake_assets_tests.overview.lakes import DAYS, SYMBOLS, collected, look, new_lake
+from datalake_assets_tests.overview.lakes import (
+    DAYS,
+    SYMBOLS,
+    collected,
+    look,
+    new_lake,
+    publish,
+)
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -127,16 +139,18 @@ def test_a_good_lake_is_told_in_the_first_heading(good: Overview) -> None:
         text.replace("\N{NO-BREAK SPACE}", " ") for element, text in found.texts if element == "h2"
     ]
     assert headings == [
-        "Today",
-        "Coverage",
-        "Years",
+        "At a glance",
         "3 Jul 2024 compared with the 20 before",
+        "New and vanished symbols",
         "Symbols that stopped trading",
         "Restatements",
         "Requests",
-        "What to do",
+        "Years",
+        "Coverage",
     ]
-    assert "Nothing." in found.text
+    assert "What to do" not in found.text
+    assert "Impossible prices" not in found.text
+    assert "Failed runs" not in found.text
 
 
 def test_a_first_session_has_nothing_to_be_drawn_or_held_against() -> None:
@@ -152,17 +166,19 @@ def test_a_bad_lake_tells_commands_to_copy(bad: Overview) -> None:
     html = page.render(bad, program="bin/datalake")
     found = re.findall(r'<code class="command">(.*?)</code>', html)
     typed = [re.sub("<[^>]*>", "", each) for each in found]
-    # The first of them at the top, and all of them at the end.
     expected = [f"bin/datalake {step.command}" for step in bad.steps]
     assert len(expected) > 3
-    assert typed == expected[:3] + expected
+    assert typed == expected, "each of them once"
+    headings = [text for element, text in Page(html).texts if element in ("h1", "h2")]
+    assert headings[:2] == [bad.headline, "What to do "]
     assert all(step.why in Page(html).text for step in bad.steps)
 
 
 def test_every_number_of_the_newest_session_is_there(good: Overview) -> None:
     text = Page(page.render(good)).text
     for measure in good.measures:
-        assert f"{measure.name} {page.written(measure.newest, measure.unit)} " in text
+        name = measure.name.capitalize()
+        assert f"{name} {page.written(measure.newest, measure.unit)} " in text
         assert measure.change in text
 
 
@@ -259,12 +275,12 @@ def test_the_page_of_16_years_stays_small(state: SessionState, good: Overview) -
 
 
 def test_a_long_list_of_things_to_do_is_cut_and_says_so(good: Overview) -> None:
-    damaged = [Damage(f"file {n}", Step(f"file {n}", None)) for n in range(21)]
+    damaged = [Damage(f"file {n}", Step(f"file {n}", None)) for n in range(26)]
     found = Page(page.render(replace(good, damaged=damaged)))
-    assert "… and 18 more" in found.text
-    assert "file 19" in found.text
-    assert "file 20" not in found.text
-    assert "… and 1 more" in found.text
+    assert "22 more" in found.text
+    assert "file 23" in found.text
+    assert "file 24" not in found.text
+    assert "… and 2 more: datalake status --json" in found.text
 
 
 def test_the_same_lake_at_the_same_time_makes_the_same_page(bad: Overview) -> None:
@@ -280,5 +296,175 @@ def test_why_symbols_failed_is_told_and_without_failures_there_is_no_such_part(
     html = page.render(look(lake))
 
     assert "Why symbols failed" in Page(html).text
-    assert f'HTTP 500 &lt;b&gt;</th><td class="n">1</td><td>{SYMBOLS[99]}</td>' in html
+    assert f"HTTP 500 <b> 1 {SYMBOLS[99]} " in Page(html).text
     assert "Why symbols failed" not in page.render(good)
+
+
+@pytest.mark.parametrize(("many", "shown"), [(4, 4), (5, 5), (6, 4)])
+def test_a_single_step_is_never_hidden_behind_a_click(
+    many: int, shown: int, good: Overview
+) -> None:
+    damaged = [Damage(f"file {n}", Step(f"file {n}", None)) for n in range(many)]
+    html = page.render(replace(good, damaged=damaged))
+    first, _, rest = html.partition("<details>")
+    assert [n for n in range(many) if f">file {n}<" in first] == list(range(shown))
+    assert [n for n in range(many) if f">file {n}<" in rest] == list(range(shown, many))
+
+
+# --- the history collapses ---
+
+
+def test_years_of_which_nothing_was_collected_take_one_line_in_each_place() -> None:
+    lake = new_lake()
+    lake.publish(*collected(DAYS[-1]))
+    found = look(lake, first=date(2011, 1, 3))
+
+    html = page.render(found)
+
+    assert html.count('<div class="half"') == 2, "of 2024"
+    text = Page(html).text
+    sessions = len(market_calendar.sessions(date(2011, 1, 3), date(2023, 12, 29)))
+    assert text.count(f"2011 to 2023 not collected yet: {sessions:,} sessions") == 2
+    assert f"2011 to 2023 0 of {sessions:,} 0 – 0 – " in text
+    assert not re.search(r"\b(2012|2017|2022)\b", text)
+
+
+def test_a_year_with_a_single_session_is_drawn_and_so_parts_the_empty_ones() -> None:
+    lake = new_lake()
+    publish(lake, [date(2019, 12, 31), DAYS[-1]])
+    text = Page(page.render(look(lake, first=date(2017, 1, 3)))).text
+    assert "2017 to 2018 not collected yet: 502 sessions" in text
+    # After the first session that was collected, a missing one is a hole.
+    for year in range(2019, 2025):
+        assert f"{year} " in text
+    assert text.count("not collected yet: ") == 2, "under the calendar and in its table"
+
+
+def test_the_numbers_of_today_come_before_the_history(bad: Overview) -> None:
+    html = page.render(bad)
+    places = [html.index(f'id="{name}"') for name in ("to-do", "today", "newest", "coverage")]
+    assert places == sorted(places)
+
+
+def test_a_chart_without_any_value_is_left_out() -> None:
+    lake = new_lake()
+    together = {"began": datetime(2024, 7, 3, 22, 5, tzinfo=UTC)}
+    publish(lake, DAYS, **together)
+    text = Page(page.render(look(lake))).text
+    assert "Bars 100 " in text
+    assert "Coverage of the newest" not in text
+    assert "– to –" not in text
+
+
+# --- what only the surroundings know ---
+
+
+def ran(number: int, **told: Any) -> Run:
+    at = datetime(2024, 7, 3, 22, number, tzinfo=UTC)
+    return Run(
+        **{
+            "run_id": f"{number:08}-rest",
+            "what": "daily_ticks_job",
+            "partitions": [str(DAYS[-1])],
+            "created": at,
+            "seconds": 12.5,
+            "outcome": "succeeded",
+        }
+        | told
+    )
+
+
+def test_runs_are_told_with_their_reasons_and_what_became_of_them(bad: Overview) -> None:
+    failed = [
+        ran(9, outcome="failed", reason="1 session did not pass:\nHTTP 500 <b>\n\n3\n4\n5"),
+        ran(8, outcome="failed", partitions=[str(day) for day in DAYS[-21:]], reason="boom"),
+        ran(7, outcome="failed", partitions=[str(DAYS[-21])], reason="boom"),
+        ran(6, outcome="failed", partitions=[], what="lake_report, other", reason="boom"),
+    ]
+    newest = [failed[0], *(ran(number) for number in range(6)), ran(5, seconds=None)]
+    runs = Runs(since=datetime(2024, 6, 3, tzinfo=UTC), newest=newest, failed=failed, failures=31)
+
+    html = page.render(replace(bad, runs=runs))
+
+    found = Page(html)
+    assert not found.unbalanced
+    text = found.text
+    assert "31 runs have failed since 3 Jun 2024; these are the newest 4." in unbroken(text)
+    assert "2024-07-03 22:09 daily_ticks_job 00000009 2024-07-03 published 1 session" in text
+    assert "HTTP 500 <b> 3 … the rest is in the run's log" in text
+    span = f"{DAYS[-21]} to {DAYS[-1]} (21)"
+    assert f"{span} 1 of 21 not published boom" in text
+    assert f"{DAYS[-21]} not published boom" in text
+    assert "lake_report, other 00000006 boom" in text
+    assert "12.5 s succeeded" in text
+    assert "3 more" in text
+
+
+def test_without_dagster_the_page_says_where_runs_are(good: Overview) -> None:
+    assert "Runs are in Dagster's UI." in Page(page.render(good)).text
+
+
+def test_without_failures_the_runs_say_so(good: Overview) -> None:
+    runs = Runs(since=datetime(2024, 6, 3, tzinfo=UTC), newest=[], failed=[], failures=0)
+    text = Page(page.render(replace(good, runs=runs))).text
+    assert "No run has failed since 3 Jun 2024." in unbroken(text)
+    assert "Failed runs 0 since" in text
+
+
+def test_the_next_session_is_told_with_the_time_it_is_due(good: Overview) -> None:
+    following = NextSession(date(2024, 7, 5), datetime(2024, 7, 5, 22, tzinfo=UTC))
+    text = Page(page.render(replace(good, following=following))).text
+    assert "Next session 5 Jul 2024 due 5 Jul, 22:00 UTC" in unbroken(text)
+
+
+def test_sizes_are_told_of_parts_and_years_with_what_comes() -> None:
+    found = look(whole(), measure=True)
+    assert found.sizes
+    assert found.sizes.a_session
+    text = Page(page.render(found)).text
+    total = page.written(found.sizes.total, "bytes")
+    grown = page.written(found.sizes.total + 252 * found.sizes.a_session, "bytes")
+    assert f"All objects {total} {found.sizes.objects} objects" in text
+    assert f"In a year {grown} 252 sessions at this rate" in text
+    assert "Session files 44 " in text
+    year = found.sizes.years[2024]
+    sizes = f"{page.written(year.sessions, 'bytes')} {page.written(year.symbol_years, 'bytes')} "
+    assert f"up to date {sizes}" in text
+
+
+def test_symbols_that_are_new_vanished_or_renamed_are_named(good: Overview) -> None:
+    new = [Listed(name, "NYSE", f"{name} <Inc>") for name in names(12)]
+    changes = ListChanges(
+        DAYS[-2], DAYS[-1], 7_000, new, [], [Listed("FB", "NASDAQ", "Facebook", "META")]
+    )
+    text = unbroken(Page(page.render(replace(good, listed=changes))).text)
+    assert "has 7,000 active assets. Since the list before, of 2 Jul 2024: " in text
+    assert "12 new, 0 vanished, 1 renamed." in text
+    assert "FB META NASDAQ Facebook" in text
+    assert f"{new[9].symbol} NYSE {new[9].symbol} <Inc>" in text
+    assert f"2 more {new[10].symbol} {new[11].symbol} " in text
+
+
+def test_impossible_prices_are_told_with_their_symbols(good: Overview) -> None:
+    warnings = [
+        PriceWarning(DAYS[-1], "13 of 100 bars have impossible prices", names(13)),
+        PriceWarning(DAYS[0], "1 of 100 bars has impossible prices", None),
+    ]
+    text = Page(page.render(replace(good, price_warnings=warnings))).text
+    assert "2 published sessions have a few bars with prices that can't be" in text
+    assert f"{', '.join(names(13)[:12])} and 1 more" in text
+    assert f"{DAYS[0]} 1 of 100 bars has impossible prices see the check valid_prices" in text
+
+
+def test_a_value_has_its_column_s_title_for_phones(bad: Overview) -> None:
+    found = Page(page.render(bad))
+    titles = [cell.get("data-title") for cell in found.all("td")]
+    assert {"Newest", "Median before", "Change", "Published", "Per-symbol files"} <= set(titles)
+    tables = found.all("table")
+    assert {table["class"] for table in tables} == {"rows", "rows three", "wide"}
+    hints = [text for _, text in found.texts if text == "Scroll the table sideways →"]
+    assert len(hints) == sum(table["class"] == "wide" for table in tables)
+
+
+def unbroken(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")

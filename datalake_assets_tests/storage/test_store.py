@@ -162,6 +162,14 @@ def test_versions_are_those_of_all_objects_below_a_folder_ascending(store: Store
     assert store.versions("nothing") == {}
 
 
+def test_sizes_are_the_bytes_of_all_objects_below_a_folder_ascending(store: Store) -> None:
+    assert store.sizes() == store.sizes("a") == {}
+    for key, length in (("b/k", 3), ("a/long", 70_000), ("a/empty", 0)):
+        store.put(key, b"x" * length)
+    assert store.sizes("a/") == {"a/empty": 0, "a/long": 70_000}
+    assert list(store.sizes().items()) == [("a/empty", 0), ("a/long", 70_000), ("b/k", 3)]
+
+
 def test_a_replacement_of_what_somebody_else_wrote_changes_nothing_and_says_so(
     store: Store,
 ) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,11 @@ import pytest
 from datalake_assets import market_calendar
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.overview import page as report_page
-from datalake_assets.overview.numbers import Overview
+from datalake_assets.overview.numbers import NextSession, Overview, PriceWarning
+from datalake_assets.overview.runs import Run, Runs
+from datalake_assets.overview.universe import ListChanges, Listed
 from datalake_assets.storage import layout
-from datalake_assets_tests.overview.lakes import SYMBOLS, collected, look, new_lake
+from datalake_assets_tests.overview.lakes import NOW, SYMBOLS, collected, look, new_lake
 from datalake_assets_tests.ui.conftest import DagsterDev
 from datalake_assets_tests.ui.test_materialize import RUN_ENDS_WITHIN_MS, SEEN_WITHIN_MS
 
@@ -35,11 +37,25 @@ NAME = re.compile("sessions are published$")
 
 @pytest.fixture(scope="module")
 def overview() -> Overview:
-    """A lake of five years in which everything is wrong that can be."""
+    """Five years in which everything is wrong that can be, and nine empty ones before."""
     lake = new_lake()
-    days = market_calendar.sessions(date(2020, 6, 1), DUE)
-    fill(lake, days)
-    return look(lake, first=days[0], due=DUE)
+    fill(lake, market_calendar.sessions(date(2020, 6, 1), DUE))
+    reason = "1 session did not pass the audit and was not published:\n2024-07-03: coverage"
+    failed = Run("0123456789", "daily_ticks_job", [str(DUE)], NOW, 61.5, "failed", reason)
+    found = look(
+        lake,
+        first=date(2011, 1, 3),
+        due=DUE,
+        measure=True,
+        following=NextSession(date(2024, 7, 5), datetime(2024, 7, 5, 22, tzinfo=UTC)),
+        runs=Runs(NOW - timedelta(days=30), [failed] * 7, [failed], failures=1),
+    )
+    new = [Listed(name, "NYSE", f"{name} Holdings Inc. Common Stock") for name in SYMBOLS[:12]]
+    return replace(
+        found,
+        listed=ListChanges(date(2024, 7, 2), DUE, 7_000, new, [], new[:1]),
+        price_warnings=[PriceWarning(DUE, "1 of 20 bars has impossible prices", SYMBOLS[:1])],
+    )
 
 
 def fill(lake: LakeWriter, days: list[date]) -> None:
@@ -115,8 +131,10 @@ def open_page(
 
 def wider_than_the_screen(page: Page) -> int:
     """Pixels by which the page can be moved sideways."""
-    found = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    return int(found)
+    screen = page.viewport_size
+    assert screen
+    # Not window.innerWidth: a phone's window grows with the page.
+    return int(page.evaluate("document.documentElement.scrollWidth")) - screen["width"]
 
 
 def test_the_page_fits_any_screen_and_asks_for_nothing(opened: Opened) -> None:
@@ -124,8 +142,10 @@ def test_the_page_fits_any_screen_and_asks_for_nothing(opened: Opened) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("The lake needs attention.")
     assert wider_than_the_screen(page) <= 0
     summaries = page.locator("summary")
-    assert summaries.count() == 2
-    for summary in summaries.all():
+    told = ["more", "Show the charts as a table", "2 more", "2 more", "Show as a table"]
+    expect(summaries).to_have_count(len(told))
+    for summary, text in zip(summaries.all(), told, strict=True):
+        expect(summary).to_contain_text(text)
         summary.click()
     expect(page.get_by_text("Sessions published, of those due")).to_be_visible()
     expect(page.get_by_role("rowheader", name=str(DUE)).last).to_be_visible()
@@ -134,9 +154,56 @@ def test_the_page_fits_any_screen_and_asks_for_nothing(opened: Opened) -> None:
     assert [url for url in opened.requests if url != page.url] == []
 
 
+def test_the_verdict_what_to_do_and_the_newest_numbers_are_on_the_first_screen(
+    opened: Opened,
+) -> None:
+    page = opened.page
+    screen = page.viewport_size
+    assert screen
+
+    def bottom(name: str) -> float:
+        found = page.get_by_text(name, exact=True).first.bounding_box()
+        assert found
+        return found["y"] + found["height"]
+
+    assert bottom("What to do Click a command to select it.") < screen["height"]
+    if screen["width"] > 500:
+        for name in ("Newest session", "Next session", "Success rate", "Size", "Failed runs"):
+            assert bottom(name) < 800
+    # Without the years of which nothing was collected.
+    calendar = page.locator(".years").bounding_box()
+    newest = page.get_by_role("heading", name=re.compile("compared with")).bounding_box()
+    assert calendar
+    assert newest
+    assert newest["y"] < calendar["y"]
+    assert newest["y"] < (1000 if screen["width"] > 500 else 1700)
+    expect(page.locator(".untouched")).to_have_text(re.compile(r"2011 to 2019.*2,2\d\d sessions"))
+
+
+def test_no_table_is_cut_without_a_hint(opened: Opened) -> None:
+    """On a phone rows become cards; what still scrolls sideways says so."""
+    page = opened.page
+    for summary in page.locator("summary").all():
+        summary.click()
+    cut = page.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+        ".map(e => [e.querySelector('table').className, e.previousElementSibling.innerText])"
+    )
+    assert all(found == ["wide", "Scroll the table sideways →"] for found in cut)
+    screen = page.viewport_size
+    assert screen
+    phone = screen["width"] < 500
+    assert bool(cut) == phone
+    hints = page.get_by_text("Scroll the table sideways →")
+    assert [hint.is_visible() for hint in hints.all()] == [phone, phone]
+    cell = page.locator("table.rows td[data-title='Median before']").first
+    title = cell.evaluate("e => getComputedStyle(e, '::before').content")
+    assert title == ('"Median before"' if phone else "none")
+
+
 def test_the_calendar_is_drawn_as_large_as_the_screen_allows(opened: Opened) -> None:
     page = opened.page
-    newest, *older = page.locator(".year").all()
+    newest, *older = page.locator(".year").all()  # those before 2020 are one line
     expect(newest.get_by_role("heading")).to_have_text("2024")
     assert len(older) == 4
     screen = page.viewport_size
