@@ -191,7 +191,7 @@ def test_each_object_that_is_gone_is_named(lake: LakeWriter, key: str) -> None:
     lake.store.delete(key)
     found = [one for each in examine(lake, besides=subjects(lake, NOW)) for one in each.defects]
     assert [(one.where, one.what, one.repair) for one in found] == [
-        (lake.store.url(key), "it is not there", "datalake securities")
+        (lake.store.url(key), "it does not exist", "datalake securities")
     ]
 
 

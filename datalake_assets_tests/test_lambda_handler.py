@@ -339,7 +339,7 @@ MORNING = datetime(2024, 7, 5, 12, tzinfo=UTC)
         ({"session": "2024-07-04"}, "2024-07-04 is a holiday"),
         ({"session": "2024-07-06"}, "2024-07-06 is a Saturday"),
         ({"session": "1815-06-18"}, "outside the XNYS calendar"),
-        ({"session": "2024-07-05"}, "the bars of 2024-07-05 are served from 20:16 UTC on"),
+        ({"session": "2024-07-05"}, "the bars of 2024-07-05 are served from 20:16 UTC"),
         (EVENT | {"sesion": 1, "a": 2}, "unknown: a, sesion; an event has session, symbols"),
         ({1: 2} | EVENT, "unknown: 1;"),
         (EVENT | {"symbols": "AAPL"}, "`symbols` must be a list"),

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from datalake_assets.publication import How, Origin, Publication
 
 from benchmarks.compare_lakes import differences
 from benchmarks.replay import Recording, Replay
@@ -19,7 +18,8 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.errors import RejectedSymbolError
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.sources.pages import decode
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -119,9 +119,9 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with EmbeddedExchange(MARKET) as exchange, client(exchange.url) as source:
         names = tuple(source.assets()["symbol"].to_pylist()[:20])
         days = (SESSION, date(2024, 6, 4))
-        held = Lake(open_store(str(folder)))
+        held = LakeWriter(open_store(str(folder)))
         held.claim("exchange")
-        run = Publication(dict.fromkeys(days, names), held, How(RateLimiter(1e9)))
+        run = Publication(dict.fromkeys(days, names), held, CollectionOptions(RateLimiter(1e9)))
         for outcome in run.run(source.bars(), Origin("exchange", listed=SESSION, run_id="test")):
             assert outcome.published, outcome.findings
     return folder

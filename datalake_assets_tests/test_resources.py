@@ -315,8 +315,8 @@ def test_two_collectors_of_one_account_share_one_file_for_each_budget(temporary:
     account = alpaca().account
 
     with ExitStack() as stack:
-        ours = stack.enter_context(one.how(account)).limiter
-        theirs = stack.enter_context(other.how(alpaca(secret="renewed").account)).limiter
+        ours = stack.enter_context(one.options(account)).limiter
+        theirs = stack.enter_context(other.options(alpaca(secret="renewed").account)).limiter
         stack.enter_context(one.trading_limiter(account))
         stack.enter_context(other.trading_limiter(account))
 

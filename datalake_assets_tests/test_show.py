@@ -310,7 +310,7 @@ def test_a_session_without_a_trade_is_no_gap(lake: LakeWriter) -> None:
 def test_the_chart_has_a_column_for_each_gap(holed: LakeWriter) -> None:
     told = run(holed, "AUE", "--chart")
 
-    assert "┊ sessions are missing" in told.stdout
+    assert "┊ missing sessions" in told.stdout
     assert {line.count("┊") for line in told.stdout.splitlines() if "┊" in line} == {1, 2}
 
 
@@ -325,7 +325,7 @@ def test_a_chart_with_gaps_is_no_wider_than_the_terminal(lost: set[int], width: 
 
     lines = [line.plain.rstrip() for line in draw(some, width, gaps)]
     assert max(map(len, lines[:18])) <= max(width, 20)
-    marked = "┊ sessions are missing" in lines[-1]
+    marked = "┊ missing sessions" in lines[-1]
     assert marked is ("┊" in lines[0])
     assert marked or not lost or "too many gaps" in lines[-1]
 
@@ -334,7 +334,7 @@ def test_too_many_gaps_to_mark_are_told_in_words() -> None:
     some = [bar("X", day) for day in DAYS[:60:2]]
     gaps = [gap(place, place) for place in range(1, 59, 2)]
 
-    assert [line.plain for line in draw(some, 200, gaps)][-1] == "┊ sessions are missing"
+    assert [line.plain for line in draw(some, 200, gaps)][-1] == "┊ missing sessions"
     assert "too many gaps" in [line.plain for line in draw(some, 40, gaps)][-1]
 
 

@@ -32,7 +32,7 @@ def test_adjusted_bars_say_for_what_and_mark_each_action_in_the_table(lake: Lake
     assert f" {raw('FB', 0)['volume'] * volume:,.0f} " in lines[0]
     for at, mark in (
         (5, "split 4:1"),
-        (10, "META, before FB"),
+        (10, "META, formerly FB"),
         (12, "dividend $0.5"),
         (13, "split 4:1 (not applied: contradicted)"),
         (15, "spin-off $0.5"),

@@ -159,7 +159,7 @@ def _tables(lake: LakeFiles, progress: Progress) -> _Found:
         try:
             read_derived(store, key)
         except NothingDerivedError:
-            defects[key] = Defect(store.url(key), "it is not there", DERIVE)
+            defects[key] = Defect(store.url(key), "it does not exist", DERIVE)
         except UnreadableError as error:
             defects[key] = Defect(store.url(key), str(error), error.repair)
         except BrokenFileError as error:

@@ -219,7 +219,7 @@ class _Examiner:
         if source is None:
             if not days:
                 return 0, []
-            return 1, [self._unmarked("it is not there, although sessions are", most)]
+            return 1, [self._unmarked("it does not exist, although sessions do", most)]
         found = json.loads(self._store.get(layout.MARKER)).get("format")
         if found != FORMAT:
             what = f"the layout is {found!r}, this program's is {FORMAT}: use the version of that"

@@ -91,7 +91,7 @@ def test_instants_ascend_whatever_the_clocks_of_two_machines_say(folder: Store) 
 
 
 def test_an_instant_needs_its_zone(folder: Store) -> None:
-    with pytest.raises(ValueError, match="is no instant: give a datetime with its zone"):
+    with pytest.raises(ValueError, match="has no time zone: use an aware datetime"):
         ActionLog(folder).current(minutes(0).replace(tzinfo=None))
 
 

@@ -230,7 +230,7 @@ def test_an_answer_that_lacks_more_than_a_tenth_is_not_taken_unless_they_are_few
     if taken:
         assert len(swept(store, source)) == missing
         return
-    with pytest.raises(PermanentError, match=f"lacks {missing:,} of the {stood:,} corporate"):
+    with pytest.raises(PermanentError, match=f"lacks {missing:,} of the {stood:,} known corporate"):
         swept(store, source)
     assert {key: store.get(key) for key in store.list()} == before
     done, events = sweep(source, ActionLog(store), caller(), SPRING, max_loss=1.0)

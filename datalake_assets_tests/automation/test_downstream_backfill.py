@@ -41,11 +41,13 @@ def daemon(folder: Path) -> Iterator[tuple[dg.DagsterInstance, Path]]:
         neighbour.LAKE: str(folder / "lake"),
     }
     log = folder / "daemon.log"
-    with (
-        dg.DagsterInstance.from_config(str(home)) as instance,
-        running(environment, log, workspace),
-    ):
-        yield instance, log
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(home))  # where the configuration has its folder from
+        with (
+            dg.DagsterInstance.from_config(str(home)) as instance,
+            running(environment, log, workspace),
+        ):
+            yield instance, log
 
 
 def launch(instance: dg.DagsterInstance, graph: object, assets: list[str], days: list[date]) -> str:

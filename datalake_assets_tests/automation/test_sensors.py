@@ -503,7 +503,7 @@ def test_the_report_follows_new_actions_and_new_factors_too(
     session = create_run_for_test(world.instance, job_name="daily_ticks_job")
     world.end(session.run_id, good=True, materialized=["2025-12-05"])
     assert world.tick("report_follows") == []
-    assert world.skipped == f"run {run.run_id[:8]} of {job} is under way"
+    assert world.skipped == f"run {run.run_id[:8]} of {job} is in progress"
     world.clock.time = utc("2025-12-05 22:20")
     world.end(run.run_id, good=True, materialized=[None], asset=dg.AssetKey(asset))
     (request,) = world.tick("report_follows")

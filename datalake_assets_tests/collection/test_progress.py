@@ -17,7 +17,7 @@ def test_a_snapshot_reads_as_one_line_with_what_went_well_and_what_did_not() -> 
         seconds=2.0,
     )
     assert str(snapshot) == (
-        "2024-07-03: 4/10 chunks, 1,900 bars, ✓ 1,980 ✗ 20, 7 requests at 210 a minute, 3 s left"
+        "2024-07-03: 4/10 chunks, 1,900 bars, ✓ 1,980 ✗ 20, 7 requests at 210 per minute, 3 s left"
     )
 
 
@@ -45,7 +45,7 @@ def test_what_is_nothing_is_not_told_and_one_thing_is_told_in_the_singular() -> 
     assert str(Snapshot("years of 1 symbol", 1, 1)) == "years of 1 symbol: 1/1 chunk"
     alone = Snapshot("2024-07-03", 1, 1, 1, 0, 1, 1, 1, 0, seconds=60)
     assert str(alone) == (
-        "2024-07-03: 1/1 chunk, 1 bar, ✓ 1 ✗ 0, 1 request at 1 a minute (1 retry, 0 × 429)"
+        "2024-07-03: 1/1 chunk, 1 bar, ✓ 1 ✗ 0, 1 request at 1 per minute (1 retry, 0 × 429)"
     )
 
 

@@ -385,7 +385,7 @@ def test_a_moment_of_an_upload_tells_pace_and_time_left() -> None:
     assert moment.done == 250
     assert moment.objects_per_second == 125
     assert moment.seconds_left == 6
-    assert str(moment) == ("250/1,000 objects, 3.6 MB, 125 a second, ✗ 10, 5 retries, 6 s left")
+    assert str(moment) == ("250/1,000 objects, 3.6 MB, 125 per second, ✗ 10, 5 retries, 6 s left")
     assert Snapshot(10).seconds_left is None
     assert str(Snapshot(10)) == "0/10 objects, 0.0 MB"
 
@@ -522,7 +522,7 @@ def test_the_command_uploads_a_folder_and_exits_with_0(s3_lake_uri: str, folder:
     assert store.get("data/007") == b"data/007"
     table = shown(result)
     assert (table["objects uploaded"], table["failed"], table["not uploaded"]) == ("60", "0", "0")
-    assert int(table["objects a second"].replace(",", "")) > 0
+    assert int(table["objects per second"].replace(",", "")) > 0
     assert "60/60 objects" in result.stderr
 
 
