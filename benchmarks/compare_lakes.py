@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from datalake_assets.lake import session_file, symbol_year_file
-from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage import layout
@@ -151,7 +151,7 @@ def _rows(one: bytes, other: bytes, key: str) -> Iterator[str]:
 
 
 def _audits(store: Store, keys: Sequence[str]) -> list[Any]:
-    found = Lake(store).summaries(keys)
+    found = LakeFiles(store).summaries(keys)
     return [summary.audit if isinstance(summary, Summary) else summary for summary in found]
 
 
