@@ -238,20 +238,19 @@ def _backfill_here(given: argparse.Namespace) -> dict[str, Any]:
 
 def _ask_here(given: argparse.Namespace) -> dict[str, Any]:
     """Ask for what a backfill of the span asks for, and keep nothing of it."""
-    from datalake_assets.listing import take_snapshot, take_survey
-    from datalake_assets.publication import How, Publication
-
     from datalake_assets.collection.collect import Collection
     from datalake_assets.collection.plan import Plan
     from datalake_assets.collection.rate_limit import RateLimiter
     from datalake_assets.collection.retry import RetryPolicy
     from datalake_assets.collection.universe import symbols_for
-    from datalake_assets.lake.lake import Lake
+    from datalake_assets.lake.writer import LakeWriter
+    from datalake_assets.pipeline.listing import take_snapshot, take_survey
+    from datalake_assets.pipeline.publication import CollectionOptions, Publication
     from datalake_assets.storage.store import open_store
 
     days, limiter = years_until_last(given.years[0]), RateLimiter(UNLIMITED)
     with client(given.url) as source, tempfile.TemporaryDirectory() as folder:
-        lake, how = Lake(open_store(folder)), How(limiter)
+        lake, how = LakeWriter(open_store(folder)), CollectionOptions(limiter)
         taken, _, _ = take_snapshot(source, lake, limiter, RetryPolicy())
         wanted = symbols_for(days, lake.snapshots())
         survey = take_survey(source, lake, how, wanted, days[0].year, taken)
