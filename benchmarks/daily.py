@@ -127,7 +127,7 @@ def _do(what: str, uri: str) -> dict[str, float]:
         proof = (
             years.prove(LAST_YEAR)
             if what == "whole"
-            else years.prove_published(LAST_YEAR, done.uploaded)
+            else years.prove_published(LAST_YEAR, done.uploaded, done)
         )
         assert proof.holds, list(proof.differing.items())[:3]
     return {"written": written, "puts": writes["put"], "peak": measuring.peak()}
