@@ -30,7 +30,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.symbol_years import BUCKET, LAST_YEAR, _peak, make_lake
+from benchmarks import measuring
+from benchmarks.symbol_years import LAST_YEAR, make_lake
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.clock import Clock
@@ -76,7 +77,7 @@ def main() -> None:
         if place == "folder":
             _measure(place, str(given.lake), given.rounds)
             continue
-        from datalake_assets_tests.seaweedfs import seaweedfs
+        from datalake_assets_tests.seaweedfs import BUCKET, seaweedfs
 
         with tempfile.TemporaryDirectory() as folder, seaweedfs(Path(folder)) as server:
             os.environ.update(server.environ(), NO_PROXY="127.0.0.1")
@@ -126,10 +127,10 @@ def _do(what: str, uri: str) -> dict[str, float]:
         proof = (
             years.prove(LAST_YEAR)
             if what == "whole"
-            else years.prove_published(LAST_YEAR, done.uploaded)
+            else years.prove_published(LAST_YEAR, done.uploaded, done)
         )
         assert proof.holds, list(proof.differing.items())[:3]
-    return {"written": written, "puts": writes["put"], "peak": _peak()}
+    return {"written": written, "puts": writes["put"], "peak": measuring.peak()}
 
 
 def _restate(store: Store) -> None:

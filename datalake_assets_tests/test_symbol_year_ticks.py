@@ -99,7 +99,9 @@ def test_a_run_that_follows_proves_what_it_wrote_and_all_of_the_year_every_four_
     following = {**QUIET, **PROVE_WRITTEN}
     bench.run(MONDAY, FRIDAY)
     first = told(publish(bench, config=following))
+    # Nothing of it had ever been read.
     assert (first["symbol_years_read"], first["uploaded"]) == (20, 20)
+    assert first["symbol_years_decoded"] == 20
 
     restated = {"open": 5.0, "high": 9.0, "low": 4.0, "close": 6.0, "vwap": 5.5}
     bench.market = Market(names(20), changed={(symbol, TUESDAY): restated for symbol in names(3)})
@@ -109,9 +111,12 @@ def test_a_run_that_follows_proves_what_it_wrote_and_all_of_the_year_every_four_
     bench.lake.store.put(damaged, good[:-9])
     result = publish(bench, config=following)
     assert told(result)["symbol_years_read"] == 3
+    decoded = told(result)["symbol_years_decoded"]
+    assert isinstance(decoded, int)
+    assert 0 <= decoded <= 3
     assert agreement(result).description == (
         "80 rows of 1 year are the same in both layouts: 3 symbol-years written and read back, "
-        "17 as they were last read"
+        f"{3 - decoded} of them by their bytes alone, 17 as they were last read"
     )
     assert bench.lake.store.get(damaged) != good
 

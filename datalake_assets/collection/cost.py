@@ -25,8 +25,8 @@ BYTES_PER_BAR = 29.3
 BYTES_PER_SYMBOL_IN_LEDGER = 9.0
 """Bytes per symbol without a bar: its name, quoted."""
 
-BYTES_PER_SYMBOL_YEAR, BYTES_PER_BAR_OF_ONE = 1_370, 32.0
-"""Bytes of a symbol-year: its footer, and each bar. 7 bars take 1,607 bytes, a full year 9,420."""
+BYTES_PER_SYMBOL_YEAR, BYTES_PER_BAR_OF_ONE = 1_210, 45.0
+"""Bytes of a symbol-year: its footer, and each bar. 7 bars take 1,524 bytes, 250 take 12,536."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake import session_file
-from datalake_assets.lake.fingerprint import Fingerprint, RowHashes
+from datalake_assets.lake.fingerprint import Fingerprint, RowHashes, fingerprints
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, StoreError
 
@@ -48,6 +48,12 @@ _READERS = 16
 
 _IN_MEMORY = 8 << 20
 """Bytes up to which a year needs no file."""
+
+_OTHER_ROWS = (
+    "the bars of a year came back other than they were kept while they were sorted, {}: publish "
+    "the year again; if it happens again, let TMPDIR name a folder on another disk, and test this "
+    "machine's memory"
+)
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -158,8 +164,11 @@ class YearBars:
     def of(self, symbol: str) -> pa.Table:
         """A symbol's bars, by session. Whoever asks in the symbols' order reads each band once.
 
+        They hash to the symbol's fingerprint: that was verified.
+
         Raises:
             KeyError: It has none.
+            StoreError: The temporary file gave back other rows.
         """
         if symbol not in self.fingerprints:
             raise KeyError(symbol)
@@ -277,10 +286,14 @@ class YearBars:
         bars = pa.concat_tables(part for part, _ in parts)
         # Stable, and the runs stand in the order of their sessions.
         order = np.argsort(np.concatenate([ranks for _, ranks in parts]), kind="stable")
-        rows = [self.fingerprints[name].rows for name in names]
-        begins = np.cumsum([0, *rows[:-1]]).tolist()
-        spans = dict(zip(names, zip(begins, rows, strict=True), strict=True))
-        return Band(bars.take(pa.array(order)).combine_chunks(), spans)
+        bars = bars.take(pa.array(order)).combine_chunks()
+        told = [self.fingerprints[name] for name in names]
+        rows = [each.rows for each in told]
+        begins = np.cumsum([0, *rows[:-1]], dtype=np.int64)
+        # What is made of these rows is taken for the sessions' without being decoded again.
+        if fingerprints(bars, begins) != told:
+            raise StoreError(_OTHER_ROWS.format(f"from {names[0]} to {names[-1]}"))
+        return Band(bars, dict(zip(names, zip(begins.tolist(), rows, strict=True), strict=True)))
 
     def _part(self, run: _Run, first: int, last: int) -> tuple[pa.Table, npt.NDArray[np.int32]]:
         """The rows of a run whose symbols rank from `first` to `last`, and their ranks."""
@@ -298,7 +311,10 @@ class YearBars:
     def _piece(self, offset: int, length: int) -> pa.RecordBatch:
         assert self._file is not None
         self._file.seek(offset)
-        return pa.ipc.read_record_batch(pa.py_buffer(self._file.read(length)), SCHEMA)
+        try:
+            return pa.ipc.read_record_batch(pa.py_buffer(self._file.read(length)), SCHEMA)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(_OTHER_ROWS.format(f"({error})")) from error
 
 
 def _read_session(store: Store, day: date) -> _Session:

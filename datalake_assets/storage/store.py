@@ -337,22 +337,22 @@ class Store:
 
     def _replace_locally(self, key: str, data: bytes, version: str | None) -> str:
         with self._attempt("write", key, making=True) as backend, self._lock():
+            assert self._staging
+            assert isinstance(backend, LocalStore)
             try:
-                now = obstore.head(backend, key)["e_tag"]
+                now = self._staging.e_tag(backend, key)
             except FileNotFoundError:
                 now = None
             if now != version:
                 raise ChangedError(_changed(self.url(key)))
             # Two states of a file can't have one version: a new file, so another inode, and a
             # timestamp in microseconds.
-            assert self._staging
-            assert isinstance(backend, LocalStore)
-            return _version(self._staging.put(backend, key, data), key)
+            return self._staging.put(backend, key, data)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """One writer at a time, of all processes that replace objects in this folder."""
-        with (Path(self._base) / LOCK).open("wb") as file:
+        with open(self._base + LOCK, "wb", buffering=0) as file:  # noqa: PTH123
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -118,6 +118,13 @@ def test_only_encodings_are_used_that_every_reader_knows() -> None:
     assert used <= {"PLAIN", "RLE", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
 
 
+def test_files_of_another_codec_are_read_as_well() -> None:
+    for codec in ("zstd", "lz4", "none"):
+        buffer = pa.BufferOutputStream()
+        pq.write_table(BARS, buffer, compression=codec)
+        assert decode(bytes(buffer.getvalue()), "here").equals(BARS)
+
+
 def test_readers_find_in_the_footer_which_sessions_there_are() -> None:
     metadata = pq.read_metadata(pa.BufferReader(DATA))
     statistics = metadata.row_group(0).column(SCHEMA.get_field_index("session")).statistics

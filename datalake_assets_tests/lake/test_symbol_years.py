@@ -6,12 +6,14 @@ Not here: real processes killed in the middle of a year (`benchmarks.publication
 import multiprocessing
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA, empty
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.lake import session_file
+from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.fingerprint import fingerprint
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.symbol_years import PublicationError, Published, SymbolYears
@@ -403,6 +405,88 @@ def test_a_proof_of_what_was_written_reads_nothing_else() -> None:
     assert proof.holds
     assert (proof.read, proof.unread) == (2, 1)
     assert proof.sessions == proof.symbol_years == fingerprint(whole(symbol_rows(CHANGED)))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_proof_after_a_publication_finds_what_has_not_the_bytes_that_were_encoded(
+    damage: str,
+) -> None:
+    store = open_store("memory://")
+    write(store, TINY)
+    done = publish(store)
+    years, key = SymbolYears(store, clock=FakeClock()), layout.symbol_year_key("A", YEAR)
+    assert years.prove_published(YEAR, done.uploaded, done).holds
+    store.put(key, DAMAGES[damage](store.get(key)))
+    assert list(years.prove_published(YEAR, done.uploaded, done).differing) == ["A"]
+    store.delete(key)
+    assert list(years.prove_published(YEAR, done.uploaded, done).differing) == ["A"]
+
+
+def test_other_bytes_with_the_same_rows_are_right() -> None:
+    store = open_store("memory://")
+    write(store, TINY)
+    done, key = publish(store), layout.symbol_year_key("A", YEAR)
+    years = SymbolYears(store, clock=FakeClock())
+    before = years.prove_published(YEAR, done.uploaded, done)
+    sink = pa.BufferOutputStream()
+    pq.write_table(symbol_year_file.decode(store.get(key), key), sink, compression="zstd")
+    store.put(key, bytes(sink.getvalue()))
+    after = years.prove_published(YEAR, done.uploaded, done)
+    assert after.holds
+    assert 0 <= before.same_bytes - after.same_bytes <= 1
+
+
+def test_a_publication_that_came_after_is_what_counts() -> None:
+    store = open_store("memory://")
+    write(store, TINY)
+    done = publish(store)
+    write(store, CHANGED)
+    publish(store)
+    proof = SymbolYears(store, clock=FakeClock()).prove_published(YEAR, done.uploaded, done)
+    assert proof.holds
+    # And one whose manifest stands before its objects do: the bytes are still those of the first.
+    key = layout.symbol_year_key("B", YEAR)
+    store.put(key, published().get(key))
+    proof = SymbolYears(store, clock=FakeClock()).prove_published(YEAR, done.uploaded, done)
+    assert list(proof.differing) == ["B"]
+
+
+@pytest.mark.parametrize("days", [1, 7])
+def test_each_symbol_is_decoded_in_its_turn_whether_a_job_runs_daily_or_weekly(days: int) -> None:
+    symbols = [f"{letter}{other}" for letter in "ABCDEFGHIJ" for other in "ABCDEFGHIJ"]
+    store, clock = open_store("memory://"), FakeClock()
+    write(store, {DAYS[0]: dict.fromkeys(symbols, 0)})
+    done = publish(store)
+    decoded = Counter[str]()
+    real = symbol_year_file.decode
+
+    def decode(data: bytes, where: str) -> pa.Table:
+        decoded[where] += 1
+        return real(data, where)
+
+    for _ in range(16):
+        clock.advance(timedelta(days=days).total_seconds())
+        years = SymbolYears(store, clock=clock)
+        with patch.object(symbol_year_file, "decode", decode):
+            before = decoded.total()
+            proof = years.prove_published(YEAR, done.uploaded, done)
+        assert proof.holds
+        assert proof.read == len(symbols)
+        assert proof.read - proof.same_bytes == decoded.total() - before
+        assert not proof.whole
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == len(symbols)
+
+
+def test_a_proof_by_bytes_does_not_count_as_a_reading_of_all_of_the_year() -> None:
+    store = open_store("memory://")
+    write(store, TINY)
+    done = publish(store)
+    years = SymbolYears(store, clock=FakeClock())
+    years.note_proved(years.prove_published(YEAR, done.uploaded, done))
+    assert years.manifest(YEAR).proved_at is None
+    years.note_proved(years.prove_published(YEAR, done.uploaded))
+    assert years.manifest(YEAR).proved_at
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

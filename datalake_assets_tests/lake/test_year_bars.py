@@ -3,8 +3,10 @@
 import tempfile
 from collections.abc import Mapping
 from datetime import date
+from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -69,6 +71,23 @@ def test_a_symbol_without_bars_is_an_error() -> None:
     store = written({DAYS[0]: frozenset("A")})
     with YearBars.read(store, DAYS[:1]) as bars, pytest.raises(KeyError):
         bars.of("B")
+
+
+def test_bars_that_come_back_other_than_they_were_kept_are_not_given_to_anybody() -> None:
+    class Forgetful(tempfile.SpooledTemporaryFile[bytes]):
+        def write(self, data: Any) -> int:
+            # A bit of a price: what is around it is whole.
+            at, kept = bytes(data).rindex(np.float64(2.0).tobytes()), bytearray(data)
+            kept[at + 6] ^= 1
+            return super().write(bytes(kept))
+
+    store = written({DAYS[0]: frozenset("A")})
+    with (
+        patch.object(tempfile, "SpooledTemporaryFile", Forgetful),
+        YearBars.read(store, DAYS[:1]) as bars,
+        pytest.raises(StoreError, match="came back other than they were kept.*publish the year"),
+    ):
+        bars.of("A")
 
 
 def test_sessions_that_were_altered_are_all_named() -> None:

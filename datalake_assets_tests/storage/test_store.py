@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import patch
 
 import obstore
 import pytest
@@ -604,6 +605,23 @@ def test_the_version_of_a_file_is_the_one_that_a_listing_tells(tmp_path: Path) -
     store = open_store(str(tmp_path))
     written = store.replace("a/k", b"1", None)
     assert store.versions() == {"a/k": written}
+    assert store.get_versioned("a/k") == (b"1", written)
+    # As obstore makes it of a file that it wrote itself.
+    told = obstore.put(LocalStore(tmp_path), "a/k", b"22", use_multipart=False)
+    assert store.replace("a/k", b"333", told["e_tag"]) == store.versions()["a/k"]
+
+
+def test_the_version_of_a_file_is_what_another_obstore_tells(tmp_path: Path) -> None:
+    def other(backend: LocalStore, key: str) -> dict[str, str]:
+        return {"e_tag": f"W/{(tmp_path / key).stat().st_ino}"}
+
+    store = open_store(str(tmp_path))
+    with patch.object(obstore, "head", other):
+        written = store.replace("k", b"1", None)
+        assert written.startswith("W/")
+        assert store.replace("k", b"2", written).startswith("W/")
+        with pytest.raises(ChangedError):
+            store.replace("k", b"3", written)
 
 
 STRANGE = ["a (1).parquet", "a~", "é.parquet", "a b", "a#1"]
