@@ -110,7 +110,7 @@ FREEZING_PARTITIONS, MOST_PARTITIONS = 40_000, 100_000
 makers recommend (dagster#28697)."""
 
 SQLITE_BYTES_PER_RUN, SQLITE_BYTES_PER_SESSION = 240_000, 18_300
-ROWS_PER_RUN, ROWS_PER_SESSION = 40, 2
+ROWS_PER_RUN, ROWS_PER_SESSION = 46, 2
 """Events of Dagster. SQLite keeps most of them twice, in the run's file and in the index."""
 
 # --- prices: us-east-1, first tier, on demand, without tax, of cost.PRICES_OF ---------------------
