@@ -163,7 +163,7 @@ def test_the_run_says_where_the_bars_come_from_and_what_it_will_ask(bench: Workb
 
     told = logged(bench, result)
     assert f"from the tests' market into {bench.folder}" in told
-    assert "asking for up to 20 bars of 1 session in 20 requests" in told
+    assert "requesting up to 20 bars of 1 session in 20 requests" in told
     assert "2024-07-01: 20/20 chunks, 20 bars, ✓ 20 ✗ 0" in told
 
 
@@ -445,7 +445,7 @@ def test_a_repair_asks_only_for_what_is_missing_and_ends_as_a_clean_collection(
         assert alike(bench.lake.read(day), clean.lake.read(day))
         # Tuesday was missing when Wednesday was judged first; a clean audit must not differ.
         assert audit_of(bench, day) == audit_of(clean, day)
-    assert "repair: asking for up to 3 bars of 2 sessions in 3 requests" in logged(bench, result)
+    assert "repair: requesting up to 3 bars of 2 sessions in 3 requests" in logged(bench, result)
 
 
 def test_a_repair_that_still_misses_too_much_keeps_what_it_got(bench: Workbench) -> None:

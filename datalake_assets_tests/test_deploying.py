@@ -61,8 +61,10 @@ def python(
 
 
 def collect(home: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """One session, by the command line."""
-    command = ("-m", "datalake_assets", "collect", "--session", "2024-07-03")
+    """One session, as a run worker executes it. `datalake collect` leaves its output uncaptured."""
+    job = ("job", "execute", "-m", "datalake_assets.definitions", "-j", "daily_ticks_job")
+    tags = ("--tags", '{"dagster/partition": "2024-07-03"}')
+    command = ("-W", "ignore", "-m", "dagster", *job, *tags)
     return python(*command, home=home, environ=environ, temporary=home.parent)
 
 

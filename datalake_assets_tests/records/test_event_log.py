@@ -496,7 +496,7 @@ def test_a_kill_loses_no_event_that_was_stored_and_the_run_is_ended_at_the_next_
         assert len(bench.lake.sessions()) >= 3, "the session was published before"
 
         (told,) = end_lost(instance, datetime.now(UTC))
-        assert f"run {run.run_id[:8]} was ended in the records" in told
+        assert f"run {run.run_id[:8]} was marked as failed" in told
         (ended,) = instance.get_runs()
         assert ended.status is dg.DagsterRunStatus.FAILURE
 
