@@ -41,7 +41,7 @@ help: ## Show these targets
 # --- use -----------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: $(RUNTIME) ## Collect one session of every symbol into a local lake; no key needed
+demo: $(RUNTIME) ## Collect a few sessions of every symbol into a local lake; no key needed
 	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/datalake demo
 
 # With Dagster's records beside that lake: those of `make dev` are about another one.

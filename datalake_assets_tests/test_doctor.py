@@ -135,7 +135,7 @@ def test_all_is_well_with_a_whole_lake(lake: LakeWriter) -> None:
         "evidence of securities: 0 checked",
         "securities and factors against sessions and actions: 0 checked",
         "comparison with the source: 0 checked",
-        f"objects that nobody knows: {len(lake.store.list('data'))} checked",
+        f"untracked objects: {len(lake.store.list('data'))} checked",
         "Dagster's records: 6 checked",
     ]
     assert lake.store.versions() == before
@@ -387,16 +387,16 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
     ),
     swap_two_symbol_years: ({"symbol-years against their sessions": 2}, [PUBLISH]),
     leave_what_a_killed_writer_staged: (
-        {"objects that nobody knows": 1},
+        {"untracked objects": 1},
         [f"rm -f {{lake}}/{STAGING}/0123456789ab.7"],
     ),
-    leave_what_others_stage_beside_the_data: ({"objects that nobody knows": 1}, []),
+    leave_what_others_stage_beside_the_data: ({"untracked objects": 1}, []),
     put_the_marker_of_another_source_there: ({"the lake's marker": 1}, []),
     put_a_folder_in_the_marker_s_place: ({"the lake's marker": 1}, []),
     put_a_folder_in_a_session_s_place: (
         {
             "symbol-years against their sessions": 1,
-            "objects that nobody knows": 1,
+            "untracked objects": 1,
             "Dagster's records": 1,
         },
         [
@@ -405,7 +405,7 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
             f"datalake collect --session {DAYS[2]}",
         ],
     ),
-    leave_foreign_files: ({"objects that nobody knows": 2 * len(FOREIGN)}, []),
+    leave_foreign_files: ({"untracked objects": 2 * len(FOREIGN)}, []),
     leave_a_damaged_incomplete_session: (
         {"incomplete sessions": 1},
         [f"datalake collect --session {DAYS[3]}"],
@@ -458,7 +458,7 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
         [f"rm {{lake}}/{layout.TESTIMONY}"],
     ),
     leave_strays: (
-        {"objects that nobody knows": 3},
+        {"untracked objects": 3},
         [
             f"rm {{lake}}/{layout.SYMBOL_YEARS}/ZZ/2024/ticks.parquet",
             f"rm {{lake}}/{layout.INCOMPLETE}/notes.txt",
@@ -563,7 +563,7 @@ def test_a_small_lake_is_well_wherever_it_lies(store: Store) -> None:
 def test_an_object_is_removed_by_the_command_of_its_place(store: Store) -> None:
     key = f"{layout.SYMBOL_YEARS}/ZZ/2024/ticks.parquet"
     store.put(key, b"")
-    (defect,) = examined(store)["objects that nobody knows"].defects
+    (defect,) = examined(store)["untracked objects"].defects
     remover = "aws s3 rm" if store.uri.startswith("s3:") else "rm"
     assert defect.repair == f"{remover} {store.url(key)}"
 
@@ -657,7 +657,7 @@ def test_a_package_that_keeps_objects_of_its_own_contributes_its_findings() -> N
     lake = LakeWriter(store)
     lake.claim("alpaca/sip")
     store.put("data/actions/2024.parquet", b"")
-    (stray,) = examined(store)["objects that nobody knows"].defects
+    (stray,) = examined(store)["untracked objects"].defects
     assert stray.where == store.url("data/actions/2024.parquet")
     wrong = Defect("data/actions/2024.parquet", "it is empty", "datalake actions")
     actions = Subject(
@@ -667,7 +667,7 @@ def test_a_package_that_keeps_objects_of_its_own_contributes_its_findings() -> N
     )
     found = {one.subject: one for one in examine(lake, besides=[actions])}
     assert found["corporate actions"].defects == [wrong]
-    assert found["objects that nobody knows"].defects == []
+    assert found["untracked objects"].defects == []
     assert "corporate actions" not in {one.subject for one in examine(lake, [2024])}
 
 

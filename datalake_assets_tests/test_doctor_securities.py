@@ -199,7 +199,7 @@ def test_a_file_that_is_none_of_ours_is_foreign_there_too(lake: LakeWriter) -> N
     for key in ("data/actions/notes.parquet", f"{layout.EVIDENCE}/2024.parquet"):
         lake.store.put(key, b"")
     result = doctor()
-    assert [line.partition(":")[0] for line in lines(result, "✗")] == ["objects that nobody knows"]
+    assert [line.partition(":")[0] for line in lines(result, "✗")] == ["untracked objects"]
     assert_repaired(result)
 
 

@@ -109,7 +109,7 @@ def test_the_page_works_from_its_first_line_to_its_last(reader: Reader) -> None:
     assert lake.missing(["AUE", "AYE", "CII"]).num_rows == 0
     assert f"{SPAN[-1]}" in reader.printed["datalake show AUE --from 2024-07-01"]
 
-    reader.follows("Have adjusted prices")
+    reader.follows("Get adjusted prices")
     assert lake.bars("AUE", adjustment="all").num_rows == len(SPAN)
 
     reader.follows("Ask what was known on a day")

@@ -196,9 +196,9 @@ def _years_follow(settings: Settings) -> dg.SensorDefinition:
         job=symbol_year_ticks_job,
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
-        description="Publish a year per symbol when its sessions changed and none of them is being "
-        "collected: once after a backfill, not once per session, and the running year once a week "
-        "(DATALAKE_RUNNING_YEAR).",
+        description="Write the per-symbol files of a year when its sessions changed and none is "
+        "being collected: once after a backfill, not once per session, and the running year once "
+        "a week (DATALAKE_RUNNING_YEAR).",
     )
     def years_follow(
         context: dg.SensorEvaluationContext,

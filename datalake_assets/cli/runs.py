@@ -488,8 +488,8 @@ def _show_securities(result: dg.ExecuteInProcessResult) -> None:
     if "securities" in told and "applied" in told:
         tell(
             out,
-            f"{told['securities']:,} securities, {told['trading']:,} of them trading;  "
-            f"{told['applied']:,} factors are applied",
+            f"{many(told['securities'], 'security')}, {told['trading']:,} of them trading; "
+            f"{many(told['applied'], 'factor')} applied",
         )
     if waiting := told.get("undecided"):
         wait = "waits" if waiting == 1 else "wait"

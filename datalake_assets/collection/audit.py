@@ -148,9 +148,9 @@ class Finding:
 
 RULES = {
     "success_rate": "Share of the requested symbols that the source answered for, with a bar or "
-    "with the word that there is none",
+    "with the answer that there is none",
     "coverage": "Share of the symbols that printed in one of the five sessions before and have a "
-    "bar in this one; silent ones that the source lists as inactive are not expected",
+    "bar in this one; symbols that the source lists as inactive are not expected",
     "schema": "Columns and types are those of the lake's contract, no value is missing that must "
     "be there, and all bars are of the session",
     "one_row_per_symbol": "No symbol has two bars, and bars and ledger name the same symbols",

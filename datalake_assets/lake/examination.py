@@ -120,9 +120,7 @@ def examine(
     timed = clock or Clock()
     examiner = _Examiner(lake, years, timed.now(), weekly=weekly)
     subjects = [*examiner.subjects, *besides]
-    foreign = Subject(
-        "objects that nobody knows", partial(examiner.foreign, subjects), lambda key: False
-    )
+    foreign = Subject("untracked objects", partial(examiner.foreign, subjects), lambda key: False)
     for subject in [*subjects, foreign]:
         if years is None or subject.by_year:
             began = timed.seconds()

@@ -45,7 +45,7 @@ class LakeFiles:
 
     Args:
         store: Where its objects are.
-        clock: Time: what claims to be of a day to come is not believed.
+        clock: Time: files dated in the future are ignored.
     """
 
     def __init__(self, store: Store, clock: Clock | None = None) -> None:

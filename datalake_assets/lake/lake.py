@@ -61,12 +61,12 @@ class Lake:
     `datetime` or `pandas.Timestamp` at midnight will do. Ranges include both of their ends.
     Symbols may be in any case of letters.
 
-    What the lake holds is looked up once. Newer sessions are found by themselves; `refresh` finds
+    What the lake holds is looked up once. Newer sessions are found automatically; `refresh` finds
     whatever else was published since. Several threads may share a lake, and it can be pickled.
 
     Args:
         store: Where it is; `Lake.open` makes one from a path or an address.
-        clock: Time: what claims to be of a day to come is not believed.
+        clock: Time: files dated in the future are ignored.
     """
 
     def __init__(self, store: Store, clock: Clock | None = None) -> None:
@@ -437,7 +437,7 @@ class Lake:
 
         Example:
             >>> lake.explain("AAPL", "2024-07-04")
-            '2024-07-04 is no trading session but Independence Day; the one before it is 2024-07-03'
+            '2024-07-04 is not a trading session but a holiday'
 
         Raises:
             ValueError: No day, or no symbol.
@@ -516,7 +516,7 @@ class Lake:
         return undone(session.bars, self._restatements.of(as_day(day)), at)
 
     def refresh(self) -> None:
-        """Look again at the next question what was published since the first one."""
+        """Read the index again at the next call, so that what was published since is found."""
         self._reader.refresh()
         self._securities.refresh()
 

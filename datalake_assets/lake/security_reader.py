@@ -452,10 +452,12 @@ def holder(holders: Holders, symbol: str, day: date) -> Held:
     held = holders.on(symbol, day)
     if held is None:
         ever = holders.of_symbol(symbol)
-        near = f": for {ever[-1].security}, asof='{ever[-1].last}'" if ever else ""
+        if not ever:
+            raise NotInLakeError(f"no security of this lake ever held the ticker {symbol}")
+        near = f": for {ever[-1].security}, asof='{ever[-1].last}'"
         raise NotInLakeError(
             f"no security that this lake knows held the ticker {symbol} on {day}; its holders: "
-            f"{'; '.join(map(str, ever)) or 'none'}{near}"
+            f"{'; '.join(map(str, ever))}{near}"
         )
     return held
 

@@ -214,7 +214,7 @@ def _tiles(overview: Overview) -> list[tuple[str, ...]]:
         found.append(("Next session", _day(following.session), f"due {_instant(following.at)}"))
     if newest:
         bars = overview.measures[0]
-        usual = f"{written(bars.usual, 'count')} is usual" if bars.before else "the first session"
+        usual = f"usually {written(bars.usual, 'count')}" if bars.before else "the first session"
         found += [
             ("Bars in the newest session", f"{newest.rows:,}", usual),
             (
@@ -226,7 +226,7 @@ def _tiles(overview: Overview) -> list[tuple[str, ...]]:
     years = sum(1 for year in overview.years if year.published)
     found += [
         ("Sessions published", f"{overview.published:,}", f"of {overview.due:,} due"),
-        ("Bars in all", f"{overview.rows:,}", f"in {many(years, 'year')}"),
+        ("Total bars", f"{overview.rows:,}", f"in {many(years, 'year')}"),
     ]
     if sizes:
         about = f"{many(sizes.objects, 'object')}"
