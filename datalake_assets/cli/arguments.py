@@ -71,7 +71,8 @@ Symbols = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
-        help="Only these symbols: AAPL,BRK.B or @file. Overrides DATALAKE_SYMBOLS.",
+        help="Only these symbols, for this command only: AAPL,BRK.B or @file. Overrides "
+        "DATALAKE_SYMBOLS, which also holds for sensors, repairs and status.",
     ),
 ]
 
