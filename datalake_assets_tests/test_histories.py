@@ -101,16 +101,25 @@ class World:
     def take(self, step: object, kill: tuple[int, bool] | None) -> None:
         """Do this, perhaps killed."""
         self.clock.advance(60)
-        left = kill[0] if kill else 0
+        left, before = kill or (0, True)
+        dead = False
 
         def moment(verb: str, key: str) -> None:
-            nonlocal left
+            nonlocal left, dead
             left -= 1
-            if left == 0:
+            dead = dead or left == 0
+            alive(verb, key)
+
+        def alive(verb: str, key: str) -> None:
+            # What is killed writes nothing more, as an error could on its way out.
+            if dead:
                 raise KilledError
 
-        moments: dict[str, Any] = {"before" if kill and kill[1] else "after": moment}
-        store = WatchedStore(self.store, **moments)
+        store = (
+            WatchedStore(self.store, before=moment)
+            if before
+            else WatchedStore(self.store, before=alive, after=moment)
+        )
         if isinstance(step, Collect):
             self.collect(LakeWriter(store), step)
         elif isinstance(step, Publish):

@@ -153,6 +153,7 @@ class AlpacaSource:
             asof: What a symbol means: by default the bars that traded under it. None: the
                 security that has it today, with its bars under earlier tickers.
         """
+        self._import_client()
 
         def fetch(
             symbols: tuple[str, ...], first: date, last: date, page_token: str | None
@@ -174,6 +175,7 @@ class AlpacaSource:
         Args:
             asof: As for `bars`.
         """
+        self._import_client()
 
         def ask(
             symbols: tuple[str, ...], first: int, last: int, page_token: str | None
@@ -309,6 +311,14 @@ class AlpacaSource:
                 "minutes later; collect it then"
             )
         return min(latest, datetime.combine(last, time(23, 59, 59), UTC))
+
+    def _import_client(self) -> None:
+        """Import alpaca-py's client in this thread, before threads use it.
+
+        Its packages import each other, and threads that import them at the same time can fail with
+        "deadlock detected by _ModuleLock".
+        """
+        _ = self._data
 
     @cached_property
     def _data(self) -> RESTClient:

@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -835,3 +837,17 @@ def test_a_lake_remembers_host_and_feed(data_url: str | None, feed: str, told: s
 def test_alpacas_own_host_spelt_out_is_the_same_source() -> None:
     spelt = Account(KEY, SECRET, data_url="https://data.alpaca.markets")
     assert spelt.source == Account(KEY, SECRET).source
+
+
+@pytest.mark.parametrize("asked", ["bars", "years"])
+def test_the_client_is_imported_before_threads_use_it(asked: str) -> None:
+    program = (
+        "import sys; from datalake_assets.sources.alpaca import Account, AlpacaSource\n"
+        f"AlpacaSource(Account('key', 'secret')).{asked}()\n"
+        "print('alpaca.data.historical' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False
+    )
+
+    assert result.stdout == "True\n", result.stderr
