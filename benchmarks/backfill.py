@@ -250,14 +250,14 @@ def _ask_here(given: argparse.Namespace) -> dict[str, Any]:
 
     days, limiter = years_until_last(given.years[0]), RateLimiter(UNLIMITED)
     with client(given.url) as source, tempfile.TemporaryDirectory() as folder:
-        lake, how = LakeWriter(open_store(folder)), CollectionOptions(limiter)
+        lake, options = LakeWriter(open_store(folder)), CollectionOptions(limiter)
         taken, _, _ = take_snapshot(source, lake, limiter, RetryPolicy())
         wanted = symbols_for(days, lake.snapshots())
-        survey = take_survey(source, lake, how, wanted, days[0].year, taken)
-        chunks = Publication(wanted, lake, how, survey=survey).plan.chunks
+        survey = take_survey(source, lake, options, wanted, days[0].year, taken)
+        chunks = Publication(wanted, lake, options, survey=survey).plan.chunks
         for begin in range(0, len(chunks), AT_ONCE):
             some = Plan(chunks[begin : begin + AT_ONCE])
-            collection = Collection(some, source.bars(), limiter=limiter, workers=how.workers)
+            collection = Collection(some, source.bars(), limiter=limiter, workers=options.workers)
             collection.run()
             if failed := collection.snapshot().symbols_failed:
                 sys.exit(f"{failed:,} symbol-sessions failed: run again with --record for the rest")

@@ -18,7 +18,6 @@ import re
 import threading
 import time
 from collections import defaultdict
-from types import TracebackType
 from typing import Self
 
 EVERY = 0.05  # seconds: a look takes some milliseconds
@@ -81,12 +80,7 @@ class Stages:
         self._clerk.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._end.set()
         self._clerk.join()
         os.close(self._page)

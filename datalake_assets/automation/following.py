@@ -22,10 +22,10 @@ def follow(
     asset: dg.AssetKey,
     purpose: str,
     since: datetime | None,
-    occasion: str,
     because: str,
     done: str,
     by_hand: str,
+    occasion: str = "",
     busy: str = "",
 ) -> dg.SensorResult | dg.SkipReason:
     """Request a run if the asset was not materialized since an event, or say why not.
@@ -36,10 +36,10 @@ def follow(
         asset: What the run materializes.
         purpose: The purpose of the run: the value of the tag `runs.PURPOSE`.
         since: The time of the event, UTC; None if there was none.
-        occasion: What identifies the event: part of the run key.
         because: Why a run is due.
         done: The message if no run is needed.
         by_hand: The command for the user after the last attempt.
+        occasion: What identifies the event: part of the run key. Empty: its time.
         busy: What has to end first; empty if nothing.
     """
     last = runs.last_materialized(context.instance, asset, now)
@@ -61,5 +61,5 @@ def follow(
     if not verdict.attempt:
         return dg.SkipReason(verdict.why)
     context.log.info(verdict.why)
-    key = f"{purpose} {occasion} #{verdict.attempt}"
+    key = f"{purpose} {occasion or since.isoformat()} #{verdict.attempt}"
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, tags={runs.PURPOSE: purpose})])

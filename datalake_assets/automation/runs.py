@@ -102,20 +102,22 @@ def _is_ours(run: dg.DagsterRun) -> bool:
     )
 
 
+def asset_graph(context: dg.SensorEvaluationContext) -> BaseAssetGraph[Any] | None:
+    """All assets that a sensor's code location has; None without a repository, as in some tests."""
+    return context.repository_def.asset_graph if context.repository_def else None
+
+
 def under_way(
-    instance: dg.DagsterInstance,
-    asset: dg.AssetKey,
-    jobs: Collection[str],
-    graph: BaseAssetGraph[Any] | None,
+    context: dg.SensorEvaluationContext, asset: dg.AssetKey, jobs: Collection[str]
 ) -> dict[str, str]:
     """The partitions of an asset that are queued or in progress, and in which run or backfill.
 
     Args:
-        instance: Dagster's instance.
+        context: The sensor's context. Without a repository, asset backfills are ignored.
         asset: The asset.
         jobs: The jobs that include it.
-        graph: All assets, to read backfills; None ignores backfills.
     """
+    instance, graph = context.instance, asset_graph(context)
     found: dict[str, str] = {}
     statuses = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING]
     for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=statuses)):

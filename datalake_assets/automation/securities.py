@@ -42,10 +42,7 @@ def build_securities_sensor(settings: Settings) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock], lake: LakeResource
     ) -> dg.SensorResult | dg.SkipReason:
         now = runs.begin_tick(context, clock)
-        definitions = context.repository_def
-        graph = definitions.asset_graph if definitions else None
-        sessions = runs.under_way(context.instance, DAILY_TICKS, COLLECTING, graph)
-        if sessions:
+        if sessions := runs.under_way(context, DAILY_TICKS, COLLECTING):
             busy = f"{len(sessions):,} sessions are still being collected"
         else:
             busy = runs.going_on(context.instance, (corporate_actions_job.name,))
@@ -58,7 +55,6 @@ def build_securities_sensor(settings: Settings) -> dg.SensorDefinition:
             asset=FACTORS_KEY,
             purpose=SECURITIES,
             since=newest,
-            occasion=newest.isoformat() if newest else "",
             because="there is new data since the last derivation",
             done="no new session, action or decision since the last derivation",
             by_hand="datalake securities",

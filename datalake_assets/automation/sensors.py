@@ -208,9 +208,8 @@ def _years_follow(settings: Settings) -> dg.SensorDefinition:
         now = runs.begin_tick(context, clock)
         years = Years.remembered(context.cursor)
         changed = years.look(open_store(lake.uri), now, weekly=settings.running_year == "weekly")
-        graph = _graph(context)
         collecting = {day[:4] for day in _under_way(context)}
-        publishing = runs.under_way(context.instance, SYMBOL_YEAR_TICKS, (YEARS_JOB,), graph)
+        publishing = runs.under_way(context, SYMBOL_YEAR_TICKS, (YEARS_JOB,))
         attempts = {year: runs.attempts(context.instance, YEAR, year) for year in changed}
         verdicts = due.decide(
             now,
@@ -251,7 +250,7 @@ def _report_follows(settings: Settings) -> dg.SensorDefinition:
         now = runs.begin_tick(context, clock)
         partitions = {
             **_under_way(context),
-            **runs.under_way(context.instance, SYMBOL_YEAR_TICKS, (YEARS_JOB,), _graph(context)),
+            **runs.under_way(context, SYMBOL_YEAR_TICKS, (YEARS_JOB,)),
         }
         if partitions:
             busy = f"{len(partitions):,} partitions are still in progress"
@@ -269,7 +268,6 @@ def _report_follows(settings: Settings) -> dg.SensorDefinition:
             asset=LAKE_REPORT,
             purpose=REPORT,
             since=newest,
-            occasion=newest.isoformat() if newest else "",
             because="there is news since the last report",
             done="nothing has changed since the last report",
             by_hand="dagster asset materialize -m datalake_assets.definitions --select {}",
@@ -284,11 +282,7 @@ def _after(settings: Settings, days: list[date]) -> list[date]:
 
 
 def _under_way(context: dg.SensorEvaluationContext) -> dict[str, str]:
-    return runs.under_way(context.instance, DAILY_TICKS, COLLECTING, _graph(context))
-
-
-def _graph(context: dg.SensorEvaluationContext) -> Any:
-    return context.repository_def.asset_graph if context.repository_def else None
+    return runs.under_way(context, DAILY_TICKS, COLLECTING)
 
 
 def _verdicts(

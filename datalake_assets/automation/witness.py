@@ -48,9 +48,7 @@ def build_witness_sensor(settings: Settings) -> dg.SensorDefinition:
         tags = {runs.PURPOSE: WITNESS, DAY_TAG: str(today)}
         if context.instance.get_run_records(dg.RunsFilter(tags=tags), limit=1):
             return dg.SkipReason(f"the comparison of {today} is done")
-        definitions = context.repository_def
-        graph = definitions.asset_graph if definitions else None
-        if busy := runs.under_way(context.instance, DAILY_TICKS, COLLECTING, graph):
+        if busy := runs.under_way(context, DAILY_TICKS, COLLECTING):
             return dg.SkipReason(f"{len(busy):,} sessions are still being collected")
         return dg.SensorResult(
             run_requests=[dg.RunRequest(run_key=f"{WITNESS} {today}", tags=tags)]

@@ -29,11 +29,9 @@ from datalake_assets.securities.derivation import (
 )
 from datalake_assets.securities.evidence import BAR_COLUMNS, read_quarter
 from datalake_assets.securities.registry import read_registry
+from datalake_assets.securities.tables import DERIVE
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, UnreadableError, open_store
-
-DERIVE = "datalake securities"
-"""The command that derives everything again."""
 
 _Found = tuple[int, list[Defect]]
 

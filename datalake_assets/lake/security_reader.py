@@ -35,6 +35,7 @@ from datalake_assets.securities import tables
 from datalake_assets.securities.adjusting import Rows, Spans
 from datalake_assets.securities.holders import Held, Holders
 from datalake_assets.securities.security import Name, Security
+from datalake_assets.securities.tables import DERIVE
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store
 
@@ -49,9 +50,6 @@ _LEAD = 10
 """Sessions before a range in which the last bars before it are looked for first."""
 
 _AFTER_ITS_END = timedelta(days=10)
-
-DERIVE = "datalake securities"
-"""The command that derives the tables."""
 
 
 class SecuritiesWarning(UserWarning):

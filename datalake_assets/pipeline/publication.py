@@ -211,7 +211,7 @@ class Publication:
             display: Shows how far it is.
             stop: Set to end it.
             clock: What to wait by.
-            seconds: Time from now after which no further request is sent; None: as `how` says.
+            seconds: Time from now after which no further request is sent; None: as the options say.
             calendar: Whether the source had a session on a day, by its own calendar; None when it
                 can't say. Asked when a session brings no bar at all.
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+DERIVE = "datalake securities"
+"""What to type to make the tables."""
+
 SECURITIES = pa.schema(
     [
         pa.field("security", pa.string(), nullable=False),
