@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from enum import StrEnum
 from statistics import median
 
@@ -34,6 +35,11 @@ MOST_OFFENDERS = 50
 
 LOOKBACK = 5
 """Sessions before that tell which symbols are expected to print."""
+
+
+_EPOCH = date(1970, 1, 1)
+
+_REQUIRED = tuple(column.name for column in SCHEMA if not column.nullable)
 
 
 class Verdict(StrEnum):
@@ -184,7 +190,8 @@ def audit(
     """
     limits = thresholds or Thresholds()
     states = ledger.states
-    known = [printed.on(states.symbols) & states.asked for printed in before]
+    asked = states.asked
+    known = [printed.on(states.symbols) & asked for printed in before]
     schema = _schema(bars, ledger)
     if schema.verdict is Verdict.FAIL:
         # The other rules read columns that may not be there.
@@ -263,18 +270,16 @@ def _coverage(
 
 
 def _schema(bars: pa.Table, ledger: Ledger) -> Finding:
-    wrong = []
-    for expected in SCHEMA:
-        if bars.schema.get_field_index(expected.name) < 0:
-            wrong.append(f"{expected.name}: missing")
-        elif bars.schema.field(expected.name).type != expected.type:
-            wrong.append(f"{expected.name}: {bars.schema.field(expected.name).type}")
-        elif not expected.nullable and bars[expected.name].null_count:
-            wrong.append(f"{expected.name}: {bars[expected.name].null_count} missing values")
-    wrong += [f"{name}: unknown" for name in bars.schema.names if name not in SCHEMA.names]
+    wrong = [] if bars.schema.equals(SCHEMA) else _other_columns(bars.schema)
+    for name in _REQUIRED if not wrong else ():
+        if missing := bars[name].null_count:
+            wrong.append(f"{name}: {missing} missing values")
     if not wrong:
-        days = [day for day in pc.unique(bars["session"]).to_pylist() if day != ledger.session]
-        wrong += [f"session: bars of {day}" for day in days]
+        days = bars["session"].cast(pa.int32()).to_numpy()
+        other = days != (ledger.session - _EPOCH).days
+        if other.any():
+            found = np.unique(days[other]).tolist()
+            wrong = [f"session: bars of {_EPOCH + timedelta(day)}" for day in found]
     return Finding.of(
         "schema",
         Verdict.FAIL if wrong else Verdict.PASS,
@@ -283,6 +288,17 @@ def _schema(bars: pa.Table, ledger: Ledger) -> Finding:
         f"{len(SCHEMA)} columns" if not wrong else f"{len(wrong)} faults",
         wrong,
     )
+
+
+def _other_columns(schema: pa.Schema) -> list[str]:
+    """What differs from the lake's columns, but for their order."""
+    wrong = []
+    for expected in SCHEMA:
+        if schema.get_field_index(expected.name) < 0:
+            wrong.append(f"{expected.name}: missing")
+        elif schema.field(expected.name).type != expected.type:
+            wrong.append(f"{expected.name}: {schema.field(expected.name).type}")
+    return wrong + [f"{name}: unknown" for name in schema.names if name not in SCHEMA.names]
 
 
 def _one_row_per_symbol(bars: pa.Table, ledger: Ledger) -> Finding:
@@ -320,6 +336,8 @@ def impossible_prices(bars: pa.Table) -> list[str]:
         untraded = (bars["volume"].to_numpy() == 0) | (bars["trade_count"].to_numpy() == 0)
         absent = bars["vwap"].is_null().to_numpy() | (untraded & (average == 0.0))
         valid &= ~impossible | absent
+    if valid.all():
+        return []
     return list(bars["symbol"].filter(pa.array(~valid)).to_pylist())
 
 

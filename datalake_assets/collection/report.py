@@ -57,6 +57,7 @@ class States:
 
     symbols: Symbols
     codes: npt.NDArray[np.uint8]
+    _columns: dict[State, pa.Array] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def code(state: State) -> int:
@@ -79,8 +80,11 @@ class States:
         return self.symbols.named(self.are(state))
 
     def column(self, state: State) -> pa.Array:
-        """The same as Arrow has them."""
-        return self.symbols.column.filter(pa.array(self.are(state)))
+        """The same as Arrow has them; kept, since the audit and the session's file ask for it."""
+        if (column := self._columns.get(state)) is None:
+            flags = pa.array(self.are(state))
+            column = self._columns[state] = self.symbols.column.filter(flags)
+        return column
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -265,6 +266,7 @@ class Publication:
     ) -> Iterator[Outcome]:
         """Audit and write the sessions of a window, which are taken off as they are written."""
         statistics, together = collected.statistics, len(days)
+        took = statistics.to_dict()
         found = {ledger.session: (bars, ledger) for bars, ledger in collected.sessions()}
         # A repair asks nothing for a session that has all it can have.
         nothing = empty()
@@ -273,7 +275,7 @@ class Publication:
             try:
                 for day in list(days)[len(ahead) : _AHEAD]:
                     bars, ledger = found.get(day, (nothing, Ledger(day)))
-                    session, replacing = self._session(bars, ledger, origin, statistics)
+                    session, replacing = self._session(bars, ledger, origin, statistics.ended, took)
                     ahead.append(self._audited(session, replacing, calendar, threads))
             except StoreError:
                 if not ahead:
@@ -356,9 +358,11 @@ class Publication:
         self, days: deque[date], collection: Collection, origin: Origin, by_hand: bool
     ) -> None:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
+        statistics = collection.statistics
+        took = statistics.to_dict()
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
-                session, replacing = self._session(bars, ledger, origin, collection.statistics)
+                session, replacing = self._session(bars, ledger, origin, statistics.ended, took)
                 told = replace(session.provenance, interrupted=by_hand)
                 session = replace(session, provenance=told)
                 # Another repair's may stand there now; then this one's answers are asked again.
@@ -381,19 +385,24 @@ class Publication:
         return completed(session, waiting.session), waiting
 
     def _session(
-        self, bars: pa.Table, ledger: Ledger, origin: Origin, statistics: Statistics
+        self,
+        bars: pa.Table,
+        ledger: Ledger,
+        origin: Origin,
+        ended: datetime,
+        took: Mapping[str, Any],
     ) -> tuple[Session, StoredSession | None]:
         """What was collected, on top of what a repair starts from or of what waits, and that."""
         replacing = self._lake.stored(ledger.session) if ledger.session in self._standing else None
         if replacing:
             bars, ledger = repaired(replacing.session, bars, ledger)
         provenance = Provenance(
-            collected_at=statistics.ended,
+            collected_at=ended,
             source=origin.source,
             listed=origin.listed,
             run_id=origin.run_id,
             version=__version__,
-            collection=statistics.to_dict(),
+            collection=took,
         )
         session = Session(bars, ledger, provenance)
         # Also when it is good enough without: what waits is later than what is published of them.
