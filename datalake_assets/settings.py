@@ -184,6 +184,8 @@ def lake_location(uri: str) -> tuple[Literal["path", "s3", "memory"], str]:
     legal = "must be a local path, file:///path, s3://bucket/prefix or memory://"
     scheme, separator, rest = uri.partition("://")
     if not separator:
+        if re.match("(s3|file|memory):", uri, re.IGNORECASE):
+            raise ValueError(f"{legal}: after the scheme come a colon and two slashes")
         return "path", uri
     match scheme:
         case "file" if rest.startswith("/"):

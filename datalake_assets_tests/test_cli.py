@@ -244,6 +244,7 @@ def test_a_half_given_pair_of_keys_names_the_missing_variable(
         ("DATALAKE_MAX_WORKERS", "0", "DATALAKE_MAX_WORKERS='0'"),
         ("DATALAKE_SYMBOLS", "AAPL,BRK-B", "not valid: 'BRK-B'"),
         ("DATALAKE_URI", "ftp://somewhere", "DATALAKE_URI='ftp://somewhere'"),
+        ("DATALAKE_URI", "s3:/bucket/x", "after the scheme come a colon and two slashes"),
         # Not markup of the terminal's.
         ("ALPACA_FEED", "[/bold]", "ALPACA_FEED='[/bold]'"),
         ("ALPACA_FEED", "[red]sip", "ALPACA_FEED='[red]sip'"),
@@ -422,7 +423,7 @@ def test_a_folder_without_a_lake_is_named_and_stays_as_it_is(
     empty_folder: Path, remote: Remote
 ) -> None:
     place = f"{empty_folder}/.datalake/lake"
-    for typed in ("doctor", "status --check"):
+    for typed in ("doctor", "status --check", "decide"):
         result = invoke(*typed.split())
 
         assert result.exit_code == 2

@@ -101,6 +101,10 @@ def test_csv_and_json_are_all_bars_of_the_range_as_they_are(lake: LakeWriter) ->
         assert from_csv == {name: str(value) for name, value in told.items()}
 
 
+def test_symbols_may_be_separated_by_commas_as_in_other_commands(lake: LakeWriter) -> None:
+    assert run(lake, "AUE,BRK.B", "--csv").stdout == run(lake, "AUE", "BRK.B", "--csv").stdout
+
+
 def test_a_symbol_without_a_bar_in_the_range_is_explained(lake: LakeWriter) -> None:
     words = ("AUE", "--from", str(DAYS[-1]))
     told = run(lake, *words)

@@ -16,6 +16,7 @@ import typer
 from datalake_assets.cli.terminal import err, tell, working
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.files import LakeFiles
+from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -108,6 +109,21 @@ def is_there(lake: LakeFiles) -> bool:
 def open_lake(settings: Settings) -> LakeFiles:
     """The lake of the settings, for reading. It need not exist."""
     return LakeFiles(open_store(settings.lake_uri))
+
+
+def existing_lake(settings: Settings) -> LakeFiles:
+    """The lake of the settings, for reading.
+
+    Raises:
+        NotInLakeError: There is none.
+    """
+    lake = open_lake(settings)
+    if not is_there(lake):
+        raise NotInLakeError(
+            f"there is no lake at {lake.store.uri}: correct DATALAKE_URI, or create one with "
+            "datalake demo or datalake backfill"
+        )
+    return lake
 
 
 def claimed_lake(settings: Settings) -> LakeWriter:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import typer
 from rich.table import Table
 
-from datalake_assets.cli.arguments import open_lake, show_lake
+from datalake_assets.cli.arguments import existing_lake, open_lake, show_lake
 from datalake_assets.cli.terminal import command, out, plain_errors, tell
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.reader import as_day
@@ -59,7 +59,7 @@ def waiting(context: typer.Context) -> None:
     if context.invoked_subcommand:
         return
     with plain_errors():
-        lake = open_lake(Settings.load())
+        lake = existing_lake(Settings.load())
         show_lake(lake)
         store = lake.store
         findings = read_findings(store)

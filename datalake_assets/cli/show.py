@@ -89,7 +89,8 @@ def show(
             lake = Lake(held.store)
             with warnings.catch_warnings(record=True) as warned, working("reading the lake"):
                 warnings.simplefilter("always", SecuritiesWarning)
-                found = [_bars(lake, symbol, first, last, adjustment) for symbol in symbols]
+                named = [each for given in symbols for each in given.split(",") if each]
+                found = [_bars(lake, symbol, first, last, adjustment) for symbol in named]
             marked = [{} if as_csv or as_json else marks(lake, bars) for bars, _, _ in found]
         except (NotInLakeError, ValueError) as error:
             tell(err, f"error: {error}")

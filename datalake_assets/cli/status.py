@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datalake_assets.automation import due
-from datalake_assets.cli.arguments import Json, is_there, open_lake
+from datalake_assets.cli.arguments import Json, existing_lake, open_lake
 from datalake_assets.cli.terminal import (
     command,
     fits,
@@ -31,7 +31,6 @@ from datalake_assets.cli.terminal import (
     working,
 )
 from datalake_assets.collection.progress import many
-from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.overview.numbers import (
     ABSENT_FOR,
     TRADED_FOR,
@@ -95,12 +94,7 @@ def status(
     with plain_errors():
         settings = Settings.load()
         now = datetime.now(UTC)
-        lake = open_lake(settings)
-        if check and not is_there(lake):
-            raise NotInLakeError(
-                f"there is no lake at {lake.store.uri}: correct DATALAKE_URI, or create one with "
-                "datalake demo or datalake backfill"
-            )
+        lake = existing_lake(settings) if check else open_lake(settings)
         with working("reading the lake"):
             found = overview(
                 lake,

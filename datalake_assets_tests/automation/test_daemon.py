@@ -222,7 +222,7 @@ def test_untouched_it_collects_the_newest_sessions_the_years_follow_and_the_chec
     }
     assert all(SymbolYears(daemon.lake.store).prove(year).holds for year in years)
     late, again = daemon.told.texts
-    assert "the lake is stale" in late
+    assert "was due at" in late
     assert "is there: the lake is fresh again" in again
 
 
