@@ -183,7 +183,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=500, ge=1, description="The most symbols in one request (URL length)."
     )
     bars_per_request: int = Field(
-        default=9930,
+        default=9990,
         ge=1,
         le=10_000,
         description="The most bars in one request: just below a page of 10,000.",

@@ -11,6 +11,7 @@ cause another, empty one.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,13 +39,13 @@ class Packing:
     """The limits of one request.
 
     Args:
-        bars: The most bars in one request: just below the page limit of 10,000, and by
-            more than the 63 by which requests of a window differ that are packed by a survey.
+        bars: The most bars that one request is expected to bring: just below the page limit of
+            10,000.
         symbols: The most symbols in one request. Alpaca documents no limit, but URLs have one: 500
             names are about 3.5 KB, and web servers accept 8 KB by default.
     """
 
-    bars: int = 9_930
+    bars: int = 9_990
     symbols: int = 500
 
     def __post_init__(self) -> None:
@@ -225,10 +226,7 @@ def _pack_by(
     run: tuple[date, ...],
     packing: Packing,
 ) -> Iterator[Chunk]:
-    """Pack by the expected bars; symbols without any are added to the requests of others.
-
-    Symbols are dealt out in turn, those with most bars first, which fills all chunks evenly.
-    """
+    """Pack by the expected bars; symbols without any are added to the requests of others."""
     for start in range(0, len(run), packing.bars):
         days = run[start : start + packing.bars]
         share = len(days) / len(run)
@@ -236,7 +234,40 @@ def _pack_by(
         count = max(
             math.ceil(sum(bars.values()) / packing.bars), math.ceil(len(symbols) / packing.symbols)
         )
-        dealt = sorted(symbols, key=lambda symbol: -bars[symbol])
-        for first in range(count):
-            hand = tuple(sorted(dealt[first::count]))
-            yield Chunk(hand, days, sum(bars[symbol] for symbol in hand))
+        hands = _dealt(bars, count, packing.symbols)
+        # Where all symbols trade every day, a request is longer than others by a whole symbol.
+        while count < len(symbols) and max(hand.expected for hand in hands) > packing.bars:
+            count += 1
+            hands = _dealt(bars, count, packing.symbols)
+        yield from (Chunk(tuple(sorted(hand.symbols)), days, hand.expected) for hand in hands)
+
+
+@dataclass(slots=True)
+class _Hand:
+    """The symbols dealt to one request, and the bars expected of them."""
+
+    symbols: list[str] = field(default_factory=list)
+    expected: float = 0.0
+
+
+def _dealt(bars: Mapping[str, float], count: int, most: int) -> list[_Hand]:
+    """Deal out symbols, those with most bars first, each to the hand that expects least.
+
+    Args:
+        bars: The bars expected of each symbol.
+        count: The number of hands.
+        most: The most symbols in a hand; `count` hands have room for all.
+    """
+    hands = [_Hand() for _ in range(count)]
+    # Among equals, the hand with fewest symbols: of those without bars, each gets its share.
+    least = [(0.0, 0, number) for number in range(count)]
+    for symbol in sorted(bars, key=lambda symbol: -bars[symbol]):
+        expected, held, number = least[0]
+        hand = hands[number]
+        hand.symbols.append(symbol)
+        hand.expected = expected + bars[symbol]
+        if held + 1 < most:
+            heapq.heapreplace(least, (hand.expected, held + 1, number))
+        else:
+            heapq.heappop(least)
+    return hands

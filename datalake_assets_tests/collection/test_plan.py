@@ -280,9 +280,26 @@ def test_one_more_request_is_made_only_when_the_bars_do_not_fit(bars: float, req
 def test_hands_are_filled_alike_those_with_most_bars_first() -> None:
     bars = dict(zip(names(6), (6.0, 1.0, 5.0, 2.0, 4.0, 0.0), strict=True))
     made = plan_each({MONDAY: names(6)}, Packing(bars=9), lambda days: bars.__getitem__)
-    assert [chunk.expected for chunk in made.chunks] == [11.0, 7.0]
+    assert [chunk.expected for chunk in made.chunks] == [9.0, 9.0]
     assert made.expected == sum(bars.values())
     assert all(list(chunk.symbols) == sorted(chunk.symbols) for chunk in made.chunks)
+
+
+@given(
+    bars=st.lists(st.floats(0, 9, allow_subnormal=False), min_size=1, max_size=60),
+    most=st.integers(9, 40),
+    symbols=st.integers(1, 20),
+)
+def test_no_request_expects_more_than_a_page_has_nor_names_too_many_symbols(
+    bars: list[float], most: int, symbols: int
+) -> None:
+    known = dict(zip(names(len(bars)), bars, strict=True))
+    made = plan_each({MONDAY: tuple(known)}, Packing(most, symbols), lambda days: known.__getitem__)
+    for chunk in made.chunks:
+        assert chunk.expected is not None
+        assert chunk.expected <= most
+        assert 1 <= len(chunk.symbols) <= symbols
+    assert sorted(each for chunk in made.chunks for each in chunk.symbols) == sorted(known)
 
 
 @pytest.mark.parametrize(
