@@ -108,6 +108,8 @@ class Outcome:
         failed: Why symbols failed in this collection, those included of which the ledger has an
             earlier answer.
         closed: Whether there was no session by the source's own calendar: a closure to declare.
+        last: Whether it is the last of those that were collected together; the next one can take
+            as long as its requests.
     """
 
     ledger: Ledger
@@ -119,6 +121,7 @@ class Outcome:
     sessions: int
     failed: Mapping[str, str] = field(default_factory=dict)
     closed: bool = False
+    last: bool = True
 
 
 class Publication:
@@ -305,6 +308,7 @@ class Publication:
                 sessions=together,
                 failed=audited.session.ledger.failed,
                 closed=audited.closed,
+                last=not days,
             )
 
     def _audited(
