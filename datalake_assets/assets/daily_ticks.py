@@ -369,11 +369,11 @@ def _finished(
     finished = [summary for summary in found if isinstance(summary, Summary)]
     if not collector.missing_only:
         finished = [summary for summary in finished if summary.provenance.run_id in earlier]
-    with _Materializations(context) as published:
+    with _Materializations(context) as untold:
         for summary in _unknown(context.instance, finished):
             metadata = {"row_count": summary.rows, **summary.counts}
             key = summary.session.isoformat()
-            published.add(dg.AssetMaterialization(KEY, partition=key, metadata=metadata))
+            untold.add(dg.AssetMaterialization(KEY, partition=key, metadata=metadata))
     if finished:
         context.log.info("%d of %d sessions are published already", len(finished), len(days))
     return frozenset(summary.session for summary in finished)
@@ -387,8 +387,8 @@ def _unknown(instance: dg.DagsterInstance, finished: Sequence[Summary]) -> list[
     """
     if not finished:
         return []
-    storage, kind = instance.event_log_storage, dg.DagsterEventType.ASSET_MATERIALIZATION
-    newest = storage.get_latest_storage_id_by_partition(KEY, kind)
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    newest = instance.get_latest_storage_id_by_partition(KEY, kind)
     collected_by = list({summary.provenance.run_id for summary in finished})
     ended = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     found = instance.get_runs(dg.RunsFilter(run_ids=collected_by, statuses=ended))
