@@ -26,7 +26,6 @@ from typing import Any, Self
 
 import dagster as dg
 import pyarrow as pa
-from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 
 from datalake_assets import __version__, liveness, market_calendar
@@ -58,7 +57,6 @@ from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.listing import calendar_of, take_survey
 from datalake_assets.pipeline.publication import Origin, Outcome, Publication
-from datalake_assets.records.event_log import together
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
 from datalake_assets.storage import layout
@@ -243,17 +241,20 @@ class _Materializations:
         """Log those that wait.
 
         Raises:
-            DagsterExecutionInterruptedError: It was interrupted meanwhile. All of them are logged.
+            dagster.DagsterExecutionInterruptedError: An interrupt came meanwhile; all are logged.
         """
         if not self._waiting:
             return
+        # Dagster's storages are not imported when definitions load.
+        from datalake_assets.records.event_log import together
+
         with capture_interrupts():
             with together(self._context.instance):
                 while self._waiting:
                     self._context.log_event(self._waiting.popleft())
             interrupted = check_captured_interrupt()
         if interrupted:
-            raise DagsterExecutionInterruptedError
+            raise dg.DagsterExecutionInterruptedError
 
 
 @dataclass(frozen=True, slots=True)
