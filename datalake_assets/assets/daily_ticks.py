@@ -6,8 +6,9 @@ belong here: how bars are collected, audited and written (`pipeline.publication`
 A session is materialized only if it was published. Dagster leaves a partition green when only its
 check fails, and later runs build on it. So a session that does not pass is not materialized, and
 the run fails at its end and names it. A run can hold many sessions. Each has its own
-materialization, which `log_event` stores immediately, so that published sessions stay published
-whatever happens to the others.
+materialization, which is stored at most half a second after the session was published, with those
+of the sessions published meanwhile, so that published sessions stay published whatever happens to
+the others.
 
 An asset of yours that is selected together with this one runs after it if every session of the run
 was published. If one was not, Dagster runs it for none of them, since a step has one range of
@@ -15,14 +16,17 @@ partitions, that of the run. In a backfill, give it a different backfill policy 
 (or none): Dagster then launches separate runs for it, for exactly the published sessions.
 """
 
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Self
 
 import dagster as dg
 import pyarrow as pa
+from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 
 from datalake_assets import __version__, liveness, market_calendar
 from datalake_assets.assets.failure import Failed, plain_failures
@@ -86,6 +90,11 @@ newest materialization of any session; the check `newest_session_is_there` is mo
 
 _REASONS = 5
 """How many of the source's errors a failure names; the metadata has more."""
+
+_TOGETHER = 0.5
+"""Seconds for which a published session waits for others, to be recorded with them: one in a
+transaction of its own costs three times as much. A process that is killed meanwhile has published
+sessions that Dagster does not know; the next run tells it of them (`_finished`)."""
 
 LOG_EVERY = 10.0
 """Seconds between progress lines in the run's log: each costs Dagster about 8 ms."""
@@ -164,11 +173,14 @@ def _daily_ticks(
         held = lake.open(source.identity)
         told: list[_SessionResult] = []
         requests: dict[datetime, int] = {}  # shared by sessions that were collected together
-        for outcome in _collect(context, collector, source, held, display):
-            requests[outcome.statistics.started] = outcome.statistics.requests
-            if outcome.published:
-                context.log_event(_materialization(outcome, held))
-            told.append(_SessionResult.of(outcome))
+        with _Materializations(context) as published:
+            for outcome in _collect(context, collector, source, held, display):
+                requests[outcome.statistics.started] = outcome.statistics.requests
+                if outcome.published:
+                    published.add(_materialization(outcome, held))
+                if outcome.last or published.are_due:
+                    published.log()
+                told.append(_SessionResult.of(outcome))
         used = {REQUESTS_TAG: str(sum(requests.values()))}
         context.instance.add_run_tags(context.run.run_id, used)
         yield from (_check(rule, told) for rule in RULES)
@@ -189,6 +201,60 @@ is kept in `data/ticks/incomplete/`, the version published before stays, and the
 names it. To repair it, materialize it again with the collector's `repair` on, or run
 `datalake collect --session DAY --repair`.
 """
+
+
+class _Materializations:
+    """The materializations of a run's sessions, of which several are logged together.
+
+    A context manager: what waits at the end of the block is logged, also when it ends by an error.
+
+    Args:
+        context: Of the step.
+        seconds: The time, to measure by.
+    """
+
+    def __init__(
+        self, context: dg.AssetExecutionContext, seconds: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._context, self._seconds = context, seconds
+        self._waiting: deque[dg.AssetMaterialization] = deque()
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.log()
+
+    def add(self, materialization: dg.AssetMaterialization) -> None:
+        """Let one wait."""
+        if not self._waiting:
+            self._since = self._seconds()
+        self._waiting.append(materialization)
+
+    @property
+    def are_due(self) -> bool:
+        """Whether one has waited for long enough."""
+        return bool(self._waiting) and self._seconds() - self._since >= _TOGETHER
+
+    def log(self) -> None:
+        """Log those that wait.
+
+        Raises:
+            dagster.DagsterExecutionInterruptedError: An interrupt came meanwhile; all are logged.
+        """
+        if not self._waiting:
+            return
+        # Dagster's storages are not imported when definitions load.
+        from datalake_assets.records.event_log import together
+
+        with capture_interrupts():
+            with together(self._context.instance):
+                while self._waiting:
+                    self._context.log_event(self._waiting.popleft())
+            interrupted = check_captured_interrupt()
+        if interrupted:
+            raise dg.DagsterExecutionInterruptedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +358,7 @@ def _finished(
 
     With `missing_only`, these are the published sessions. In a retry of a failed run (by a user in
     the UI, or by Dagster after a lost worker), these are the sessions that the earlier runs
-    published. A process can be killed between publishing a session and reporting it to Dagster, so
+    published. A process can be killed between publishing sessions and reporting them to Dagster, so
     sessions that Dagster does not know are reported now.
     """
     earlier = _unfinished_runs(context)
@@ -304,14 +370,44 @@ def _finished(
     finished = [summary for summary in found if isinstance(summary, Summary)]
     if not collector.missing_only:
         finished = [summary for summary in finished if summary.provenance.run_id in earlier]
-    known = context.instance.get_materialized_partitions(KEY) if finished else set()
-    for summary in finished:
-        if (key := summary.session.isoformat()) not in known:
+    with _Materializations(context) as untold:
+        for summary in _unknown(context.instance, finished):
             metadata = {"row_count": summary.rows, **summary.counts}
-            context.log_event(dg.AssetMaterialization(KEY, partition=key, metadata=metadata))
+            key = summary.session.isoformat()
+            untold.add(dg.AssetMaterialization(KEY, partition=key, metadata=metadata))
     if finished:
         context.log.info("%d of %d sessions are published already", len(finished), len(days))
     return frozenset(summary.session for summary in finished)
+
+
+def _unknown(instance: dg.DagsterInstance, finished: Sequence[Summary]) -> list[Summary]:
+    """Those of these sessions of whose collection Dagster has no materialization.
+
+    One that was collected again has that of its earlier collection, which says nothing of the later
+    one. So for runs that did not succeed, it must be newer than the collection.
+    """
+    if not finished:
+        return []
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    newest = instance.get_latest_storage_id_by_partition(KEY, kind)
+    collected_by = list({summary.provenance.run_id for summary in finished})
+    ended = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    found = instance.get_runs(dg.RunsFilter(run_ids=collected_by, statuses=ended))
+    broken = {run.run_id for run in found}
+    before: dict[datetime, int] = {}  # shared by sessions that were collected together
+
+    def is_known(summary: Summary) -> bool:
+        told = newest.get(summary.session.isoformat())
+        if told is None or summary.provenance.run_id not in broken:
+            return told is not None
+        at = summary.provenance.collected_at
+        if at not in before:
+            earlier = dg.AssetRecordsFilter(KEY, before_timestamp=at.timestamp())
+            records = instance.fetch_materializations(earlier, limit=1).records
+            before[at] = records[0].storage_id if records else 0
+        return told > before[at]
+
+    return [summary for summary in finished if not is_known(summary)]
 
 
 def _unfinished_runs(context: dg.AssetExecutionContext) -> frozenset[str]:

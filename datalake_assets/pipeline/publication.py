@@ -109,6 +109,8 @@ class Outcome:
         failed: Why symbols failed in this collection, those included of which the ledger has an
             earlier answer.
         closed: Whether there was no session by the source's own calendar: a closure to declare.
+        last: Whether it is the last of those that were collected together; the next one can take
+            as long as its requests.
     """
 
     ledger: Ledger
@@ -120,6 +122,7 @@ class Outcome:
     sessions: int
     failed: Mapping[str, str] = field(default_factory=dict)
     closed: bool = False
+    last: bool = True
 
 
 class Publication:
@@ -307,6 +310,7 @@ class Publication:
                 sessions=together,
                 failed=audited.session.ledger.failed,
                 closed=audited.closed,
+                last=not days,
             )
 
     def _audited(
