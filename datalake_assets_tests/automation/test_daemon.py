@@ -208,8 +208,8 @@ def test_untouched_it_collects_the_newest_sessions_the_years_follow_and_the_chec
     collected = [("daily_ticks_job", str(day)) for day in sessions]
     assert sorted(one for one in asked if one[0] == "daily_ticks_job") == collected
     published = {("symbol_year_ticks_job", str(year)) for year in years}
-    # The report follows when all is quiet, perhaps after this test; so may the actions.
-    besides = {("lake_report_job", ""), ("corporate_actions_job", "")}
+    # The report follows when all is quiet, perhaps after this test; so may actions and securities.
+    besides = {(job, "") for job in ("lake_report_job", "corporate_actions_job", "securities_job")}
     assert {*asked} - besides == {*collected, *published, ("freshness_job", "")}
     # A year may be published between two of its sessions, and again after the last of them.
     counted = [one for one in asked if one not in besides]
