@@ -220,7 +220,7 @@ class SymbolYears:
             run_id: A mark of the caller, kept in the manifest.
             suspects: Symbols to be written again even if they seem unchanged, or to be removed
                 although no manifest knows them.
-            workers: Objects written at the same time.
+            workers: Objects written at the same time, at most.
             policy: How often and how long a write is tried again.
             stop: Set to end it early; what was written stays, and the next publication goes on.
             display: Where progress is shown.
@@ -274,7 +274,7 @@ class SymbolYears:
         report = upload(
             [Item(key, partial(encoded, symbol)) for key, symbol in keys.items()],
             objects.put,
-            workers=workers,
+            workers=self._sender.writers(workers),
             policy=policy,
             stop=stop,
             display=display,
