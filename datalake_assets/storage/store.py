@@ -196,20 +196,25 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
+    @property
+    def near(self) -> bool:
+        """Whether it is a folder: nobody waits for an answer, and no request costs anything."""
+        return self._root is not None
+
     def readers(self, most: int) -> int:
         """Threads that read it fastest, of so many at most.
 
         Over a network they wait side by side. In a folder nobody waits: more than four only take
         Python's lock from each other, and 32 take half as long again.
         """
-        return most if self._root is None else min(most, 4)
+        return min(most, 4) if self.near else most
 
     def writers(self, most: int) -> int:
         """Threads that write small objects to it at the least cost, of so many at most.
 
         As for `readers`; in a folder two of them keep two cores busy, and 20 take an eighth more.
         """
-        return most if self._root is None else min(most, 2)
+        return min(most, 2) if self.near else most
 
     def get(self, key: str) -> bytes:
         """The object's bytes.
