@@ -612,7 +612,7 @@ class _Encoding:
             symbol: number for number, group in enumerate(self._groups) for symbol in group
         }
         self._encoded: list[Future[dict[str, bytes]]] = []
-        self._thread = ThreadPoolExecutor(1, "encode")
+        self._thread = ThreadPoolExecutor(1, "symbol-years")
 
     def __enter__(self) -> Self:
         return self
