@@ -8,7 +8,6 @@ Does not belong here: reading what is there (`files`), the bytes of a file (`ses
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -30,9 +29,6 @@ from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
 
 _YEARS = pa.list_(pa.int16())
-
-_LISTED = 60.0
-"""Seconds for which a listing of the incomplete sessions is relied on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +104,6 @@ class LakeWriter(LakeFiles):
     def __init__(self, store: Store, clock: Clock | None = None) -> None:
         super().__init__(store, clock)
         self._restatements = Restatements(store)
-        self._waiting: set[str] = set()
-        self._listed: float | None = None
 
     def claim(self, source: str) -> None:
         """Make the lake this source's, or make sure that it already is.
@@ -154,8 +148,7 @@ class LakeWriter(LakeFiles):
         session was looked at again is told by Dagster's record of it, not by the file.
 
         Killed before the incomplete one is removed, the lake holds the new session and an older
-        incomplete one, which `stored` tells apart by their age. So it does when another collection
-        left one since they were listed (`_clear`).
+        incomplete one, which `stored` tells apart by their age.
 
         Args:
             session: The session.
@@ -173,7 +166,7 @@ class LakeWriter(LakeFiles):
             ready = prepared or self.prepare(session, findings)
             changed = ready.changes
             if ready.data is None:
-                self._clear(day)
+                self.store.delete(layout.incomplete_key(day))
                 return Written(key, ready.size, changed, ready.session.ledger, unchanged=True)
             if changed is not None:
                 self._restatements.keep(changed)
@@ -189,7 +182,7 @@ class LakeWriter(LakeFiles):
                     raise
                 # What was kept of one that is replaced by now is out of date.
                 prepared = None
-        self._clear(day)
+        self.store.delete(layout.incomplete_key(day))
         return Written(key, ready.size, changed, ready.session.ledger)
 
     def prepare(self, session: Session, findings: Sequence[Finding]) -> Prepared:
@@ -232,34 +225,11 @@ class LakeWriter(LakeFiles):
             self.store.replace(key, data, replacing.versions.get(key))
         else:
             self.store.put(key, data)
-        self._waiting.add(key)
         return Written(key, len(data))
 
     def clear_incomplete(self, day: date) -> None:
         """Remove the incomplete session that a killed run left beside a newer published one."""
         self.store.delete(layout.incomplete_key(day))
-
-    def _clear(self, day: date) -> None:
-        """Remove the incomplete session of a day that was published, if there is one.
-
-        In a bucket that is a request for each session of a backfill, for what is nearly never
-        there. So the first one is removed unseen, which is all that the job of an evening needs,
-        and for those after it the incomplete ones are listed, once a minute.
-        """
-        key = layout.incomplete_key(day)
-        if self.store.near or self._may_wait(key):
-            self.store.delete(key)
-            self._waiting.discard(key)
-
-    def _may_wait(self, key: str) -> bool:
-        now = self._clock.seconds()
-        if self._listed is None:
-            self._listed = -math.inf
-            return True
-        if now - self._listed > _LISTED:
-            self._waiting = set(self.store.list(layout.INCOMPLETE))
-            self._listed = now
-        return key in self._waiting
 
     def stored(self, day: date) -> StoredSession | None:
         """What a repair starts from; None when the lake has neither session.

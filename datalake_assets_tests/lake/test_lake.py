@@ -201,69 +201,6 @@ def test_publishing_removes_the_incomplete_one_of_that_session_only(lake: LakeWr
     assert lake.incomplete() == [WEEK[1]]
 
 
-class StandingClock(Clock):
-    """A clock that stands still."""
-
-    at = 0.0
-
-    def seconds(self) -> float:
-        return self.at
-
-
-class OfABucket(WatchedStore):
-    """A store in memory that tells also of each listing; as in a bucket, each is a request."""
-
-    def looked(self) -> list[tuple[str, str]]:
-        """What was listed or removed since this was asked last."""
-        found = [one for one in self.written if one[0] in ("list", "delete")]
-        self.written.clear()
-        return found
-
-    def list(self, prefix: str = "") -> list[str]:
-        self._note("list", prefix)
-        return super().list(prefix)
-
-
-def test_of_a_bucket_only_incomplete_sessions_that_wait_are_removed() -> None:
-    store, clock = OfABucket(open_store("memory://")), StandingClock()
-    lake, other = LakeWriter(store, clock), LakeWriter(store, clock)
-    listing = ("list", layout.INCOMPLETE)
-    removal = [("delete", layout.incomplete_key(day)) for day in WEEK]
-    for day in (WEEK[1], WEEK[4]):
-        keep(other, session(day, SYMBOLS[:9], pending=SYMBOLS[9:]))
-    # The job of an evening has one session, and removing takes no more than listing.
-    publish(lake, session(WEEK[0]))
-    assert store.looked() == [removal[0]]
-    for day, seen in ((WEEK[1], [listing, removal[1]]), (WEEK[2], []), (WEEK[1], [])):
-        publish(lake, session(day, minutes=1))
-        assert store.looked() == seen
-    # Its own are known at once; those of another collection when it lists them again.
-    keep(lake, session(WEEK[2], SYMBOLS[:9], minutes=2, pending=SYMBOLS[9:]))
-    keep(other, session(WEEK[3], SYMBOLS[:9], pending=SYMBOLS[9:]))
-    for at, day, seen in (
-        (59.9, WEEK[2], [removal[2]]),
-        (60.0, WEEK[3], []),
-        (60.1, WEEK[4], [listing, removal[4]]),
-    ):
-        clock.at = at
-        publish(lake, session(day, minutes=3))
-        assert store.looked() == seen
-    # What was overlooked is older than what is published, so no repair starts from it.
-    assert lake.incomplete() == [WEEK[3]]
-    stored = lake.stored(WEEK[3])
-    assert stored
-    assert stored.published
-
-
-def test_in_a_folder_what_another_collection_left_just_now_is_removed(tmp_path: Path) -> None:
-    clock = StandingClock()
-    lake, other = (LakeWriter(open_store(str(tmp_path)), clock) for _ in range(2))
-    for day in WEEK[:3]:
-        keep(other, session(day, SYMBOLS[:9], pending=SYMBOLS[9:]))
-        publish(lake, session(day, minutes=1))
-        assert lake.incomplete() == []
-
-
 def test_sessions_are_listed_in_order_whatever_else_lies_there(lake: LakeWriter) -> None:
     days = [date(2024, 7, 2), date(2012, 10, 31), date(2023, 12, 29)]
     for day in days:
