@@ -22,16 +22,15 @@ manifest is made to say that nobody knows it, and the next publication writes or
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import partial
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -58,9 +57,9 @@ _TOGETHER = 500
 """Symbol-years hashed in one go: one by one, numpy would spend its time on being called."""
 _TRIES = 5
 
-# Encoding more files at once than there are cores makes all of them slower: 4,400 a second with
-# two threads on two cores, 2,600 with twenty.
-_encoding = threading.BoundedSemaphore(os.cpu_count() or 1)
+_ENCODED = 64
+"""Symbol-years encoded in one go: one by one between writes, each takes half as long again, since
+the system's calls leave a cold processor behind. Two such groups are 3 MB."""
 
 _PATIENCE = 600.0
 """Seconds that another publication of a year is waited for: a year takes a minute, on a slow
@@ -220,7 +219,7 @@ class SymbolYears:
             run_id: A mark of the caller, kept in the manifest.
             suspects: Symbols to be written again even if they seem unchanged, or to be removed
                 although no manifest knows them.
-            workers: Objects written at the same time.
+            workers: Objects written at the same time, at most.
             policy: How often and how long a write is tried again.
             stop: Set to end it early; what was written stays, and the next publication goes on.
             display: Where progress is shown.
@@ -257,13 +256,6 @@ class SymbolYears:
         """Write and remove what `_begin` announced, and then the manifest that knows it."""
         year = before.year
         objects = _Objects(self._sender, before, version)
-        written: dict[str, bytes] = {}
-
-        def encoded(symbol: str) -> bytes:
-            data = _encoded(bars, symbol)
-            written[symbol] = hashlib.sha256(data).digest()
-            return data
-
         # In the symbols' order, so that each band of the bars is read once.
         keys = {
             layout.symbol_year_key(symbol, year): symbol
@@ -271,15 +263,16 @@ class SymbolYears:
             if symbol in bars.fingerprints
         }
         removed = [symbol for symbol in changing if symbol not in bars.fingerprints]
-        report = upload(
-            [Item(key, partial(encoded, symbol)) for key, symbol in keys.items()],
-            objects.put,
-            workers=workers,
-            policy=policy,
-            stop=stop,
-            display=display,
-            clock=self._clock,
-        )
+        with _Encoding(bars, list(keys.values())) as encoding:
+            report = upload(
+                [Item(key, partial(encoding.take, symbol)) for key, symbol in keys.items()],
+                objects.put,
+                workers=self._sender.writers(workers),
+                policy=policy,
+                stop=stop,
+                display=display,
+                clock=self._clock,
+            )
         symbols = {**before.symbols, **dict.fromkeys(changing)}
         for key, done in report.uploaded.items():
             entry = Entry(bars.fingerprints[keys[key]], str(done.version), done.size)
@@ -314,7 +307,7 @@ class SymbolYears:
             manifest,
             sorted(keys[key] for key in report.uploaded),
             removed,
-            written,
+            encoding.digests,
             report.bytes,
             retries=report.retries,
         )
@@ -423,8 +416,10 @@ class SymbolYears:
         with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
             for start in range(0, len(names), _TOGETHER):
                 some = names[start : start + _TOGETHER]
-                read = dict(zip(some, threads.map(read_one, some), strict=True))
-                same_bytes += sum(isinstance(found, Fingerprint) for found in read.values())
+                # In a folder handing a file to another thread takes as long as reading it.
+                found = map(read_one, some) if self._store.near else threads.map(read_one, some)
+                read = dict(zip(some, found, strict=True))
+                same_bytes += sum(isinstance(one, Fingerprint) for one in read.values())
                 for symbol, held in _fingerprints(read).items():
                     total += held if isinstance(held, Fingerprint) else nothing
                     if held != (right := truth.get(symbol, nothing)):
@@ -596,6 +591,53 @@ class SymbolYears:
             return str(error)
 
 
+class _Encoding:
+    """The files of symbol-years, encoded in order by one thread, a little ahead of the writes.
+
+    More threads would take Python's lock from each other, and from those that write.
+
+    Args:
+        bars: The bars of the year.
+        symbols: Whose files will be asked for, in this order.
+
+    Attributes:
+        digests: The SHA-256 of each file that was encoded.
+    """
+
+    def __init__(self, bars: YearBars, symbols: Sequence[str]) -> None:
+        self.digests: dict[str, bytes] = {}
+        self._bars, self._lock = bars, threading.Lock()
+        self._groups = [symbols[at : at + _ENCODED] for at in range(0, len(symbols), _ENCODED)]
+        self._group_of = {
+            symbol: number for number, group in enumerate(self._groups) for symbol in group
+        }
+        self._encoded: list[Future[dict[str, bytes]]] = []
+        self._thread = ThreadPoolExecutor(1, "symbol-years")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def take(self, symbol: str) -> bytes:
+        """A symbol's file, once.
+
+        Raises:
+            StoreError: The bars could not be had.
+        """
+        number = self._group_of[symbol]
+        with self._lock:
+            for group in self._groups[len(self._encoded) : number + 2]:
+                self._encoded.append(self._thread.submit(self._encode, group))
+        return self._encoded[number].result().pop(symbol)
+
+    def _encode(self, symbols: Sequence[str]) -> dict[str, bytes]:
+        files = {symbol: symbol_year_file.encode(self._bars.of(symbol)) for symbol in symbols}
+        self.digests |= {symbol: hashlib.sha256(data).digest() for symbol, data in files.items()}
+        return files
+
+
 class _Objects:
     """The objects of a year while this publication, and no later one, writes them.
 
@@ -669,12 +711,6 @@ def _changing(before: Manifest, now: YearBars, suspects: frozenset[str]) -> list
         or known.get(symbol) is None
         or known[symbol] != now.fingerprints.get(symbol)
     ]
-
-
-def _encoded(bars: YearBars, symbol: str) -> bytes:
-    rows = bars.of(symbol)
-    with _encoding:
-        return symbol_year_file.encode(rows)
 
 
 def _fingerprints(read: Mapping[str, _Found]) -> dict[str, Fingerprint | str]:
