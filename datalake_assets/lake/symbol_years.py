@@ -58,8 +58,8 @@ _TOGETHER = 500
 _TRIES = 5
 
 _ENCODED = 64
-"""Symbol-years encoded in one go: one by one between writes, each took up to half as long again. Two
-such groups are 3 MB."""
+"""Symbol-years encoded in one go: one by one, between writes, each took up to half as long again.
+Two such groups are 3 MB."""
 
 _PATIENCE = 600.0
 """Seconds that another publication of a year is waited for: a year takes a minute, on a slow
