@@ -6,6 +6,7 @@ Does not belong here: Dagster, or how any one step works.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -489,7 +490,7 @@ class _UnderWay:
         self._waiting = deque(windows)
         self._running: deque[tuple[deque[date], Collection]] = deque()
         self._collection, self._display, self._clock = collection, display, clock
-        self._began = clock.seconds()
+        self._began, self._shown = clock.seconds(), -math.inf
         first, last = windows[0][0][0], windows[-1][0][-1]
         self._label = f"{first}" if first == last else f"{first} … {last}"
         self._chunks = sum(plan.requests for _, plan in windows)
@@ -529,10 +530,13 @@ class _UnderWay:
         yield from self._running
 
     def show(self, *, final: bool = False) -> None:
-        """Show how far all windows are."""
+        """Show how far all windows are, if that was not just shown."""
+        seconds = self._clock.seconds()
+        if not final and seconds < self._shown + _TURN:
+            return
+        self._shown = seconds
         now = sum((collection.snapshot() for _, collection in self._running), self._done)
-        seconds = self._clock.seconds() - self._began
-        now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds)
+        now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds - self._began)
         self._display.show(now, final=final)
 
 
