@@ -32,9 +32,9 @@ from datalake_assets.assets.stock_universe import (
     GROUP,
     OWNERS,
     snapshot_metadata,
-    stock_universe,
     take_universe,
 )
+from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
 from datalake_assets.collection.progress import Display, Displays, Snapshot, many
@@ -51,6 +51,7 @@ from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.names import OURS, READER, Names
 from datalake_assets.pipeline.listing import calendar_of, take_survey
 from datalake_assets.pipeline.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -115,35 +116,38 @@ class LogDisplay(Display):
 
 
 def build_daily_ticks(
-    partitions: dg.PartitionsDefinition[str], sessions_per_run: int
+    partitions: dg.PartitionsDefinition[str], sessions_per_run: int, names: Names = OURS
 ) -> dg.AssetsDefinition:
     """The asset.
 
     Args:
         partitions: Its sessions.
         sessions_per_run: The most sessions that a backfill puts in one run.
+        names: What the lake's definitions are called.
     """
     with warnings.catch_warnings():
         # Backfill policies are beta; tests cover what we rely on.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return _daily_ticks(partitions, dg.BackfillPolicy.multi_run(sessions_per_run))
+        return _daily_ticks(partitions, dg.BackfillPolicy.multi_run(sessions_per_run), names)
 
 
 def _daily_ticks(
-    partitions: dg.PartitionsDefinition[str], backfill_policy: dg.BackfillPolicy
+    partitions: dg.PartitionsDefinition[str], backfill_policy: dg.BackfillPolicy, names: Names
 ) -> dg.AssetsDefinition:
     @dg.asset(
-        key=KEY,
-        deps=[stock_universe],
+        key=names.key(KEY),
+        deps=[names.key(STOCK_UNIVERSE)],
         partitions_def=partitions,
         backfill_policy=backfill_policy,
-        pool=POOL,
+        pool=names.of(POOL),
+        # Nothing is written through it: by it, other assets read the bars as an argument.
+        io_manager_key=names.of(READER),
         output_required=False,
         check_specs=[
-            dg.AssetCheckSpec(rule, asset=KEY, description=meaning)
+            dg.AssetCheckSpec(rule, asset=names.key(KEY), description=meaning)
             for rule, meaning in RULES.items()
         ],
-        group_name=GROUP,
+        group_name=names.group(GROUP),
         owners=OWNERS,
         kinds={"python", "parquet"},
         code_version=__version__,
@@ -151,6 +155,7 @@ def _daily_ticks(
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
+    @names.bind
     @plain_failures
     def daily_ticks(
         context: dg.AssetExecutionContext,
@@ -167,11 +172,11 @@ def _daily_ticks(
         for outcome in _collect(context, collector, source, held, display):
             requests[outcome.statistics.started] = outcome.statistics.requests
             if outcome.published:
-                context.log_event(_materialization(outcome, held))
+                context.log_event(_materialization(context.asset_key, outcome, held))
             told.append(_SessionResult.of(outcome))
         used = {REQUESTS_TAG: str(sum(requests.values()))}
         context.instance.add_run_tags(context.run.run_id, used)
-        yield from (_check(rule, told) for rule in RULES)
+        yield from (_check(context.asset_key, rule, told) for rule in RULES)
         if failed := [session for session in told if not session.published]:
             raise _failure(failed, held)
         yield everything_is_published()
@@ -304,11 +309,13 @@ def _finished(
     finished = [summary for summary in found if isinstance(summary, Summary)]
     if not collector.missing_only:
         finished = [summary for summary in finished if summary.provenance.run_id in earlier]
-    known = context.instance.get_materialized_partitions(KEY) if finished else set()
+    known = context.instance.get_materialized_partitions(context.asset_key) if finished else set()
     for summary in finished:
         if (key := summary.session.isoformat()) not in known:
             metadata = {"row_count": summary.rows, **summary.counts}
-            context.log_event(dg.AssetMaterialization(KEY, partition=key, metadata=metadata))
+            context.log_event(
+                dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata)
+            )
     if finished:
         context.log.info("%d of %d sessions are published already", len(finished), len(days))
     return frozenset(summary.session for summary in finished)
@@ -338,7 +345,9 @@ def _universe(
     display.begin("fetching the list of assets, as the lake's is older than the session")
     taken, snapshot, written = take_universe(alpaca, lake, collector, source)
     metadata = snapshot_metadata(taken, snapshot, written, lake)
-    context.log_event(dg.AssetMaterialization(stock_universe.key, metadata=metadata))
+    # The list of this lake, beside its sessions.
+    listed = dg.AssetKey([*context.asset_key.path[:-1], *STOCK_UNIVERSE.path])
+    context.log_event(dg.AssetMaterialization(listed, metadata=metadata))
     return taken
 
 
@@ -353,7 +362,9 @@ def _announce(publication: Publication, collector: CollectorResource) -> str:
     )
 
 
-def _materialization(outcome: Outcome, lake: LakeFiles) -> dg.AssetMaterialization:
+def _materialization(
+    key: dg.AssetKey, outcome: Outcome, lake: LakeFiles
+) -> dg.AssetMaterialization:
     ledger, written = outcome.ledger, outcome.written
     metadata = session_metadata(
         counts={state.value: count for state, count in ledger.counts.items()},
@@ -375,7 +386,7 @@ def _materialization(outcome: Outcome, lake: LakeFiles) -> dg.AssetMaterializati
             metadata[f"bars_{kind}"] = written.changed(kind)
         if written.changes.num_rows:
             metadata["changes"] = dg.MetadataValue.table(_changes(written.changes))
-    return dg.AssetMaterialization(KEY, partition=ledger.session.isoformat(), metadata=metadata)
+    return dg.AssetMaterialization(key, partition=ledger.session.isoformat(), metadata=metadata)
 
 
 def _changes(changes: pa.Table) -> list[dg.TableRecord]:
@@ -398,7 +409,7 @@ def _changes(changes: pa.Table) -> list[dg.TableRecord]:
     ]
 
 
-def _check(rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
+def _check(key: dg.AssetKey, rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
     """The result of one rule over all sessions of the run; it fails if one session failed."""
     found = [
         (session.session.isoformat(), finding)
@@ -442,7 +453,7 @@ def _check(rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
     if rule == "success_rate" and (why := _why(told)):
         metadata["failure_reasons"] = reasons_table(why)
     return dg.AssetCheckResult(
-        asset_key=KEY,
+        asset_key=key,
         check_name=rule,
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
