@@ -51,14 +51,13 @@ def attribute(variable: str) -> str:
 
 
 def _secret(_context: dg.ResolutionContext, given: str) -> dg.EnvVar:
-    """The variable that holds a secret. The value is not read: Dagster would store it in clear."""
+    """The variable that holds a secret; without a name if the text is not such a reference.
+
+    The value is not read: Dagster would store it in clear text. Nor is anything raised here, where
+    Dagster shows the line of the YAML with each error.
+    """
     found = _REFERENCE.fullmatch(given.strip())
-    if not found:
-        raise ValueError(
-            "a secret must be named by its variable, like '{{ env.ALPACA_API_KEY }}', since "
-            "Dagster stores attributes in clear text"
-        )
-    return dg.EnvVar(found[1] or found[2])
+    return dg.EnvVar(found[1] or found[2] if found else "")
 
 
 Value = str | int | bool | list[str] | None
@@ -77,11 +76,15 @@ def _field(setting: Setting) -> tuple[Any, Any]:
     return Annotated[dg.EnvVar | None, kind], Field(None, description=told)
 
 
+class _Model(dg.Model):
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # EnvVar is one
+
+
 # Where a lake is must be said: two of them in one folder would be one.
 _FIELDS: Any = {
     attribute(each.variable): _field(each) for each in _SETTINGS if each.field != "lake_uri"
 }
-_Attributes: Any = create_model("_Attributes", __base__=dg.Model, **_FIELDS)
+_Attributes: Any = create_model("_Attributes", __base__=_Model, **_FIELDS)
 
 
 class DatalakeScaffolder(Scaffolder[Any]):
@@ -100,8 +103,6 @@ class DatalakeComponent(dg.Component, dg.Resolvable, _Attributes):  # type: igno
     Without keys, bars come from the embedded exchange, a synthetic market. Sensors start
     automatically; `automation: "off"` keeps them stopped.
     """
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     uri: str | None = Field(
         description="The lake: s3://bucket/prefix, or a folder, relative to the project's."
@@ -156,15 +157,25 @@ class DatalakeComponent(dg.Component, dg.Resolvable, _Attributes):  # type: igno
         if not self.uri:
             raise SettingsError(["uri is not set: say where the lake is, like s3://bucket/prefix"])
         environ: dict[str, str] = {}
+        literal: list[str] = []
         variables: dict[str, str] = {}
         for setting in _SETTINGS:
             value = getattr(self, attribute(setting.variable))
             if value is None:
                 continue
             if setting.secret:
-                variables[setting.variable] = name = value.env_var_name
+                name = variables[setting.variable] = value.env_var_name
+                if not name:
+                    literal.append(attribute(setting.variable))
+                    continue
                 value = os.environ.get(name) or _UNSET.get(setting.variable, "")
             environ[setting.variable] = _text(value)
+        if literal:
+            raise SettingsError(
+                f"{name} (not shown) must name a variable, like '{{{{ env.{name.upper()} }}}}': "
+                "Dagster stores attributes in clear text"
+                for name in literal
+            )
         return Settings.load(environ, spelt=attribute), variables
 
 

@@ -209,7 +209,9 @@ def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
         publishing = runs.under_way(
             context, names.key(SYMBOL_YEAR_TICKS), (jobs.symbol_year_ticks.name,)
         )
-        attempts = {year: runs.attempts(context.instance, names.purpose(YEAR), year) for year in changed}
+        attempts = {
+            year: runs.attempts(context.instance, names.purpose(YEAR), year) for year in changed
+        }
         verdicts = due.decide(
             now,
             dict.fromkeys(changed, "its sessions changed"),
