@@ -66,8 +66,9 @@ class LakeIOManager(dg.ConfigurableIOManager):
         Raises:
             Failure: Always: an asset that is not ours names this I/O manager as its own.
         """
+        written = context.asset_key.to_user_string() if context.has_asset_key else context.name
         raise Failed(
-            f"{context.get_identifier()} can't be written: this I/O manager only reads the lake. "
+            f"{written} can't be written: this I/O manager only reads the lake. "
             "Give the asset another io_manager_key, or none",
             allow_retries=False,
         )

@@ -250,6 +250,7 @@ class _Other:
             raise ValueError(f"{name!r} is not a calendar; known are {', '.join(sorted(known))}")
         self.name, self._open = name, exchange_calendars.get_calendar
         self._calendar: Any = self._open(name)
+        self._first: date = self._calendar.first_session.date()
         covered: date = self._calendar.last_session.date()
         tomorrow = covered + _DAY
         self.last = covered if tomorrow.day == 1 else covered.replace(day=1) - _DAY
@@ -261,13 +262,14 @@ class _Other:
         return timedelta(seconds=(closes.dt.tz_convert(None) - closes.index).max().total_seconds())
 
     def sessions(self, start: date, end: date) -> list[date]:
-        if start < self._calendar.first_session.date():
+        if start < self._first:
             self._reach(start)
         if start > end:
             return []
         if end > self.last:
             raise ValueError(f"{end} is outside the calendar {self.name}, which ends {self.last}")
-        return [each.date() for each in self._calendar.sessions_in_range(start, end)]
+        known = self._calendar.sessions
+        return [each.date() for each in known[known.slice_indexer(str(start), str(end))]]
 
     def _reach(self, start: date) -> None:
         """Cover earlier years, too; by default there are 20."""
@@ -278,6 +280,7 @@ class _Other:
             raise ValueError(
                 f"{start} is outside the calendar {self.name}: {str(error)[:_LONG]}"
             ) from error
+        self._first = start
 
     def opens(self, session: date) -> datetime:
         return self._instant(self._calendar.session_open, session)
