@@ -4,12 +4,14 @@ Not here: a stranger's project in a folder of its own, made by `dg` (`test_own_p
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster._core.test_utils import create_run_for_test
 from dagster.components.testing import create_defs_folder_sandbox
@@ -384,3 +386,32 @@ def test_the_sensors_of_one_lake_count_no_runs_of_the_other(tmp_path: Path) -> N
 
 def test_the_package_gives_it_on_first_use() -> None:
     assert datalake_assets.DatalakeComponent is DatalakeComponent
+
+
+# --- the document ---------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(language: str) -> list[str]:
+    page = (ROOT / "docs" / "own-project.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+def test_the_documents_yaml_is_what_a_component_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IEX_LAKE", "s3://bucket/iex")
+    first, second = map(yaml.safe_load, blocks("yaml"))
+    example = ROOT / "examples/own_project/src/trader/defs/sip/defs.yaml"
+
+    assert blocks("yaml")[0] == example.read_text(encoding="utf-8")
+    assert first["type"] == second["type"] == TYPE
+    settings, variables = component(**second["attributes"]).settings()
+    assert (settings.lake_uri, settings.alpaca_feed) == ("s3://bucket/iex", "iex")
+    assert (settings.source, settings.automation) == ("alpaca", "off")
+    assert variables["ALPACA_API_KEY"] == "ALPACA_API_KEY"
+
+
+def test_the_documents_asset_is_the_examples() -> None:
+    research = (ROOT / "examples/own_project/src/trader/defs/research.py").read_text("utf-8")
+
+    assert blocks("python")[0] in research

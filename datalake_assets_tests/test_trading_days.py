@@ -5,9 +5,12 @@ Not here: the partitions of our own assets (`test_partitions`), and XNYS's calen
 """
 
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -207,3 +210,30 @@ def test_without_the_extra_xnys_works_and_the_others_say_what_to_install() -> No
 
     assert done.stdout.splitlines() == ["Etc/GMT-2", "[]"]
     assert 'pip install "us-equity-datalake[calendars]"' in done.stderr
+
+
+def test_the_document_has_the_partitions_that_it_tells_of() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "trading-days.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    module: dict[str, Any] = {}
+    exec(source, module)
+    made = dg.Definitions(
+        assets=[module["prices"]],
+        jobs=[module["prices_job"]],
+        schedules=[module["prices_schedule"]],
+    )
+    schedule = made.resolve_schedule_def("prices_job_schedule")
+
+    def asked(at: str) -> list[str | None]:
+        now = datetime.fromisoformat(at).replace(tzinfo=UTC)
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = dg.build_schedule_context(
+                instance, now, repository_def=made.get_repository_def()
+            )
+            return [one.partition_key for one in schedule.evaluate_tick(context).run_requests or ()]
+
+    assert schedule.cron_schedule == "5 0 * * *"
+    assert asked("2024-07-03 22:05") == ["2024-07-03"]
+    assert asked("2024-07-04 22:05") == [], "a holiday"
+    assert asked("2024-07-05 22:05") == ["2024-07-05"]
+    assert asked("2024-07-06 22:05") == [], "a Saturday"

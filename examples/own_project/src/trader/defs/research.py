@@ -11,18 +11,25 @@ SESSIONS = TradingDays().partitions(START)
 YEARS = TradingDays().years(START)
 
 
+COLUMNS = {"columns": ["session", "symbol", "volume"]}
+
+
 @dg.asset(
     ins={
-        "sip": dg.AssetIn(["sip", "daily_ticks"], metadata={"columns": ["symbol", "volume"]}),
-        "iex": dg.AssetIn(["iex", "daily_ticks"], metadata={"columns": ["symbol", "volume"]}),
+        "sip": dg.AssetIn(["sip", "daily_ticks"], metadata=COLUMNS),
+        "iex": dg.AssetIn(["iex", "daily_ticks"], metadata=COLUMNS),
     },
     partitions_def=SESSIONS,
+    # Many sessions in one run; not the policy of daily_ticks, so that it has runs of its own.
+    backfill_policy=dg.BackfillPolicy.multi_run(1000),
     automation_condition=dg.AutomationCondition.eager(),
 )
-def iex_share(sip: pl.DataFrame, iex: pd.DataFrame) -> dg.MaterializeResult[float]:
-    """The share of a session's volume that traded on IEX."""
-    share = float(iex["volume"].sum() / sip["volume"].sum())
-    return dg.MaterializeResult(value=share, metadata={"share": share, "symbols": sip.height})
+def iex_share(context: dg.AssetExecutionContext, sip: pl.DataFrame, iex: pd.DataFrame) -> None:
+    """The share of each session's volume that traded on IEX."""
+    on_iex = iex.groupby("session")["volume"].sum()
+    for session, volume in sip.group_by("session").agg(pl.sum("volume")).iter_rows():
+        share = float(on_iex.get(pd.Timestamp(session), 0) / volume)
+        context.add_asset_metadata({"share": share}, partition_key=str(session))
 
 
 @dg.asset(
