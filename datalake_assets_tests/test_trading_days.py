@@ -222,7 +222,7 @@ def test_the_document_has_the_partitions_that_it_tells_of() -> None:
         jobs=[module["prices_job"]],
         schedules=[module["prices_schedule"]],
     )
-    schedule = made.resolve_schedule_def("prices_job_schedule")
+    schedule = made.resolve_schedule_def("prices_schedule")
 
     def asked(at: str) -> list[str | None]:
         now = datetime.fromisoformat(at).replace(tzinfo=UTC)
@@ -232,7 +232,8 @@ def test_the_document_has_the_partitions_that_it_tells_of() -> None:
             )
             return [one.partition_key for one in schedule.evaluate_tick(context).run_requests or ()]
 
-    assert schedule.cron_schedule == "5 0 * * *"
+    due = TradingDays().available("2024-07-03")
+    assert schedule.cron_schedule == f"5 {due.hour} * * *"
     assert asked("2024-07-03 22:05") == ["2024-07-03"]
     assert asked("2024-07-04 22:05") == [], "a holiday"
     assert asked("2024-07-05 22:05") == ["2024-07-05"]
