@@ -5,6 +5,7 @@ in one code location. Does not belong here: the definitions themselves, which as
 """
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -74,6 +75,33 @@ class Names:
     def group(self, group: str) -> str:
         """The group of an asset."""
         return self.group_name or self.of(group)
+
+    def command(
+        self,
+        ours: str,
+        asset: dg.AssetKey,
+        first: str = "",
+        last: str = "",
+        *,
+        repair: bool = False,
+    ) -> str:
+        """The command of a message: ours, or that of `dg` for a lake whose names `datalake` lacks.
+
+        Args:
+            ours: The command in our own code location.
+            asset: The asset that it makes.
+            first: The partition, or the first of a range; empty: none.
+            last: The last of a range; empty: there is one partition.
+            repair: With the collector's `repair` on.
+        """
+        if not (self.lake or self.key_prefix):
+            return ours
+        span = f" --partition-range {first}...{last}" if last else f" --partition {first}"
+        told = f"dg launch --assets {self.key(asset).to_user_string()}{span if first else ''}"
+        if not repair:
+            return told
+        config = {"resources": {self.of("collector"): {"config": {"repair": True}}}}
+        return f"{told} --config-json '{json.dumps(config)}'"
 
     def bind(self, body: Callable[P, T]) -> Callable[P, T]:
         """The body of an asset, check, op or sensor, which gets the resources of this lake.

@@ -195,7 +195,7 @@ class TradingDays:
         """The fixed zone in which partitions appear at midnight, as `partitions` chooses it.
 
         Raises:
-            ValueError: `after_close` is negative, or a day or longer.
+            ValueError: `after_close` is negative or too long.
         """
         ahead = 24 - self._appears(after_close) // timedelta(hours=1)
         # In these zones' names, the sign is the other way round.
@@ -203,10 +203,16 @@ class TradingDays:
 
     def _appears(self, after_close: timedelta) -> timedelta:
         """When a partition appears, since midnight (UTC) of its day: full hours."""
-        if not timedelta() <= after_close < _DAY:
-            raise ValueError(f"after_close={after_close}: less than a day, and not negative")
+        if after_close < timedelta():
+            raise ValueError(f"after_close={after_close} is negative")
         hours = math.ceil((self._calendar.latest_close + after_close) / timedelta(hours=1))
-        return timedelta(hours=min(max(hours, 24 - _EAST), 24 - _WEST))
+        if hours > 24 - _WEST:
+            raise ValueError(
+                f"after_close={after_close} is too long: {self.name} closes as late as "
+                f"{self._calendar.latest_close} after midnight (UTC), and Dagster has no zone in "
+                "which a partition appears after 12:00 UTC of the next day"
+            )
+        return timedelta(hours=max(hours, 24 - _EAST))
 
 
 class _Xnys:

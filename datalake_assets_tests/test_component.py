@@ -272,6 +272,20 @@ def test_a_name_that_dagster_would_refuse_is_refused_first(name: str) -> None:
         Names(name)
 
 
+def test_a_message_about_a_lake_with_a_name_gives_a_command_that_knows_the_name() -> None:
+    ours, sip = "datalake collect --session 2024-07-03 --repair", Names("sip", ("sip",))
+
+    assert OURS.command(ours, DAILY_TICKS, "2024-07-03", repair=True) == ours
+    assert sip.command(ours, DAILY_TICKS) == "dg launch --assets sip/daily_ticks"
+    assert sip.command(ours, DAILY_TICKS, "2024-07-03", "2024-07-08") == (
+        "dg launch --assets sip/daily_ticks --partition-range 2024-07-03...2024-07-08"
+    )
+    assert sip.command(ours, DAILY_TICKS, "2024-07-03", repair=True) == (
+        "dg launch --assets sip/daily_ticks --partition 2024-07-03 --config-json "
+        """'{"resources": {"sip_collector": {"config": {"repair": true}}}}'"""
+    )
+
+
 # --- two lakes at work ----------------------------------------------------------------------------
 
 

@@ -80,6 +80,7 @@ def test_a_session_appears_on_its_evening_an_hour_after_the_close(
         (HOUR + timedelta(minutes=1), "Etc/GMT-1", "2024-07-05 23:00"),
         (3 * HOUR, "Etc/UTC", "2024-07-06 00:00"),
         (4 * HOUR, "Etc/GMT+1", "2024-07-06 01:00"),
+        (15 * HOUR, "Etc/GMT+12", "2024-07-06 12:00"),
     ],
 )
 def test_it_appears_at_the_first_full_hour_after_the_pause(
@@ -94,7 +95,7 @@ def test_it_appears_at_the_first_full_hour_after_the_pause(
     assert partitions.time_window_for_partition_key("2024-07-05").end == moment
 
 
-@pytest.mark.parametrize("after_close", [timedelta(seconds=-1), timedelta(days=1)])
+@pytest.mark.parametrize("after_close", [timedelta(seconds=-1), 15 * HOUR + timedelta(seconds=1)])
 def test_an_impossible_pause_is_refused(after_close: timedelta) -> None:
     with pytest.raises(ValueError, match="after_close"):
         TradingDays().partitions("2024-01-02", after_close)

@@ -178,7 +178,7 @@ def _daily_ticks(
         context.instance.add_run_tags(context.run.run_id, used)
         yield from (_check(context.asset_key, rule, told) for rule in RULES)
         if failed := [session for session in told if not session.published]:
-            raise _failure(failed, held)
+            raise _failure(failed, held, names)
         yield everything_is_published()
 
     return daily_ticks
@@ -476,7 +476,7 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[_SessionResult], lake: LakeFiles) -> Failed:
+def _failure(failed: Sequence[_SessionResult], lake: LakeFiles, names: Names) -> Failed:
     """The error of a run with sessions that did not pass."""
     lines = []
     for session in failed[:SHOWN]:
@@ -484,12 +484,13 @@ def _failure(failed: Sequence[_SessionResult], lake: LakeFiles) -> Failed:
         reasons = ", ".join(f"{finding.rule} ({finding.detail})" for finding in broken)
         lines.append(f"{session.session}: {reasons}")
     first, last = failed[0].session, failed[-1].session
+    days = [str(first)] if first == last else [str(first), str(last)]
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
     were = "was" if len(failed) == 1 else "were"
     head = f"{many(len(failed), 'session')} did not pass the audit and {were} not published:"
     advice = (
         f"The collected bars are in {lake.store.url(layout.INCOMPLETE)}. To request what is "
-        f"missing: datalake collect {span} --repair"
+        f"missing: {names.command(f'datalake collect {span} --repair', KEY, *days, repair=True)}"
     )
     if all(session.closed for session in failed):
         advice = "There is nothing to collect for a day on which the exchange was closed"

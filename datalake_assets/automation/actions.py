@@ -52,7 +52,7 @@ def build_actions_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.Sensor
             occasion=str(session),
             because=f"the session of {session} is over",
             done=f"the actions were fetched after the session of {session}",
-            by_hand="datalake actions --sweep",
+            by_hand=names.command("datalake actions --sweep", CORPORATE_ACTIONS),
         )
 
     return new_actions

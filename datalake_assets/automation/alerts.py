@@ -157,10 +157,15 @@ def failure_text(context: dg.RunFailureSensorContext, jobs: Jobs = OUR_JOBS) -> 
 def _advice(run: dg.DagsterRun, about: list[str], jobs: Jobs) -> str:
     assets, key = run.asset_selection or frozenset(), jobs.names.key
     if about and (run.job_name == jobs.symbol_year_ticks.name or key(SYMBOL_YEAR_TICKS) in assets):
-        return "Run: " + "; ".join(f"datalake publish --year {year}" for year in about[:LINES])
+        return "Run: " + "; ".join(
+            jobs.names.command(f"datalake publish --year {year}", SYMBOL_YEAR_TICKS, year)
+            for year in about[:LINES]
+        )
     if about and (run.job_name in jobs.collecting or key(DAILY_TICKS) in assets):
         if len(about) > 1:
-            return f"Run: datalake backfill --from {about[0]} --to {about[-1]}"
+            ours = f"datalake backfill --from {about[0]} --to {about[-1]}"
+            return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0], about[-1])}"
         repair = " --repair" if run.job_name == jobs.repair.name else ""
-        return f"Run: datalake collect --session {about[0]}{repair}"
+        ours = f"datalake collect --session {about[0]}{repair}"
+        return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0])}"
     return "See the run in Dagster's UI."

@@ -61,7 +61,7 @@ def build_securities_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.Sen
             since=newest,
             because="there is new data since the last derivation",
             done="no new session, action or decision since the last derivation",
-            by_hand="datalake securities",
+            by_hand=names.command("datalake securities", FACTORS_KEY),
             busy=busy,
         )
 

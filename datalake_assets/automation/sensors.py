@@ -89,7 +89,7 @@ def _new_sessions(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
             )
             there = f"the newest session, {wanted[-1]}, is published; " if wanted else ""
             told = [f"{there}{following} is collected from {at:%Y-%m-%d %H:%M} UTC"]
-        told += _older(settings, wanted, published)
+        told += _older(settings, wanted, published, names)
         return _answer(context, _requests_of(names.purpose(NEW), verdicts), told)
 
     return new_sessions
@@ -222,7 +222,7 @@ def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
                 for year, made in attempts.items()
             },
             retries=RETRIES,
-            by_hand="datalake publish --year {}",
+            by_hand=names.command("datalake publish --year {}", SYMBOL_YEAR_TICKS, "{}"),
         )
         told = [verdict.why for verdict in verdicts]
         told += [
@@ -274,7 +274,9 @@ def _report_follows(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
             since=newest,
             because="there is news since the last report",
             done="nothing has changed since the last report",
-            by_hand="dagster asset materialize -m datalake_assets.definitions --select {}",
+            by_hand=names.command(
+                "dagster asset materialize -m datalake_assets.definitions --select {}", LAKE_REPORT
+            ),
             busy=busy,
         )
 
@@ -304,7 +306,7 @@ def _verdicts(
             day: runs.attempts(context.instance, jobs.names.purpose(purpose), day) for day in wanted
         },
         retries=RETRIES,
-        by_hand="datalake collect --session {}",
+        by_hand=jobs.names.command("datalake collect --session {}", DAILY_TICKS, "{}"),
     )
 
 
@@ -345,16 +347,20 @@ def _answer(
     return dg.SensorResult(run_requests=requests, cursor=cursor)
 
 
-def _older(settings: Settings, wanted: list[date], published: frozenset[str]) -> Iterator[str]:
+def _older(
+    settings: Settings, wanted: list[date], published: frozenset[str], names: Names
+) -> Iterator[str]:
     """Report missing sessions that are too old for the sensor."""
     if not wanted:
         return
     before = market_calendar.sessions(settings.first_session, wanted[0] - timedelta(days=1))
     missing = [day for day in before if str(day) not in published]
     if missing:
+        first, last = str(missing[0]), str(missing[-1])
+        ours = f"datalake backfill --from {first} --to {last}"
         yield (
             f"{len(missing):,} older sessions are missing and need a backfill: "
-            f"`datalake backfill --from {missing[0]} --to {missing[-1]}`"
+            f"`{names.command(ours, DAILY_TICKS, first, last)}`"
         )
 
 
