@@ -152,8 +152,9 @@ lock: ## Renew constraints.txt: the newest versions within pyproject.toml's rang
 		"$(LOCK_PYTHON)" -m venv "$$scratch/venv" && \
 		"$$scratch/venv/bin/python" -m pip install -qq --disable-pip-version-check -e '.[ui,kubernetes]' && \
 		{ sed -n '/^#/p' constraints.txt && "$$scratch/venv/bin/python" -m pip freeze \
-			--disable-pip-version-check --exclude us-equity-datalake \
-			| tr 'A-Z_' 'a-z-' | LC_ALL=C sort; } > "$$scratch/constraints.txt" && \
+			--disable-pip-version-check --all --exclude pip --exclude us-equity-datalake \
+			| awk -F== '{ gsub(/[_.]/, "-", $$1); print tolower($$1) "==" $$2 }' \
+			| LC_ALL=C sort; } > "$$scratch/constraints.txt" && \
 		cp "$$scratch/constraints.txt" constraints.txt && \
 		echo "constraints.txt is renewed; 'make check' tells whether it holds"
 

@@ -323,7 +323,15 @@ def test_a_backfill_puts_a_year_of_sessions_in_one_run_or_as_many_as_the_setting
 
 def test_runs_use_one_process() -> None:
     """A process for each step imports everything again."""
-    assert build_definitions(Settings.load({})).executor is dg.in_process_executor
+    from datalake_assets.definitions import defs
+
+    ours = build_definitions(Settings.load({}))
+    assert defs.executor is dg.in_process_executor
+    # Merged with others', our definitions leave them their executor, and our jobs keep this one.
+    assert ours.executor is None
+    for job in ours.resolve_all_job_defs():
+        if not job.name.startswith("__"):
+            assert job.executor_def is dg.in_process_executor, job.name
 
 
 def test_loading_reads_the_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,4 +355,6 @@ def test_an_asset_links_to_its_code(asset: str) -> None:
     path = Path(reference.file_path)
     assert path == ROOT / "datalake_assets" / "assets" / f"{asset}.py"
     lines = path.read_text().splitlines()
-    assert any(f"def {asset}(" in line for line in lines[reference.line_number - 1 :][:40])
+    assert any(
+        re.match(rf" *def _?{asset}\(", line) for line in lines[reference.line_number - 1 :][:40]
+    )

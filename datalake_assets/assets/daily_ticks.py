@@ -36,9 +36,9 @@ from datalake_assets.assets.stock_universe import (
     GROUP,
     OWNERS,
     snapshot_metadata,
-    stock_universe,
     take_universe,
 )
+from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
 from datalake_assets.collection.progress import Display, Displays, Snapshot, many
@@ -55,6 +55,7 @@ from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.names import OURS, READER, Names
 from datalake_assets.pipeline.listing import calendar_of, take_survey
 from datalake_assets.pipeline.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -124,35 +125,38 @@ class LogDisplay(Display):
 
 
 def build_daily_ticks(
-    partitions: dg.PartitionsDefinition[str], sessions_per_run: int
+    partitions: dg.PartitionsDefinition[str], sessions_per_run: int, names: Names = OURS
 ) -> dg.AssetsDefinition:
     """The asset.
 
     Args:
         partitions: Its sessions.
         sessions_per_run: The most sessions that a backfill puts in one run.
+        names: What the lake's definitions are called.
     """
     with warnings.catch_warnings():
         # Backfill policies are beta; tests cover what we rely on.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return _daily_ticks(partitions, dg.BackfillPolicy.multi_run(sessions_per_run))
+        return _daily_ticks(partitions, dg.BackfillPolicy.multi_run(sessions_per_run), names)
 
 
 def _daily_ticks(
-    partitions: dg.PartitionsDefinition[str], backfill_policy: dg.BackfillPolicy
+    partitions: dg.PartitionsDefinition[str], backfill_policy: dg.BackfillPolicy, names: Names
 ) -> dg.AssetsDefinition:
     @dg.asset(
-        key=KEY,
-        deps=[stock_universe],
+        key=names.key(KEY),
+        deps=[names.key(STOCK_UNIVERSE)],
         partitions_def=partitions,
         backfill_policy=backfill_policy,
-        pool=POOL,
+        pool=names.of(POOL),
+        # Nothing is written through it: by it, other assets read the bars as an argument.
+        io_manager_key=names.of(READER),
         output_required=False,
         check_specs=[
-            dg.AssetCheckSpec(rule, asset=KEY, description=meaning)
+            dg.AssetCheckSpec(rule, asset=names.key(KEY), description=meaning)
             for rule, meaning in RULES.items()
         ],
-        group_name=GROUP,
+        group_name=names.group(GROUP),
         owners=OWNERS,
         kinds={"python", "parquet"},
         code_version=__version__,
@@ -160,6 +164,7 @@ def _daily_ticks(
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
+    @names.bind
     @plain_failures
     def daily_ticks(
         context: dg.AssetExecutionContext,
@@ -177,15 +182,15 @@ def _daily_ticks(
             for outcome in _collect(context, collector, source, held, display):
                 requests[outcome.statistics.started] = outcome.statistics.requests
                 if outcome.published:
-                    published.add(_materialization(outcome, held))
+                    published.add(_materialization(context.asset_key, outcome, held))
                 if outcome.last or published.are_due:
                     published.log()
                 told.append(_SessionResult.of(outcome))
         used = {REQUESTS_TAG: str(sum(requests.values()))}
         context.instance.add_run_tags(context.run.run_id, used)
-        yield from (_check(rule, told) for rule in RULES)
+        yield from (_check(context.asset_key, rule, told) for rule in RULES)
         if failed := [session for session in told if not session.published]:
-            raise _failure(failed, held)
+            raise _failure(failed, held, names)
         yield everything_is_published()
 
     return daily_ticks
@@ -371,16 +376,16 @@ def _finished(
     if not collector.missing_only:
         finished = [summary for summary in finished if summary.provenance.run_id in earlier]
     with _Materializations(context) as untold:
-        for summary in _unknown(context.instance, finished):
+        for summary in _unknown(context, finished):
             metadata = {"row_count": summary.rows, **summary.counts}
             key = summary.session.isoformat()
-            untold.add(dg.AssetMaterialization(KEY, partition=key, metadata=metadata))
+            untold.add(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
     if finished:
         context.log.info("%d of %d sessions are published already", len(finished), len(days))
     return frozenset(summary.session for summary in finished)
 
 
-def _unknown(instance: dg.DagsterInstance, finished: Sequence[Summary]) -> list[Summary]:
+def _unknown(context: dg.AssetExecutionContext, finished: Sequence[Summary]) -> list[Summary]:
     """Those of these sessions of whose collection Dagster has no materialization.
 
     One that was collected again has that of its earlier collection, which says nothing of the later
@@ -388,8 +393,10 @@ def _unknown(instance: dg.DagsterInstance, finished: Sequence[Summary]) -> list[
     """
     if not finished:
         return []
+    instance: dg.DagsterInstance = context.instance
+    key = context.asset_key
     kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-    newest = instance.get_latest_storage_id_by_partition(KEY, kind)
+    newest = instance.get_latest_storage_id_by_partition(key, kind)
     collected_by = list({summary.provenance.run_id for summary in finished})
     ended = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     found = instance.get_runs(dg.RunsFilter(run_ids=collected_by, statuses=ended))
@@ -402,7 +409,7 @@ def _unknown(instance: dg.DagsterInstance, finished: Sequence[Summary]) -> list[
             return told is not None
         at = summary.provenance.collected_at
         if at not in before:
-            earlier = dg.AssetRecordsFilter(KEY, before_timestamp=at.timestamp())
+            earlier = dg.AssetRecordsFilter(key, before_timestamp=at.timestamp())
             records = instance.fetch_materializations(earlier, limit=1).records
             before[at] = records[0].storage_id if records else 0
         return told > before[at]
@@ -434,7 +441,9 @@ def _universe(
     display.begin("fetching the list of assets, as the lake's is older than the session")
     taken, snapshot, written = take_universe(alpaca, lake, collector, source)
     metadata = snapshot_metadata(taken, snapshot, written, lake)
-    context.log_event(dg.AssetMaterialization(stock_universe.key, metadata=metadata))
+    # The list of this lake, beside its sessions.
+    listed = dg.AssetKey([*context.asset_key.path[:-1], *STOCK_UNIVERSE.path])
+    context.log_event(dg.AssetMaterialization(listed, metadata=metadata))
     return taken
 
 
@@ -449,7 +458,9 @@ def _announce(publication: Publication, collector: CollectorResource) -> str:
     )
 
 
-def _materialization(outcome: Outcome, lake: LakeFiles) -> dg.AssetMaterialization:
+def _materialization(
+    key: dg.AssetKey, outcome: Outcome, lake: LakeFiles
+) -> dg.AssetMaterialization:
     ledger, written = outcome.ledger, outcome.written
     metadata = session_metadata(
         counts={state.value: count for state, count in ledger.counts.items()},
@@ -471,7 +482,7 @@ def _materialization(outcome: Outcome, lake: LakeFiles) -> dg.AssetMaterializati
             metadata[f"bars_{kind}"] = written.changed(kind)
         if written.changes.num_rows:
             metadata["changes"] = dg.MetadataValue.table(_changes(written.changes))
-    return dg.AssetMaterialization(KEY, partition=ledger.session.isoformat(), metadata=metadata)
+    return dg.AssetMaterialization(key, partition=ledger.session.isoformat(), metadata=metadata)
 
 
 def _changes(changes: pa.Table) -> list[dg.TableRecord]:
@@ -494,7 +505,7 @@ def _changes(changes: pa.Table) -> list[dg.TableRecord]:
     ]
 
 
-def _check(rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
+def _check(key: dg.AssetKey, rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
     """The result of one rule over all sessions of the run; it fails if one session failed."""
     found = [
         (session.session.isoformat(), finding)
@@ -538,7 +549,7 @@ def _check(rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
     if rule == "success_rate" and (why := _why(told)):
         metadata["failure_reasons"] = reasons_table(why)
     return dg.AssetCheckResult(
-        asset_key=KEY,
+        asset_key=key,
         check_name=rule,
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
@@ -561,7 +572,7 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[_SessionResult], lake: LakeFiles) -> Failed:
+def _failure(failed: Sequence[_SessionResult], lake: LakeFiles, names: Names) -> Failed:
     """The error of a run with sessions that did not pass."""
     lines = []
     for session in failed[:SHOWN]:
@@ -569,12 +580,13 @@ def _failure(failed: Sequence[_SessionResult], lake: LakeFiles) -> Failed:
         reasons = ", ".join(f"{finding.rule} ({finding.detail})" for finding in broken)
         lines.append(f"{session.session}: {reasons}")
     first, last = failed[0].session, failed[-1].session
+    days = [str(first)] if first == last else [str(first), str(last)]
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
     were = "was" if len(failed) == 1 else "were"
     head = f"{many(len(failed), 'session')} did not pass the audit and {were} not published:"
     advice = (
         f"The collected bars are in {lake.store.url(layout.INCOMPLETE)}. To request what is "
-        f"missing: datalake collect {span} --repair"
+        f"missing: {names.command(f'datalake collect {span} --repair', KEY, *days, repair=True)}"
     )
     if all(session.closed for session in failed):
         advice = "There is nothing to collect for a day on which the exchange was closed"

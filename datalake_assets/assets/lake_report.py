@@ -22,6 +22,7 @@ from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import many
+from datalake_assets.names import OURS, Names
 from datalake_assets.overview import page, pictures
 from datalake_assets.overview.numbers import (
     NextSession,
@@ -68,6 +69,7 @@ def build_lake_report(
     weekly: bool = False,
     following: Callable[[datetime], NextSession] | None = None,
     latest_runs: LatestRuns | None = None,
+    names: Names = OURS,
 ) -> dg.AssetsDefinition:
     """The asset.
 
@@ -76,17 +78,19 @@ def build_lake_report(
         weekly: Whether the symbol-years of the running year follow once a week.
         following: The session that is collected next, at a time (UTC).
         latest_runs: Reads the runs that the report shows.
+        names: What the lake's definitions are called.
     """
 
     @dg.asset(
-        key=KEY,
-        deps=[DAILY_TICKS, SYMBOL_YEAR_TICKS, FACTORS_KEY],
-        group_name=GROUP,
+        key=names.key(KEY),
+        deps=[names.key(key) for key in (DAILY_TICKS, SYMBOL_YEAR_TICKS, FACTORS_KEY)],
+        group_name=names.group(GROUP),
         owners=OWNERS,
         kinds={"python", "html"},
         code_version=__version__,
         description=_DESCRIPTION,
     )
+    @names.bind
     @plain_failures
     def lake_report(
         context: dg.AssetExecutionContext,
