@@ -81,7 +81,7 @@ class Years:
             if weekly and number == now.year and waits == shown:
                 waiting[year] = waits, follows
                 continue
-            told = symbol_years.without_symbols(number)
+            told = symbol_years.made_from(number)
             days = dict(
                 zip(layout.dated(layout.SESSIONS, list(files)), files.values(), strict=True)
             )

@@ -863,7 +863,7 @@ def _years(
 
     def made_from(year: int) -> Manifest:
         try:
-            return SymbolYears(lake.store).without_symbols(year)
+            return SymbolYears(lake.store).made_from(year)
         except BrokenFileError:
             where = lake.store.url(layout.manifest_key(year))
             damaged.append(Damage.of_manifest(where, year))
