@@ -19,6 +19,7 @@ before or as it is after, session by session and symbol by symbol, never torn.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +64,8 @@ Measured in a folder: 7 ms for 131,072 bars, all columns, against 0.25 ms."""
 
 _WORKERS = 32
 """Reads under way at once. They wait for the network, not for the processor."""
+
+_CORES = os.cpu_count() or 1
 
 _ORDER = ("symbol", "session")
 
@@ -381,10 +384,11 @@ class Reader:
         # All reads are under way before the first is waited for. Symbol-years in a folder are read
         # here: threads would take more of the processor, and little less time (folder-reads.md).
         sessions = self._begun(by_session, days)
+        of_files = [part for part in parts if part.file]
+        pieces = -(-_CORES // max(1, len(of_files)))
+        read_file = partial(self._file_rows, names=names, columns=schema.names)
         files = [
-            (part, self._begun(do, groups))
-            for part in parts
-            for do, groups in [self._file_reads(part, names, schema.names)]
+            (part, self._begun(read_file, self._pieces(part, names, pieces))) for part in of_files
         ]
         symbol_years = [] if self._near else self._begun(by_symbol, asked)
         lost: dict[int, frozenset[str] | None] = {}
@@ -419,8 +423,8 @@ class Reader:
                 tables += self._each(again, part.current)
         none = [empty().select(read)]
         known = pa.concat_tables([*none, *(bars for bars in found if bars is not None)])
-        of_files = [each.table(read) for each in rows]
-        ordered, there = _ordered(pa.concat_tables([_of(known, parts), *of_files, *tables]))
+        tables += [each.table(read) for each in rows]
+        ordered, there = _ordered(pa.concat_tables([_of(known, parts), *tables]))
         self._require_known((names or frozenset()) - there)
         return ordered.select(schema.names)
 
@@ -640,31 +644,31 @@ class Reader:
             )
         return range(file.opened.count) if names is None else file.opened.holding(names)
 
-    def _file_reads(
-        self, part: _Part, names: frozenset[str] | None, columns: Sequence[str]
-    ) -> tuple[Callable[[int], list[Rows]], Sequence[int]]:
-        """What is to be done to read a part from its year file, and with which numbers."""
-        file = part.file
-        if file is None:
-            return lambda number: [], ()
-        whole = len(part.current) == len(file.shown.made_from.sessions)
-        days = None if whole else part.numbers
-        if opened := file.opened:
-            return (
-                lambda number: [opened.read(number, names, days, columns)],
-                self._groups(file, names),
-            )
+    def _pieces(
+        self, part: _Part, names: frozenset[str] | None, most: int
+    ) -> list[tuple[_Part, Sequence[int]]]:
+        """A part that is read from its year file, in so many pieces at most."""
+        assert part.file is not None
+        groups = self._groups(part.file, names)
+        length = max(1, -(-len(groups) // (most if part.file.opened else 1)))
+        return [(part, groups[at : at + length]) for at in range(0, len(groups), length)]
 
-        def fetched(year: int) -> list[Rows]:
-            key = layout.year_file_key(year)
+    def _file_rows(
+        self, piece: tuple[_Part, Sequence[int]], names: frozenset[str] | None, columns: list[str]
+    ) -> list[Rows]:
+        """The bars of some row groups of a year file, or of all that are asked for."""
+        part, groups = piece
+        assert part.file is not None
+        made_from = part.file.shown.made_from
+        days = None if len(part.current) == len(made_from.sessions) else part.numbers
+        if (file := part.file.opened) is None:
+            key = layout.year_file_key(part.year)
             where = self._store.url(key)
-            now = YearFile(self._store.get(key), where)
-            if now.made_from != file.shown.made_from:
+            file = YearFile(self._store.get(key), where)
+            if file.made_from != made_from:
                 raise FileNotFoundError(f"{where} was replaced while it was read")
-            groups = range(now.count) if names is None else now.holding(names)
-            return [now.read(number, names, days, columns) for number in groups]
-
-        return fetched, [part.year]
+            groups = range(file.count) if names is None else file.holding(names)
+        return [file.read(number, names, days, columns) for number in groups]
 
     def _symbol_year_bars(self, of: tuple[str, int], columns: Sequence[str]) -> pa.Table | None:
         """The bars of a symbol's year; None when there should be some and can't be had."""
