@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,12 @@ class Rows:
     bars: pa.Table
     symbols: Sequence[str]
     counts: _Counts
+
+    @classmethod
+    def none(cls) -> Self:
+        """No rows at all."""
+        rest = [name for name in SCHEMA.names if name != "symbol"]
+        return cls(SCHEMA.empty_table().select(rest), [], np.zeros(0, np.int64))
 
     def table(self, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
         """The bars as a table with these columns."""

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Self
 
 import numpy as np
 
@@ -43,15 +44,11 @@ class PublishedFile:
     Args:
         made_from: The sessions that the file shows now; none when there is no file.
         written: Whether the file was written.
-        bytes: Its size, when it was written.
-        symbols: How many it has, when it was written.
         seconds: How long it took.
     """
 
     made_from: Manifest
     written: bool = False
-    bytes: int = 0
-    symbols: int = 0
     seconds: float = 0.0
 
 
@@ -65,6 +62,8 @@ class FileProof:
         file: Of all rows in the file.
         differing: The sessions whose rows are not the same, and how; ascending.
         broken: Why the file could not be read, or is not in order; empty when it is whole.
+        symbols: How many it has.
+        bytes: Its size.
     """
 
     year: int
@@ -72,6 +71,13 @@ class FileProof:
     file: Fingerprint
     differing: Mapping[date, str] = field(default_factory=dict)
     broken: str = ""
+    symbols: int = 0
+    bytes: int = 0
+
+    @classmethod
+    def of_nothing(cls, year: int, broken: str = "") -> Self:
+        """That of a year without a file; `broken` tells why there should be one."""
+        return cls(year, Fingerprint(), Fingerprint(), broken=broken)
 
     @property
     def holds(self) -> bool:
@@ -153,14 +159,13 @@ class YearFiles(Projection):
                     published_at=self._clock.now(),
                     digests=bars.digests,
                 )
-                data, symbols = year_file.encode(bars, told), len(bars.fingerprints)
+                data = year_file.encode(bars, told)
             try:
                 self._store.replace(key, data, version)
             except ChangedError:
                 anew = False  # another publication just did
                 continue
-            seconds = self._clock.seconds() - began
-            return PublishedFile(told, True, len(data), symbols, seconds)
+            return PublishedFile(told, written=True, seconds=self._clock.seconds() - began)
         raise OvertakenError(
             f"{year}: other publications of its year file came between {_TRIES} times, and nothing "
             "was written: run it again when they have ended"
@@ -172,22 +177,24 @@ class YearFiles(Projection):
         What the sessions held is told by their digests, which the publication verified.
         """
         key = layout.year_file_key(year)
-        nothing, where = Fingerprint(), self._store.url(key)
+        where = self._store.url(key)
         try:
-            file = YearFile(self._store.get(key), where)
+            data = self._store.get(key)
+            file = YearFile(data, where)
             told = _of(year, file.made_from, where).digests
-            found = _digests(file)
+            found, symbols = _digests(file)
         except FileNotFoundError:
-            return FileProof(year, nothing, nothing, broken=f"{where} does not exist")
+            return FileProof.of_nothing(year, f"{where} does not exist")
         except BrokenFileError as error:
-            return FileProof(year, nothing, nothing, broken=str(error))
+            return FileProof.of_nothing(year, str(error))
+        nothing = Fingerprint()
         differing = {
             day: f"{found.get(day, nothing)} where the session has {told.get(day, nothing)}"
             for day in sorted(told.keys() | found.keys())
             if found.get(day, nothing) != told.get(day, nothing)
         }
         truth, held = (sum(each.values(), nothing) for each in (told, found))
-        return FileProof(year, truth, held, differing)
+        return FileProof(year, truth, held, differing, symbols=symbols, bytes=len(data))
 
     def _end(self, key: str) -> bytes:
         return self._store.tail(key, FOOTER_GUESS)
@@ -201,14 +208,14 @@ def _of(year: int, made_from: Manifest, where: str) -> Manifest:
     return made_from
 
 
-def _digests(file: YearFile) -> dict[date, Fingerprint]:
-    """What the rows of each session in a file hash to.
+def _digests(file: YearFile) -> tuple[dict[date, Fingerprint], int]:
+    """What the rows of each session in a file hash to, and how many symbols it has.
 
     Raises:
         BrokenFileError: The file is damaged, or not sorted.
     """
     sums: dict[int, Fingerprint] = {}
-    last = ""
+    last, symbols = "", 0
     for number in range(file.count):
         rows = file.read(number)
         if not rows.symbols:
@@ -219,11 +226,11 @@ def _digests(file: YearFile) -> dict[date, Fingerprint]:
         begins[np.cumsum(rows.counts) - rows.counts] = True
         if rows.symbols[0] <= last or not (begins[1:] | (days[1:] > days[:-1])).all():
             raise file.unsorted()
-        last = rows.symbols[-1]
+        last, symbols = rows.symbols[-1], symbols + len(rows.symbols)
         hashes = RowHashes.of(bars)
         order = np.argsort(days, kind="stable")
         starts = np.flatnonzero(np.append(True, np.diff(days[order]) != 0))
         told = hashes.ordered(order).sums(starts)
         for day, each in zip(days[order][starts].tolist(), told, strict=True):
             sums[day] = sums.get(day, Fingerprint()) + each
-    return {date.fromordinal(_EPOCH + day): each for day, each in sorted(sums.items())}
+    return {date.fromordinal(_EPOCH + day): sums[day] for day in sorted(sums)}, symbols
