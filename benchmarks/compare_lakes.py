@@ -1,11 +1,11 @@
 """Two lakes, object by object: does a changed program still write the same?
 
 Of each session, published or waiting for a repair: its bars, its ledger and its audit. Of each
-year that is published: the sessions it was made of, what each of them and each symbol
-hashes to, and the bars in every symbol-year and year file. Of each snapshot: its rows. Not compared is what says
-when and by which run something was written. With `--bytes`, files must also be equal to the byte
-where nothing of that is in them: a session's and a
-year file's without its footer, a symbol-year's whole.
+year that is published: the sessions it was made of, what each of them and each symbol hashes to,
+and the bars in every symbol-year and in the year file. Of each snapshot: its rows. Not compared is
+what says when and by which run something was written. With `--bytes`, files must also be equal to
+the byte where nothing of that is in them: a session's and a year file's without its footer, a
+symbol-year's whole.
 
     python -m benchmarks.compare_lakes ONE OTHER [--bytes] [--most 10]
 
