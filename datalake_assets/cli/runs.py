@@ -475,9 +475,9 @@ def _show_universe(settings: Settings, start: date, end: date) -> None:
 
 
 def _show_years(result: dg.ExecuteInProcessResult) -> None:
-    names = ("year", "sessions", "symbols", "bars", "written", "removed", "took", "verified in")
-    counts = ["sessions", "symbols", "row_count", "uploaded", "removed"]
     names = ["year", "sessions", "symbols", "bars", "written", "removed", "took", "verified in"]
+    counts = ["sessions", "symbols", "row_count", "uploaded", "removed"]
+    events = result.get_asset_materialization_events()
     in_files = bool(events) and "uploaded" not in events[0].materialization.metadata
     if in_files:
         names = ["file of year", "sessions", "symbols", "bars", "bytes", "took", "verified in"]

@@ -105,7 +105,8 @@ class Rows:
         np.cumsum(np.repeat(lengths, self.counts), out=ends[1:])
         text = b"".join(name * n for name, n in zip(names, self.counts.tolist(), strict=True))
         column = pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(text))
-        every = self.bars.add_column(0, SCHEMA.field("symbol"), column)
+        schema = pa.schema([SCHEMA.field("symbol"), *self.bars.schema])
+        every = pa.Table.from_arrays([column, *self.bars.columns], schema=schema)
         return every if every.column_names == list(columns) else every.select(columns)
 
 
