@@ -44,7 +44,7 @@ from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.year_bars import BAND
 from datalake_assets.lake.year_file import Rows, YearFile, merged
-from datalake_assets.lake.year_files import YearFiles
+from datalake_assets.lake.year_files import YearFiles, of_year
 from datalake_assets.securities.evidence import Days, days_of
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, require_unforked
@@ -626,13 +626,15 @@ class Reader:
         try:
             # One that is replaced later stays what it is for who has opened it.
             opened = YearFile(pa.OSFile(where), where) if self._near else None
-            made_from = opened.made_from if opened else self._files_of_years.made_from(year.year)
+            made_from = (
+                of_year(year.year, opened.made_from, where)
+                if opened
+                else self._files_of_years.made_from(year.year)
+            )
         except FileNotFoundError:
             return None
         except (OSError, BrokenFileError) as error:
             _log.warning("%s. Until then it is not read", error)
-            return None
-        if made_from.year != year.year or not made_from.whole:
             return None
         return _File(_Shown(year.sessions, made_from), opened)
 

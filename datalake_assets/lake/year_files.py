@@ -117,8 +117,8 @@ class YearFiles(Projection):
         where = self._store.url(key)
         try:
             with suppress(BrokenFileError):  # the footer may be longer than guessed
-                return _of(year, Manifest.without_symbols(self._end(key), where), where)
-            return _of(year, YearFile(self._store.get(key), where).made_from, where)
+                return of_year(year, Manifest.without_symbols(self._end(key), where), where)
+            return of_year(year, YearFile(self._store.get(key), where).made_from, where)
         except FileNotFoundError:
             return Manifest(year)
 
@@ -181,7 +181,7 @@ class YearFiles(Projection):
         try:
             data = self._store.get(key)
             file = YearFile(data, where)
-            told = _of(year, file.made_from, where).digests
+            told = of_year(year, file.made_from, where).digests
             found, symbols = _digests(file)
         except FileNotFoundError:
             return FileProof.of_nothing(year, f"{where} does not exist")
@@ -200,7 +200,8 @@ class YearFiles(Projection):
         return self._store.tail(key, FOOTER_GUESS)
 
 
-def _of(year: int, made_from: Manifest, where: str) -> Manifest:
+def of_year(year: int, made_from: Manifest, where: str) -> Manifest:
+    """What a file was made from, if it is of this year; else BrokenFileError."""
     if made_from.year != year:
         raise BrokenFileError(
             f"{where} is no whole year file (it is of {made_from.year}): publish its year again"
