@@ -126,6 +126,7 @@ def test_all_is_well_with_a_whole_lake(lake: LakeWriter) -> None:
         "published sessions: 4 checked",
         "incomplete sessions: 0 checked",
         f"symbol-years against their sessions: {symbol_years(lake)} checked",
+        "year files against their sessions: 2 checked",
         "restatements: 0 checked",
         "snapshots of the universe: 1 checked",
         "log of corporate actions: 0 checked",
@@ -136,7 +137,7 @@ def test_all_is_well_with_a_whole_lake(lake: LakeWriter) -> None:
         "securities and factors against sessions and actions: 0 checked",
         "comparison with the source: 0 checked",
         f"untracked objects: {len(lake.store.list('data'))} checked",
-        "Dagster's records: 6 checked",
+        "Dagster's records: 8 checked",
     ]
     assert lake.store.versions() == before
 
@@ -284,6 +285,20 @@ def damage_a_symbol_year(lake: LakeWriter) -> None:
     put(lake, key, lake.store.get(key)[:-1])
 
 
+def damage_a_year_file(lake: LakeWriter) -> None:
+    key = layout.year_file_key(2024)
+    put(lake, key, flipped(lake.store.get(key), 2_000, 3))
+
+
+def cut_a_year_file(lake: LakeWriter) -> None:
+    key = layout.year_file_key(2024)
+    put(lake, key, lake.store.get(key)[:-9])
+
+
+def delete_a_year_file(lake: LakeWriter) -> None:
+    lake.store.delete(layout.year_file_key(2024))
+
+
 def delete_symbol_years(lake: LakeWriter) -> None:
     for key in lake.store.list(layout.SYMBOL_YEARS)[2:6]:
         lake.store.delete(key)
@@ -371,10 +386,11 @@ def lose_a_session(lake: LakeWriter) -> None:
 
 PUBLISH = "datalake publish --year 2024"
 COLLECT = ([f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],)
-BOTH = {"published sessions": 1, "symbol-years against their sessions": 1}
+YEARS = {"symbol-years against their sessions": 1, "year files against their sessions": 1}
+BOTH = {"published sessions": 1, **YEARS}
 DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = {
     damage_a_session: (
-        {"published sessions": 1, "symbol-years against their sessions": 1},
+        BOTH,
         [f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],
     ),
     cut_a_session: (BOTH, *COLLECT),
@@ -394,11 +410,7 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
     put_the_marker_of_another_source_there: ({"the lake's marker": 1}, []),
     put_a_folder_in_the_marker_s_place: ({"the lake's marker": 1}, []),
     put_a_folder_in_a_session_s_place: (
-        {
-            "symbol-years against their sessions": 1,
-            "untracked objects": 1,
-            "Dagster's records": 1,
-        },
+        {**YEARS, "untracked objects": 1, "Dagster's records": 1},
         [
             PUBLISH,
             f"rm -r {{lake}}/{layout.session_key(DAYS[2])}",
@@ -418,6 +430,12 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
         {"symbol-years against their sessions": 4},
         ["datalake publish --year 2023", PUBLISH],
     ),
+    damage_a_year_file: ({"year files against their sessions": 1}, [PUBLISH]),
+    cut_a_year_file: ({"year files against their sessions": 1}, [PUBLISH]),
+    delete_a_year_file: (
+        {"year files against their sessions": 1, "Dagster's records": 1},
+        [PUBLISH],
+    ),
     damage_a_manifest: (
         {"symbol-years against their sessions": 1},
         [f"rm {{lake}}/{layout.manifest_key(2024)} && {PUBLISH}"],
@@ -430,11 +448,11 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
     delete_the_marker: ({"the lake's marker": 1}, []),
     damage_the_universe: ({"snapshots of the universe": 1}, []),
     put_a_session_in_another_s_place: (
-        {"published sessions": 1, "symbol-years against their sessions": 1},
+        BOTH,
         [f"datalake collect --session {DAYS[2]}", PUBLISH],
     ),
     invent_a_session: (
-        {"published sessions": 1, "symbol-years against their sessions": 1},
+        BOTH,
         [
             f"rm {{lake}}/{layout.session_key(date(2023, 12, 30))}",
             "datalake publish --year 2023",
@@ -470,7 +488,7 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
         [PUBLISH],
     ),
     forget: (
-        {"Dagster's records": 3},
+        {"Dagster's records": 5},
         [
             f"datalake backfill --from {DAYS[0]} --to {DAYS[-1]}",
             "datalake publish --year 2023",
@@ -478,7 +496,7 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
         ],
     ),
     lose_a_session: (
-        {"symbol-years against their sessions": 1, "Dagster's records": 1},
+        {**YEARS, "Dagster's records": 1},
         [PUBLISH, f"datalake collect --session {DAYS[2]}"],
     ),
 }

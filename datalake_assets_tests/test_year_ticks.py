@@ -3,12 +3,15 @@
 Not here: how a file is made and proved (`lake/test_year_files`).
 """
 
+from datetime import date
+
 import dagster as dg
 import pytest
 
-from datalake_assets.assets.failure import reason
 from datalake_assets.lake.year_files import PublishedFile, YearFiles
 from datalake_assets.storage import layout
+from datalake_assets_tests.collection.tables import every
+from datalake_assets_tests.lake.files import collected
 from datalake_assets_tests.workbench import (
     FRIDAY,
     MONDAY,
@@ -16,6 +19,7 @@ from datalake_assets_tests.workbench import (
     Workbench,
     failure,
     materializations,
+    names,
 )
 
 KEY = layout.year_file_key(2024)
@@ -87,17 +91,20 @@ def test_a_damaged_file_is_written_again_and_told(bench: Workbench, cut: int) ->
     assert YearFiles(bench.lake.store).prove(2024).holds
 
 
-def test_a_damaged_session_fails_the_year_and_no_other(bench: Workbench) -> None:
-    bench.run(MONDAY, FRIDAY)
-    key = layout.session_key(MONDAY)
+def test_a_damaged_session_fails_its_year_and_no_other(bench: Workbench) -> None:
+    bench.lake.claim("the tests' market")
+    for year in (2023, 2024):
+        day = date(year, 7, 5)
+        bench.lake.publish(collected(day, every(names(3), [day])), [])
+    key = layout.session_key(date(2023, 7, 5))
     bench.lake.store.put(key, bench.lake.store.get(key)[:-9])
 
     result = publish(bench, 2023, 2024)
 
     assert not result.success
-    assert "collect the session again" in reason(failure(result))
-    assert materializations(result, "year_ticks") == {}
-    assert bench.lake.store.list(layout.YEARS) == []
+    assert set(materializations(result, "year_ticks")) == {"2024"}
+    assert "2023-07-05.parquet is no whole session file" in failure(result, "year_ticks")
+    assert bench.lake.store.list(layout.YEARS) == [KEY]
 
 
 def test_a_year_without_a_session_has_no_file_and_is_not_materialized(bench: Workbench) -> None:

@@ -636,6 +636,8 @@ class Reader:
         except (OSError, BrokenFileError) as error:
             _log.warning("%s. Until then it is not read", error)
             return None
+        if not made_from.whole:
+            return None
         return _File(_Shown(year.sessions, made_from), opened)
 
     def _groups(self, file: _File, names: frozenset[str] | None) -> Sequence[int]:
