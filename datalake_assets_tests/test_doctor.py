@@ -36,6 +36,7 @@ from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.staging import STAGING
 from datalake_assets.storage.store import Store, open_store
@@ -151,7 +152,7 @@ def test_one_year_alone_is_looked_at(lake: LakeWriter) -> None:
     result = doctor("--year", "2024")
     assert result.exit_code == 0, result.output
     assert "published sessions: 2 checked" in lines(result, "✓")
-    assert "Dagster's records: 3 checked" in lines(result, "✓")
+    assert "Dagster's records: 4 checked" in lines(result, "✓")
     assert doctor("--year", "2023").exit_code == 1
     unknown = doctor("--year", "1999")
     assert unknown.exit_code == 2
@@ -287,7 +288,9 @@ def damage_a_symbol_year(lake: LakeWriter) -> None:
 
 def damage_a_year_file(lake: LakeWriter) -> None:
     key = layout.year_file_key(2024)
-    put(lake, key, flipped(lake.store.get(key), 2_000, 3))
+    data = lake.store.get(key)
+    prices = pq.read_metadata(pa.BufferReader(data)).row_group(0).column(3)
+    put(lake, key, flipped(data, prices.data_page_offset + prices.total_compressed_size // 2, 3))
 
 
 def cut_a_year_file(lake: LakeWriter) -> None:
@@ -388,15 +391,17 @@ PUBLISH = "datalake publish --year 2024"
 COLLECT = ([f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],)
 YEARS = {"symbol-years against their sessions": 1, "year files against their sessions": 1}
 BOTH = {"published sessions": 1, **YEARS}
+# What such a session's footer says of its rows is what the year file holds.
+ROWS_ALONE = {"published sessions": 1, "symbol-years against their sessions": 1}
 DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = {
     damage_a_session: (
-        BOTH,
+        ROWS_ALONE,
         [f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],
     ),
     cut_a_session: (BOTH, *COLLECT),
     empty_a_session: (BOTH, *COLLECT),
-    drop_a_row_and_keep_the_rest: (BOTH, *COLLECT),
-    change_a_price_and_keep_the_rest: (BOTH, *COLLECT),
+    drop_a_row_and_keep_the_rest: (ROWS_ALONE, *COLLECT),
+    change_a_price_and_keep_the_rest: (ROWS_ALONE, *COLLECT),
     change_a_session_that_waits: (
         {"incomplete sessions": 1},
         [f"datalake collect --session {DAYS[3]}"],
@@ -484,7 +489,7 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
         ],
     ),
     change_a_session_without_publishing: (
-        {"symbol-years against their sessions": 1},
+        YEARS,
         [PUBLISH],
     ),
     forget: (
@@ -571,11 +576,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     for day in WEEK:
         made.put(layout.session_key(day), session_bytes(day, every(names(4), [day])))
     SymbolYears(made).publish(2024)
+    YearFiles(made).publish(2024)
     return made
 
 
 def test_a_small_lake_is_well_wherever_it_lies(store: Store) -> None:
-    assert [one.defects for one in examined(store).values()] == [[]] * 7
+    assert [one.defects for one in examined(store).values()] == [[]] * 8
 
 
 def test_an_object_is_removed_by_the_command_of_its_place(store: Store) -> None:

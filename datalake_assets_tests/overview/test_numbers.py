@@ -411,7 +411,13 @@ def test_several_years_behind_take_one_command(lake: LakeWriter) -> None:
     found = look(lake, first=days[0], due=days[-1])
 
     assert commands(found) == ["publish"]
-    assert found.sentence.endswith("; the per-symbol files of 2023 and 2024 are out of date.")
+    assert found.sentence.endswith(
+        "; the per-symbol files of 2023 and 2024 are out of date; the year files of 2023 and 2024 "
+        "are out of date."
+    )
+    assert [step.why for step in found.steps] == [
+        "per-symbol files out of date: 2023 and 2024; year files out of date: 2023 and 2024"
+    ]
 
 
 # --- the newest session ---
