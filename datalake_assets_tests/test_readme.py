@@ -387,7 +387,9 @@ def test_each_path_that_a_snippet_reads_gives_each_bar_once(collected: LakeWrite
         assert rows == different > 0
 
 
-def test_the_pattern_that_the_readme_warns_of_gives_each_bar_three_times(collected: LakeWriter) -> None:
+def test_the_pattern_that_the_readme_warns_of_gives_each_bar_three_times(
+    collected: LakeWriter,
+) -> None:
     (warned,) = re.findall(
         r"`(data/ticks/\S*\*\S*)`, returns each bar three times", " ".join(README.split())
     )
