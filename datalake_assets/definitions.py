@@ -28,6 +28,7 @@ from datalake_assets.assets.securities import build_adjustment_factors, build_se
 from datalake_assets.assets.source_agrees import build_source_agrees
 from datalake_assets.assets.stock_universe import build_stock_universe
 from datalake_assets.assets.symbol_year_ticks import build_symbol_year_ticks
+from datalake_assets.assets.year_ticks import build_year_ticks
 from datalake_assets.automation import due, runs
 from datalake_assets.automation.actions import build_actions_sensor
 from datalake_assets.automation.alerts import build_failure_sensor
@@ -135,6 +136,7 @@ def build_definitions(
                     session_partitions(settings.first_session), settings.sessions_per_run, names
                 ),
                 build_symbol_year_ticks(year_partitions(settings.first_session), names),
+                build_year_ticks(year_partitions(settings.first_session), names),
                 build_corporate_actions(names),
                 build_securities(names),
                 build_adjustment_factors(names),

@@ -22,6 +22,7 @@ from datalake_assets.assets import (
     securities,
     stock_universe,
     symbol_year_ticks,
+    year_ticks,
 )
 from datalake_assets.assets.failure import Failed, plain_failures
 from datalake_assets.lake.lake import Lake
@@ -36,6 +37,8 @@ ALLOW_MISSING = "allow_missing_partitions"
 
 _NAMED = 5
 
+_OF_YEARS = (symbol_year_ticks.KEY.path[-1], year_ticks.KEY.path[-1])
+
 _WHOLE: Mapping[str, Callable[[Lake], pa.Table]] = {
     stock_universe.KEY.path[-1]: lambda lake: lake.universe(),
     corporate_actions.KEY.path[-1]: lambda lake: ActionLog(lake.store).current(),
@@ -49,10 +52,10 @@ class LakeIOManager(dg.ConfigurableIOManager):
     """Reads the lake's tables for assets that take one of ours as an argument.
 
     `daily_ticks` gives the bars of the sessions that Dagster maps to the partition being made: one,
-    a range, or all of a year; `symbol_year_ticks` gives those of its years; assets without
-    partitions give their whole table. Bars are raw, by symbol and session. The annotation of the
-    argument says what it is: `pyarrow.Table` (also without annotation), `pandas.DataFrame`,
-    `polars.DataFrame` or `polars.LazyFrame`.
+    a range, or all of a year; `symbol_year_ticks` and `year_ticks` give those of their years;
+    assets without partitions give their whole table. Bars are raw, by symbol and session. The
+    annotation of the argument says what it is: `pyarrow.Table` (also without annotation),
+    `pandas.DataFrame`, `polars.DataFrame` or `polars.LazyFrame`.
 
     Metadata of the input: `columns` are the columns to read; with `allow_missing_partitions`,
     sessions that are not published are left out instead of an error.
@@ -96,7 +99,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         if name == daily_ticks.KEY.path[-1]:
             days = [date.fromisoformat(key) for key in _own(context)]
             return _bars(lake, days, columns, partial=bool(metadata.get(ALLOW_MISSING)))
-        if name == symbol_year_ticks.KEY.path[-1]:
+        if name in _OF_YEARS:
             years = {int(year) for year in context.asset_partition_keys}
             days = [day for day in lake.sessions() if day.year in years]
             if empty := years - {day.year for day in days}:
@@ -105,7 +108,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         if name not in _WHOLE:
             raise NotInLakeError(
                 f"the lake has no table of it, but of {daily_ticks.KEY.path[-1]}, "
-                f"{symbol_year_ticks.KEY.path[-1]}, {', '.join(_WHOLE)}"
+                f"{', '.join((*_OF_YEARS, *_WHOLE))}"
             )
         table = _WHOLE[name](lake)
         return table if columns is None else table.select(columns)

@@ -176,8 +176,9 @@ def test_without_partitions_of_its_own_an_asset_gets_all_sessions(run: Run, lake
     assert bars.equals(of_days(lake, LAST_OF_2023, THIRD))
 
 
-def test_symbol_years_give_the_bars_of_the_year(run: Run, lake: Lake) -> None:
-    bars = run("symbol_year_ticks", partitions=YEARS, of="2024")
+@pytest.mark.parametrize("upstream", ["symbol_year_ticks", "year_ticks"])
+def test_assets_of_years_give_the_bars_of_the_year(run: Run, lake: Lake, upstream: str) -> None:
+    bars = run(upstream, partitions=YEARS, of="2024")
 
     assert bars.equals(of_days(lake, FIRST, THIRD))
 

@@ -17,6 +17,7 @@ import dagster as dg
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.failure import reason as reason_of
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import runs
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
 from datalake_assets.collection.clock import Clock
@@ -156,11 +157,12 @@ def failure_text(context: dg.RunFailureSensorContext, jobs: Jobs = OUR_JOBS) -> 
 
 def _advice(run: dg.DagsterRun, about: list[str], jobs: Jobs) -> str:
     assets, key = run.asset_selection or frozenset(), jobs.names.key
-    if about and (run.job_name == jobs.symbol_year_ticks.name or key(SYMBOL_YEAR_TICKS) in assets):
-        return "Run: " + "; ".join(
-            jobs.names.command(f"datalake publish --year {year}", SYMBOL_YEAR_TICKS, year)
-            for year in about[:LINES]
-        )
+    for asset, job in (SYMBOL_YEAR_TICKS, jobs.symbol_year_ticks), (YEAR_TICKS, jobs.year_ticks):
+        if about and (run.job_name == job.name or key(asset) in assets):
+            return "Run: " + "; ".join(
+                jobs.names.command(f"datalake publish --year {year}", asset, year)
+                for year in about[:LINES]
+            )
     if about and (run.job_name in jobs.collecting or key(DAILY_TICKS) in assets):
         if len(about) > 1:
             ours = f"datalake backfill --from {about[0]} --to {about[-1]}"

@@ -14,6 +14,7 @@ from datalake_assets.assets.securities import FACTORS_KEY, SECURITIES_KEY
 from datalake_assets.assets.source_agrees import NAME as SOURCE_AGREES_NAME
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation.due import PARTITION_APPEARS
 from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
 from datalake_assets.names import OURS, Names
@@ -29,6 +30,7 @@ ASSETS = (
     STOCK_UNIVERSE,
     DAILY_TICKS,
     SYMBOL_YEAR_TICKS,
+    YEAR_TICKS,
     CORPORATE_ACTIONS,
     SECURITIES_KEY,
     FACTORS_KEY,
@@ -65,6 +67,11 @@ class Jobs:
             self._of(SYMBOL_YEAR_TICKS),
             "Publish years per symbol: one partition, or a range of them.",
         )
+        self.year_ticks = self._job(
+            "year_ticks_job",
+            self._of(YEAR_TICKS),
+            "Publish years as one file each: one partition, or a range of them.",
+        )
         self.corporate_actions = self._job(
             "corporate_actions_job",
             self._of(CORPORATE_ACTIONS),
@@ -95,6 +102,7 @@ class Jobs:
             self.daily_ticks,
             self.repair,
             self.symbol_year_ticks,
+            self.year_ticks,
             self.corporate_actions,
             self.securities,
             self.witness,
@@ -106,6 +114,11 @@ class Jobs:
     def collecting(self) -> tuple[str, ...]:
         """The names of the jobs that collect sessions."""
         return (self.daily_ticks.name, self.repair.name, self.names.of(LAMBDA_SESSION_JOB))
+
+    @property
+    def publishing(self) -> tuple[str, ...]:
+        """The names of the jobs that publish years."""
+        return (self.symbol_year_ticks.name, self.year_ticks.name)
 
     @property
     def deriving(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ can be looked up. The state is in the lake and in Dagster's records.
 https://docs.dagster.io/guides/automate/sensors
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -24,11 +25,12 @@ from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.symbol_year_ticks import prove_written
+from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import due, runs
 from datalake_assets.automation.following import RETRIES, follow
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
 from datalake_assets.automation.repairs import Holes, Repair
-from datalake_assets.automation.years import Years
+from datalake_assets.automation.years import IN_ONE_FILE, PER_SYMBOL, Years
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.names import Names
@@ -36,7 +38,8 @@ from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
 
-NEW, SECOND_LOOK, REPAIR, YEAR, REPORT = "new session", "second look", "repair", "year", "report"
+NEW, SECOND_LOOK, REPAIR, REPORT = "new session", "second look", "repair", "report"
+YEAR, YEAR_FILE = "year", "year file"
 """The purposes of the runs: the values of the tag `runs.PURPOSE`."""
 
 GRANTED_TAG, DAY_TAG = "datalake/max_requests", "datalake/day"
@@ -189,12 +192,12 @@ def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=names.of("years_follow"),
-        job=jobs.symbol_year_ticks,
+        jobs=[jobs.symbol_year_ticks, jobs.year_ticks],
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
-        description="Write the per-symbol files of a year when its sessions changed and none is "
-        "being collected: once after a backfill, not once per session, and the running year once "
-        "a week (DATALAKE_RUNNING_YEAR).",
+        description="Write the files of a year when its sessions changed and none is being "
+        "collected: once after a backfill, not once per session. The year file of the running "
+        "year follows each session, its per-symbol files once a week (DATALAKE_RUNNING_YEAR).",
     )
     @names.bind
     def years_follow(
@@ -203,35 +206,54 @@ def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
         lake: LakeResource,
     ) -> dg.SensorResult | dg.SkipReason:
         now = runs.begin_tick(context, clock, jobs)
-        years = Years.remembered(context.cursor)
-        changed = years.look(open_store(lake.uri), now, weekly=settings.running_year == "weekly")
+        store = open_store(lake.uri)
+        kept = json.loads(context.cursor or "{}")
         collecting = {day[:4] for day in _under_way(context, jobs)}
-        publishing = runs.under_way(
-            context, names.key(SYMBOL_YEAR_TICKS), (jobs.symbol_year_ticks.name,)
+
+        def due_now(
+            purpose: str, asset: dg.AssetKey, job: str, changed: Mapping[str, datetime]
+        ) -> list[due.Verdict]:
+            attempts = {
+                year: runs.attempts(context.instance, names.purpose(purpose), year)
+                for year in changed
+            }
+            return due.decide(
+                now,
+                dict.fromkeys(changed, "its sessions changed"),
+                busy=runs.under_way(context, names.key(asset), (job,))
+                | dict.fromkeys(collecting, "its sessions are being collected"),
+                # Earlier runs published the sessions as they were then.
+                attempts={
+                    year: [one for one in made if not one.ended or one.ended >= changed[year]]
+                    for year, made in attempts.items()
+                },
+                retries=RETRIES,
+                by_hand=names.command("datalake publish --year {}", asset, "{}"),
+            )
+
+        files = Years.remembered(kept.get(YEAR_FILE))
+        changed = files.look(store, now, IN_ONE_FILE)
+        verdicts = due_now(YEAR_FILE, YEAR_TICKS, jobs.year_ticks.name, changed)
+        told = [f"year file of {verdict.why}" for verdict in verdicts]
+        requests = _requests_of(
+            names.purpose(YEAR_FILE), verdicts, changed, job=jobs.year_ticks.name
         )
-        attempts = {
-            year: runs.attempts(context.instance, names.purpose(YEAR), year) for year in changed
-        }
-        verdicts = due.decide(
-            now,
-            dict.fromkeys(changed, "its sessions changed"),
-            busy=publishing | dict.fromkeys(collecting, "its sessions are being collected"),
-            # Earlier runs published the sessions as they were then.
-            attempts={
-                year: [one for one in made if not one.ended or one.ended >= changed[year]]
-                for year, made in attempts.items()
-            },
-            retries=RETRIES,
-            by_hand=names.command("datalake publish --year {}", SYMBOL_YEAR_TICKS, "{}"),
+
+        years = Years.remembered(kept.get(YEAR))
+        weekly = settings.running_year == "weekly"
+        changed = years.look(store, now, PER_SYMBOL, weekly=weekly)
+        verdicts = due_now(YEAR, SYMBOL_YEAR_TICKS, jobs.symbol_year_ticks.name, changed)
+        told += [verdict.why for verdict in verdicts]
+        requests += _requests_of(
+            names.purpose(YEAR), verdicts, changed, proving, job=jobs.symbol_year_ticks.name
         )
-        told = [verdict.why for verdict in verdicts]
         told += [
             f"{year}: it follows with the session of {end}, the last of its week"
             for year, (_, end) in years.waiting.items()
         ]
         told = told or ["every year is up to date"]
-        requests = _requests_of(names.purpose(YEAR), verdicts, since=changed, run_config=proving)
-        return _answer(context, requests, told, years.cursor())
+        cursor = json.dumps({YEAR: years.kept(), YEAR_FILE: files.kept()})
+        return _answer(context, requests, told, cursor)
 
     return years_follow
 
@@ -255,6 +277,7 @@ def _report_follows(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
         partitions = {
             **_under_way(context, jobs),
             **runs.under_way(context, names.key(SYMBOL_YEAR_TICKS), (jobs.symbol_year_ticks.name,)),
+            **runs.under_way(context, names.key(YEAR_TICKS), (jobs.year_ticks.name,)),
         }
         if partitions:
             busy = f"{len(partitions):,} partitions are still in progress"
@@ -262,8 +285,11 @@ def _report_follows(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
             busy = runs.going_on(context.instance, jobs.deriving)
         newest = runs.newest_news(
             context.instance,
-            map(names.key, (DAILY_TICKS, SYMBOL_YEAR_TICKS, CORPORATE_ACTIONS, FACTORS_KEY)),
-            (*jobs.collecting, jobs.symbol_year_ticks.name, *jobs.deriving),
+            map(
+                names.key,
+                (DAILY_TICKS, SYMBOL_YEAR_TICKS, YEAR_TICKS, CORPORATE_ACTIONS, FACTORS_KEY),
+            ),
+            (*jobs.collecting, *jobs.publishing, *jobs.deriving),
             now,
         )
         return follow(
@@ -315,8 +341,12 @@ def _requests_of(
     verdicts: list[due.Verdict],
     since: Mapping[str, datetime] | None = None,
     run_config: Mapping[str, Any] | None = None,
+    job: str | None = None,
 ) -> list[dg.RunRequest]:
-    """A run request for each partition that is due; the key distinguishes attempts and changes."""
+    """A run request for each partition that is due; the key distinguishes attempts and changes.
+
+    `job` where the sensor has several.
+    """
     requests = []
     for verdict in verdicts:
         if verdict.attempt:
@@ -326,6 +356,7 @@ def _requests_of(
                     run_key=f"{purpose} {verdict.partition}{changed} #{verdict.attempt}",
                     partition_key=verdict.partition,
                     run_config=run_config,
+                    job_name=job,
                     tags={runs.PURPOSE: purpose},
                 )
             )
