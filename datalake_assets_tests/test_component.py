@@ -324,6 +324,7 @@ def test_all_assets_of_each_lake_are_made_under_its_names(lakes: dg.Definitions)
     steps = {
         "daily_ticks_job": days,
         "symbol_year_ticks_job": {"dagster/partition": "2024"},
+        "year_ticks_job": {"dagster/partition": "2024"},
         "corporate_actions_job": {},
         "securities_job": {},
         "witness_job": {},

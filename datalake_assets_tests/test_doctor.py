@@ -176,7 +176,7 @@ def test_a_place_without_a_lake_is_wrong_input_and_no_healthy_lake(
 
 def test_json_tells_everything(lake: LakeWriter) -> None:
     told = json.loads(doctor("--json").stdout)
-    assert (told["lake"], told["well"], len(told["examinations"])) == (lake.store.uri, True, 15)
+    assert (told["lake"], told["well"], len(told["examinations"])) == (lake.store.uri, True, 16)
     put(lake, layout.session_key(DAYS[1]), b"damaged")
     result = doctor("--json")
     assert result.exit_code == 1
@@ -673,6 +673,7 @@ def test_files_that_may_not_be_read_are_named_with_their_rights_and_hide_nothing
     assert told == {
         store.url(layout.session_key(WEEK[3])): f"datalake collect --session {WEEK[3]}",
         store.url(layout.manifest_key(2024)): "datalake publish --year 2024",
+        store.url(layout.year_file_key(2024)): "datalake publish --year 2024",
     }
 
 
