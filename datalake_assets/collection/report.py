@@ -12,7 +12,7 @@ import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
@@ -338,5 +338,7 @@ class Statistics:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers under their names, instants in ISO 8601."""
-        told = asdict(self) | {"bars_per_second": self.bars_per_second}
+        # `asdict` copies each value, for every session of a run.
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        told["bars_per_second"] = self.bars_per_second
         return told | {name: told[name].isoformat() for name in ("started", "ended")}
