@@ -169,7 +169,7 @@ def ordered(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["symbol"], row["session"]))
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @example([(Collect(frozenset(DAYS[:1]), frozenset(SYMBOLS[:1]), repair=False), None)])
 @given(st.lists(st.tuples(steps, kills), min_size=3, max_size=14))
 def test_whatever_happens_readers_are_told_what_the_sessions_hold(
