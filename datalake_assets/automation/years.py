@@ -118,7 +118,7 @@ class Years:
             days = dict(
                 zip(layout.dated(layout.SESSIONS, list(files)), files.values(), strict=True)
             )
-            if not currency.behind(store, told, days):
+            if not currency.unfinished(store, told, days):
                 level[year] = shown
             elif weekly and (end := currency.follow_with(told, days, now.date())):
                 waiting[year] = shown, end.isoformat()

@@ -44,6 +44,21 @@ def behind(store: Store, manifest: Manifest, versions: Mapping[date, str]) -> li
     return sorted(gone | (changed - unchanged(store, manifest, versions, changed)))
 
 
+def unfinished(store: Store, manifest: Manifest, versions: Mapping[date, str]) -> bool:
+    """Is a year to be published: is it behind, or was its publication cut off?
+
+    A publication says which sessions it will show before it writes the first symbol-year. So one
+    that was killed in between is not behind any session.
+
+    Args:
+        store: Where they are.
+        manifest: What is published of the year.
+        versions: Its sessions and the versions of their objects.
+    """
+    cut_off = bool(manifest.sessions) and not manifest.whole
+    return cut_off or bool(behind(store, manifest, versions))
+
+
 def follow_with(manifest: Manifest, sessions: Iterable[date], today: date) -> date | None:
     """The session with which the symbol-years of the running year follow, once a week.
 

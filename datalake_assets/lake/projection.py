@@ -57,7 +57,7 @@ class Projection(ABC):
         return currency.follow_with(self.made_from(year), self._sessions(year), now.date())
 
     def due(self, year: int, *, weekly: bool = False) -> bool:
-        """Is a year to be published now?
+        """Is a year to be published now, because sessions changed or a publication was cut off?
 
         Args:
             year: The year.
@@ -65,7 +65,7 @@ class Projection(ABC):
         """
         if weekly and self.follow_with(year, self._clock.now()):
             return False
-        return bool(self.behind(year))
+        return currency.unfinished(self._store, self.made_from(year), self._sessions(year))
 
     def _sessions(self, year: int) -> dict[date, str]:
         """The year's sessions and the versions of their objects, ascending."""

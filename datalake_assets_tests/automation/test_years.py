@@ -1,6 +1,7 @@
 """Years that are behind: found by what their files are, not by their dates."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_a_session_that_was_restored_is_seen_whatever_its_date(
     dated(lake, at)
     assert found.look(lake.store, LATER) == {"2025": LATER}
     SymbolYears(lake.store).publish(2025)
+    assert found.look(lake.store, LATER) == {}
+
+
+def test_a_year_whose_publication_was_cut_off_is_published_again(lake: LakeWriter) -> None:
+    years, key = SymbolYears(lake.store), layout.manifest_key(2025)
+    years.publish(2025)
+    cut_off = replace(years.manifest(2025), published_at=None)
+    lake.store.put(key, cut_off.encode())
+    found = Years()
+    assert years.behind(2025) == []
+    assert found.look(lake.store, NOW) == {"2025": NOW}
+    years.publish(2025)
     assert found.look(lake.store, LATER) == {}
 
 
