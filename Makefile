@@ -50,20 +50,10 @@ demo-s3: $(DEV) ## The same into a bucket, of an S3 server (SeaweedFS) that ends
 	@DAGSTER_HOME="$(CURDIR)/.datalake/s3/dagster" $(BIN)/python -m datalake_assets_tests.seaweedfs \
 		--data .datalake/s3 -- $(BIN)/datalake demo
 
-# Dagster itself would start its daemon, and so the sensors, and no page.
 .PHONY: dev
 dev: $(RUNTIME) ## Open Dagster's UI, with its daemon, on PORT (3000)
-	@$(BIN)/python -c 'import socket; s = socket.socket(); \
-		s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
-		s.bind(("127.0.0.1", $(PORT)))' 2>/dev/null || { \
-		echo "Port $(PORT) is taken, or can't be used: nothing was started." \
-			"Another one: make dev PORT=3001" >&2; exit 1; }
-	@[ -e "$(DAGSTER_HOME)/dagster.yaml" ] || { \
-		mkdir -p "$(DAGSTER_HOME)" && cp datalake_assets/dagster.yaml "$(DAGSTER_HOME)/dagster.yaml"; }
-	@echo "→ Dagster on http://127.0.0.1:$(PORT) in about 20 seconds; Ctrl-C ends it"
-	@DAGSTER_HOME="$(DAGSTER_HOME)" DAGSTER_EVENT_BATCH_SIZE=1000 \
-		$(BIN)/python -W ignore::FutureWarning -m dagster \
-		dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/datalake dev --port "$(PORT)" || { \
+		[ $$? -ne 2 ] || echo "Another port: make dev PORT=3001" >&2; exit 1; }
 
 # `deploy/` without containers. Each part that dies is started again, as a container would be.
 .PHONY: stack
@@ -151,8 +141,8 @@ lock: ## Renew constraints.txt: the newest versions within pyproject.toml's rang
 		echo "→ choosing the newest versions" && \
 		"$(LOCK_PYTHON)" -m venv "$$scratch/venv" && \
 		"$$scratch/venv/bin/python" -m pip install -qq --disable-pip-version-check -e '.[ui,kubernetes]' && \
-		{ sed -n '/^#/p' constraints.txt && "$$scratch/venv/bin/python" -m pip freeze \
-			--disable-pip-version-check --exclude us-equity-datalake \
+		{ sed -n '/^#/p' constraints.txt && "$$scratch/venv/bin/python" -m pip freeze --all \
+			--disable-pip-version-check --exclude us-equity-datalake --exclude pip \
 			| tr 'A-Z_' 'a-z-' | LC_ALL=C sort; } > "$$scratch/constraints.txt" && \
 		cp "$$scratch/constraints.txt" constraints.txt && \
 		echo "constraints.txt is renewed; 'make check' tells whether it holds"
