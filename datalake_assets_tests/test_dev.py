@@ -1,6 +1,6 @@
 """`datalake dev`: what it starts, with what, and what it says when it can't.
 
-Not here: that Dagster then answers and can be clicked (`ui`, and `test_wheel` for an installed one).
+Not here: that Dagster then answers (`test_wheel`) and can be clicked (`ui`).
 """
 
 import os
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from datalake_assets.cli import app
 
 
-class Started(Exception):
+class StartedError(Exception):
     """In the place of Dagster, which would take this process."""
 
 
@@ -34,7 +34,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     def execute(program: str, words: list[str]) -> None:
         assert program == words[0] == sys.executable
         found.append(words)
-        raise Started
+        raise StartedError
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", "")
@@ -49,7 +49,7 @@ def test_in_an_empty_folder_it_starts_dagster_with_records_and_a_workspace(
 ) -> None:
     result = CliRunner().invoke(app, ["dev", "--port", str(free)])
 
-    assert isinstance(result.exception, Started)
+    assert isinstance(result.exception, StartedError)
     ((*_, module, dev, _, workspace, _, host, _, port),) = started
     assert (module, dev, host, port) == ("dagster", "dev", "127.0.0.1", str(free))
     (location,) = yaml.safe_load(Path(workspace).read_text(encoding="utf-8"))["load_from"]
