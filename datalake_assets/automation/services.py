@@ -91,12 +91,13 @@ class Service:
         """
         title, newline, body = text.partition("\n")
         title, body = (title.rstrip(":"), body) if newline else (SUBJECT, text)
-        message = {"title": title, "body": body, "body_format": "text"}
-        message["notify_type"] = "success" if good else "failure"
+        kind = "success" if good else "failure"
 
         def attempt() -> Attempt:
             with _quiet() as statuses:
-                delivered = bool(self._apprise.notify(**message))
+                delivered = self._apprise.notify(
+                    body, title=title, notify_type=kind, body_format="text"
+                )
             if delivered:
                 return Attempt.delivered()
             if statuses:
