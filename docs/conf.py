@@ -58,7 +58,8 @@ napoleon_custom_sections = [("Warns", "returns_style")]
 html_theme = "furo"
 html_title = "US Equity Data Lake"
 html_theme_options = {"source_repository": repository} if repository else {}
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 
 
