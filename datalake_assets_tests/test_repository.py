@@ -354,7 +354,7 @@ def test_clean_removes_the_environment_and_never_the_lake(bare_clone: Path) -> N
 
 # --- loading the definitions ----------------------------------------------------------------------
 
-HEAVY = ("alpaca", "duckdb", "exchange_calendars", "pandas", "polars")
+HEAVY = ("alpaca", "apprise", "duckdb", "exchange_calendars", "pandas", "polars")
 REPORT_OF_LOADING = f"""
 import json, os, sys
 import dagster  # runs `file` on the interpreter (croniter asks whether it has 32 bits)
