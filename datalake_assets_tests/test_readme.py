@@ -9,6 +9,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from functools import cache
@@ -472,6 +474,23 @@ def test_the_map_of_the_commands_names_every_one_of_them() -> None:
     listed = re.findall(r"^ {4}datalake (\w+) {2,}", section("Collect from Alpaca"), re.MULTILINE)
 
     assert listed == list(commands())
+
+
+def test_the_site_lists_every_command_with_its_options() -> None:
+    made = subprocess.run(
+        [sys.executable, "-c", "import conf; print(conf.commands())"],
+        cwd=ROOT / "docs",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    for name, command in commands().items():
+        page = re.split(r"^## ", made, flags=re.MULTILINE)
+        (found,) = (text for text in page if text.startswith(f"`datalake {name}`\n"))
+        parts = [command, *getattr(command, "commands", {}).values()]
+        options = {param.opts[0] for part in parts for param in part.params if param.opts}
+        assert [each for each in options if each.startswith("--") and each not in found] == []
 
 
 @pytest.mark.parametrize(
