@@ -74,7 +74,7 @@ test: $(DEV) ## Run the tests: no network, no keys (one file: make test ARGS="pa
 
 .PHONY: test-ui
 test-ui: $(UI) ## Click through `make dev` in Chromium; pictures go to screenshots/
-	@SCREENSHOTS="$(SCREENSHOTS)" $(BIN)/python -m pytest -n 0 -m ui datalake_assets_tests/ui $(ARGS)
+	@SCREENSHOTS="$(SCREENSHOTS)" $(BIN)/python -m pytest -m ui datalake_assets_tests/ui $(ARGS)
 
 .PHONY: test-stack
 test-stack: $(DEV) ## Drive `make stack` and kill parts of it; a few minutes, needs Postgres
@@ -169,9 +169,10 @@ lock: ## Renew constraints.txt: the newest versions within pyproject.toml's rang
 		echo "→ choosing the newest versions" && \
 		"$(LOCK_PYTHON)" -m venv "$$scratch/venv" && \
 		"$$scratch/venv/bin/python" -m pip install -qq --disable-pip-version-check -e '.[ui,kubernetes]' && \
-		{ sed -n '/^#/p' constraints.txt && "$$scratch/venv/bin/python" -m pip freeze --all \
-			--disable-pip-version-check --exclude us-equity-datalake --exclude pip \
-			| tr 'A-Z_' 'a-z-' | LC_ALL=C sort; } > "$$scratch/constraints.txt" && \
+		{ sed -n '/^#/p' constraints.txt && "$$scratch/venv/bin/python" -m pip freeze \
+			--disable-pip-version-check --all --exclude pip --exclude us-equity-datalake \
+			| awk -F== '{ gsub(/[_.]/, "-", $$1); print tolower($$1) "==" $$2 }' \
+			| LC_ALL=C sort; } > "$$scratch/constraints.txt" && \
 		cp "$$scratch/constraints.txt" constraints.txt && \
 		echo "constraints.txt is renewed; 'make check' tells whether it holds"
 

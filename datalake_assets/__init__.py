@@ -1,14 +1,15 @@
 """US Equity Data Lake: every US equity's daily bars, one Dagster partition per trading session.
 
-For analysts: `from datalake_assets import Lake`, and what it raises and warns of beside it. Each is
-imported on first use, and nothing else with it, so that a notebook or a Lambda loads only the
-modules that it uses.
+For analysts: `from datalake_assets import Lake`, and what it raises and warns of beside it. For
+other Dagster projects: `DatalakeComponent` and `TradingDays`. Each is imported on first use, and
+nothing else with it, so that a notebook or a Lambda loads only the modules that it uses.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datalake_assets.component import DatalakeComponent
     from datalake_assets.lake.files import WrongLakeError
     from datalake_assets.lake.lake import Lake
     from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from datalake_assets.market_calendar import OutsideCalendar
     from datalake_assets.settings import SettingsError
     from datalake_assets.storage.store import BrokenFileError, StoreError
+    from datalake_assets.trading_days import TradingDays
 
 __all__ = [
     "BehindWarning",
     "BrokenFileError",
+    "DatalakeComponent",
     "HoldersWarning",
     "Lake",
     "MissingReturnsWarning",
@@ -35,6 +38,7 @@ __all__ = [
     "SecuritiesWarning",
     "SettingsError",
     "StoreError",
+    "TradingDays",
     "UndecidedWarning",
     "WrongLakeError",
     "__version__",
@@ -43,6 +47,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "component": ("DatalakeComponent",),
     "lake.files": ("WrongLakeError",),
     "lake.lake": ("Lake",),
     "lake.reader": ("MissingSessionsWarning", "NotInLakeError"),
@@ -56,6 +61,7 @@ _HOMES = {
     "market_calendar": ("OutsideCalendar",),
     "settings": ("SettingsError",),
     "storage.store": ("BrokenFileError", "StoreError"),
+    "trading_days": ("TradingDays",),
 }
 
 

@@ -12,20 +12,31 @@ from typing import Any
 import dagster as dg
 
 from datalake_assets.assets.session_metadata import SHOWN
-from datalake_assets.assets.stock_universe import stock_universe
+from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.collection.universe import active, lost, odd
 from datalake_assets.lake.files import LakeFiles
+from datalake_assets.names import OURS, Names
 from datalake_assets.resources import CollectorResource, LakeResource
 from datalake_assets.storage.store import open_store
 
 
-@dg.asset_check(
-    asset=stock_universe,
-    blocking=True,
-    description="The list has active symbols, and not many fewer than the previous snapshot: "
-    "with a truncated list, incomplete sessions would look complete.",
-)
-def universe_is_whole(collector: CollectorResource, lake: LakeResource) -> dg.AssetCheckResult:
+def build_universe_is_whole(names: Names = OURS) -> dg.AssetChecksDefinition:
+    """The check of the newest list of assets.
+
+    Args:
+        names: What the lake's definitions are called.
+    """
+    check = dg.asset_check(
+        name="universe_is_whole",
+        asset=names.key(STOCK_UNIVERSE),
+        blocking=True,
+        description="The list has active symbols, and not many fewer than the previous snapshot: "
+        "with a truncated list, incomplete sessions would look complete.",
+    )
+    return check(names.bind(_universe_is_whole))
+
+
+def _universe_is_whole(collector: CollectorResource, lake: LakeResource) -> dg.AssetCheckResult:
     """Compare the newest snapshot with the previous one; sessions don't use a list that fails."""
     held = LakeFiles(open_store(lake.uri))
     snapshots = [held.universe_of(day) for day in held.universe_days()[-2:]]

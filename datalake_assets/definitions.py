@@ -14,39 +14,34 @@ This includes the sensors, which start automatically unless DATALAKE_AUTOMATION 
 """
 
 import warnings
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from datalake_assets.assets.corporate_actions import corporate_actions
+from datalake_assets.assets.corporate_actions import build_corporate_actions
 from datalake_assets.assets.daily_ticks import build_daily_ticks
 from datalake_assets.assets.lake_report import build_lake_report
-from datalake_assets.assets.securities import adjustment_factors, securities
+from datalake_assets.assets.securities import build_adjustment_factors, build_securities
 from datalake_assets.assets.source_agrees import build_source_agrees
-from datalake_assets.assets.stock_universe import stock_universe
+from datalake_assets.assets.stock_universe import build_stock_universe
 from datalake_assets.assets.symbol_year_ticks import build_symbol_year_ticks
+from datalake_assets.assets.year_ticks import build_year_ticks
 from datalake_assets.automation import due, runs
 from datalake_assets.automation.actions import build_actions_sensor
 from datalake_assets.automation.alerts import build_failure_sensor
 from datalake_assets.automation.freshness import build_freshness_check, build_freshness_sensor
-from datalake_assets.automation.jobs import (
-    build_daily_schedule,
-    corporate_actions_job,
-    daily_ticks_job,
-    freshness_job,
-    lake_report_job,
-    repair_job,
-    securities_job,
-    symbol_year_ticks_job,
-    witness_job,
-)
+from datalake_assets.automation.jobs import Jobs, build_daily_schedule
 from datalake_assets.automation.lambda_session import build_lambda_session_job
 from datalake_assets.automation.securities import build_securities_sensor
 from datalake_assets.automation.sensors import build_sensors
 from datalake_assets.automation.witness import build_witness_sensor
-from datalake_assets.checks import universe_is_whole
+from datalake_assets.checks import build_universe_is_whole
 from datalake_assets.collection.audit import Thresholds
+from datalake_assets.io_manager import LakeIOManager
+from datalake_assets.names import OURS, READER, Names
 from datalake_assets.overview.numbers import NextSession
 from datalake_assets.partitions import session_partitions, year_partitions
 from datalake_assets.resources import (
@@ -61,23 +56,26 @@ from datalake_assets.resources import (
 )
 from datalake_assets.settings import Settings
 
+_OWN: Mapping[str, str] = {}
+"""Secrets are in the variables that the settings are named by."""
 
-def build_source(settings: Settings) -> SourceResource:
+
+def build_source(settings: Settings, variables: Mapping[str, str] = _OWN) -> SourceResource:
     """The source of the settings: Alpaca with keys, the embedded exchange without."""
     if settings.source == "embedded":
         return EmbeddedExchangeResource()
     return with_defaults(
         AlpacaResource,
         # Variable names, not values: Dagster stores configuration in clear text.
-        api_key=dg.EnvVar("ALPACA_API_KEY"),
-        secret_key=dg.EnvVar("ALPACA_SECRET_KEY"),
+        api_key=_variable("ALPACA_API_KEY", variables),
+        secret_key=_variable("ALPACA_SECRET_KEY", variables),
         feed=settings.alpaca_feed,
         data_url=settings.alpaca_data_url,
         trading_url=settings.alpaca_trading_url,
     )
 
 
-def build_collector(settings: Settings) -> CollectorResource:
+def build_collector(settings: Settings, variables: Mapping[str, str] = _OWN) -> CollectorResource:
     """The collector, with the settings as defaults of its options."""
     # The embedded exchange resembles the consolidated tape, whatever the feed is.
     feed = "sip" if settings.source == "embedded" else settings.alpaca_feed
@@ -91,8 +89,14 @@ def build_collector(settings: Settings) -> CollectorResource:
         min_row_ratio=limits.row_ratio,
         silent_allowed=limits.silent_allowed,
         # The variable's name, not its value, which may contain a password.
-        rate_limit="" if settings.rate_limit is None else dg.EnvVar("DATALAKE_RATE_LIMIT"),
+        rate_limit=""
+        if settings.rate_limit is None
+        else _variable("DATALAKE_RATE_LIMIT", variables),
     )
+
+
+def _variable(setting: str, variables: Mapping[str, str]) -> dg.EnvVar:
+    return dg.EnvVar(variables.get(setting, setting))
 
 
 def build_lake(settings: Settings) -> LakeResource:
@@ -102,79 +106,82 @@ def build_lake(settings: Settings) -> LakeResource:
     )
 
 
-def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.Definitions:
-    """All assets, checks, jobs and resources.
+def build_definitions(
+    settings: Settings | None = None,
+    names: Names = OURS,
+    variables: Mapping[str, str] = _OWN,
+    **resources: Any,
+) -> dg.Definitions:
+    """All assets, checks, jobs and resources of one lake. No executor is set, but on the jobs.
 
     Args:
         settings: The defaults. None reads the environment, and warns of names that are almost a
             setting's; runs refuse these.
+        names: What the definitions are called, if there is another lake beside this one.
+        variables: The environment variables that hold the secrets of the settings: setting →
+            variable, if they have other names.
         resources: Replacements for the resources of the settings: `collector`, `source`, `lake`,
-            `display`.
+            `clock`, `display`, `reader`.
 
     Raises:
         SettingsError: The environment is invalid.
     """
     settings = settings or Settings.load(misspelt="warn")
+    jobs, lake = Jobs(names), resources.get("lake") or build_lake(settings)
     return dg.Definitions(
         assets=_with_source(
             [
-                stock_universe,
+                build_stock_universe(names),
                 build_daily_ticks(
-                    session_partitions(settings.first_session), settings.sessions_per_run
+                    session_partitions(settings.first_session), settings.sessions_per_run, names
                 ),
-                build_symbol_year_ticks(year_partitions(settings.first_session)),
-                corporate_actions,
-                securities,
-                adjustment_factors,
-                _report(settings),
+                build_symbol_year_ticks(year_partitions(settings.first_session), names),
+                build_year_ticks(year_partitions(settings.first_session), names),
+                build_corporate_actions(names),
+                build_securities(names),
+                build_adjustment_factors(names),
+                _report(settings, jobs),
             ]
         ),
         asset_checks=[
-            universe_is_whole,
-            build_freshness_check(settings),
-            build_source_agrees(settings),
+            build_universe_is_whole(names),
+            build_freshness_check(settings, names),
+            build_source_agrees(settings, names),
         ],
-        jobs=[
-            daily_ticks_job,
-            repair_job,
-            symbol_year_ticks_job,
-            lake_report_job,
-            corporate_actions_job,
-            securities_job,
-            witness_job,
-            freshness_job,
-            *_lambda_jobs(settings),
-        ],
-        schedules=[build_daily_schedule(settings)],
+        jobs=[*jobs.all, *_lambda_jobs(settings, names)],
+        schedules=[build_daily_schedule(settings, jobs)],
         sensors=[
-            *build_sensors(settings),
-            build_actions_sensor(settings),
-            build_securities_sensor(settings),
-            build_freshness_sensor(settings),
-            build_witness_sensor(settings),
-            build_failure_sensor(settings),
+            *build_sensors(settings, jobs),
+            build_actions_sensor(settings, jobs),
+            build_securities_sensor(settings, jobs),
+            build_freshness_sensor(settings, jobs),
+            build_witness_sensor(settings, jobs),
+            build_failure_sensor(settings, jobs),
         ],
         resources={
-            "collector": build_collector(settings),
-            "source": build_source(settings),
-            "lake": build_lake(settings),
-            "display": display,
-            "clock": clock,
-            **resources,
+            names.of(name): resource
+            for name, resource in {
+                "collector": build_collector(settings, variables),
+                "source": build_source(settings, variables),
+                "lake": lake,
+                "display": display,
+                "clock": clock,
+                READER: LakeIOManager(lake=lake),
+                **resources,
+            }.items()
         },
-        # A subprocess per step would import everything again, which takes six seconds.
-        executor=dg.in_process_executor,
     )
 
 
-def _report(settings: Settings) -> dg.AssetsDefinition:
+def _report(settings: Settings, jobs: Jobs) -> dg.AssetsDefinition:
     """The report, which is told what only the automation knows."""
     delay = timedelta(minutes=settings.collect_after_minutes)
     return build_lake_report(
         settings.first_session,
         weekly=settings.running_year == "weekly",
         following=lambda now: NextSession(*due.following(now, delay)),
-        latest_runs=runs.latest,
+        latest_runs=partial(runs.latest, jobs=jobs),
+        names=jobs.names,
     )
 
 
@@ -185,12 +192,12 @@ def _with_source(assets: list[dg.AssetsDefinition]) -> list[Any]:
         return list(dg.with_source_code_references(assets))
 
 
-def _lambda_jobs(settings: Settings) -> list[dg.JobDefinition]:
+def _lambda_jobs(settings: Settings, names: Names) -> list[dg.JobDefinition]:
     """The job that collects with a Lambda function, if one is configured."""
     if not settings.lambda_function:
         return []
     partitions = session_partitions(settings.first_session)
-    return [build_lambda_session_job(settings.lambda_function, partitions)]
+    return [build_lambda_session_job(settings.lambda_function, partitions, names)]
 
 
 if TYPE_CHECKING:
@@ -205,4 +212,7 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name != "defs":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals().setdefault(name, build_definitions())
+    # For assets that are launched without one of the jobs. Whoever merges our definitions with
+    # others keeps the executor of the others.
+    executor = dg.Definitions(executor=dg.in_process_executor)
+    return globals().setdefault(name, dg.Definitions.merge(build_definitions(), executor))

@@ -1,7 +1,7 @@
 """Partitions: one per trading session, and one per year.
 
-Belongs here: how the XNYS calendar becomes Dagster partitions, and why a day has none. Does not
-belong here: the calendar itself (`market_calendar`).
+Belongs here: the partitions of our assets, and why a day has none. Does not belong here: how a
+calendar becomes partitions (`trading_days`), and the calendar itself (`market_calendar`).
 
 https://docs.dagster.io/guides/build/partitions-and-backfills
 """
@@ -12,6 +12,9 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from datalake_assets import market_calendar
+from datalake_assets.trading_days import TradingDays
+
+_AFTER_CLOSE = timedelta(hours=1)
 
 TIMEZONE = "Etc/GMT-2"
 """A partition appears when its window ends. In this zone, two hours ahead of UTC all year, the
@@ -36,13 +39,7 @@ def session_partitions(first: date) -> dg.DailyPartitionsDefinition:
     """
     if not market_calendar.is_session(first):
         raise ValueError(f"partitions must start at a trading session, and {first} is not one")
-    closures = market_calendar.closures(first, market_calendar.LAST)
-    return dg.DailyPartitionsDefinition(
-        start_date=first.isoformat(),
-        timezone=TIMEZONE,
-        # Naive midnights: Dagster replaces a time zone instead of converting it.
-        exclusions=["0 0 * * 6,0", *(datetime.combine(day, time()) for day in closures)],
-    )
+    return TradingDays().partitions(first, _AFTER_CLOSE)
 
 
 def why_no_partition(day: date, first: date, now: datetime) -> str | None:
@@ -80,10 +77,4 @@ def year_partitions(first: date) -> dg.TimeWindowPartitionsDefinition:
     Args:
         first: The first session.
     """
-    return dg.TimeWindowPartitionsDefinition(
-        start=f"{first.year}",
-        fmt="%Y",
-        cron_schedule="0 0 1 1 *",
-        timezone=TIMEZONE,
-        end_offset=1,  # includes the current year
-    )
+    return TradingDays().years(first, _AFTER_CLOSE)

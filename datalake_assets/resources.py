@@ -23,8 +23,10 @@ from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
+from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.rate_limits.opening import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.settings import read_symbols, refuse_misspelt
@@ -352,7 +354,10 @@ class EmbeddedExchangeResource(SourceResource):
 
 
 class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The lake: Parquet files in a folder or a bucket (DATALAKE_URI)."""
+    """The lake: Parquet files in a folder or a bucket (DATALAKE_URI).
+
+    An asset of yours reads it with `read`; our own assets write it with `open`.
+    """
 
     uri: str = Field(description="The lake's location: a folder, or s3://bucket/prefix.")
     upload_workers: int = Field(
@@ -360,7 +365,7 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     )
 
     def open(self, source: str) -> LakeWriter:
-        """The lake, ready for bars of this source.
+        """The lake for writing, ready for bars of this source.
 
         Raises:
             SettingsError: A variable's name is almost that of a setting.
@@ -373,6 +378,16 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         lake.claim(source)
         return lake
 
+    def read(self) -> Lake:
+        """The lake, for reading: its bars, securities and actions. Nothing is written.
+
+        Raises:
+            NotInLakeError: There is no lake.
+            StoreError: It can't be reached.
+            WrongLakeError: The lake was made by another version of this program.
+        """
+        return Lake.open(self.uri)
+
     def open_symbol_years(self, source: str) -> SymbolYears:
         """The lake's symbol-years, ready to be published from bars of this source.
 
@@ -381,3 +396,11 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         # Uploads have their own retries, which can be interrupted.
         return SymbolYears(self.open(source).store, open_store(self.uri, retry=False))
+
+    def open_year_files(self, source: str, clock: Clock | None = None) -> YearFiles:
+        """The lake's year files, ready to be published from bars of this source.
+
+        Raises:
+            SettingsError, WrongLakeError, StoreError: As for `open`.
+        """
+        return YearFiles(self.open(source).store, clock)

@@ -517,6 +517,7 @@ class Settings:
         *,
         today: date | None = None,
         misspelt: Literal["refuse", "warn"] = "refuse",
+        spelt: Callable[[str], str] = str,
     ) -> Self:
         """Read and check the settings, without disk or network access.
 
@@ -526,6 +527,7 @@ class Settings:
             misspelt: What to do if a variable's name is almost that of a setting. Loading the
                 definitions warns, since they may be loaded beside other people's code; what runs
                 refuses.
+            spelt: How an error writes a variable's name, if the user wrote it in another way.
 
         Raises:
             SettingsError: with every problem, not just the first.
@@ -548,8 +550,8 @@ class Settings:
                     raise ValueError(f"must not be after today, {today}")
                 values[setting.field] = value
             except ValueError as error:
-                problems.append(_problem(setting, text, error))
-        problems += _half_given(given)
+                problems.append(_problem(setting, text, error, spelt))
+        problems += _half_given(given, spelt)
         if problems:
             raise SettingsError(problems)
         if values["lake_uri"] is None:
@@ -616,13 +618,16 @@ def read_symbols(given: str) -> tuple[str, ...]:
         raise SettingsError([f"{shown} names a file that {error}"]) from error
 
 
-def _problem(setting: Setting, text: str | None, error: ValueError) -> str:
+def _problem(
+    setting: Setting, text: str | None, error: ValueError, spelt: Callable[[str], str]
+) -> str:
+    name = spelt(setting.variable)
     if setting.secret:
-        return f"{setting.variable} (not shown) {error}"
+        return f"{name} (not shown) {error}"
     # A password inside a URL is a secret, too.
     shown = re.sub(r"//.*@|[?].*", lambda found: f"{found[0].rstrip('@')[:2]}…", text or "")
     shown = shown if len(shown) <= 100 else shown[:99] + "…"
-    return f"{setting.variable}={shown!r} {error}"
+    return f"{name}={shown!r} {error}"
 
 
 def refuse_misspelt(environ: Mapping[str, str] | None = None) -> None:
@@ -658,15 +663,16 @@ def _misspelt(given: Mapping[str, str]) -> list[str]:
     return problems
 
 
-def _half_given(given: Mapping[str, str]) -> list[str]:
+def _half_given(given: Mapping[str, str], spelt: Callable[[str], str]) -> list[str]:
     pair = ("ALPACA_API_KEY", "ALPACA_SECRET_KEY")
     missing = [name for name in pair if name not in given]
     if len(missing) == 1:
         (other,) = set(pair) - set(missing)
-        return [f"{missing[0]} is not set, but {other} is; set both, or neither"]
+        return [f"{spelt(missing[0])} is not set, but {spelt(other)} is; set both, or neither"]
     urls = ("ALPACA_DATA_URL", "ALPACA_TRADING_URL")
     return [
-        f"{name} is set, but {' and '.join(pair)} are not; set the keys, or unset it"
+        f"{spelt(name)} is set, but {' and '.join(map(spelt, pair))} are not; set the keys, or "
+        "unset it"
         for name in urls
         if missing and name in given
     ]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datalake_assets.checks import judge, universe_is_whole
+from datalake_assets.checks import build_universe_is_whole, judge
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.collection.universe import with_odd
 from datalake_assets.definitions import build_definitions
@@ -186,7 +186,7 @@ def test_a_lake_without_a_snapshot_fails_the_check_and_gets_nothing_written(
 
 
 def test_a_failed_check_keeps_what_comes_after_from_running() -> None:
-    definition = universe_is_whole
+    definition = build_universe_is_whole()
 
     (spec,) = definition.check_specs  # type: ignore[union-attr]
     assert spec.blocking

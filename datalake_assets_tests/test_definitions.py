@@ -244,6 +244,7 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
         "securities",
         "stock_universe",
         "symbol_year_ticks",
+        "year_ticks",
     }
     assert {key.name for key in graph.asset_check_keys} == {
         *RULES,
@@ -255,6 +256,7 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
         "newest_session_is_there",
         "source_agrees",
         "universe_is_whole",
+        "year_file_agrees",
     }
     job = definitions.resolve_job_def("daily_ticks_job")
     assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {
@@ -265,6 +267,9 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
     years = definitions.resolve_job_def("symbol_year_ticks_job")
     assert set(years.asset_layer.selected_asset_keys) == {dg.AssetKey("symbol_year_ticks")}
     assert graph.get(dg.AssetKey("symbol_year_ticks")).parent_keys == {dg.AssetKey("daily_ticks")}
+    in_files = definitions.resolve_job_def("year_ticks_job")
+    assert set(in_files.asset_layer.selected_asset_keys) == {dg.AssetKey("year_ticks")}
+    assert graph.get(dg.AssetKey("year_ticks")).parent_keys == {dg.AssetKey("daily_ticks")}
     actions = definitions.resolve_job_def("corporate_actions_job")
     assert set(actions.asset_layer.selected_asset_keys) == {dg.AssetKey("corporate_actions")}
     assert graph.get(dg.AssetKey("corporate_actions")).parent_keys == {
@@ -292,6 +297,7 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
         ("adjustment_factors", FACTORS),
         ("daily_ticks", SCHEMA),
         ("symbol_year_ticks", SCHEMA),
+        ("year_ticks", SCHEMA),
         ("stock_universe", UNIVERSE),
     ],
 )
@@ -323,7 +329,15 @@ def test_a_backfill_puts_a_year_of_sessions_in_one_run_or_as_many_as_the_setting
 
 def test_runs_use_one_process() -> None:
     """A process for each step imports everything again."""
-    assert build_definitions(Settings.load({})).executor is dg.in_process_executor
+    from datalake_assets.definitions import defs
+
+    ours = build_definitions(Settings.load({}))
+    assert defs.executor is dg.in_process_executor
+    # Merged with others', our definitions leave them their executor, and our jobs keep this one.
+    assert ours.executor is None
+    for job in ours.resolve_all_job_defs():
+        if not job.name.startswith("__"):
+            assert job.executor_def is dg.in_process_executor, job.name
 
 
 def test_loading_reads_the_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +351,14 @@ def test_loading_reads_the_environment_of_the_process(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     "asset",
-    ["corporate_actions", "daily_ticks", "lake_report", "stock_universe", "symbol_year_ticks"],
+    [
+        "corporate_actions",
+        "daily_ticks",
+        "lake_report",
+        "stock_universe",
+        "symbol_year_ticks",
+        "year_ticks",
+    ],
 )
 def test_an_asset_links_to_its_code(asset: str) -> None:
     definition = build_definitions(Settings.load({})).resolve_assets_def(asset)
@@ -347,4 +368,6 @@ def test_an_asset_links_to_its_code(asset: str) -> None:
     path = Path(reference.file_path)
     assert path == ROOT / "datalake_assets" / "assets" / f"{asset}.py"
     lines = path.read_text().splitlines()
-    assert any(f"def {asset}(" in line for line in lines[reference.line_number - 1 :][:40])
+    assert any(
+        re.match(rf" *def _?{asset}\(", line) for line in lines[reference.line_number - 1 :][:40]
+    )

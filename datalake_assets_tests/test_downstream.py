@@ -161,7 +161,7 @@ def test_the_project_of_the_document_runs_its_asset_after_a_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).parents[1] / "docs" / "own-project.md").read_text(encoding="utf-8")
-    (source,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    *_, source = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     monkeypatch.setenv("DATALAKE_URI", str(tmp_path / "lake"))
     monkeypatch.setenv("DATALAKE_SYMBOLS", "AAA,AAB")
     # Somebody else's variable is in nobody's way.

@@ -20,8 +20,9 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.lake import symbol_year_file
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.projection import PublicationError
 from datalake_assets.lake.reader import NotInLakeError
-from datalake_assets.lake.symbol_years import PublicationError, SymbolYears
+from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.storage import layout
@@ -168,7 +169,7 @@ def ordered(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["symbol"], row["session"]))
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @example([(Collect(frozenset(DAYS[:1]), frozenset(SYMBOLS[:1]), repair=False), None)])
 @given(st.lists(st.tuples(steps, kills), min_size=3, max_size=14))
 def test_whatever_happens_readers_are_told_what_the_sessions_hold(

@@ -32,6 +32,7 @@ from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource
 from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.securities.evidence import quarter_of
@@ -124,6 +125,7 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
         layout.session_key(day),
         layout.symbol_year_key(ONE, 2026),
         layout.manifest_key(2026),
+        layout.year_file_key(2026),
         layout.incomplete_key(day),
         layout.restatement_key(day, datetime(2026, 11, 23, 22, 4, 9, tzinfo=UTC)),
         layout.STANDING_ACTIONS,
@@ -179,6 +181,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeWriter]:
         held = LakeWriter(open_store(settings.lake_uri))
         assert held.sessions() == SESSIONS
         SymbolYears(held.store).publish(SESSIONS[0].year)
+        YearFiles(held.store).publish(SESSIONS[0].year)
         # The invented prices know nothing of a split: so it is one that somebody accepted.
         more = {"new_rate": 3.0, "old_rate": 1.0}
         say(
@@ -422,12 +425,14 @@ def test_each_path_that_a_snippet_reads_gives_each_bar_once(collected: LakeWrite
         assert rows == different > 0
 
 
-def test_the_pattern_that_the_readme_warns_of_gives_each_bar_twice(collected: LakeWriter) -> None:
+def test_the_pattern_that_the_documents_warn_of_gives_each_bar_three_times(
+    collected: LakeWriter,
+) -> None:
     told = " ".join((README + READING_PAGE).split())
-    (warned,) = set(re.findall(r"`(data/ticks/\S*\*\S*)`, returns each bar twice", told))
+    (warned,) = set(re.findall(r"`(data/ticks/\S*\*\S*)`, returns each bar three times", told))
     rows, different = copies(f"{LAKE_OF_EXCHANGE}/{warned}")
 
-    assert rows == 2 * different
+    assert rows == 3 * different
     assert different == sum(collected.read(day).bars.num_rows for day in SESSIONS)
 
 

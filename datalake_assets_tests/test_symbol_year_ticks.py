@@ -12,9 +12,10 @@ import dagster as dg
 import pytest
 
 from datalake_assets.assets.failure import reason
-from datalake_assets.assets.symbol_year_ticks import PROVE_WRITTEN
+from datalake_assets.assets.symbol_year_ticks import prove_written
 from datalake_assets.lake import symbol_year_file
-from datalake_assets.lake.symbol_years import OvertakenError, Published, SymbolYears
+from datalake_assets.lake.projection import OvertakenError
+from datalake_assets.lake.symbol_years import Published, SymbolYears
 from datalake_assets.storage import layout
 from datalake_assets_tests.collection.tables import every
 from datalake_assets_tests.lake.files import collected
@@ -96,7 +97,7 @@ def test_publishing_again_writes_only_what_changed(bench: Workbench) -> None:
 def test_a_run_that_follows_proves_what_it_wrote_and_all_of_the_year_every_four_weeks(
     bench: Workbench,
 ) -> None:
-    following = {**QUIET, **PROVE_WRITTEN}
+    following = {**QUIET, **prove_written()}
     bench.run(MONDAY, FRIDAY)
     first = told(publish(bench, config=following))
     # Nothing of it had ever been read.

@@ -27,6 +27,7 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.retry import Caller
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.reader import Reader
+from datalake_assets.names import OURS, READER, Names
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
@@ -59,37 +60,52 @@ class SweepConfig(dg.Config):
     )
 
 
-@dg.asset(
-    key=KEY,
-    deps=[STOCK_UNIVERSE],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"python", "parquet"},
-    code_version=__version__,
-    description="Splits, dividends, renames, mergers and delistings from the source, by effective "
+def build_corporate_actions(names: Names = OURS) -> dg.AssetsDefinition:
+    """The asset.
+
+    Args:
+        names: What the lake's definitions are called.
+    """
+    asset = dg.asset(
+        key=names.key(KEY),
+        deps=[names.key(STOCK_UNIVERSE)],
+        group_name=names.group(GROUP),
+        io_manager_key=names.of(READER),
+        owners=OWNERS,
+        kinds={"python", "parquet"},
+        code_version=__version__,
+        description=_DESCRIPTION,
+        metadata={
+            "dagster/column_schema": dg.TableSchema(
+                [
+                    dg.TableColumn(field.name, str(field.type), COLUMN_DESCRIPTIONS[field.name])
+                    for field in SCHEMA
+                ]
+            )
+        },
+        check_specs=[
+            dg.AssetCheckSpec(
+                CHECK,
+                asset=names.key(KEY),
+                description="No action is listed twice, on two days, with an impossible or missing "
+                "rate, for an unknown ticker, or on a day without a session; and every row of the "
+                "answer could be read. The check only reports: no action is removed or changed.",
+            )
+        ],
+    )
+    return asset(names.bind(_corporate_actions))
+
+
+_DESCRIPTION = (
+    "Splits, dividends, renames, mergers and delistings from the source, by effective "
     "date: `data/actions/actions.parquet`. A log keeps every change of them, so that you can see "
     "what was known on a day: `datalake actions SYMBOL --known-at DAY`. Each evening fetches a "
-    "window of process dates, each month the whole history.",
-    metadata={
-        "dagster/column_schema": dg.TableSchema(
-            [
-                dg.TableColumn(field.name, str(field.type), COLUMN_DESCRIPTIONS[field.name])
-                for field in SCHEMA
-            ]
-        )
-    },
-    check_specs=[
-        dg.AssetCheckSpec(
-            CHECK,
-            asset=KEY,
-            description="No action is listed twice, on two days, with an impossible or missing "
-            "rate, for an unknown ticker, or on a day without a session; and every row of the "
-            "answer could be read. The check only reports: no action is removed or changed.",
-        )
-    ],
+    "window of process dates, each month the whole history."
 )
+
+
 @plain_failures
-def corporate_actions(
+def _corporate_actions(
     context: dg.AssetExecutionContext,
     config: SweepConfig,
     collector: CollectorResource,

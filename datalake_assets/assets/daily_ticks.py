@@ -6,8 +6,9 @@ belong here: how bars are collected, audited and written (`pipeline.publication`
 A session is materialized only if it was published. Dagster leaves a partition green when only its
 check fails, and later runs build on it. So a session that does not pass is not materialized, and
 the run fails at its end and names it. A run can hold many sessions. Each has its own
-materialization, which `log_event` stores immediately, so that published sessions stay published
-whatever happens to the others.
+materialization, which is stored at most half a second after the session was published, with those
+of the sessions published meanwhile, so that published sessions stay published whatever happens to
+the others.
 
 An asset of yours that is selected together with this one runs after it if every session of the run
 was published. If one was not, Dagster runs it for none of them, since a step has one range of
@@ -15,14 +16,18 @@ partitions, that of the run. In a backfill, give it a different backfill policy 
 (or none): Dagster then launches separate runs for it, for exactly the published sessions.
 """
 
+import gc
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Self
 
 import dagster as dg
 import pyarrow as pa
+from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 
 from datalake_assets import __version__, liveness, market_calendar
 from datalake_assets.assets.failure import Failed, plain_failures
@@ -32,9 +37,9 @@ from datalake_assets.assets.stock_universe import (
     GROUP,
     OWNERS,
     snapshot_metadata,
-    stock_universe,
     take_universe,
 )
+from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.collection.audit import RULES, Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
 from datalake_assets.collection.progress import Display, Displays, Snapshot, many
@@ -51,6 +56,7 @@ from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.names import OURS, READER, Names
 from datalake_assets.pipeline.listing import calendar_of, take_survey
 from datalake_assets.pipeline.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -87,6 +93,11 @@ newest materialization of any session; the check `newest_session_is_there` is mo
 _REASONS = 5
 """How many of the source's errors a failure names; the metadata has more."""
 
+_TOGETHER = 0.5
+"""Seconds for which a published session waits for others, to be recorded with them: one in a
+transaction of its own costs three times as much. A process that is killed meanwhile has published
+sessions that Dagster does not know; the next run tells it of them (`_finished`)."""
+
 LOG_EVERY = 10.0
 """Seconds between progress lines in the run's log: each costs Dagster about 8 ms."""
 
@@ -115,35 +126,38 @@ class LogDisplay(Display):
 
 
 def build_daily_ticks(
-    partitions: dg.PartitionsDefinition[str], sessions_per_run: int
+    partitions: dg.PartitionsDefinition[str], sessions_per_run: int, names: Names = OURS
 ) -> dg.AssetsDefinition:
     """The asset.
 
     Args:
         partitions: Its sessions.
         sessions_per_run: The most sessions that a backfill puts in one run.
+        names: What the lake's definitions are called.
     """
     with warnings.catch_warnings():
         # Backfill policies are beta; tests cover what we rely on.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return _daily_ticks(partitions, dg.BackfillPolicy.multi_run(sessions_per_run))
+        return _daily_ticks(partitions, dg.BackfillPolicy.multi_run(sessions_per_run), names)
 
 
 def _daily_ticks(
-    partitions: dg.PartitionsDefinition[str], backfill_policy: dg.BackfillPolicy
+    partitions: dg.PartitionsDefinition[str], backfill_policy: dg.BackfillPolicy, names: Names
 ) -> dg.AssetsDefinition:
     @dg.asset(
-        key=KEY,
-        deps=[stock_universe],
+        key=names.key(KEY),
+        deps=[names.key(STOCK_UNIVERSE)],
         partitions_def=partitions,
         backfill_policy=backfill_policy,
-        pool=POOL,
+        pool=names.of(POOL),
+        # Nothing is written through it: by it, other assets read the bars as an argument.
+        io_manager_key=names.of(READER),
         output_required=False,
         check_specs=[
-            dg.AssetCheckSpec(rule, asset=KEY, description=meaning)
+            dg.AssetCheckSpec(rule, asset=names.key(KEY), description=meaning)
             for rule, meaning in RULES.items()
         ],
-        group_name=GROUP,
+        group_name=names.group(GROUP),
         owners=OWNERS,
         kinds={"python", "parquet"},
         code_version=__version__,
@@ -151,6 +165,7 @@ def _daily_ticks(
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
+    @names.bind
     @plain_failures
     def daily_ticks(
         context: dg.AssetExecutionContext,
@@ -164,16 +179,19 @@ def _daily_ticks(
         held = lake.open(source.identity)
         told: list[_SessionResult] = []
         requests: dict[datetime, int] = {}  # shared by sessions that were collected together
-        for outcome in _collect(context, collector, source, held, display):
-            requests[outcome.statistics.started] = outcome.statistics.requests
-            if outcome.published:
-                context.log_event(_materialization(outcome, held))
-            told.append(_SessionResult.of(outcome))
+        with _Materializations(context) as published:
+            for outcome in _collect(context, collector, source, held, display):
+                requests[outcome.statistics.started] = outcome.statistics.requests
+                if outcome.published:
+                    published.add(_materialization(context.asset_key, outcome, held))
+                if outcome.last or published.are_due:
+                    published.log()
+                told.append(_SessionResult.of(outcome))
         used = {REQUESTS_TAG: str(sum(requests.values()))}
         context.instance.add_run_tags(context.run.run_id, used)
-        yield from (_check(rule, told) for rule in RULES)
+        yield from (_check(context.asset_key, rule, told) for rule in RULES)
         if failed := [session for session in told if not session.published]:
-            raise _failure(failed, held)
+            raise _failure(failed, held, names)
         yield everything_is_published()
 
     return daily_ticks
@@ -189,6 +207,60 @@ is kept in `data/ticks/incomplete/`, the version published before stays, and the
 names it. To repair it, materialize it again with the collector's `repair` on, or run
 `datalake collect --session DAY --repair`.
 """
+
+
+class _Materializations:
+    """The materializations of a run's sessions, of which several are logged together.
+
+    A context manager: what waits at the end of the block is logged, also when it ends by an error.
+
+    Args:
+        context: Of the step.
+        seconds: The time, to measure by.
+    """
+
+    def __init__(
+        self, context: dg.AssetExecutionContext, seconds: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._context, self._seconds = context, seconds
+        self._waiting: deque[dg.AssetMaterialization] = deque()
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.log()
+
+    def add(self, materialization: dg.AssetMaterialization) -> None:
+        """Let one wait."""
+        if not self._waiting:
+            self._since = self._seconds()
+        self._waiting.append(materialization)
+
+    @property
+    def are_due(self) -> bool:
+        """Whether one has waited for long enough."""
+        return bool(self._waiting) and self._seconds() - self._since >= _TOGETHER
+
+    def log(self) -> None:
+        """Log those that wait.
+
+        Raises:
+            dagster.DagsterExecutionInterruptedError: An interrupt came meanwhile; all are logged.
+        """
+        if not self._waiting:
+            return
+        # Dagster's storages are not imported when definitions load.
+        from datalake_assets.records.event_log import together
+
+        with capture_interrupts():
+            with together(self._context.instance):
+                while self._waiting:
+                    self._context.log_event(self._waiting.popleft())
+            interrupted = check_captured_interrupt()
+        if interrupted:
+            raise dg.DagsterExecutionInterruptedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +344,8 @@ def _collect(
             least=None if chosen else least_asked(universe),
         )
         context.log.info(_announce(publication, collector))
+        # What is loaded by now stays. Left out, looking for garbage takes half of the time.
+        gc.freeze()
         policy = RetryPolicy(attempts=collector.attempts, seconds=collector.retry_seconds)
         calendar = calendar_of(alpaca, lambda: collector.trading_limiter(source.account), policy)
         yield from publication.run(alpaca.bars(), origin, display=shown, calendar=calendar)
@@ -292,7 +366,7 @@ def _finished(
 
     With `missing_only`, these are the published sessions. In a retry of a failed run (by a user in
     the UI, or by Dagster after a lost worker), these are the sessions that the earlier runs
-    published. A process can be killed between publishing a session and reporting it to Dagster, so
+    published. A process can be killed between publishing sessions and reporting them to Dagster, so
     sessions that Dagster does not know are reported now.
     """
     earlier = _unfinished_runs(context)
@@ -304,14 +378,46 @@ def _finished(
     finished = [summary for summary in found if isinstance(summary, Summary)]
     if not collector.missing_only:
         finished = [summary for summary in finished if summary.provenance.run_id in earlier]
-    known = context.instance.get_materialized_partitions(KEY) if finished else set()
-    for summary in finished:
-        if (key := summary.session.isoformat()) not in known:
+    with _Materializations(context) as untold:
+        for summary in _unknown(context, finished):
             metadata = {"row_count": summary.rows, **summary.counts}
-            context.log_event(dg.AssetMaterialization(KEY, partition=key, metadata=metadata))
+            key = summary.session.isoformat()
+            untold.add(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
     if finished:
         context.log.info("%d of %d sessions are published already", len(finished), len(days))
     return frozenset(summary.session for summary in finished)
+
+
+def _unknown(context: dg.AssetExecutionContext, finished: Sequence[Summary]) -> list[Summary]:
+    """Those of these sessions of whose collection Dagster has no materialization.
+
+    One that was collected again has that of its earlier collection, which says nothing of the later
+    one. So for runs that did not succeed, it must be newer than the collection.
+    """
+    if not finished:
+        return []
+    instance: dg.DagsterInstance = context.instance
+    key = context.asset_key
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    newest = instance.get_latest_storage_id_by_partition(key, kind)
+    collected_by = list({summary.provenance.run_id for summary in finished})
+    ended = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    found = instance.get_runs(dg.RunsFilter(run_ids=collected_by, statuses=ended))
+    broken = {run.run_id for run in found}
+    before: dict[datetime, int] = {}  # shared by sessions that were collected together
+
+    def is_known(summary: Summary) -> bool:
+        told = newest.get(summary.session.isoformat())
+        if told is None or summary.provenance.run_id not in broken:
+            return told is not None
+        at = summary.provenance.collected_at
+        if at not in before:
+            earlier = dg.AssetRecordsFilter(key, before_timestamp=at.timestamp())
+            records = instance.fetch_materializations(earlier, limit=1).records
+            before[at] = records[0].storage_id if records else 0
+        return told > before[at]
+
+    return [summary for summary in finished if not is_known(summary)]
 
 
 def _unfinished_runs(context: dg.AssetExecutionContext) -> frozenset[str]:
@@ -338,7 +444,9 @@ def _universe(
     display.begin("fetching the list of assets, as the lake's is older than the session")
     taken, snapshot, written = take_universe(alpaca, lake, collector, source)
     metadata = snapshot_metadata(taken, snapshot, written, lake)
-    context.log_event(dg.AssetMaterialization(stock_universe.key, metadata=metadata))
+    # The list of this lake, beside its sessions.
+    listed = dg.AssetKey([*context.asset_key.path[:-1], *STOCK_UNIVERSE.path])
+    context.log_event(dg.AssetMaterialization(listed, metadata=metadata))
     return taken
 
 
@@ -353,7 +461,9 @@ def _announce(publication: Publication, collector: CollectorResource) -> str:
     )
 
 
-def _materialization(outcome: Outcome, lake: LakeFiles) -> dg.AssetMaterialization:
+def _materialization(
+    key: dg.AssetKey, outcome: Outcome, lake: LakeFiles
+) -> dg.AssetMaterialization:
     ledger, written = outcome.ledger, outcome.written
     metadata = session_metadata(
         counts={state.value: count for state, count in ledger.counts.items()},
@@ -375,7 +485,7 @@ def _materialization(outcome: Outcome, lake: LakeFiles) -> dg.AssetMaterializati
             metadata[f"bars_{kind}"] = written.changed(kind)
         if written.changes.num_rows:
             metadata["changes"] = dg.MetadataValue.table(_changes(written.changes))
-    return dg.AssetMaterialization(KEY, partition=ledger.session.isoformat(), metadata=metadata)
+    return dg.AssetMaterialization(key, partition=ledger.session.isoformat(), metadata=metadata)
 
 
 def _changes(changes: pa.Table) -> list[dg.TableRecord]:
@@ -398,7 +508,7 @@ def _changes(changes: pa.Table) -> list[dg.TableRecord]:
     ]
 
 
-def _check(rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
+def _check(key: dg.AssetKey, rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
     """The result of one rule over all sessions of the run; it fails if one session failed."""
     found = [
         (session.session.isoformat(), finding)
@@ -442,7 +552,7 @@ def _check(rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:
     if rule == "success_rate" and (why := _why(told)):
         metadata["failure_reasons"] = reasons_table(why)
     return dg.AssetCheckResult(
-        asset_key=KEY,
+        asset_key=key,
         check_name=rule,
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
@@ -465,7 +575,7 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[_SessionResult], lake: LakeFiles) -> Failed:
+def _failure(failed: Sequence[_SessionResult], lake: LakeFiles, names: Names) -> Failed:
     """The error of a run with sessions that did not pass."""
     lines = []
     for session in failed[:SHOWN]:
@@ -473,12 +583,13 @@ def _failure(failed: Sequence[_SessionResult], lake: LakeFiles) -> Failed:
         reasons = ", ".join(f"{finding.rule} ({finding.detail})" for finding in broken)
         lines.append(f"{session.session}: {reasons}")
     first, last = failed[0].session, failed[-1].session
+    days = [str(first)] if first == last else [str(first), str(last)]
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
     were = "was" if len(failed) == 1 else "were"
     head = f"{many(len(failed), 'session')} did not pass the audit and {were} not published:"
     advice = (
         f"The collected bars are in {lake.store.url(layout.INCOMPLETE)}. To request what is "
-        f"missing: datalake collect {span} --repair"
+        f"missing: {names.command(f'datalake collect {span} --repair', KEY, *days, repair=True)}"
     )
     if all(session.closed for session in failed):
         advice = "There is nothing to collect for a day on which the exchange was closed"

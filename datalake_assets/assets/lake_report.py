@@ -19,9 +19,11 @@ from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import many
+from datalake_assets.names import OURS, Names
 from datalake_assets.overview import page, pictures
 from datalake_assets.overview.numbers import (
     NextSession,
@@ -68,6 +70,7 @@ def build_lake_report(
     weekly: bool = False,
     following: Callable[[datetime], NextSession] | None = None,
     latest_runs: LatestRuns | None = None,
+    names: Names = OURS,
 ) -> dg.AssetsDefinition:
     """The asset.
 
@@ -76,17 +79,19 @@ def build_lake_report(
         weekly: Whether the symbol-years of the running year follow once a week.
         following: The session that is collected next, at a time (UTC).
         latest_runs: Reads the runs that the report shows.
+        names: What the lake's definitions are called.
     """
 
     @dg.asset(
-        key=KEY,
-        deps=[DAILY_TICKS, SYMBOL_YEAR_TICKS, FACTORS_KEY],
-        group_name=GROUP,
+        key=names.key(KEY),
+        deps=[names.key(key) for key in (DAILY_TICKS, SYMBOL_YEAR_TICKS, YEAR_TICKS, FACTORS_KEY)],
+        group_name=names.group(GROUP),
         owners=OWNERS,
         kinds={"python", "html"},
         code_version=__version__,
         description=_DESCRIPTION,
     )
+    @names.bind
     @plain_failures
     def lake_report(
         context: dg.AssetExecutionContext,
@@ -308,7 +313,7 @@ def _growth(sizes: Sizes) -> str:
 
 def _years(found: Overview) -> str:
     return _table(
-        ["year", "published", "bars", "success rate", "per symbol"],
+        ["year", "published", "bars", "success rate", "per symbol", "in one file"],
         (
             [
                 f"{year.year}",
@@ -316,6 +321,7 @@ def _years(found: Overview) -> str:
                 f"{year.rows:,}",
                 written(year.answered, "share"),
                 year.symbol_years,
+                year.year_file,
             ]
             for year in reversed(found.years)
         ),

@@ -22,6 +22,7 @@ from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.stock_universe import OWNERS
 from datalake_assets.lake.derived import gathered
 from datalake_assets.lake.files import LakeFiles
+from datalake_assets.names import OURS, READER, Names
 from datalake_assets.resources import LakeResource, SourceResource
 from datalake_assets.securities.derivation import (
     Material,
@@ -58,28 +59,43 @@ def _columns(schema: pa.Schema, descriptions: Mapping[str, str]) -> dg.TableSche
     )
 
 
-@dg.asset(
-    key=SECURITIES_KEY,
-    deps=[DAILY_TICKS, STOCK_UNIVERSE, CORPORATE_ACTIONS],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"python", "parquet"},
-    code_version=__version__,
-    description="Which tickers belong to one security, and how each security ended: a row per "
+def build_securities(names: Names = OURS) -> dg.AssetsDefinition:
+    """The asset.
+
+    Args:
+        names: What the lake's definitions are called.
+    """
+    asset = dg.asset(
+        key=names.key(SECURITIES_KEY),
+        deps=[names.key(key) for key in (DAILY_TICKS, STOCK_UNIVERSE, CORPORATE_ACTIONS)],
+        group_name=names.group(GROUP),
+        io_manager_key=names.of(READER),
+        owners=OWNERS,
+        kinds={"python", "parquet"},
+        code_version=__version__,
+        description=_SECURITIES,
+        metadata={"dagster/column_schema": _columns(SECURITIES, SECURITIES_DESCRIPTIONS)},
+        check_specs=[
+            dg.AssetCheckSpec(
+                IDENTITIES_AGREE,
+                asset=names.key(SECURITIES_KEY),
+                description="Bars, actions and the list of assets agree on which tickers are one "
+                "security. Tickers that don't agree are kept as separate securities.",
+            )
+        ],
+    )
+    return asset(names.bind(_securities))
+
+
+_SECURITIES = (
+    "Which tickers belong to one security, and how each security ended: a row per "
     "security and ticker in `data/securities/securities.parquet`, with a permanent identifier. "
-    "Derived from bars, actions and the list of assets. Contradictions are reported, not guessed.",
-    metadata={"dagster/column_schema": _columns(SECURITIES, SECURITIES_DESCRIPTIONS)},
-    check_specs=[
-        dg.AssetCheckSpec(
-            IDENTITIES_AGREE,
-            asset=SECURITIES_KEY,
-            description="Bars, actions and the list of assets agree on which tickers are one "
-            "security. Tickers that don't agree are kept as separate securities.",
-        )
-    ],
+    "Derived from bars, actions and the list of assets. Contradictions are reported, not guessed."
 )
+
+
 @plain_failures
-def securities(
+def _securities(
     source: SourceResource, lake: LakeResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Derive the securities."""
@@ -95,40 +111,56 @@ def securities(
     yield judge(target, IDENTITIES_AGREE, "identity")
 
 
-@dg.asset(
-    key=FACTORS_KEY,
-    deps=[SECURITIES_KEY, CORPORATE_ACTIONS],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"python", "parquet"},
-    code_version=__version__,
-    description="The effect of corporate actions on earlier prices: a row per security and action "
+def build_adjustment_factors(names: Names = OURS) -> dg.AssetsDefinition:
+    """The asset.
+
+    Args:
+        names: What the lake's definitions are called.
+    """
+    asset = dg.asset(
+        key=names.key(FACTORS_KEY),
+        deps=[names.key(SECURITIES_KEY), names.key(CORPORATE_ACTIONS)],
+        group_name=names.group(GROUP),
+        io_manager_key=names.of(READER),
+        owners=OWNERS,
+        kinds={"python", "parquet"},
+        code_version=__version__,
+        description=_FACTORS,
+        metadata={
+            "dagster/column_schema": _columns(FACTORS, FACTORS_DESCRIPTIONS),
+            "cumulative_columns": dg.MetadataValue.table_schema(
+                _columns(CUMULATIVE, CUMULATIVE_DESCRIPTIONS)
+            ),
+        },
+        check_specs=[
+            dg.AssetCheckSpec(
+                ACTIONS_AGREE,
+                asset=names.key(FACTORS_KEY),
+                description="The prices contradict no action, none is listed twice or "
+                "impossible, and the value of each spin-off is known. An action that fails is not "
+                "applied.",
+            ),
+            dg.AssetCheckSpec(
+                JUMPS_EXPLAINED,
+                asset=names.key(FACTORS_KEY),
+                description="No price jumps as if an action were missing. Suspected actions are "
+                "reported, never applied automatically.",
+            ),
+        ],
+    )
+    return asset(names.bind(_adjustment_factors))
+
+
+_FACTORS = (
+    "The effect of corporate actions on earlier prices: a row per security and action "
     "in `data/securities/factors.parquet`, with a verdict from the prices, and the factors to "
     "multiply bars by in `data/securities/cumulative.parquet`. An action that the prices "
-    "contradict is not applied until you accept it with `datalake decide`.",
-    metadata={
-        "dagster/column_schema": _columns(FACTORS, FACTORS_DESCRIPTIONS),
-        "cumulative_columns": dg.MetadataValue.table_schema(
-            _columns(CUMULATIVE, CUMULATIVE_DESCRIPTIONS)
-        ),
-    },
-    check_specs=[
-        dg.AssetCheckSpec(
-            ACTIONS_AGREE,
-            asset=FACTORS_KEY,
-            description="The prices contradict no action, none is listed twice or impossible, and "
-            "the value of each spin-off is known. An action that fails is not applied.",
-        ),
-        dg.AssetCheckSpec(
-            JUMPS_EXPLAINED,
-            asset=FACTORS_KEY,
-            description="No price jumps as if an action were missing. Suspected actions are "
-            "reported, never applied automatically.",
-        ),
-    ],
+    "contradict is not applied until you accept it with `datalake decide`."
 )
+
+
 @plain_failures
-def adjustment_factors(
+def _adjustment_factors(
     source: SourceResource, lake: LakeResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Derive the adjustment factors."""

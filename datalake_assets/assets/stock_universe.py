@@ -19,6 +19,7 @@ from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable, odd
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.writer import LakeWriter, Written
+from datalake_assets.names import OURS, READER, Names
 from datalake_assets.pipeline.listing import take_snapshot
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
@@ -28,25 +29,40 @@ OWNERS = ["team:data-platform"]
 KEY = dg.AssetKey("stock_universe")
 
 
-@dg.asset(
-    key=KEY,
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"python", "parquet"},
-    code_version=__version__,
-    description="Every US equity on the source's list, active and inactive. One snapshot a day, in "
-    "`data/universe/{day}.parquet`, from which `daily_ticks` takes the symbols to request.",
-    metadata={
-        "dagster/column_schema": dg.TableSchema(
-            [
-                dg.TableColumn(field.name, str(field.type), COLUMN_DESCRIPTIONS[field.name])
-                for field in SCHEMA
-            ]
-        )
-    },
+def build_stock_universe(names: Names = OURS) -> dg.AssetsDefinition:
+    """The asset.
+
+    Args:
+        names: What the lake's definitions are called.
+    """
+    asset = dg.asset(
+        key=names.key(KEY),
+        group_name=names.group(GROUP),
+        io_manager_key=names.of(READER),
+        owners=OWNERS,
+        kinds={"python", "parquet"},
+        code_version=__version__,
+        description=_DESCRIPTION,
+        metadata={
+            "dagster/column_schema": dg.TableSchema(
+                [
+                    dg.TableColumn(field.name, str(field.type), COLUMN_DESCRIPTIONS[field.name])
+                    for field in SCHEMA
+                ]
+            )
+        },
+    )
+    return asset(names.bind(_stock_universe))
+
+
+_DESCRIPTION = (
+    "Every US equity on the source's list, active and inactive. One snapshot a day, in "
+    "`data/universe/{day}.parquet`, from which `daily_ticks` takes the symbols to request."
 )
+
+
 @plain_failures
-def stock_universe(
+def _stock_universe(
     context: dg.AssetExecutionContext,
     collector: CollectorResource,
     source: SourceResource,

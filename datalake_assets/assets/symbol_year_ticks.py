@@ -30,13 +30,9 @@ from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.collection import progress
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Display, Displays, many
-from datalake_assets.lake.symbol_years import (
-    OvertakenError,
-    Proof,
-    PublicationError,
-    Published,
-    SymbolYears,
-)
+from datalake_assets.lake.projection import OvertakenError, PublicationError
+from datalake_assets.lake.symbol_years import Proof, Published, SymbolYears
+from datalake_assets.names import OURS, READER, Names
 from datalake_assets.resources import LakeResource, SourceResource
 from datalake_assets.storage.store import BrokenFileError
 from datalake_assets.storage.upload import Snapshot
@@ -49,8 +45,11 @@ _SHOWN = 20
 _WHOLE_EVERY = timedelta(days=28)
 """How long a year's symbol-years that are not written anew may go unread by a run that follows."""
 
-PROVE_WRITTEN: Mapping[str, Any] = {"ops": {KEY.path[0]: {"config": {"whole": False}}}}
-"""Run config of who publishes after each change."""
+
+def prove_written(names: Names = OURS) -> Mapping[str, Any]:
+    """The run config of those who publish after each change."""
+    return {"ops": {names.op(KEY): {"config": {"whole": False}}}}
+
 
 _TRIES = 3
 """How often one run publishes a year, if other runs publish the same year at the same time."""
@@ -88,11 +87,14 @@ class _Year:
     proved_at: datetime | None
 
 
-def build_symbol_year_ticks(partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+def build_symbol_year_ticks(
+    partitions: dg.PartitionsDefinition[str], names: Names = OURS
+) -> dg.AssetsDefinition:
     """The asset.
 
     Args:
         partitions: Its years.
+        names: What the lake's definitions are called.
     """
     with warnings.catch_warnings():
         # Both are beta; tests cover what we rely on.
@@ -102,6 +104,7 @@ def build_symbol_year_ticks(partitions: dg.PartitionsDefinition[str]) -> dg.Asse
             dg.BackfillPolicy.multi_run(1),
             # The current year has future sessions.
             dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True),
+            names,
         )
 
 
@@ -109,17 +112,19 @@ def _symbol_year_ticks(
     partitions: dg.PartitionsDefinition[str],
     backfill_policy: dg.BackfillPolicy,
     its_sessions: dg.PartitionMapping,
+    names: Names,
 ) -> dg.AssetsDefinition:
     @dg.asset(
-        key=KEY,
-        deps=[dg.AssetDep(DAILY_TICKS, partition_mapping=its_sessions)],
+        key=names.key(KEY),
+        deps=[dg.AssetDep(names.key(DAILY_TICKS), partition_mapping=its_sessions)],
         partitions_def=partitions,
         backfill_policy=backfill_policy,
+        io_manager_key=names.of(READER),
         output_required=False,
         check_specs=[
             dg.AssetCheckSpec(
                 CHECK,
-                asset=KEY,
+                asset=names.key(KEY),
                 description="Sessions and symbol-years hold the same rows: an order-free hash "
                 "over every row of the year. Sessions are read. Symbol-years are decoded, or have "
                 "the very bytes that the run encoded from these rows, or, where the run did not "
@@ -127,13 +132,14 @@ def _symbol_year_ticks(
                 "were last decoded.",
             )
         ],
-        group_name=GROUP,
+        group_name=names.group(GROUP),
         owners=OWNERS,
         kinds={"python", "parquet"},
         code_version=__version__,
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
+    @names.bind
     @plain_failures
     def symbol_year_ticks(
         context: dg.AssetExecutionContext,
@@ -159,7 +165,7 @@ def _symbol_year_ticks(
                 continue
             years.append(year)
             if year.proof.holds:
-                context.log_event(_materialization(year, symbol_years.url))
+                context.log_event(_materialization(context.asset_key, year, symbol_years.url))
             else:
                 failures[key] = _disagreement(year.proof)
         yield _check(years)
@@ -273,7 +279,7 @@ def _shown_by(display: Display, year: int) -> Callable[[Snapshot], None]:
     return show
 
 
-def _materialization(year: _Year, url: str) -> dg.AssetMaterialization:
+def _materialization(key: dg.AssetKey, year: _Year, url: str) -> dg.AssetMaterialization:
     manifest, proof = year.published.manifest, year.proof
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": proof.symbol_years.rows,
@@ -298,7 +304,7 @@ def _materialization(year: _Year, url: str) -> dg.AssetMaterialization:
                 for symbol, why in list(year.healed.items())[:_SHOWN]
             ]
         )
-    return dg.AssetMaterialization(KEY, partition=str(proof.year), metadata=metadata)
+    return dg.AssetMaterialization(key, partition=str(proof.year), metadata=metadata)
 
 
 def _check(years: list[_Year]) -> dg.AssetCheckResult:

@@ -17,10 +17,10 @@ import dagster as dg
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.failure import reason as reason_of
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import runs
-from datalake_assets.automation.jobs import repair_job, sensor_status, symbol_year_ticks_job
+from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
 from datalake_assets.automation.sending import AlertError, Attempt, send
-from datalake_assets.automation.sensors import COLLECTING
 from datalake_assets.automation.services import Service
 from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
@@ -144,19 +144,20 @@ def receivers(settings: Settings) -> Receivers | None:
     return Receivers(*found) if found else None
 
 
-def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
+def build_failure_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.SensorDefinition:
     """The sensor that reports each failed run; it starts automatically if there is a receiver.
 
     Runs of `datalake` in a terminal are not reported: the user sees them fail.
 
     Args:
         settings: The receivers, and whether sensors start automatically.
+        jobs: The lake's jobs.
     """
     told = receivers(settings)
     status = sensor_status(settings) if told else dg.DefaultSensorStatus.STOPPED
 
     @dg.run_failure_sensor(
-        name="failed_runs",
+        name=jobs.names.of("failed_runs"),
         default_status=status,
         description="Send an alert for each failed run (DATALAKE_ALERT_WEBHOOK, "
         "DATALAKE_ALERT_URLS), with the reason and the command to run.",
@@ -164,15 +165,17 @@ def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
     def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         if told is None:
             return dg.SkipReason(f"{NOBODY}: no alert is sent")
+        if jobs.names.lake and not jobs.made(context.dagster_run):
+            return dg.SkipReason(f"the run is not of the lake {jobs.names.lake}")
         if runs.TERMINAL in context.dagster_run.tags:
             return dg.SkipReason("the run was started in a terminal, where its failure is shown")
-        told.tell(failure_text(context))
+        told.tell(failure_text(context, jobs))
         return None
 
     return failed_runs
 
 
-def failure_text(context: dg.RunFailureSensorContext) -> str:
+def failure_text(context: dg.RunFailureSensorContext, jobs: Jobs = OUR_JOBS) -> str:
     """The text about a failed run: job, partitions, reason, run, and the command to run."""
     run = context.dagster_run
     about = runs.partitions_of(run.tags)
@@ -191,17 +194,23 @@ def failure_text(context: dg.RunFailureSensorContext) -> str:
     return (
         f"{run.job_name}{which} failed:\n"
         + "\n".join(lines)
-        + f"\nRun {run.run_id}{again}\n{_advice(run, about)}"
+        + f"\nRun {run.run_id}{again}\n{_advice(run, about, jobs)}"
     )
 
 
-def _advice(run: dg.DagsterRun, about: list[str]) -> str:
-    assets = run.asset_selection or frozenset()
-    if about and (run.job_name == symbol_year_ticks_job.name or SYMBOL_YEAR_TICKS in assets):
-        return "Run: " + "; ".join(f"datalake publish --year {year}" for year in about[:LINES])
-    if about and (run.job_name in COLLECTING or DAILY_TICKS in assets):
+def _advice(run: dg.DagsterRun, about: list[str], jobs: Jobs) -> str:
+    assets, key = run.asset_selection or frozenset(), jobs.names.key
+    for asset, job in (SYMBOL_YEAR_TICKS, jobs.symbol_year_ticks), (YEAR_TICKS, jobs.year_ticks):
+        if about and (run.job_name == job.name or key(asset) in assets):
+            return "Run: " + "; ".join(
+                jobs.names.command(f"datalake publish --year {year}", asset, year)
+                for year in about[:LINES]
+            )
+    if about and (run.job_name in jobs.collecting or key(DAILY_TICKS) in assets):
         if len(about) > 1:
-            return f"Run: datalake backfill --from {about[0]} --to {about[-1]}"
-        repair = " --repair" if run.job_name == repair_job.name else ""
-        return f"Run: datalake collect --session {about[0]}{repair}"
+            ours = f"datalake backfill --from {about[0]} --to {about[-1]}"
+            return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0], about[-1])}"
+        repair = " --repair" if run.job_name == jobs.repair.name else ""
+        ours = f"datalake collect --session {about[0]}{repair}"
+        return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0])}"
     return "See the run in Dagster's UI."

@@ -18,10 +18,11 @@ from datalake_assets import market_calendar
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.automation import due
 from datalake_assets.automation.alerts import NOBODY, receivers
-from datalake_assets.automation.jobs import NEWEST_SESSION, freshness_job, sensor_status
+from datalake_assets.automation.jobs import NEWEST_SESSION, OUR_JOBS, Jobs, sensor_status
 from datalake_assets.automation.sending import AlertError
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.files import LakeFiles
+from datalake_assets.names import OURS, Names
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -136,23 +137,25 @@ def look(now: datetime, held: Collection[date], deadlines: Deadlines) -> Freshne
     )
 
 
-def build_freshness_check(settings: Settings) -> dg.AssetChecksDefinition:
+def build_freshness_check(settings: Settings, names: Names = OURS) -> dg.AssetChecksDefinition:
     """The check that fails while the newest session is late.
 
     Args:
         settings: The deadlines.
+        names: What the lake's definitions are called.
     """
     deadlines = Deadlines.of(settings)
 
     spec = dg.AssetCheckSpec(
         NEWEST_SESSION.name,
-        asset=DAILY_TICKS,
+        asset=names.key(DAILY_TICKS),
         description="The newest session is in the lake at most "
         f"{settings.fresh_within_hours} hours after its close (DATALAKE_FRESH_WITHIN_HOURS). "
         "The lake itself is checked, not Dagster's records.",
     )
 
-    @dg.op(name=spec.name, out=dg.Out(dg.Nothing))
+    @dg.op(name=names.of(spec.name), out=dg.Out(dg.Nothing))
+    @names.bind
     def newest_session_is_there(
         clock: dg.ResourceParam[Clock], lake: LakeResource
     ) -> dg.AssetCheckResult:
@@ -196,23 +199,26 @@ class _Memory:
     told: str = ""
 
 
-def build_freshness_sensor(settings: Settings) -> dg.SensorDefinition:
+def build_freshness_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.SensorDefinition:
     """The sensor that evaluates the check when its result changes, and sends alerts.
 
     Args:
         settings: The deadlines, who receives alerts, and whether it starts automatically.
+        jobs: The lake's jobs.
     """
+    names = jobs.names
     deadlines, people = Deadlines.of(settings), receivers(settings)
 
     @dg.sensor(
-        name="freshness",
-        job=freshness_job,
+        name=names.of("freshness"),
+        job=jobs.freshness,
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
         description="Evaluate the check newest_session_is_there when a session's deadline passes "
         "and when a late session arrives. Send alerts for both (DATALAKE_ALERT_WEBHOOK, "
         "DATALAKE_ALERT_URLS).",
     )
+    @names.bind
     def freshness(
         context: dg.SensorEvaluationContext,
         clock: dg.ResourceParam[Clock],

@@ -20,6 +20,7 @@ from datalake_assets.assets.daily_ticks import KEY, POOL, REQUESTS_TAG
 from datalake_assets.assets.failure import Failed, plain_failures
 from datalake_assets.assets.session_metadata import failures_table, session_metadata
 from datalake_assets.collection.audit import Finding, Verdict
+from datalake_assets.names import OURS, Names
 from datalake_assets.resources import CollectorResource
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ JOB = "lambda_session_job"
 
 
 def build_lambda_session_job(
-    function: str, partitions: dg.PartitionsDefinition[str]
+    function: str, partitions: dg.PartitionsDefinition[str], names: Names = OURS
 ) -> dg.JobDefinition:
     """The job: one session, collected by the function.
 
@@ -46,9 +47,15 @@ def build_lambda_session_job(
     Args:
         function: Name or ARN of the function.
         partitions: The partitions of `daily_ticks`.
+        names: What the lake's definitions are called.
     """
 
-    @dg.op(pool=POOL, description=f"Collect the session with the Lambda function {function}.")
+    @dg.op(
+        name=names.of("lambda_session"),
+        pool=names.of(POOL),
+        description=f"Collect the session with the Lambda function {function}.",
+    )
+    @names.bind
     @plain_failures
     def lambda_session(context: dg.OpExecutionContext, collector: CollectorResource) -> None:
         liveness.mark(context)
@@ -71,13 +78,14 @@ def build_lambda_session_job(
             context.instance.add_run_tags(context.run.run_id, {REQUESTS_TAG: str(requests)})
             # Even if a later invocation, for a few pending symbols, failed.
             if published:
-                context.log_event(_materialization(published, function, number))
+                context.log_event(_materialization(names.key(KEY), published, function, number))
         if not answer["published"]:
             raise _failure(function, number, answer)
 
     @dg.job(
-        name=JOB,
+        name=names.of(JOB),
         partitions_def=partitions,
+        executor_def=dg.in_process_executor,
         description=f"Collect a session with the Lambda function {function}, with the collector's "
         "thresholds and symbols. Threads and rate are the function's own.",
     )
@@ -172,7 +180,7 @@ def _failure(function: str, invocations: int, answer: dict[str, Any]) -> Failed:
 
 
 def _materialization(
-    answer: dict[str, Any], function: str, invocations: int
+    key: dg.AssetKey, answer: dict[str, Any], function: str, invocations: int
 ) -> dg.AssetMaterialization:
     metadata = session_metadata(
         counts=answer["counts"],
@@ -190,4 +198,4 @@ def _materialization(
         size=answer["file_size_bytes"],
     )
     metadata |= {"lambda_function": function, "lambda_invocations": invocations}
-    return dg.AssetMaterialization(KEY, partition=answer["session"], metadata=metadata)
+    return dg.AssetMaterialization(key, partition=answer["session"], metadata=metadata)

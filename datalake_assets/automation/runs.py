@@ -17,7 +17,7 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from datalake_assets import liveness, market_calendar
 from datalake_assets.assets.failure import reason
 from datalake_assets.automation.due import Attempt
-from datalake_assets.automation.jobs import ASSETS, JOBS
+from datalake_assets.automation.jobs import OUR_JOBS, Jobs
 from datalake_assets.collection.clock import Clock
 from datalake_assets.overview.runs import Run, Runs
 
@@ -58,15 +58,15 @@ def collected(instance: dg.DagsterInstance, asset: dg.AssetKey) -> frozenset[str
     return frozenset(instance.get_materialized_partitions(asset))
 
 
-def begin_tick(context: dg.SensorEvaluationContext, clock: Clock) -> datetime:
+def begin_tick(context: dg.SensorEvaluationContext, clock: Clock, jobs: Jobs) -> datetime:
     """The time of a sensor's tick, after ending lost runs."""
     now = clock.now()
-    for ended in end_lost(context.instance, now):
+    for ended in end_lost(context.instance, now, jobs):
         context.log.warning(ended)
     return now
 
 
-def end_lost(instance: dg.DagsterInstance, now: datetime) -> list[str]:
+def end_lost(instance: dg.DagsterInstance, now: datetime, jobs: Jobs = OUR_JOBS) -> list[str]:
     """Mark each lost run of this program as failed, and say which and why.
 
     Then nothing waits for it, and its place in the queue is free. If a silent run was working after
@@ -75,12 +75,14 @@ def end_lost(instance: dg.DagsterInstance, now: datetime) -> list[str]:
     Args:
         instance: Dagster's instance.
         now: The time, UTC.
+        jobs: The lake's jobs.
     """
     told = []
     going_on = dg.RunsFilter(statuses=list(liveness.GOING_ON))
     for record in instance.get_run_records(going_on):
         run = record.dagster_run
-        if not _is_ours(run) or not (why := liveness.lost(instance, record, now)):
+        ours = jobs.made(run) or liveness.TAG in run.tags
+        if not ours or not (why := liveness.lost(instance, record, now)):
             continue
         # It may have ended since it was listed.
         again = instance.get_run_by_id(run.run_id)
@@ -94,12 +96,9 @@ def end_lost(instance: dg.DagsterInstance, now: datetime) -> list[str]:
     return told
 
 
-def _is_ours(run: dg.DagsterRun) -> bool:
-    return (
-        run.job_name in JOBS
-        or liveness.TAG in run.tags
-        or not frozenset(ASSETS).isdisjoint(run.asset_selection or ())
-    )
+def _is_ours(run: dg.DagsterRun, jobs: Jobs) -> bool:
+    # The tag has no name of a lake: beside other lakes, it tells nothing.
+    return jobs.made(run) or (not jobs.names.lake and liveness.TAG in run.tags)
 
 
 def asset_graph(context: dg.SensorEvaluationContext) -> BaseAssetGraph[Any] | None:
@@ -217,19 +216,22 @@ def newest_news(
     return max(filter(None, found), default=None)
 
 
-def latest(instance: dg.DagsterInstance, now: datetime, besides: str = "") -> Runs:
+def latest(
+    instance: dg.DagsterInstance, now: datetime, besides: str = "", jobs: Jobs = OUR_JOBS
+) -> Runs:
     """The newest runs, and the newest that failed within 30 days, with their reasons.
 
     Args:
         instance: Dagster's instance.
         now: The time, UTC.
         besides: A run to leave out: the one that asks.
+        jobs: The lake's jobs.
     """
     since = now - _COUNTED
     newest = [
         record
         for record in instance.get_run_records(limit=_SEARCHED)
-        if _is_ours(record.dagster_run) and record.dagster_run.run_id != besides
+        if _is_ours(record.dagster_run, jobs) and record.dagster_run.run_id != besides
     ]
     # Of jobs that run often, a failure may be older than the newest runs of all.
     failures = [
@@ -238,7 +240,7 @@ def latest(instance: dg.DagsterInstance, now: datetime, besides: str = "") -> Ru
             dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], created_after=since),
             limit=_SEARCHED,
         )
-        if _is_ours(record.dagster_run)
+        if _is_ours(record.dagster_run, jobs)
     ]
     return Runs(
         since=since,

@@ -10,6 +10,7 @@ can be looked up. The state is in the lake and in Dagster's records.
 https://docs.dagster.io/guides/automate/sensors
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -23,76 +24,67 @@ from datalake_assets.assets.daily_ticks import REQUESTS_TAG
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
-from datalake_assets.assets.symbol_year_ticks import PROVE_WRITTEN
+from datalake_assets.assets.symbol_year_ticks import prove_written
+from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import due, runs
 from datalake_assets.automation.following import RETRIES, follow
-from datalake_assets.automation.jobs import (
-    corporate_actions_job,
-    daily_ticks_job,
-    lake_report_job,
-    repair_job,
-    securities_job,
-    sensor_status,
-    symbol_year_ticks_job,
-)
-from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
+from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
 from datalake_assets.automation.repairs import Holes, Repair
-from datalake_assets.automation.years import Years
+from datalake_assets.automation.years import IN_ONE_FILE, PER_SYMBOL, Years
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.files import LakeFiles
+from datalake_assets.names import Names
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
 
-NEW, SECOND_LOOK, REPAIR, YEAR, REPORT = "new session", "second look", "repair", "year", "report"
+NEW, SECOND_LOOK, REPAIR, REPORT = "new session", "second look", "repair", "report"
+YEAR, YEAR_FILE = "year", "year file"
 """The purposes of the runs: the values of the tag `runs.PURPOSE`."""
-
-COLLECTING = (daily_ticks_job.name, repair_job.name, LAMBDA_SESSION_JOB)
-"""The jobs that collect sessions."""
-
-YEARS_JOB = symbol_year_ticks_job.name
 
 GRANTED_TAG, DAY_TAG = "datalake/max_requests", "datalake/day"
 """The tags of a repair: the requests it may send, and the day of the budget."""
 
-_KNOWLEDGE = (corporate_actions_job.name, securities_job.name)
 _REASONS = 8  # how many one tick shows
 
 
-def build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
+def build_sensors(settings: Settings, jobs: Jobs = OUR_JOBS) -> list[dg.SensorDefinition]:
     """The sensors that request runs.
 
     Args:
         settings: How late, how often, how much, and whether they start automatically.
+        jobs: The lake's jobs.
     """
     return [
-        _new_sessions(settings),
-        _second_look(settings),
-        _repair(settings),
-        _years_follow(settings),
-        _report_follows(settings),
+        _new_sessions(settings, jobs),
+        _second_look(settings, jobs),
+        _repair(settings, jobs),
+        _years_follow(settings, jobs),
+        _report_follows(settings, jobs),
     ]
 
 
-def _new_sessions(settings: Settings) -> dg.SensorDefinition:
+def _new_sessions(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
+    names = jobs.names
     delay = timedelta(minutes=settings.collect_after_minutes)
 
     @dg.sensor(
-        name="new_sessions",
-        job=daily_ticks_job,
+        name=names.of("new_sessions"),
+        job=jobs.daily_ticks,
         minimum_interval_seconds=120,
         default_status=sensor_status(settings),
         description="Collect each session on its evening, with retries at growing intervals. Also "
         f"collects missing ones of the newest {settings.catch_up_sessions} sessions.",
     )
+    @names.bind
     def new_sessions(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
-        now = runs.begin_tick(context, clock)
+        now = runs.begin_tick(context, clock, jobs)
         wanted = _after(settings, due.newest(now, settings.catch_up_sessions, delay))
-        published = runs.collected(context.instance, DAILY_TICKS)
+        published = runs.collected(context.instance, names.key(DAILY_TICKS))
         missing = {str(day): "it can be collected" for day in wanted if str(day) not in published}
-        verdicts = _verdicts(context, NEW, now, missing)
+        verdicts = _verdicts(context, jobs, NEW, now, missing)
         told = [verdict.why for verdict in verdicts]
         if not told:
             following, at = due.next_available(
@@ -100,60 +92,64 @@ def _new_sessions(settings: Settings) -> dg.SensorDefinition:
             )
             there = f"the newest session, {wanted[-1]}, is published; " if wanted else ""
             told = [f"{there}{following} is collected from {at:%Y-%m-%d %H:%M} UTC"]
-        told += _older(settings, wanted, published)
-        return _answer(context, _requests_of(NEW, verdicts), told)
+        told += _older(settings, wanted, published, names)
+        return _answer(context, _requests_of(names.purpose(NEW), verdicts), told)
 
     return new_sessions
 
 
-def _second_look(settings: Settings) -> dg.SensorDefinition:
+def _second_look(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
+    names = jobs.names
     later = settings.second_look_sessions
     delay = timedelta(minutes=settings.collect_after_minutes)
 
     @dg.sensor(
-        name="second_look",
-        job=daily_ticks_job,
+        name=names.of("second_look"),
+        job=jobs.daily_ticks,
         minimum_interval_seconds=600,
         default_status=sensor_status(settings),
         description="Collect each session again with a later one, since the source corrects bars "
         "after the evening. Changes are logged (DATALAKE_SECOND_LOOK_SESSIONS).",
     )
+    @names.bind
     def second_look(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
         if not later:
             return dg.SkipReason("DATALAKE_SECOND_LOOK_SESSIONS is 0: nothing is collected again")
-        now = runs.begin_tick(context, clock)
+        now = runs.begin_tick(context, clock, jobs)
         newest = due.newest(now, settings.catch_up_sessions + later, delay)
         again = {day: due.looked_at_again_at(day, later, delay) for day in newest}
         ripe = [day for day in _after(settings, newest) if again[day] <= now]
-        at = runs.materialized_at(context.instance, DAILY_TICKS, map(str, ripe), now)
+        at = runs.materialized_at(context.instance, names.key(DAILY_TICKS), map(str, ripe), now)
         # A session that was never published needs a first collection, not a second look.
         wanted = {
             str(day): "its second look is due"
             for day in ripe
             if str(day) in at and at[str(day)] < again[day]
         }
-        verdicts = _verdicts(context, SECOND_LOOK, now, wanted)
+        verdicts = _verdicts(context, jobs, SECOND_LOOK, now, wanted)
         told = [verdict.why for verdict in verdicts] or ["every session had its second look"]
-        return _answer(context, _requests_of(SECOND_LOOK, verdicts), told)
+        return _answer(context, _requests_of(names.purpose(SECOND_LOOK), verdicts), told)
 
     return second_look
 
 
-def _repair(settings: Settings) -> dg.SensorDefinition:
+def _repair(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
+    names = jobs.names
     budget = settings.repair_requests_per_day
     delay = timedelta(minutes=settings.collect_after_minutes)
 
     @dg.sensor(
-        name="repair",
-        job=repair_job,
+        name=names.of("repair"),
+        job=jobs.repair,
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
         description="Repair sessions with failed or pending symbols by requesting these again, and "
         "collect complete sessions again that did not pass. The oldest first, with at most "
         f"{budget} requests a day (DATALAKE_REPAIR_REQUESTS_PER_DAY).",
     )
+    @names.bind
     def repair(
         context: dg.SensorEvaluationContext,
         clock: dg.ResourceParam[Clock],
@@ -161,18 +157,19 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         if not budget:
             return dg.SkipReason("DATALAKE_REPAIR_REQUESTS_PER_DAY is 0: nothing is repaired")
-        now = runs.begin_tick(context, clock)
+        now = runs.begin_tick(context, clock, jobs)
         holes = Holes.remembered(context.cursor)
         unseen = holes.look(LakeFiles(open_store(lake.uri)))
-        published = runs.collected(context.instance, DAILY_TICKS)
+        published = runs.collected(context.instance, names.key(DAILY_TICKS))
         newest = due.newest(now, settings.catch_up_sessions, delay)
         fresh = {str(day) for day in newest} - published
         today = context.instance.get_run_records(
-            dg.RunsFilter(tags={runs.PURPOSE: REPAIR, DAY_TAG: f"{now:%Y-%m-%d}"})
+            dg.RunsFilter(tags={runs.PURPOSE: names.purpose(REPAIR), DAY_TAG: f"{now:%Y-%m-%d}"})
         )
         repairs, told = holes.choose(
             now,
-            busy=_under_way(context) | dict.fromkeys(fresh, "left to the sensor new_sessions"),
+            busy=_under_way(context, jobs)
+            | dict.fromkeys(fresh, "left to the sensor new_sessions"),
             running=sum(not record.dagster_run.is_finished for record in today),
             left=budget - sum(_requests(record.dagster_run) for record in today),
         )
@@ -184,93 +181,128 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
             )
         if unseen:
             told.append(f"{unseen} session files are still to be read")
-        requests = [_repair_of(repair, now) for repair in repairs]
+        requests = [_repair_of(repair, now, names) for repair in repairs]
         return _answer(context, requests, told or ["no session is incomplete"], holes.cursor())
 
     return repair
 
 
-def _years_follow(settings: Settings) -> dg.SensorDefinition:
+def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
+    names, proving = jobs.names, prove_written(jobs.names)
+
     @dg.sensor(
-        name="years_follow",
-        job=symbol_year_ticks_job,
+        name=names.of("years_follow"),
+        jobs=[jobs.symbol_year_ticks, jobs.year_ticks],
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
-        description="Write the per-symbol files of a year when its sessions changed and none is "
-        "being collected: once after a backfill, not once per session, and the running year once "
-        "a week (DATALAKE_RUNNING_YEAR).",
+        description="Write the files of a year when its sessions changed and none is being "
+        "collected: once after a backfill, not once per session. The year file of the running "
+        "year follows each session, its per-symbol files once a week (DATALAKE_RUNNING_YEAR).",
     )
+    @names.bind
     def years_follow(
         context: dg.SensorEvaluationContext,
         clock: dg.ResourceParam[Clock],
         lake: LakeResource,
     ) -> dg.SensorResult | dg.SkipReason:
-        now = runs.begin_tick(context, clock)
-        years = Years.remembered(context.cursor)
-        changed = years.look(open_store(lake.uri), now, weekly=settings.running_year == "weekly")
-        collecting = {day[:4] for day in _under_way(context)}
-        publishing = runs.under_way(context, SYMBOL_YEAR_TICKS, (YEARS_JOB,))
-        attempts = {year: runs.attempts(context.instance, YEAR, year) for year in changed}
-        verdicts = due.decide(
-            now,
-            dict.fromkeys(changed, "its sessions changed"),
-            busy=publishing | dict.fromkeys(collecting, "its sessions are being collected"),
-            # Earlier runs published the sessions as they were then.
-            attempts={
-                year: [one for one in made if not one.ended or one.ended >= changed[year]]
-                for year, made in attempts.items()
-            },
-            retries=RETRIES,
-            by_hand="datalake publish --year {}",
+        now = runs.begin_tick(context, clock, jobs)
+        store = open_store(lake.uri)
+        kept = json.loads(context.cursor or "{}")
+        collecting = {day[:4] for day in _under_way(context, jobs)}
+
+        def due_now(
+            purpose: str, asset: dg.AssetKey, job: str, changed: Mapping[str, datetime]
+        ) -> list[due.Verdict]:
+            attempts = {
+                year: runs.attempts(context.instance, names.purpose(purpose), year)
+                for year in changed
+            }
+            return due.decide(
+                now,
+                dict.fromkeys(changed, "its sessions changed"),
+                busy=runs.under_way(context, names.key(asset), (job,))
+                | dict.fromkeys(collecting, "its sessions are being collected"),
+                # Earlier runs published the sessions as they were then.
+                attempts={
+                    year: [one for one in made if not one.ended or one.ended >= changed[year]]
+                    for year, made in attempts.items()
+                },
+                retries=RETRIES,
+                by_hand=names.command("datalake publish --year {}", asset, "{}"),
+            )
+
+        files = Years.remembered(kept.get(YEAR_FILE))
+        changed = files.look(store, now, IN_ONE_FILE)
+        verdicts = due_now(YEAR_FILE, YEAR_TICKS, jobs.year_ticks.name, changed)
+        told = [f"year file of {verdict.why}" for verdict in verdicts]
+        requests = _requests_of(
+            names.purpose(YEAR_FILE), verdicts, changed, job=jobs.year_ticks.name
         )
-        told = [verdict.why for verdict in verdicts]
+
+        years = Years.remembered(kept.get(YEAR))
+        weekly = settings.running_year == "weekly"
+        changed = years.look(store, now, PER_SYMBOL, weekly=weekly)
+        verdicts = due_now(YEAR, SYMBOL_YEAR_TICKS, jobs.symbol_year_ticks.name, changed)
+        told += [verdict.why for verdict in verdicts]
+        requests += _requests_of(
+            names.purpose(YEAR), verdicts, changed, proving, job=jobs.symbol_year_ticks.name
+        )
         told += [
             f"{year}: it follows with the session of {end}, the last of its week"
             for year, (_, end) in years.waiting.items()
         ]
         told = told or ["every year is up to date"]
-        requests = _requests_of(YEAR, verdicts, since=changed, run_config=PROVE_WRITTEN)
-        return _answer(context, requests, told, years.cursor())
+        cursor = json.dumps({YEAR: years.kept(), YEAR_FILE: files.kept()})
+        return _answer(context, requests, told, cursor)
 
     return years_follow
 
 
-def _report_follows(settings: Settings) -> dg.SensorDefinition:
+def _report_follows(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
+    names = jobs.names
+
     @dg.sensor(
-        name="report_follows",
-        job=lake_report_job,
+        name=names.of("report_follows"),
+        job=jobs.lake_report,
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
         description="Write the report after something was published or failed, once nothing is in "
         "progress.",
     )
+    @names.bind
     def report_follows(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
-        now = runs.begin_tick(context, clock)
+        now = runs.begin_tick(context, clock, jobs)
         partitions = {
-            **_under_way(context),
-            **runs.under_way(context, SYMBOL_YEAR_TICKS, (YEARS_JOB,)),
+            **_under_way(context, jobs),
+            **runs.under_way(context, names.key(SYMBOL_YEAR_TICKS), (jobs.symbol_year_ticks.name,)),
+            **runs.under_way(context, names.key(YEAR_TICKS), (jobs.year_ticks.name,)),
         }
         if partitions:
             busy = f"{len(partitions):,} partitions are still in progress"
         else:
-            busy = runs.going_on(context.instance, _KNOWLEDGE)
+            busy = runs.going_on(context.instance, jobs.deriving)
         newest = runs.newest_news(
             context.instance,
-            (DAILY_TICKS, SYMBOL_YEAR_TICKS, CORPORATE_ACTIONS, FACTORS_KEY),
-            (*COLLECTING, YEARS_JOB, *_KNOWLEDGE),
+            map(
+                names.key,
+                (DAILY_TICKS, SYMBOL_YEAR_TICKS, YEAR_TICKS, CORPORATE_ACTIONS, FACTORS_KEY),
+            ),
+            (*jobs.collecting, *jobs.publishing, *jobs.deriving),
             now,
         )
         return follow(
             context,
             now,
-            asset=LAKE_REPORT,
-            purpose=REPORT,
+            asset=names.key(LAKE_REPORT),
+            purpose=names.purpose(REPORT),
             since=newest,
             because="there is news since the last report",
             done="nothing has changed since the last report",
-            by_hand="dagster asset materialize -m datalake_assets.definitions --select {}",
+            by_hand=names.command(
+                "dagster asset materialize -m datalake_assets.definitions --select {}", LAKE_REPORT
+            ),
             busy=busy,
         )
 
@@ -281,20 +313,26 @@ def _after(settings: Settings, days: list[date]) -> list[date]:
     return [day for day in days if day >= settings.first_session]
 
 
-def _under_way(context: dg.SensorEvaluationContext) -> dict[str, str]:
-    return runs.under_way(context, DAILY_TICKS, COLLECTING)
+def _under_way(context: dg.SensorEvaluationContext, jobs: Jobs) -> dict[str, str]:
+    return runs.under_way(context, jobs.names.key(DAILY_TICKS), jobs.collecting)
 
 
 def _verdicts(
-    context: dg.SensorEvaluationContext, purpose: str, now: datetime, wanted: dict[str, str]
+    context: dg.SensorEvaluationContext,
+    jobs: Jobs,
+    purpose: str,
+    now: datetime,
+    wanted: dict[str, str],
 ) -> list[due.Verdict]:
     return due.decide(
         now,
         wanted,
-        busy=_under_way(context) if wanted else {},
-        attempts={day: runs.attempts(context.instance, purpose, day) for day in wanted},
+        busy=_under_way(context, jobs) if wanted else {},
+        attempts={
+            day: runs.attempts(context.instance, jobs.names.purpose(purpose), day) for day in wanted
+        },
         retries=RETRIES,
-        by_hand="datalake collect --session {}",
+        by_hand=jobs.names.command("datalake collect --session {}", DAILY_TICKS, "{}"),
     )
 
 
@@ -303,8 +341,12 @@ def _requests_of(
     verdicts: list[due.Verdict],
     since: Mapping[str, datetime] | None = None,
     run_config: Mapping[str, Any] | None = None,
+    job: str | None = None,
 ) -> list[dg.RunRequest]:
-    """A run request for each partition that is due; the key distinguishes attempts and changes."""
+    """A run request for each partition that is due; the key distinguishes attempts and changes.
+
+    `job` where the sensor has several.
+    """
     requests = []
     for verdict in verdicts:
         if verdict.attempt:
@@ -314,6 +356,7 @@ def _requests_of(
                     run_key=f"{purpose} {verdict.partition}{changed} #{verdict.attempt}",
                     partition_key=verdict.partition,
                     run_config=run_config,
+                    job_name=job,
                     tags={runs.PURPOSE: purpose},
                 )
             )
@@ -335,26 +378,34 @@ def _answer(
     return dg.SensorResult(run_requests=requests, cursor=cursor)
 
 
-def _older(settings: Settings, wanted: list[date], published: frozenset[str]) -> Iterator[str]:
+def _older(
+    settings: Settings, wanted: list[date], published: frozenset[str], names: Names
+) -> Iterator[str]:
     """Report missing sessions that are too old for the sensor."""
     if not wanted:
         return
     before = market_calendar.sessions(settings.first_session, wanted[0] - timedelta(days=1))
     missing = [day for day in before if str(day) not in published]
     if missing:
+        first, last = str(missing[0]), str(missing[-1])
+        ours = f"datalake backfill --from {first} --to {last}"
         yield (
             f"{len(missing):,} older sessions are missing and need a backfill: "
-            f"`datalake backfill --from {missing[0]} --to {missing[-1]}`"
+            f"`{names.command(ours, DAILY_TICKS, first, last)}`"
         )
 
 
-def _repair_of(repair: Repair, now: datetime) -> dg.RunRequest:
+def _repair_of(repair: Repair, now: datetime, names: Names) -> dg.RunRequest:
     knobs = {"repair": True, "max_requests": repair.granted}
     return dg.RunRequest(
         run_key=f"{REPAIR} {repair.session} {now.isoformat()}",
         partition_key=repair.session,
-        run_config={"resources": {"collector": {"config": knobs}}},
-        tags={runs.PURPOSE: REPAIR, GRANTED_TAG: str(repair.granted), DAY_TAG: f"{now:%Y-%m-%d}"},
+        run_config={"resources": {names.of("collector"): {"config": knobs}}},
+        tags={
+            runs.PURPOSE: names.purpose(REPAIR),
+            GRANTED_TAG: str(repair.granted),
+            DAY_TAG: f"{now:%Y-%m-%d}",
+        },
     )
 
 

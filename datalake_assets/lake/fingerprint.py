@@ -11,27 +11,37 @@ accidents, not attacks: a row's hash has 64 bits, mixed in two ways, and is not 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.symbols import Symbols
 
 Words = npt.NDArray[np.uint64]
 
-_COLUMNS = tuple(name for name in SCHEMA.names if name != "symbol")
+_COLUMNS = [name for name in SCHEMA.names if name != "symbol"]
 _LANES = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03))
 _MASK = (1 << 64) - 1
+_ROUNDS = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+_LAST_SHIFT = np.uint64(31)
 _NULL = np.uint64(0x7FF4_6E75_6C6C_2E2E)
 """What is mixed into the hash of a row where a value is missing."""
+
+_BLOCK = 32_768
+"""Rows that are hashed at once: their words stay in the processor's cache over all columns."""
+
+_SIGNED: Mapping[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.int64)}
+"""Whole numbers by their width in bytes."""
 
 FINGERPRINT = pa.binary(16)
 """How a fingerprint is stored, beside the number of rows."""
@@ -125,14 +135,30 @@ class RowHashes:
     @classmethod
     def of(cls, bars: pa.Table, symbols: Words | None = None) -> Self:
         """Of these rows, in their order; `symbols` as for `fingerprint`."""
-        state = _symbols(bars["symbol"]) if symbols is None else symbols
-        for name in _COLUMNS:
-            state = _mixed(state * _LANES[0] ^ _bits(bars[name]))
-            if bars[name].null_count:
-                # Once more: each word of 64 bits is some number's, so no word can stand for none.
-                missing = pc.is_null(bars[name]).to_numpy()
-                state[missing] = _mixed(state[missing] ^ _NULL)
-        return cls(_mixed(state ^ _LANES[0]), _mixed(state ^ _LANES[1]))
+        hashed = _symbols(bars["symbol"]) if symbols is None else symbols
+        columns = [_bits(each) for each in bars.select(_COLUMNS).combine_chunks().itercolumns()]
+        low, high = (np.empty(bars.num_rows, np.uint64) for _ in _LANES)
+        scratch = np.empty(min(bars.num_rows, _BLOCK), np.uint64)
+        for start in range(0, bars.num_rows, _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            state, other = low[rows], high[rows]
+            spare = scratch[: len(state)]
+            state[:] = hashed[rows]
+            for bits, missing in columns:
+                np.multiply(state, _LANES[0], out=state)
+                np.bitwise_xor(state, bits[rows], out=state)
+                _mix(state, spare)
+                if missing is not None:
+                    # Once more: each word of 64 bits is some number's, and none stands for a null.
+                    absent = missing[rows]
+                    again = state[absent] ^ _NULL
+                    _mix(again, np.empty_like(again))
+                    state[absent] = again
+            np.bitwise_xor(state, _LANES[1], out=other)
+            _mix(other, spare)
+            np.bitwise_xor(state, _LANES[0], out=state)
+            _mix(state, spare)
+        return cls(low, high)
 
     def ordered(self, order: npt.NDArray[np.int64]) -> RowHashes:
         """Those of the rows in another order."""
@@ -174,23 +200,37 @@ def _word(symbol: str) -> int:
     return int.from_bytes(hashlib.blake2b(symbol.encode(), digest_size=8).digest(), "big")
 
 
-def _bits(column: pa.ChunkedArray) -> Words:
-    """The column's values as they are, bit by bit: -0.0 is not 0.0, a NaN is itself; a null is 0.
+def _bits(column: pa.ChunkedArray) -> tuple[Words, npt.NDArray[np.bool_] | None]:
+    """The column's values as they are, bit by bit, and which are missing; None when none is.
 
-    Where a value is missing, what lies below it in memory says nothing.
+    -0.0 is not 0.0, and a NaN is itself. A null is 0: what lies below it in memory says nothing.
+
+    Args:
+        column: In one piece.
     """
-    if pa.types.is_date32(column.type):
-        column = column.cast(pa.int32())
-    if not pa.types.is_floating(column.type):
-        column = column.cast(pa.int64())
-    if column.null_count:
-        column = pc.fill_null(column, pa.scalar(0, column.type))
-    bits: Words = column.to_numpy().view(np.uint64)
-    return bits
+    if not len(column):
+        return np.empty(0, np.uint64), None
+    array = column.chunk(0)
+    width = array.type.bit_width // 8
+    # Arrow's memory itself: its kernels would cast a session's column as long as it takes to hash.
+    numbers = np.frombuffer(array.buffers()[1], _SIGNED[width], len(array), array.offset * width)
+    bits = numbers.astype(np.int64, copy=False).view(np.uint64)
+    if not array.null_count:
+        return bits, None
+    missing = array.is_null().to_numpy(zero_copy_only=False)
+    return np.where(missing, np.uint64(0), bits), missing
 
 
-def _mixed(words: Words) -> Words:
-    """Each word with its bits well mixed: the finalizer of splitmix64 (Steele et al., 2014)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+def _mix(words: Words, spare: Words) -> None:
+    """Mix the bits of each word in its place: the finalizer of splitmix64 (Steele et al., 2014).
+
+    Args:
+        words: The words.
+        spare: As many words, which are overwritten.
+    """
+    for shift, factor in _ROUNDS:
+        np.right_shift(words, shift, out=spare)
+        np.bitwise_xor(words, spare, out=words)
+        np.multiply(words, factor, out=words)
+    np.right_shift(words, _LAST_SHIFT, out=spare)
+    np.bitwise_xor(words, spare, out=words)

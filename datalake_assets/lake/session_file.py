@@ -25,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from typing import Any
 
@@ -76,7 +76,8 @@ class Provenance:
 
     def to_json(self) -> str:
         """As text."""
-        told = asdict(self) | {
+        # Not `asdict`, which copies each value: six times as long.
+        told = {each.name: getattr(self, each.name) for each in fields(self)} | {
             "collected_at": self.collected_at.isoformat(),
             "listed": self.listed.isoformat(),
             "known_since": self.known_since and self.known_since.isoformat(),

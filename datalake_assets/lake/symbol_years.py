@@ -22,16 +22,14 @@ manifest is made to say that nobody knows it, and the next publication writes or
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
 from functools import partial
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +39,7 @@ from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.lake import currency, symbol_year_file
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
 from datalake_assets.lake.manifest import Entry, Manifest
+from datalake_assets.lake.projection import OvertakenError, Projection, PublicationError
 from datalake_assets.lake.year_bars import YearBars
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
@@ -58,9 +57,9 @@ _TOGETHER = 500
 """Symbol-years hashed in one go: one by one, numpy would spend its time on being called."""
 _TRIES = 5
 
-# Encoding more files at once than there are cores makes all of them slower: 4,400 a second with
-# two threads on two cores, 2,600 with twenty.
-_encoding = threading.BoundedSemaphore(os.cpu_count() or 1)
+_ENCODED = 64
+"""Symbol-years encoded in one go: one by one, between writes, each took up to half as long again.
+Two such groups are 3 MB."""
 
 _PATIENCE = 600.0
 """Seconds that another publication of a year is waited for: a year takes a minute, on a slow
@@ -69,14 +68,6 @@ connection a few."""
 
 _Found: TypeAlias = "pa.Table | Fingerprint | str"
 """What came of reading a symbol-year: its bars, or their fingerprint, or why there is neither."""
-
-
-class PublicationError(RuntimeError):
-    """A year's publication did not come to its end; running it again completes it."""
-
-
-class OvertakenError(PublicationError):
-    """It did not, because another publication of the same year ran at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +124,7 @@ class Proof:
         return not self.unread and not self.same_bytes
 
 
-class SymbolYears:
+class SymbolYears(Projection):
     """The symbol-years of a lake.
 
     Args:
@@ -146,15 +137,15 @@ class SymbolYears:
     def __init__(
         self, store: Store, sender: Store | None = None, clock: Clock | None = None
     ) -> None:
-        self._store, self._sender, self._clock = store, sender or store, clock or Clock()
+        super().__init__(store, clock)
+        self._sender = sender or store
 
     @property
     def url(self) -> str:
         """The folder that they lie in, as a person finds it."""
         return self._store.url(layout.SYMBOL_YEARS)
 
-    def years(self) -> list[int]:
-        """The years that were published, ascending."""
+    def years(self) -> list[int]:  # noqa: D102
         return sorted(filter(None, map(layout.manifest_year, self._store.list(layout.MANIFESTS))))
 
     def manifest(self, year: int) -> Manifest:
@@ -165,7 +156,7 @@ class SymbolYears:
         """
         return self._manifest(year)[0]
 
-    def without_symbols(self, year: int) -> Manifest:
+    def made_from(self, year: int) -> Manifest:
         """What the manifest of a year says of its sessions: the end of its file is enough.
 
         Raises:
@@ -181,26 +172,6 @@ class SymbolYears:
             if found.year == year:
                 return found
         return replace(self.manifest(year), symbols={})
-
-    def behind(self, year: int) -> list[date]:
-        """The sessions of a year that its symbol-years don't show as they are now, ascending."""
-        return currency.behind(self._store, self.without_symbols(year), self._sessions(year))
-
-    def follow_with(self, year: int, now: datetime) -> date | None:
-        """The session with which the running year follows, once a week (`currency.follow_with`)."""
-        manifest, sessions = self.without_symbols(year), self._sessions(year)
-        return currency.follow_with(manifest, sessions, now.date())
-
-    def due(self, year: int, *, weekly: bool) -> bool:
-        """Are a year's symbol-years to be published now?
-
-        Args:
-            year: The year.
-            weekly: Whether those of the running year wait for the last session of a week.
-        """
-        if weekly and self.follow_with(year, self._clock.now()):
-            return False
-        return bool(self.behind(year))
 
     def publish(
         self,
@@ -220,7 +191,7 @@ class SymbolYears:
             run_id: A mark of the caller, kept in the manifest.
             suspects: Symbols to be written again even if they seem unchanged, or to be removed
                 although no manifest knows them.
-            workers: Objects written at the same time.
+            workers: Objects written at the same time, at most.
             policy: How often and how long a write is tried again.
             stop: Set to end it early; what was written stays, and the next publication goes on.
             display: Where progress is shown.
@@ -257,13 +228,6 @@ class SymbolYears:
         """Write and remove what `_begin` announced, and then the manifest that knows it."""
         year = before.year
         objects = _Objects(self._sender, before, version)
-        written: dict[str, bytes] = {}
-
-        def encoded(symbol: str) -> bytes:
-            data = _encoded(bars, symbol)
-            written[symbol] = hashlib.sha256(data).digest()
-            return data
-
         # In the symbols' order, so that each band of the bars is read once.
         keys = {
             layout.symbol_year_key(symbol, year): symbol
@@ -271,15 +235,16 @@ class SymbolYears:
             if symbol in bars.fingerprints
         }
         removed = [symbol for symbol in changing if symbol not in bars.fingerprints]
-        report = upload(
-            [Item(key, partial(encoded, symbol)) for key, symbol in keys.items()],
-            objects.put,
-            workers=workers,
-            policy=policy,
-            stop=stop,
-            display=display,
-            clock=self._clock,
-        )
+        with _Encoding(bars, list(keys.values())) as encoding:
+            report = upload(
+                [Item(key, partial(encoding.take, symbol)) for key, symbol in keys.items()],
+                objects.put,
+                workers=self._sender.writers(workers),
+                policy=policy,
+                stop=stop,
+                display=display,
+                clock=self._clock,
+            )
         symbols = {**before.symbols, **dict.fromkeys(changing)}
         for key, done in report.uploaded.items():
             entry = Entry(bars.fingerprints[keys[key]], str(done.version), done.size)
@@ -314,7 +279,7 @@ class SymbolYears:
             manifest,
             sorted(keys[key] for key in report.uploaded),
             removed,
-            written,
+            encoding.digests,
             report.bytes,
             retries=report.retries,
         )
@@ -423,8 +388,10 @@ class SymbolYears:
         with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
             for start in range(0, len(names), _TOGETHER):
                 some = names[start : start + _TOGETHER]
-                read = dict(zip(some, threads.map(read_one, some), strict=True))
-                same_bytes += sum(isinstance(found, Fingerprint) for found in read.values())
+                # In a folder handing a file to another thread takes as long as reading it.
+                found = map(read_one, some) if self._store.near else threads.map(read_one, some)
+                read = dict(zip(some, found, strict=True))
+                same_bytes += sum(isinstance(one, Fingerprint) for one in read.values())
                 for symbol, held in _fingerprints(read).items():
                     total += held if isinstance(held, Fingerprint) else nothing
                     if held != (right := truth.get(symbol, nothing)):
@@ -570,12 +537,6 @@ class SymbolYears:
     def _write(self, manifest: Manifest, version: str | None) -> str:
         return self._store.replace(layout.manifest_key(manifest.year), manifest.encode(), version)
 
-    def _sessions(self, year: int) -> dict[date, str]:
-        """The year's sessions and the versions of their objects, ascending."""
-        versions = self._store.versions(layout.sessions_of(year))
-        days = layout.dated(layout.SESSIONS, list(versions))
-        return {day: versions[layout.session_key(day)] for day in days}
-
     def _read(self, year: int, *, keep: bool = True) -> YearBars:
         return YearBars.read(self._store, self._sessions(year), keep=keep)
 
@@ -594,6 +555,53 @@ class SymbolYears:
             return "there is no such object"
         except BrokenFileError as error:
             return str(error)
+
+
+class _Encoding:
+    """The files of symbol-years, encoded in order by one thread, a little ahead of the writes.
+
+    More threads would take Python's lock from each other, and from those that write.
+
+    Args:
+        bars: The bars of the year.
+        symbols: Whose files will be asked for, in this order.
+
+    Attributes:
+        digests: The SHA-256 of each file that was encoded.
+    """
+
+    def __init__(self, bars: YearBars, symbols: Sequence[str]) -> None:
+        self.digests: dict[str, bytes] = {}
+        self._bars, self._lock = bars, threading.Lock()
+        self._groups = [symbols[at : at + _ENCODED] for at in range(0, len(symbols), _ENCODED)]
+        self._group_of = {
+            symbol: number for number, group in enumerate(self._groups) for symbol in group
+        }
+        self._encoded: list[Future[dict[str, bytes]]] = []
+        self._thread = ThreadPoolExecutor(1, "symbol-years")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def take(self, symbol: str) -> bytes:
+        """A symbol's file, once.
+
+        Raises:
+            StoreError: The bars could not be had.
+        """
+        number = self._group_of[symbol]
+        with self._lock:
+            for group in self._groups[len(self._encoded) : number + 2]:
+                self._encoded.append(self._thread.submit(self._encode, group))
+        return self._encoded[number].result().pop(symbol)
+
+    def _encode(self, symbols: Sequence[str]) -> dict[str, bytes]:
+        files = {symbol: symbol_year_file.encode(self._bars.of(symbol)) for symbol in symbols}
+        self.digests |= {symbol: hashlib.sha256(data).digest() for symbol, data in files.items()}
+        return files
 
 
 class _Objects:
@@ -669,12 +677,6 @@ def _changing(before: Manifest, now: YearBars, suspects: frozenset[str]) -> list
         or known.get(symbol) is None
         or known[symbol] != now.fingerprints.get(symbol)
     ]
-
-
-def _encoded(bars: YearBars, symbol: str) -> bytes:
-    rows = bars.of(symbol)
-    with _encoding:
-        return symbol_year_file.encode(rows)
 
 
 def _fingerprints(read: Mapping[str, _Found]) -> dict[str, Fingerprint | str]:

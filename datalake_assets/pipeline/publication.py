@@ -6,6 +6,7 @@ Does not belong here: Dagster, or how any one step works.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -109,6 +110,8 @@ class Outcome:
         failed: Why symbols failed in this collection, those included of which the ledger has an
             earlier answer.
         closed: Whether there was no session by the source's own calendar: a closure to declare.
+        last: Whether it is the last of those that were collected together; the next one can take
+            as long as its requests.
     """
 
     ledger: Ledger
@@ -120,6 +123,7 @@ class Outcome:
     sessions: int
     failed: Mapping[str, str] = field(default_factory=dict)
     closed: bool = False
+    last: bool = True
 
 
 class Publication:
@@ -307,6 +311,7 @@ class Publication:
                 sessions=together,
                 failed=audited.session.ledger.failed,
                 closed=audited.closed,
+                last=not days,
             )
 
     def _audited(
@@ -485,7 +490,7 @@ class _UnderWay:
         self._waiting = deque(windows)
         self._running: deque[tuple[deque[date], Collection]] = deque()
         self._collection, self._display, self._clock = collection, display, clock
-        self._began = clock.seconds()
+        self._began, self._shown = clock.seconds(), -math.inf
         first, last = windows[0][0][0], windows[-1][0][-1]
         self._label = f"{first}" if first == last else f"{first} … {last}"
         self._chunks = sum(plan.requests for _, plan in windows)
@@ -525,10 +530,13 @@ class _UnderWay:
         yield from self._running
 
     def show(self, *, final: bool = False) -> None:
-        """Show how far all windows are."""
+        """Show how far all windows are, if that was not just shown."""
+        seconds = self._clock.seconds()
+        if not final and seconds < self._shown + _TURN:
+            return
+        self._shown = seconds
         now = sum((collection.snapshot() for _, collection in self._running), self._done)
-        seconds = self._clock.seconds() - self._began
-        now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds)
+        now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds - self._began)
         self._display.show(now, final=final)
 
 

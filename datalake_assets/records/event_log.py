@@ -1,14 +1,17 @@
-"""Event log: events about assets, stored through one connection and in one transaction.
+"""Event log: events about assets, stored through one connection and in few transactions.
 
-Belongs here: which events go that way, and when its connection is given up. Does not belong here:
-a database (`sqlite`, `postgres`).
+Belongs here: which events go that way, which share a transaction, and when the connection is given
+up. Does not belong here: a database (`sqlite`, `postgres`).
 
 A run over a year stores some 500 events about assets, a plan and a materialization per session.
 Dagster's storages connect anew for each of the statements that one event takes, and SQLite's also
-compiles each statement anew. Here the statements of an event, or of a batch that Dagster hands
-over, share a transaction, and events share a connection. An event is stored when the call returns,
-as in Dagster's own classes: nothing waits in memory, so a process that is killed loses nothing
-that it had recorded.
+compiles each statement anew. Here the statements of an event share a transaction, and events share
+a connection. Many events in one transaction cost a third to a quarter of what each costs alone: a
+batch that Dagster hands over is one transaction, and so is what a block of `together` stores.
+
+Outside such a block an event is in the database when the call returns, as in Dagster's own classes.
+Nothing is stored later than its caller asks for: no thread and no timer writes here, so an error
+reaches the caller, and a process that ends leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
 from typing import Any
 
+import dagster as dg
 from dagster._core.events import EVENT_TYPE_TO_PIPELINE_RUN_STATUS, DagsterEventType
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqlEventLogStorage
@@ -40,22 +45,23 @@ class AssetEventLog(SqlEventLogStorage):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._lock = threading.RLock()
+        self._gathered: list[EventLogEntry] | None = None  # in a block of `together`
         super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
 
     def store_event(self, event: EventLogEntry) -> None:
-        """Store one event; it is in the database when this returns."""
-        if _of_asset(event):
-            self._store([event])
-            return
-        super().store_event(event)
-        # A run is planned, started or ended. Its next events may come from another process, and
-        # after the last one nothing is left open.
-        if event.dagster_event_type in EVENT_TYPE_TO_PIPELINE_RUN_STATUS:
-            with self._lock:
-                self._release()
+        """Store one event; it is in the database when this returns, or at the end of the block."""
+        with self._lock:
+            if not _of_asset(event):
+                self._store_gathered()
+                self._store_other(event)
+            elif self._gathered is None:
+                self._store([event])
+            else:
+                self._gathered.append(event)
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store what Dagster hands over together: the plan of a run, where batches are on."""
+        self._store_gathered()
         for (_, of_asset), group in groupby(events, lambda event: (event.run_id, _of_asset(event))):
             if of_asset:
                 self._store(list(group))
@@ -63,11 +69,49 @@ class AssetEventLog(SqlEventLogStorage):
                 for event in group:
                     self.store_event(event)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block whose events about assets are stored at its end, in one transaction.
+
+        Other threads that store events wait for it. The events are stored also when the block ends
+        by an error. An event of another kind is stored after those before it. A question that is
+        asked in the block does not see its events.
+
+        Raises:
+            Exception: What keeps the database from storing them; then none of them is stored.
+        """
+        with self._lock:
+            if self._gathered is not None:
+                yield  # the outer block stores them
+                return
+            self._gathered = []
+            try:
+                try:
+                    yield
+                finally:
+                    self._store_gathered()
+            finally:
+                self._gathered = None
+
     def dispose(self) -> None:
         """Close what is open."""
         with self._lock:
             self._release()
         super().dispose()
+
+    def _store_other(self, event: EventLogEntry) -> None:
+        super().store_event(event)
+        # A run is planned, started or ended. Its next events may come from another process, and
+        # after the last one nothing is left open.
+        if event.dagster_event_type in EVENT_TYPE_TO_PIPELINE_RUN_STATUS:
+            self._release()
+
+    def _store_gathered(self) -> None:
+        with self._lock:
+            if self._gathered:
+                events, self._gathered = self._gathered, []
+                for _, group in groupby(events, lambda event: event.run_id):
+                    self._store(list(group))
 
     def _store(self, events: Sequence[EventLogEntry]) -> None:
         with self._lock:
@@ -85,6 +129,18 @@ class AssetEventLog(SqlEventLogStorage):
     @abstractmethod
     def _release(self) -> None:
         """Close the connection; the next event opens one."""
+
+
+def together(instance: dg.DagsterInstance) -> AbstractContextManager[None]:
+    """A block whose events about assets are stored at its end, in one transaction.
+
+    With one of Dagster's own storages each event is stored by itself, as without the block.
+
+    Args:
+        instance: Dagster's instance.
+    """
+    storage = instance.event_log_storage
+    return storage.together() if isinstance(storage, AssetEventLog) else nullcontext()
 
 
 def newest(

@@ -70,17 +70,6 @@ class SqliteEventLog(AssetEventLog, SqliteEventLogStorage):
         """A transaction on the file of all runs."""
         return self._transaction(_INDEX)
 
-    def store_event(self, event: EventLogEntry) -> None:
-        """Store one event; it is in the files when this returns."""
-        super().store_event(event)
-        self._touch(event.run_id)
-
-    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Store events that Dagster hands over together."""
-        super().store_event_batch(events)
-        for run_id in {event.run_id for event in events}:
-            self._touch(run_id)
-
     def wipe(self) -> None:
         """Delete all events. Dagster unlinks the files of runs."""
         with self._lock:
@@ -118,10 +107,19 @@ class SqliteEventLog(AssetEventLog, SqliteEventLogStorage):
         # Both are written before one is committed, so an error leaves both as they were.
         with run.begin(), index.begin():
             run.execute(_INSERT, rows)
-            ids = [index.execute(_INSERT, row).lastrowid for row in rows]
+            index.execute(_INSERT, rows)
+            # Nobody else writes meanwhile, and each row has the number after the last one's.
+            # https://www.sqlite.org/autoinc.html
+            last = index.execute(_LAST_ROW).scalar_one()
+            ids = range(last - len(rows) + 1, last + 1)
             self._store_asset_event_tags(index, events, ids)
             for event, event_id in newest(events, ids):
                 self._store_asset_event(index, event, event_id)
+        self._touch(events[0].run_id)
+
+    def _store_other(self, event: EventLogEntry) -> None:
+        super()._store_other(event)
+        self._touch(event.run_id)
 
     def _writers_of(self, run_id: str) -> list[db.Connection]:
         """The connections to the file of a run and to that of all runs."""
@@ -171,6 +169,7 @@ class SqliteEventLog(AssetEventLog, SqliteEventLogStorage):
 
 
 _INSERT = SqlEventLogStorageTable.insert()
+_LAST_ROW = db.text("SELECT last_insert_rowid()")
 
 
 class SqliteStorage(DagsterSqliteStorage):

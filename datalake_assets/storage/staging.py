@@ -1,8 +1,8 @@
 """Staging: atomic writes in a local folder.
 
 Belongs here: the hidden folder at the lake's root in which a file is written before it is renamed
-to its place, and the files that killed writers left there. Does not belong here: keys, and
-user-facing errors (`store`).
+to its place, the files that killed writers left there, the lock of those who replace a file, and a
+file's version. Does not belong here: keys, and user-facing errors (`store`).
 
 A half-written file next to its final place would be in a folder that other programs scan: pandas,
 pyarrow, Polars and Spark treat every file there as data. A hidden folder at the root avoids that,
@@ -13,6 +13,9 @@ ends in any way. If that file can be locked, or is gone, the writer is dead and 
 be removed. Clocks and process ids are not used, as they are unreliable across machines and
 containers. If the files of a living writer are removed nevertheless (by another machine, on a share
 without shared locks), its rename fails, and it writes again.
+
+All of it is the system's own calls: obstore hands each of its own to another thread, and `pathlib`
+and buffered files take longer than the calls that they make.
 """
 
 from __future__ import annotations
@@ -25,22 +28,29 @@ import secrets
 import stat
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore
 
 STAGING = ".staging"
 """The folder, at the lake's root; never listed."""
 
+LOCK = ".lock"
+"""The file, at the lake's root, that those who replace an object hold meanwhile; never listed."""
+
 _WRITER = ".writer"
 """The suffix of a writer's lock file. Its staged files have the same prefix."""
 
 _TRIES = 5
+
+
+class _TakenError(Exception):
+    """The place of a file is another's."""
 
 
 class Staging:
@@ -69,7 +79,7 @@ class Staging:
         Raises:
             BaseError, OSError: What obstore or the system says.
         """
-        return self._write(backend, key, data, overwrite=True)
+        return self._write(backend, data, partial(self._place, os.replace, key))
 
     def create(self, backend: LocalStore, key: str, data: bytes) -> bool:
         """Write a file unless there is one; False: there is.
@@ -77,24 +87,76 @@ class Staging:
         Raises:
             BaseError, OSError: What obstore or the system says.
         """
+
+        def link(staged: str) -> None:
+            try:
+                self._place(os.link, key, staged)
+            except FileExistsError:
+                raise _TakenError from None
+            self._remove(staged)
+
+        with suppress(_TakenError):
+            self._write(backend, data, link)
+            return True
+        return False
+
+    def replace(
+        self, backend: LocalStore, key: str, data: bytes, version: str | None
+    ) -> str | None:
+        """Write a file in the place of the one with this version; None: no file may be there.
+
+        Returns:
+            Its ETag; None when another version stands there, which is left as it is.
+
+        Raises:
+            BaseError, OSError: What obstore or the system says.
+        """
+
+        def replace(staged: str) -> None:
+            with self._locked():
+                try:
+                    now = self.e_tag(backend, key)
+                except FileNotFoundError:
+                    now = None
+                if now != version:
+                    raise _TakenError
+                self._place(os.replace, key, staged)
+
+        # Two states of a file can't have one version: a new file, so another inode, and a
+        # timestamp in microseconds.
+        with suppress(_TakenError):
+            return self._write(backend, data, replace)
+        return None
+
+    def read(self, backend: LocalStore, key: str) -> tuple[bytes, str] | None:
+        """A file's bytes and its ETag; None where obstore is to read it, or to say why not.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
         try:
-            self._write(backend, key, data, overwrite=False)
-        except AlreadyExistsError:
-            return False
-        return True
+            data, found = read_file(f"{self._root}/{key}")
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return None
+        if self._as_expected is None:
+            self.e_tag(backend, key)
+        return (data, _e_tag(found)) if self._as_expected else None
 
     def e_tag(self, backend: LocalStore, key: str) -> str:
         """A file's ETag, as obstore tells it: its number, time of change in µs, and size.
 
         Where that is how this version of obstore makes it, which is looked at once, it is not
-        asked again: it would hand the question to a thread of its own.
+        asked again.
 
         Raises:
             FileNotFoundError: There is no such file.
             BaseError, OSError: What obstore or the system says.
         """
+        place = f"{self._root}/{key}"
         if self._as_expected:
-            found = os.stat(f"{self._root}/{key}")  # noqa: PTH116
+            found = os.stat(place)  # noqa: PTH116
             if not stat.S_ISREG(found.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "is no file", key)
             return _e_tag(found)
@@ -102,38 +164,61 @@ class Staging:
         if told is None:
             raise FileNotFoundError(errno.ENOENT, "has no ETag", key)
         if self._as_expected is None:
-            self._as_expected = told == _e_tag((self._root / key).stat())
+            self._as_expected = told == _e_tag(os.stat(place))  # noqa: PTH116
         return told
 
     def abandoned(self) -> list[Path]:
         """The files that dead writers staged, sorted."""
         return [path for path in self._of_the_dead() if not path.name.endswith(_WRITER)]
 
-    def _write(self, backend: LocalStore, key: str, data: bytes, *, overwrite: bool) -> str:
+    def _write(self, backend: LocalStore, data: bytes, place: Callable[[str], object]) -> str:
+        """Stage a file, and let it be brought to its place; its ETag."""
         for left in reversed(range(_TRIES)):
-            staged = f"{STAGING}/{self._claimed()}.{next(self._numbers)}"
-            path = self._root / staged
+            name = f"{STAGING}/{self._claimed()}.{next(self._numbers)}"
+            staged = f"{self._root}/{name}"
             try:
-                _write_new(path, data)
+                _write_new(staged, data)
                 # A renaming leaves the file's number and time as they are, and so its ETag.
-                version = self.e_tag(backend, staged)
-                self._move(backend, staged, key, overwrite=overwrite)
-            except BaseException:
-                if left and not path.exists():  # taken for a dead writer's
+                version = self.e_tag(backend, name)
+                place(staged)
+            except FileNotFoundError:
+                if left and not os.path.exists(staged):  # noqa: PTH110 - taken for a dead writer's
                     self._mark = None
                     continue
-                self._remove(path)
+                self._remove(staged)
+                raise
+            except BaseException:
+                self._remove(staged)
                 raise
             return version
         raise AssertionError  # unreachable: the last error was raised
 
-    def _move(self, backend: LocalStore, staged: str, key: str, *, overwrite: bool) -> None:
-        if overwrite:
-            # Without handing it to one of obstore's threads, which takes as long as the renaming.
-            with suppress(FileNotFoundError):  # the folder is not there yet: obstore makes it
-                os.replace(f"{self._root}/{staged}", f"{self._root}/{key}")  # noqa: PTH105
-                return
-        obstore.rename(backend, staged, key, overwrite=overwrite)
+    def _place(self, move: Callable[[str, str], None], key: str, staged: str) -> None:
+        """Rename or link a file to its place, whose folder may not be there yet."""
+        place = f"{self._root}/{key}"
+        try:
+            move(staged, place)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
+            move(staged, place)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One at a time, of all processes that replace objects in this folder.
+
+        The lock is taken anew each time: one that stays open would have to be compared with the
+        one that lies there now, and shared by threads, which takes as long.
+        """
+        place = f"{self._root}/{LOCK}"
+        try:
+            lock = os.open(place, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
 
     def _claimed(self) -> str:
         """This writer's mark, whose file it holds."""
@@ -170,10 +255,10 @@ class Staging:
             self._remove(path)
 
     @staticmethod
-    def _remove(path: Path) -> None:
+    def _remove(path: str | Path) -> None:
         # A file that can't be removed is harmless: no reader sees it, and no write fails.
         with suppress(OSError):
-            path.unlink()
+            os.unlink(path)  # noqa: PTH108
 
     def _of_the_dead(self) -> Iterator[Path]:
         """Every file of a dead writer, sorted."""
@@ -194,15 +279,35 @@ def _e_tag(found: os.stat_result) -> str:
     return f'"{found.st_ino:x}-{found.st_mtime_ns // 1000:x}-{found.st_size:x}"'
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet.
+def read_file(path: str, length: int | None = None) -> tuple[bytes, os.stat_result]:
+    """A file's bytes, or its last `length` ones, and what the system says of it.
 
-    obstore would write it under a third name, rename it, and do both in a thread of its own.
+    Raises:
+        OSError: What the system says.
     """
-    with path.open("xb", buffering=0) as file:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(file)
+        if length is not None and length < found.st_size:
+            os.lseek(file, -length, os.SEEK_END)
+        rest = found.st_size if length is None else min(length, found.st_size)
+        data = os.read(file, rest)
+        while len(data) < rest and (more := os.read(file, rest - len(data))):
+            data += more
+        return data, found
+    finally:
+        os.close(file)
+
+
+def _write_new(path: str, data: bytes) -> None:
+    """Write a file that is not there yet."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
         rest = memoryview(data)
         while rest:
-            rest = rest[file.write(rest) :]
+            rest = rest[os.write(file, rest) :]
+    finally:
+        os.close(file)
 
 
 def _held(path: Path) -> bool:

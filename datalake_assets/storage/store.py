@@ -5,11 +5,12 @@ which keys exist and what is in them (the rest of `lake`).
 
 What `obstore` guarantees, and what it doesn't:
 
-- A folder: an object is written in `.staging` and then renamed (`put`) or hard-linked (`create`)
-  to its place (`staging`); obstore alone would stage it beside its place, where programs that read
-  a folder take it for data. A killed process leaves the old object or the new one, and maybe a
-  file in `.staging`. Nothing is fsynced: after a power cut an object that was written in the last
-  seconds may be short, which its reader (Parquet's footer) notices.
+- A folder is obstore's to list; the rest is the system's own calls (`staging`). An object is
+  written in `.staging` and then renamed (`put`) or hard-linked (`create`) to its place; obstore
+  would stage it beside its place, where programs that read a folder take it for data. A killed
+  process leaves the old object or the new one, and maybe a file in `.staging`. Nothing is fsynced:
+  after a power cut an object that was written in the last seconds may be short, which its reader
+  (Parquet's footer) notices.
 - S3: one signed PUT, visible when it is complete; `create` sends `If-None-Match: *`, `replace`
   sends `If-Match`. The signature covers the body's SHA-256, but not every server compares the two
   (SeaweedFS 4.48 does not): `x-amz-checksum-sha256`, which is sent too, makes it refuse a body
@@ -18,7 +19,7 @@ What `obstore` guarantees, and what it doesn't:
   not take a conditional write or a removal for repeatable, nor a 400 or a broken listing for
   passing. Ours are: each can tell what the lost request did.
 
-`LocalStore` has no conditional replacement, so a folder's is made of a lock and a comparison.
+A folder has no conditional replacement, so it is made of a lock and a comparison.
 
 obstore's threads don't survive a fork: a child that calls it waits for ever, on S3 even with a
 store of its own. It is told so instead (`require_unforked`).
@@ -26,7 +27,6 @@ store of its own. It is told so instead (`require_unforked`).
 
 import builtins
 import errno
-import fcntl
 import functools
 import os
 import random
@@ -47,7 +47,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from datalake_assets.settings import lake_location
-from datalake_assets.storage.staging import STAGING, Staging
+from datalake_assets.storage.staging import LOCK, STAGING, Staging, read_file
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -56,9 +56,6 @@ if TYPE_CHECKING:
 Backend = LocalStore | MemoryStore | S3Store
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
-
-LOCK = ".lock"
-"""The file, in a local folder, that those who replace an object hold meanwhile; never listed."""
 
 _KEY = re.compile(r"(?!\.\.?(/|$))[A-Za-z0-9._=-]+(/(?!\.\.?(/|$))[A-Za-z0-9._=-]+)*")
 _NAMED_LIKE_A_FILE = re.compile(r".+\.(parquet|json|html)")
@@ -199,13 +196,25 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
+    @property
+    def near(self) -> bool:
+        """Whether it is a folder: nobody waits for an answer, and no request costs anything."""
+        return self._root is not None
+
     def readers(self, most: int) -> int:
         """Threads that read it fastest, of so many at most.
 
         Over a network they wait side by side. In a folder nobody waits: more than four only take
         Python's lock from each other, and 32 take half as long again.
         """
-        return most if self._root is None else min(most, 4)
+        return min(most, 4) if self.near else most
+
+    def writers(self, most: int) -> int:
+        """Threads that write small objects to it at the least cost, of so many at most.
+
+        As for `readers`; in a folder two of them keep two cores busy, and 20 take an eighth more.
+        """
+        return min(most, 2) if self.near else most
 
     def get(self, key: str) -> bytes:
         """The object's bytes.
@@ -226,6 +235,10 @@ class Store:
             FileNotFoundError: there is none.
         """
         with self._attempt("read", key) as backend:
+            if self._staging and isinstance(backend, LocalStore):
+                read = self._staging.read(backend, key)
+                if read is not None:
+                    return read
             found = obstore.get(backend, key)
             return found.bytes().to_bytes(), _version(found.meta["e_tag"], key)
 
@@ -314,9 +327,12 @@ class Store:
             ChangedError: The object has another version, or other bytes where none were expected.
                 The same bytes, whoever wrote them, are no change.
         """
-        if self._root is not None:
-            return self._replace_locally(key, data, version)
         with self._attempt("write", key, making=True) as backend:
+            if self._staging and isinstance(backend, LocalStore):
+                told = self._staging.replace(backend, key, data, version)
+                if told is None:
+                    raise ChangedError(_changed(self.url(key)))
+                return told
             try:
                 written = obstore.put(
                     backend,
@@ -335,33 +351,15 @@ class Store:
                 return now
         raise ChangedError(_changed(self.url(key)))
 
-    def _replace_locally(self, key: str, data: bytes, version: str | None) -> str:
-        with self._attempt("write", key, making=True) as backend, self._lock():
-            assert self._staging
-            assert isinstance(backend, LocalStore)
-            try:
-                now = self._staging.e_tag(backend, key)
-            except FileNotFoundError:
-                now = None
-            if now != version:
-                raise ChangedError(_changed(self.url(key)))
-            # Two states of a file can't have one version: a new file, so another inode, and a
-            # timestamp in microseconds.
-            return self._staging.put(backend, key, data)
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """One writer at a time, of all processes that replace objects in this folder."""
-        with open(self._base + LOCK, "wb", buffering=0) as file:  # noqa: PTH123
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     @_sent_again
     def delete(self, key: str) -> None:
         """Removes the object; it is fine when there is none."""
         try:
             with self._attempt("delete", key) as backend:
-                obstore.delete(backend, key)
+                if self._root is not None:
+                    os.unlink(self._base + key)  # noqa: PTH108 - a Path takes longer than the call
+                else:
+                    obstore.delete(backend, key)
         except FileNotFoundError:
             return
 
@@ -436,15 +434,16 @@ class Store:
         """A file, or its last `length` bytes; None where obstore reads it, or says why not.
 
         obstore hands every read to a thread of its own, and a small file takes three times as long.
+
+        Raises:
+            FileNotFoundError: There is no such file.
         """
         if self._root is None:
             return None
         try:
-            # No Path and no buffer: both would take as long as the reading.
-            with open(self._base + key, "rb", buffering=0) as file:  # noqa: PTH123
-                if length is not None:
-                    file.seek(max(0, os.fstat(file.fileno()).st_size - length))
-                return file.read()
+            return read_file(self._base + key, length)[0]
+        except FileNotFoundError:
+            raise
         except OSError:
             return None
 

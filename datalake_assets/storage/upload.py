@@ -21,8 +21,8 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import PermanentError, StoppedError, TransientError
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
-from datalake_assets.storage.staging import STAGING
-from datalake_assets.storage.store import LOCK, ChangedError, StoreError, checked_key
+from datalake_assets.storage.staging import LOCK, STAGING
+from datalake_assets.storage.store import ChangedError, StoreError, checked_key
 
 WORKERS = 20
 """Threads, unless told otherwise. They wait for answers nearly all of their time, so the farther

@@ -8,7 +8,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -50,13 +50,15 @@ def daemon(folder: Path) -> Iterator[tuple[dg.DagsterInstance, Path]]:
             yield instance, log
 
 
-def launch(instance: dg.DagsterInstance, graph: object, assets: list[str], days: list[date]) -> str:
+def launch(
+    instance: dg.DagsterInstance, graph: object, assets: list[str], days: Sequence[date | str]
+) -> str:
     """What the UI does at "Launch backfill"; returns the backfill's identifier."""
     backfill = PartitionBackfill.from_asset_partitions(
-        backfill_id="-".join([*assets, str(days[0])]),
+        backfill_id="-".join([*assets, str(days[0])]).replace("/", "-"),
         asset_graph=graph,  # type: ignore[arg-type]
         partition_names=[str(day) for day in days],
-        asset_selection=[dg.AssetKey(asset) for asset in assets],
+        asset_selection=[dg.AssetKey(asset.split("/")) for asset in assets],
         backfill_timestamp=datetime.now(UTC).timestamp(),
         tags={},
         dynamic_partitions_store=instance,

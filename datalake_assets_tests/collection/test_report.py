@@ -4,7 +4,7 @@ import json
 from datetime import UTC, date, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datalake_assets.collection.report import Ledger, Reason, State, Statistics, joined, reasons
@@ -72,6 +72,7 @@ def test_ledgers_of_the_same_states_are_equal_and_the_same_text_in_whatever_orde
 
 
 @given(outcomes, st.sampled_from(WEEK), st.text(max_size=30))
+@example({"A": State.FAILED}, MONDAY, "half of a pair: \ud800, and \x7f")
 def test_a_ledger_survives_its_way_through_json(
     outcome: dict[str, State], session: date, why: str
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_ledger_survives_its_way_through_json(
     assert Ledger.from_json(text, made.present) == made
     assert Ledger.from_json(text.encode(), made.present) == made
     assert "present" not in json.loads(text)
+    assert text == json.dumps(json.loads(text), separators=(",", ":"))
 
 
 def test_the_text_of_a_ledger_does_not_repeat_the_rows_beside_it() -> None:

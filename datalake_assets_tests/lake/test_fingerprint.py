@@ -1,9 +1,11 @@
 """The same rows have the same fingerprint, in any order and split; any other bit has another."""
 
+import hashlib
 import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datalake_assets.collection.bars import SCHEMA, empty
-from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
+from datalake_assets.lake.fingerprint import (
+    _BLOCK,
+    Fingerprint,
+    RowHashes,
+    fingerprint,
+    fingerprints,
+)
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
 
 ROWS = every(names(5), WEEK[:4])
@@ -48,6 +56,70 @@ def rows(draw: st.DrawFn) -> pa.Table:
     return table(
         bar(symbol, day, close=price, volume=volume) for symbol, day, price, volume in found
     )
+
+
+def mixed(word: int) -> int:
+    """The finalizer of splitmix64."""
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
+    return word ^ word >> 31
+
+
+def word_of(value: Any) -> int:
+    """The 64 bits of a value, as Arrow keeps it in a table of bars."""
+    match value:
+        case datetime():
+            value = (value - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        case date():
+            value = (value - date(1970, 1, 1)).days
+        case float():
+            (value,) = struct.unpack("<Q", struct.pack("<d", value))
+    return int(value or 0) % 2**64
+
+
+def hashes_of(row: dict[str, Any]) -> tuple[int, int]:
+    """The two hashes of a row, as they are defined, one number after the other."""
+    name = row["symbol"].encode()
+    state = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
+    for value in list(row.values())[1:]:
+        state = mixed(state * 0x9E3779B97F4A7C15 % 2**64 ^ word_of(value))
+        if value is None:
+            state = mixed(state ^ 0x7FF4_6E75_6C6C_2E2E)
+    return mixed(state ^ 0x9E3779B97F4A7C15), mixed(state ^ 0xD1B54A32D192ED03)
+
+
+@given(rows(), st.data())
+def test_each_row_hashes_to_what_the_definition_says(bars: pa.Table, data: st.DataObject) -> None:
+    told = bars.to_pylist()
+    for row in told:
+        row["vwap"] = data.draw(st.none() | st.floats(allow_nan=False))
+        row["trade_count"] = data.draw(st.none() | st.integers(0, 2**63 - 1))
+        if row["close"] != row["close"]:
+            row["close"] = 0.0  # which NaN it is does not survive Python
+    bars = table(told)
+    cut = data.draw(st.integers(0, bars.num_rows))
+    for some in (bars, bars.slice(cut), pa.concat_tables([bars.slice(0, cut), bars.slice(cut)])):
+        found = RowHashes.of(some)
+        expected = [hashes_of(row) for row in some.to_pylist()]
+        assert list(zip(found.low.tolist(), found.high.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("rows", [1, _BLOCK - 1, _BLOCK, _BLOCK + 1, 2 * _BLOCK, 2 * _BLOCK + 1])
+def test_rows_hash_the_same_in_a_table_of_any_length(rows: int) -> None:
+    some = [bar("A"), bar("B", vwap=None), bar("C", close=-0.0, trade_count=None)]
+    places = np.arange(rows) % len(some)
+    alone = RowHashes.of(table(some))
+    found = RowHashes.of(table(some).take(pa.array(places)))
+    assert np.array_equal(found.low, alone.low[places])
+    assert np.array_equal(found.high, alone.high[places])
+
+
+def test_neither_the_rows_nor_the_given_hashes_of_symbols_are_changed() -> None:
+    bars = table([bar("A"), bar("B", vwap=None)])
+    before, given_ = bars.to_pylist(), np.array([7, 8], np.uint64)
+    RowHashes.of(bars, given_)
+    assert bars.to_pylist() == before
+    assert given_.tolist() == [7, 8]
 
 
 @given(rows(), st.randoms())

@@ -3,6 +3,7 @@
 Not here: real processes killed in the middle of a year (`benchmarks.publication_kills`).
 """
 
+import hashlib
 import multiprocessing
 import os
 import threading
@@ -27,7 +28,8 @@ from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.fingerprint import fingerprint
 from datalake_assets.lake.manifest import Manifest
-from datalake_assets.lake.symbol_years import PublicationError, Published, SymbolYears
+from datalake_assets.lake.projection import PublicationError
+from datalake_assets.lake.symbol_years import _ENCODED, Published, SymbolYears
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, StoreError, open_store
 from datalake_assets.storage.upload import Snapshot
@@ -1018,3 +1020,38 @@ def test_the_wait_for_another_publication_ends_when_it_does() -> None:
     years.wait_for_other(YEAR, "mine", seconds=600, stop=threading.Event())
 
     assert clock.seconds() == 1_006
+
+
+@pytest.mark.parametrize("symbols", [_ENCODED - 1, _ENCODED, _ENCODED + 1, 3 * _ENCODED])
+@pytest.mark.parametrize("workers", [1, 5])
+def test_files_that_are_encoded_ahead_are_each_symbols_own(symbols: int, workers: int) -> None:
+    store = open_store("memory://")
+    closes = {f"S{number:03}": number for number in range(symbols)}
+    write(store, {DAYS[0]: closes})
+    done = SymbolYears(store).publish(YEAR, workers=workers)
+    assert list(done.uploaded) == list(closes)
+    for symbol, rows in symbol_rows({DAYS[0]: closes}).items():
+        data = store.get(layout.symbol_year_key(symbol, YEAR))
+        assert symbol_year_file.decode(data, symbol).equals(rows)
+        assert done.written[symbol] == hashlib.sha256(data).digest()
+
+
+def test_a_publication_that_is_refused_encodes_no_more_than_a_little_ahead() -> None:
+    store, encoded = open_store("memory://"), []
+    write(store, {DAYS[0]: {f"S{number:03}": number for number in range(5 * _ENCODED)}})
+    encode = symbol_year_file.encode
+
+    def counted(bars: pa.Table) -> bytes:
+        encoded.append(bars["symbol"][0].as_py())
+        return encode(bars)
+
+    def refuse(verb: str, key: str) -> None:
+        if key.startswith(layout.SYMBOL_YEARS):
+            raise StoreError("403 Forbidden")
+
+    refusing = WatchedStore(store, before=refuse)
+    with patch.object(symbol_year_file, "encode", counted), pytest.raises(PublicationError):
+        SymbolYears(refusing).publish(YEAR, workers=1)
+    assert _ENCODED <= len(encoded) <= 2 * _ENCODED
+    assert not [thread for thread in threading.enumerate() if "symbol-years" in thread.name]
+    assert SymbolYears(store).publish(YEAR).manifest.whole

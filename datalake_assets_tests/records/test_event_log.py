@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import secrets
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,22 @@ from typing import Any
 import dagster as dg
 import pytest
 import sqlalchemy as db
+from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.events.log import EventLogEntry
+from dagster._core.execution.api import execute_run_iterator
 from dagster._core.storage.event_log import SqlEventLogStorage, SqliteEventLogStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._time import get_current_timestamp
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 
+from datalake_assets.assets.daily_ticks import _Materializations
 from datalake_assets.automation.runs import end_lost
-from datalake_assets.records.event_log import AssetEventLog
+from datalake_assets.collection.collect import Page
+from datalake_assets.records.event_log import AssetEventLog, together
 from datalake_assets.records.postgres import PostgresEventLog
 from datalake_assets.records.sqlite import SqliteEventLog, SqliteStorage
 from datalake_assets_tests.postgres import NOT_HERE, PostgresServer, binaries
-from datalake_assets_tests.workbench import DAYS, QUIET, Market, Workbench, names
+from datalake_assets_tests.workbench import DAYS, QUIET, Market, Workbench, failure, names
 
 ROOT = Path(__file__).parents[2]
 SQLITE = """
@@ -401,6 +406,153 @@ def test_writers_and_readers_of_several_processes_do_not_hinder_each_other(tmp_p
         assert index.execute(db.text("SELECT count(*) FROM event_logs")).scalar() == 60
 
 
+# --- several at once ------------------------------------------------------------------------------
+
+
+def test_events_of_a_block_are_stored_at_its_end_in_their_order(
+    storage: SqliteEventLog, tmp_path: Path
+) -> None:
+    others = SqliteEventLogStorage(str(tmp_path))
+    with storage.together():
+        for number in range(1, 4):
+            storage.store_event(event("run", number))
+            with storage.together():  # a block within is part of it
+                storage.store_event(event("run", number + 10))
+        assert in_run(others, "run") == len(partitions(others)) == 0
+    assert [entry.get_dagster_event().partition for entry in others.get_logs_for_run("run")] == [
+        f"2024-01-{number:02d}" for number in (1, 11, 2, 12, 3, 13)
+    ]
+    ids = others.get_latest_storage_id_by_partition(
+        TICKS, dg.DagsterEventType.ASSET_MATERIALIZATION
+    )
+    assert sorted(ids, key=lambda day: ids[day])[-1] == "2024-01-13"
+    assert len(set(ids.values())) == 6
+    storage.store_event(event("run", 20))
+    assert "2024-01-20" in partitions(others), "after the block each is stored at once"
+
+
+def test_another_event_in_a_block_comes_after_those_before_it(storage: SqliteEventLog) -> None:
+    with storage.together():
+        storage.store_event(event("run", 1))
+        storage.store_event(status_event("run", dg.DagsterEventType.PIPELINE_START))
+        storage.store_event(event("run", 2))
+        storage.store_event(event("another", 3))
+        storage.store_event_batch([event("run", 4), event("run", 5)])
+    kinds = [
+        entry.get_dagster_event().partition or entry.dagster_event_type
+        for entry in storage.get_logs_for_run("run")
+    ]
+    start = dg.DagsterEventType.PIPELINE_START
+    assert kinds == ["2024-01-01", start, "2024-01-02", "2024-01-04", "2024-01-05"]
+    assert len(partitions(storage)) == 5
+
+
+def test_a_block_that_ends_by_an_error_or_an_interrupt_has_stored_its_events(
+    storage: SqliteEventLog,
+) -> None:
+    def store(number: int, error: BaseException) -> None:
+        with storage.together():
+            storage.store_event(event("run", number))
+            raise error
+
+    for number, error in enumerate([LookupError(), KeyboardInterrupt()], 1):
+        with pytest.raises(type(error)):
+            store(number, error)
+    assert partitions(storage) == {"2024-01-01", "2024-01-02"}
+
+
+def test_another_thread_waits_for_the_end_of_a_block(storage: SqliteEventLog) -> None:
+    threads = threading.active_count()
+    other = threading.Thread(target=lambda: storage.store_event(event("run", 3)))
+    with storage.together():
+        storage.store_event(event("run", 1))
+        other.start()
+        storage.store_event(event("run", 2))
+    other.join(60)
+    logs = storage.get_logs_for_run("run")
+    assert [entry.get_dagster_event().partition for entry in logs] == [
+        f"2024-01-{number:02d}" for number in (1, 2, 3)
+    ]
+    assert threading.active_count() == threads
+
+
+def test_with_dagsters_own_storage_a_block_stores_each_event_at_once(tmp_path: Path) -> None:
+    with instance_at(tmp_path / "home") as instance, together(instance):
+        instance.event_log_storage.store_event(event("run", 1))
+        assert instance.get_materialized_partitions(TICKS) == {"2024-01-01"}
+
+
+class Waiting:
+    """The context of a step: a storage, and what is logged to it."""
+
+    def __init__(self, storage: SqliteEventLog) -> None:
+        self.instance = self
+        self.event_log_storage = storage
+        self.logged: list[str | None] = []
+
+    def log_event(self, materialization: dg.AssetMaterialization) -> None:
+        self.logged.append(materialization.partition)
+
+
+@pytest.mark.parametrize(("seconds", "are_due"), [(0.0, False), (0.4999, False), (0.5, True)])
+def test_a_session_waits_half_a_second_for_others_and_not_longer(
+    seconds: float, are_due: bool, storage: SqliteEventLog
+) -> None:
+    now = 100.0
+    context = Waiting(storage)
+    told = _Materializations(context, lambda: now)  # type: ignore[arg-type]
+    assert not told.are_due
+    told.add(dg.AssetMaterialization(TICKS, partition="a"))
+    now += seconds
+    told.add(dg.AssetMaterialization(TICKS, partition="b"))
+    assert told.are_due is are_due, "since the first of them"
+    told.log()
+    assert context.logged == ["a", "b"]
+    now += 10
+    assert not told.are_due
+    told.log()
+    assert context.logged == ["a", "b"]
+
+
+def test_an_interrupt_while_sessions_are_recorded_waits_until_they_are(tmp_path: Path) -> None:
+    """Ctrl-C, a container's stop and the button Terminate are the same to Dagster."""
+    call = f"from {__name__} import *; be_interrupted({str(tmp_path)!r})"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", call],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    with ours_at(tmp_path / "home") as instance:
+        bench = Workbench(tmp_path / "lake", instance)
+        (found,) = instance.get_runs()
+        assert found.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
+        assert bench.materialized() == {f"{day}" for day in DAYS}
+
+
+def be_interrupted(folder: str) -> None:
+    """Collect five sessions, and get a signal while they are written into the records."""
+
+    class Interrupted(SqliteEventLog):
+        def _store_asset_event(self, connection: Any, entry: EventLogEntry, event_id: int) -> None:
+            told = entry.get_dagster_event()
+            if told.is_step_materialization and told.asset_key == TICKS:
+                os.kill(os.getpid(), signal.SIGTERM)
+            super()._store_asset_event(connection, entry, event_id)
+
+    class Storage(SqliteStorage):
+        def __init__(self, base_dir: str, inst_data: Any = None) -> None:
+            super().__init__(base_dir, inst_data)
+            self._event_log_storage = Interrupted(f"{base_dir}/history/runs")
+
+    vars(sys.modules["datalake_assets.records.sqlite"])["SqliteStorage"] = Storage
+    with ours_at(Path(folder) / "home") as instance:
+        result = Workbench(Path(folder) / "lake", instance).run(DAYS[0], DAYS[-1])
+        assert not result.success
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
@@ -434,25 +586,84 @@ def test_an_event_that_can_not_be_stored_is_in_neither_file_and_is_told(
     storage.dispose()
 
 
-def collect_until_killed(folder: str, lake: str, when: str) -> None:
-    """Collect five sessions, and be killed with the third: before, within or after its record."""
-    stored = 0
+def test_an_event_of_a_block_that_can_not_be_stored_is_told_at_its_end(tmp_path: Path) -> None:
+    storage = Failing(str(tmp_path))
+    storage.full = True
+    block = storage.together()
+    block.__enter__()
+    storage.store_event(event("run", 1))
+    storage.store_event(event("run", 2))
+    with pytest.raises(OSError, match="no space left"):
+        block.__exit__(None, None, None)
+    assert partitions(storage) == set()
+    assert in_run(storage, "run") == 0
+
+    storage.full = False
+    storage.store_event(event("run", 3))
+    assert partitions(storage) == {"2024-01-03"}
+    storage.dispose()
+
+
+def test_a_run_whose_sessions_can_not_be_recorded_fails_with_the_reason(tmp_path: Path) -> None:
+    class Storage(SqliteStorage):
+        def __init__(self, base_dir: str, inst_data: Any = None) -> None:
+            super().__init__(base_dir, inst_data)
+            self._event_log_storage = Failing(f"{base_dir}/history/runs")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datalake_assets.records.sqlite.SqliteStorage", Storage)
+        instance = ours_at(tmp_path / "home")
+    with instance:
+        storage = instance.event_log_storage
+        assert isinstance(storage, Failing)
+
+        class Filling(Market):
+            def __call__(self, *request: Any) -> Page:
+                storage.full = True
+                return super().__call__(*request)
+
+        bench = Workbench(tmp_path / "lake", instance, Filling(names(20)))
+        result = bench.run(DAYS[0], DAYS[-1])
+    assert not result.success
+    assert "no space left" in failure(result)
+    assert bench.lake.sessions() == DAYS
+
+
+# --- a process that is killed ---------------------------------------------------------------------
+
+
+def collect_until_killed(
+    folder: str, lake: str, symbols: int, when: str, seconds: float, block: int
+) -> None:
+    """Collect five sessions, and be killed as some of them are recorded.
+
+    Args:
+        folder: DAGSTER_HOME.
+        lake: The lake.
+        symbols: So many have bars.
+        when: Before these are recorded, within it, or after.
+        seconds: How long a session waits for others.
+        block: Which time.
+    """
+    blocks = 0
+
+    def die(moment: str) -> None:
+        if blocks == block and when == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     class Deadly(SqliteEventLog):
-        def store_event(self, event: EventLogEntry) -> None:
-            nonlocal stored
-            told = event.dagster_event_type is dg.DagsterEventType.ASSET_MATERIALIZATION
-            stored += told and event.get_dagster_event().asset_key == TICKS
-            if told and stored == 3 and when == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            super().store_event(event)
-            if told and stored == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
+        @contextmanager
+        def together(self) -> Iterator[None]:
+            nonlocal blocks
+            blocks += 1
+            die("before")
+            with super().together():
+                yield
+            die("after")
 
         def _store_asset_event(self, *arguments: Any) -> None:
             super()._store_asset_event(*arguments)
-            if stored == 3 and when == "within":
-                os.kill(os.getpid(), signal.SIGKILL)
+            die("within")
 
     class Storage(SqliteStorage):
         def __init__(self, base_dir: str, inst_data: Any = None) -> None:
@@ -461,17 +672,15 @@ def collect_until_killed(folder: str, lake: str, when: str) -> None:
 
     # By name, as Dagster finds it.
     vars(sys.modules["datalake_assets.records.sqlite"])["SqliteStorage"] = Storage
+    vars(sys.modules["datalake_assets.assets.daily_ticks"])["_TOGETHER"] = seconds
     with ours_at(Path(folder)) as instance:
-        Workbench(Path(lake), instance).run(DAYS[0], DAYS[-1])
+        Workbench(Path(lake), instance, Market(names(symbols))).run(DAYS[0], DAYS[-1])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a process is told apart by /proc")
-@pytest.mark.parametrize(("when", "known"), [("before", 2), ("within", 2), ("after", 3)])
-def test_a_kill_loses_no_event_that_was_stored_and_the_run_is_ended_at_the_next_start(
-    when: str, known: int, tmp_path: Path
-) -> None:
-    home, lake = tmp_path / "home", tmp_path / "lake"
-    call = f"from {__name__} import *; collect_until_killed({str(home)!r}, {str(lake)!r}, {when!r})"
+def be_killed(folder: Path, **how: Any) -> None:
+    """Let a process collect and be killed: DAGSTER_HOME and the lake are in the folder."""
+    given = {"folder": str(folder / "home"), "lake": str(folder / "lake")} | how
+    call = f"from {__name__} import *; collect_until_killed(**{given!r})"
     killed = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", call],
         cwd=ROOT,
@@ -481,8 +690,27 @@ def test_a_kill_loses_no_event_that_was_stored_and_the_run_is_ended_at_the_next_
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
-    with ours_at(home) as instance:
-        bench = Workbench(lake, instance)
+
+ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a process is told apart by /proc")
+
+
+@ONLY_LINUX
+@pytest.mark.parametrize(
+    ("when", "seconds", "block", "known"),
+    [
+        ("before", 0.0, 3, 2),
+        ("within", 0.0, 3, 2),
+        ("after", 0.0, 3, 3),
+        ("within", 60.0, 1, 0),
+    ],
+)
+def test_a_kill_loses_no_event_that_was_stored_and_the_run_is_ended_at_the_next_start(
+    when: str, seconds: float, block: int, known: int, tmp_path: Path
+) -> None:
+    be_killed(tmp_path, symbols=20, when=when, seconds=seconds, block=block)
+
+    with ours_at(tmp_path / "home") as instance:
+        bench = Workbench(tmp_path / "lake", instance)
         (run,) = instance.get_runs()
         in_the_run = [
             entry.get_dagster_event().partition
@@ -493,7 +721,7 @@ def test_a_kill_loses_no_event_that_was_stored_and_the_run_is_ended_at_the_next_
         ]
         assert bench.materialized() == set(in_the_run)
         assert len(in_the_run) == known
-        assert len(bench.lake.sessions()) >= 3, "the session was published before"
+        assert len(bench.lake.sessions()) >= (3 if block == 3 else 5), "published before"
 
         (told,) = end_lost(instance, datetime.now(UTC))
         assert f"run {run.run_id[:8]} was marked as failed" in told
@@ -502,6 +730,107 @@ def test_a_kill_loses_no_event_that_was_stored_and_the_run_is_ended_at_the_next_
 
         assert bench.run(DAYS[0], DAYS[-1], missing_only=True).success
         assert bench.materialized() == {f"{day}" for day in DAYS}
+
+
+def retry(bench: Workbench) -> None:
+    """Launch the newest run again, as the UI does and as Dagster does for a lost worker."""
+    (lost, *_) = bench.instance.get_runs(limit=1)
+    job = bench.definitions().resolve_job_def("daily_ticks_job")
+    again = bench.instance.create_run_for_job(
+        job, run_config=QUIET, tags=lost.tags, parent_run_id=lost.run_id, root_run_id=lost.run_id
+    )
+    list(execute_run_iterator(InMemoryJob(job), again, bench.instance))
+
+
+def missing_ones(bench: Workbench) -> None:
+    """Launch a run for each partition that Dagster shows as missing, as the UI offers."""
+    for day in DAYS:
+        if str(day) not in bench.materialized():
+            assert bench.run(day).success
+
+
+WAYS: dict[str, Callable[[Workbench], Any]] = {
+    "the same backfill": lambda bench: bench.run(DAYS[0], DAYS[-1], missing_only=True),
+    "a retry": retry,
+    "a repair": lambda bench: bench.run(DAYS[0], DAYS[-1], repair=True),
+    "all of it again": lambda bench: bench.run(DAYS[0], DAYS[-1]),
+    "the partitions that are missing": missing_ones,
+}
+
+
+def told(bench: Workbench) -> dict[str, tuple[float, Any]]:
+    """By partition, when its newest materialization was, and of how many bars it tells."""
+    found = {}
+    for record in bench.instance.fetch_materializations(TICKS, limit=100, ascending=True).records:
+        assert record.partition_key
+        metadata = record.asset_materialization.metadata  # type: ignore[union-attr]
+        found[record.partition_key] = record.timestamp, metadata["row_count"].value
+    return found
+
+
+def assert_records_and_lake_agree(bench: Workbench) -> None:
+    newest = told(bench)
+    assert set(newest) == {f"{day}" for day in bench.lake.sessions()}
+    for day in bench.lake.sessions():
+        session = bench.lake.read(day)
+        at, bars = newest[f"{day}"]
+        assert at > session.provenance.collected_at.timestamp(), day
+        assert bars == session.bars.num_rows, day
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five sessions were published, and the process was killed before it recorded one."""
+    folder = tmp_path_factory.mktemp("killed")
+    be_killed(folder, symbols=20, when="before", seconds=60.0, block=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five sessions were collected, then three of them again, the last of which is not recorded."""
+    folder = tmp_path_factory.mktemp("killed-again")
+    with ours_at(folder / "home") as instance:
+        assert Workbench(folder / "lake", instance).run(DAYS[0], DAYS[-1]).success
+    be_killed(folder, symbols=21, when="before", seconds=0.0, block=3)
+    return folder
+
+
+@ONLY_LINUX
+@pytest.mark.parametrize("way", WAYS)
+def test_whichever_way_a_user_goes_on_after_a_kill_the_records_and_the_lake_agree(
+    way: str, killed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    with ours_at(tmp_path / "home") as instance:
+        bench = Workbench(tmp_path / "lake", instance)
+        assert bench.lake.sessions() == DAYS
+        assert bench.materialized() == set()
+        end_lost(instance, datetime.now(UTC))
+        WAYS[way](bench)
+        assert_records_and_lake_agree(bench)
+
+
+@ONLY_LINUX
+@pytest.mark.parametrize("way", [way for way in WAYS if "missing" not in way])
+def test_what_a_killed_run_collected_again_is_told_although_dagster_knows_its_first_collection(
+    way: str, killed_again: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(killed_again, tmp_path, dirs_exist_ok=True)
+    with ours_at(tmp_path / "home") as instance:
+        bench = Workbench(tmp_path / "lake", instance, Market(names(21)))
+        bars = {day: bench.lake.read(day).bars.num_rows for day in DAYS}
+        assert sorted(bars.values()) == [20, 20, 21, 21, 21], "two of them were not collected again"
+        first = told(bench)
+        assert [first[f"{day}"][1] for day in DAYS] == [21, 21, 20, 20, 20], "one is not told"
+        end_lost(instance, datetime.now(UTC))
+
+        WAYS[way](bench)
+        assert_records_and_lake_agree(bench)
+
+        before = told(bench)
+        bench.run(DAYS[0], DAYS[-1], missing_only=True)
+        assert told(bench) == before, "it is told once"
 
 
 # --- Postgres -------------------------------------------------------------------------------------

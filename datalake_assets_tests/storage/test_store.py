@@ -19,12 +19,10 @@ import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
-from datalake_assets.storage.staging import STAGING, Staging
+from datalake_assets.storage.staging import LOCK, STAGING, Staging
 from datalake_assets.storage.store import (
-    LOCK,
     ChangedError,
     Store,
     StoreError,
@@ -556,12 +554,12 @@ class TakenForDead(Staging):
 
     times = 0
 
-    def _move(self, backend: LocalStore, staged: str, key: str, *, overwrite: bool) -> None:
+    def _place(self, move: Callable[[str, str], None], key: str, staged: str) -> None:
         if self.times:
             self.times -= 1
             for path in self._folder.iterdir():
                 path.unlink()
-        super()._move(backend, staged, key, overwrite=overwrite)
+        super()._place(move, key, staged)
 
 
 def test_a_writer_that_was_taken_for_dead_writes_again(tmp_path: Path) -> None:
@@ -572,11 +570,47 @@ def test_a_writer_that_was_taken_for_dead_writes_again(tmp_path: Path) -> None:
     staging.times = 4
     assert staging.create(backend, "a/new", b"2") is True
     assert staging.create(backend, "a/new", b"3") is False
+    staging.times = 4
+    version = staging.replace(backend, "a/other", b"5", None)
+    staging.times = 4
+    assert staging.replace(backend, "a/other", b"6", version)
+    assert (tmp_path / "a/other").read_bytes() == b"6"
     staging.times = 5
-    with pytest.raises((BaseError, FileNotFoundError), match="No such file"):
+    with pytest.raises(FileNotFoundError, match="No such file"):
         staging.put(backend, "a/k", b"4")
     assert (tmp_path / "a/k").read_bytes() == b"1"
     assert (tmp_path / "a/new").read_bytes() == b"2"
+
+
+class Interrupted(Staging):
+    """Of a writer whom Ctrl-C meets right after a file came to its place."""
+
+    def _place(self, move: Callable[[str, str], None], key: str, staged: str) -> None:
+        super()._place(move, key, staged)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("write", [Staging.put, Staging.create])
+def test_an_interruption_is_not_taken_for_a_file_that_others_removed(
+    tmp_path: Path, write: Callable[[Staging, LocalStore, str, bytes], object]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(Interrupted(tmp_path), LocalStore(tmp_path), "a/k", b"1")
+    assert (tmp_path / "a/k").read_bytes() == b"1"
+    assert list((tmp_path / STAGING).glob("*.[0-9]*")) == []
+
+
+def test_a_replacement_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    written = store.replace("k", b"1", None)
+    for version in (None, written + "0"):
+        with pytest.raises(ChangedError, match="another writer changed it"):
+            store.replace("k", b"2", version)
+    with pytest.raises(ChangedError):
+        store.replace("new", b"2", written)
+    assert store.versions() == {"k": written}
+    assert store.get("k") == b"1"
+    assert {path.suffix for path in (tmp_path / STAGING).iterdir()} == {".writer"}
 
 
 def test_writers_at_work_sweep_nothing_of_each_other(tmp_path: Path) -> None:
@@ -729,6 +763,12 @@ def test_what_in_a_folder_is_no_file_to_read_is_told_with_its_place(
 def test_a_folder_is_read_by_few_threads(tmp_path: Path, most: int, in_folder: int) -> None:
     assert open_store(str(tmp_path)).readers(most) == in_folder
     assert open_store("memory://").readers(most) == most
+
+
+@pytest.mark.parametrize(("most", "in_folder"), [(1, 1), (2, 2), (3, 2), (20, 2)])
+def test_a_folder_is_written_by_two_threads(tmp_path: Path, most: int, in_folder: int) -> None:
+    assert open_store(str(tmp_path)).writers(most) == in_folder
+    assert open_store("memory://").writers(most) == most
 
 
 # URIs

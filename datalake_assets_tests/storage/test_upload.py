@@ -29,8 +29,8 @@ from typer.testing import CliRunner
 from datalake_assets.cli.upload import UploadDisplay
 from datalake_assets.cli.upload import upload as upload_command
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.storage.staging import STAGING
-from datalake_assets.storage.store import LOCK, ChangedError, StoreError, open_store
+from datalake_assets.storage.staging import LOCK, STAGING
+from datalake_assets.storage.store import ChangedError, StoreError, open_store
 from datalake_assets.storage.upload import HOPELESS, Item, Snapshot, files, upload
 from datalake_assets_tests.fakes import FakeClock
 from datalake_assets_tests.seaweedfs import S3Server
