@@ -50,20 +50,10 @@ demo-s3: $(DEV) ## The same into a bucket, of an S3 server (SeaweedFS) that ends
 	@DAGSTER_HOME="$(CURDIR)/.datalake/s3/dagster" $(BIN)/python -m datalake_assets_tests.seaweedfs \
 		--data .datalake/s3 -- $(BIN)/datalake demo
 
-# Dagster itself would start its daemon, and so the sensors, and no page.
 .PHONY: dev
 dev: $(RUNTIME) ## Open Dagster's UI, with its daemon, on PORT (3000)
-	@$(BIN)/python -c 'import socket; s = socket.socket(); \
-		s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
-		s.bind(("127.0.0.1", $(PORT)))' 2>/dev/null || { \
-		echo "Port $(PORT) is taken, or can't be used: nothing was started." \
-			"Another one: make dev PORT=3001" >&2; exit 1; }
-	@[ -e "$(DAGSTER_HOME)/dagster.yaml" ] || { \
-		mkdir -p "$(DAGSTER_HOME)" && cp datalake_assets/dagster.yaml "$(DAGSTER_HOME)/dagster.yaml"; }
-	@echo "→ Dagster on http://127.0.0.1:$(PORT) in about 20 seconds; Ctrl-C ends it"
-	@DAGSTER_HOME="$(DAGSTER_HOME)" DAGSTER_EVENT_BATCH_SIZE=1000 \
-		$(BIN)/python -W ignore::FutureWarning -m dagster \
-		dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+	@DAGSTER_HOME="$(DAGSTER_HOME)" $(BIN)/datalake dev --port "$(PORT)" || { \
+		[ $$? -ne 2 ] || echo "Another port: make dev PORT=3001" >&2; exit 1; }
 
 # `deploy/` without containers. Each part that dies is started again, as a container would be.
 .PHONY: stack
@@ -92,7 +82,7 @@ test-stack: $(DEV) ## Drive `make stack` and kill parts of it; a few minutes, ne
 		datalake_assets_tests/test_stack.py $(ARGS)
 
 .PHONY: check
-check: lint types layers definitions test ## Everything that CI runs: lint, types, layers, definitions, tests
+check: lint types layers definitions docs test ## Everything that CI runs: lint, types, layers, definitions, docs, tests
 
 .PHONY: lint
 lint: $(DEV) ## Style and likely bugs (ruff)
@@ -120,6 +110,34 @@ definitions: $(DEV) ## Load the definitions as Dagster does, in an empty environ
 		env -i HOME="$$home" $(BIN)/python -W ignore::FutureWarning -m dagster \
 			definitions validate -w workspace.yaml --log-level warning
 
+# Every warning is an error: a link that leads nowhere, a page that no other leads to. The notebook is
+# executed when one of its cells has changed.
+.PHONY: docs
+docs: $(DEV) ## Build the documentation into docs/_build/html; no network
+	@echo "→ docs"
+	@$(BIN)/python -m sphinx -b html -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
+
+.PHONY: pictures
+pictures: $(UI) ## Make the pictures of the README anew, into docs/pictures, in Chromium
+	@SCREENSHOTS="$(SCREENSHOTS)" $(BIN)/python -m pytest -q -n 0 -m ui \
+		datalake_assets_tests/ui/test_pictures.py
+	@$(BIN)/python -m datalake_assets_tests.ui.pictures "$(SCREENSHOTS)"
+
+# In an environment of its own: what builds and checks is no part of what is built.
+.PHONY: dist
+dist: BUILD := $(VENV)/build
+dist: $(BIN)/python ## Build the wheel and the source archive into dist/, and check them (asks the network)
+	@[ -x "$(BUILD)/bin/twine" ] || { $(BIN)/python -m venv "$(BUILD)" && \
+		"$(BUILD)/bin/python" -m pip install -qq --disable-pip-version-check build twine; }
+	@rm -rf dist build/lib build/bdist.*
+	@"$(BUILD)/bin/python" -m build --outdir dist . >/dev/null
+	@"$(BUILD)/bin/twine" check --strict dist/*
+
+.PHONY: test-wheel
+test-wheel: $(DEV) ## Install the wheel alone, and run the demo and the UI from it (asks the network)
+	@$(BIN)/python -m pytest -n 0 -m wheel -o faulthandler_timeout=900 \
+		datalake_assets_tests/test_wheel.py $(ARGS)
+
 .PHONY: audit
 audit: AUDIT := $(VENV)/audit
 audit: $(BIN)/python ## Known vulnerabilities of what constraints.txt pins (pip-audit; asks the network)
@@ -134,7 +152,7 @@ fix: $(DEV) ## Format, and mend what ruff can mend
 
 .PHONY: clean
 clean: ## Remove .venv, caches and builds; never .datalake, where the lake is
-	@rm -rf $(VENV) build dist *.egg-info screenshots .hypothesis .import_linter_cache .mypy_cache \
+	@rm -rf $(VENV) build dist docs/_build docs/_generated *.egg-info screenshots .hypothesis .import_linter_cache .mypy_cache \
 		.pytest_cache .ruff_cache datalake_assets/sources/_pages*.so
 	@find datalake_assets datalake_assets_tests -type d -name __pycache__ -prune -exec rm -rf {} +
 	@if [ -d .datalake ]; then \

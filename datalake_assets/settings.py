@@ -101,6 +101,16 @@ def _webhook(text: str) -> str:
     return text
 
 
+def _alert_urls(text: str) -> tuple[str, ...]:
+    # Their parts are secrets, so errors repeat none of them. Apprise reads the rest of each.
+    urls = tuple(text.split())
+    if not all(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/]", url) for url in urls):
+        raise ValueError(
+            "must be URLs of Apprise like mailto://user:password@example.com, separated by spaces"
+        )
+    return urls
+
+
 def rate_limit(text: str) -> str:
     """The DSN of the Postgres that holds the rate limit, checked to be unambiguous.
 
@@ -430,8 +440,18 @@ SETTINGS: tuple[Setting, ...] = (
         "alert_webhook",
         None,
         "",
-        "a webhook for alerts of failed runs and a stale lake, as Slack has it. Not set: no alerts",
+        "a webhook for alerts of failed runs and a stale lake, as Slack has it",
         _webhook,
+        secret=True,
+    ),
+    Setting(
+        "DATALAKE_ALERT_URLS",
+        "alert_urls",
+        None,
+        "",
+        "other services for the same alerts (mail, Teams, PagerDuty, Telegram): URLs of Apprise, "
+        "separated by spaces; needs the extra alerts",
+        _alert_urls,
         secret=True,
     ),
     Setting(
@@ -486,6 +506,7 @@ class Settings:
     witness_requests_per_day: int
     fresh_within_hours: int
     alert_webhook: str | None = field(repr=False)
+    alert_urls: tuple[str, ...] | None = field(repr=False)
     rate_limit: str | None = field(repr=False)
     lambda_function: str | None
 

@@ -136,7 +136,7 @@ def test_an_unknown_attribute_is_refused() -> None:
         component(max_wokers=3)
 
 
-@pytest.mark.parametrize("name", ["alpaca_api_key", "alert_webhook", "rate_limit"])
+@pytest.mark.parametrize("name", ["alpaca_api_key", "alert_webhook", "alert_urls", "rate_limit"])
 def test_a_secret_in_the_yaml_is_refused_and_not_shown(name: str) -> None:
     made = component(**{name: "hunter2"})
     with pytest.raises(SettingsError, match="must name a variable") as error:

@@ -33,7 +33,7 @@ HELM = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text(encoding="utf-8"))
 (LOCATION,) = yaml.safe_load((DEPLOY / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-SECRET = re.compile(r"PASSWORD|SECRET|_KEY|TOKEN|DATALAKE_RATE_LIMIT|WEBHOOK", re.IGNORECASE)
+SECRET = re.compile(r"PASSWORD|SECRET|_KEY|TOKEN|DATALAKE_RATE_LIMIT|ALERT", re.IGNORECASE)
 VERSION = datalake_assets.__version__
 
 
@@ -292,7 +292,7 @@ def test_another_bucket_or_region_is_named_once_and_people_can_be_told() -> None
     for name in OURS:
         environment = SERVICES[name]["environment"]
         assert environment["AWS_DEFAULT_REGION"] == environment["AWS_REGION"], "boto3's own"
-    assert "DATALAKE_ALERT_WEBHOOK" in settings
+    assert {"DATALAKE_ALERT_WEBHOOK", "DATALAKE_ALERT_URLS"} <= settings.keys()
 
 
 def test_each_process_has_what_the_instance_asks_for_and_keys_are_where_runs_are() -> None:

@@ -4,9 +4,11 @@ Not here: whether commands and options exist (`test_readme`), the project of one
 (`test_downstream`).
 """
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -23,8 +25,10 @@ from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.files import LakeFiles
+from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
+from datalake_assets_tests.automation.receiver import receiver
 from datalake_assets_tests.exchange.calling import keys_to
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to.md").read_text(encoding="utf-8")
@@ -134,6 +138,55 @@ def bars_are_gone(before: dict[str, bytes]) -> bool:
     """Is one of the objects, or a session, not there?"""
     store = open_store("my-lake")
     return LakeFiles(store).sessions() != SPAN or not all(map(store.exists, before))
+
+
+def test_an_alert_of_the_page_arrives(reader: Reader) -> None:
+    webhook, urls, sent = commands("Be told when something is wrong")
+    reader.types(webhook.replace("…", "T0/B0/x"))
+    Settings.load(dict(os.environ))
+    with receiver() as told:
+        mine = told.address.replace("http:", "json:")
+        reader.types(re.sub(r"json://\S+ [^']*", mine, urls))
+        reader.patch.setenv(
+            "PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        )
+        assert Settings.load(dict(os.environ)).alert_urls == (mine,)
+        reader.types(sent)
+
+    ((_, _, body),) = told.arrived
+    assert '"It works"' in body
+    table = re.findall(r"^\| \w+ \| `([^`]+)`", section("Be told when something is wrong"), re.M)
+    assert [url.partition(":")[0] for url in table] == [
+        "mailtos",
+        "workflows",
+        "pagerduty",
+        "tgram",
+    ]
+    for variable in ("DATALAKE_ALERT_WEBHOOK", "DATALAKE_ALERT_URLS"):
+        reader.patch.delenv(variable)
+
+
+@pytest.mark.s3
+def test_a_lake_in_s3_is_collected_there_or_uploaded(reader: Reader, s3_lake_uri: str) -> None:
+    assert os.environ["AWS_ENDPOINT_URL_S3"]  # of the server that runs here, with its keys
+    reader.patch.setenv("DATALAKE_SYMBOLS", "AUE,AYE")
+    title = "Keep the lake in S3"
+    reader.patch.setenv("DATALAKE_URI", "to-move")
+    reader.types("datalake backfill --from 2024-07-01 --to 2024-07-02")
+
+    keys, address, *lines = commands(title)
+    assert re.findall(r"AWS_\w+", keys + address) == [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_REGION",
+        "AWS_ENDPOINT_URL_S3",
+    ]
+    for line in lines:
+        line = line.replace("my-lake", "to-move").replace("s3://bucket/prefix", s3_lake_uri)
+        reader.types(line.replace("s3://bucket/other", f"{s3_lake_uri}-other"))
+
+    assert Lake.open(s3_lake_uri).sessions() == SPAN
+    assert Lake.open(f"{s3_lake_uri}-other").sessions() == SPAN[:2]
 
 
 def test_the_three_commands_of_cron_leave_nothing_to_do(reader: Reader) -> None:

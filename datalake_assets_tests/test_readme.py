@@ -5,9 +5,12 @@ exchange. Not here: whether the commands work (`test_cli`, `test_end_to_end`).
 """
 
 import ast
+import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from functools import cache
@@ -42,10 +45,21 @@ from datalake_assets_tests.securities.deriving import derive, say
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTINGS_PAGE, LAKE_PAGE, READING_PAGE = (
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("settings", "lake", "reading")
+)
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-(ONE,) = set(re.findall(r"data/ticks/daily/(\w+)/", README))
-"""The symbol that the README reads."""
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted(
+        path
+        for path in (ROOT / "docs").rglob("*.md")
+        if not path.relative_to(ROOT / "docs").parts[0].startswith("_")  # what Sphinx made
+    ),
+]
+(ONE,) = set(re.findall(r"data/ticks/daily/(\w+)/", LAKE_PAGE + READING_PAGE))
+"""The symbol that the documents read."""
 
 AT = datetime(2024, 6, 6, tzinfo=UTC)
 SESSIONS = [date(2024, 6, 3), date(2024, 6, 4), date(2024, 6, 5)]
@@ -79,7 +93,7 @@ def row(setting: Setting) -> str:
 
 
 def test_the_table_of_settings_is_the_one_that_the_program_reads() -> None:
-    rows = re.findall(r"^\| `.*\|$", section("Settings"), re.MULTILINE)
+    rows = re.findall(r"^\| `.*\|$", SETTINGS_PAGE, re.MULTILINE)
 
     assert rows == [row(setting) for setting in SETTINGS]
 
@@ -103,7 +117,7 @@ def test_no_document_names_a_variable_that_is_no_setting() -> None:
 
 
 def test_the_layout_is_the_one_that_the_lake_has() -> None:
-    told = re.findall(r"^ {4}(\S+) {2,}\S", section("The lake"), re.MULTILINE)
+    told = re.findall(r"^ {4}(\S+) {2,}\S", LAKE_PAGE, re.MULTILINE)
     day, taken = date(2026, 11, 20), date(2026, 11, 23)
 
     assert told == [
@@ -130,16 +144,17 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
 
 
 def test_the_columns_are_those_of_the_bars_in_their_order() -> None:
-    (told,) = re.findall(r"^Columns: (.*?)\.\n\n", section("The lake"), re.MULTILINE | re.DOTALL)
+    (told,) = re.findall(r"^Columns: (.*?)\.\n\n", LAKE_PAGE, re.MULTILINE | re.DOTALL)
 
     assert re.findall(r"`(\w+)`", told) == SCHEMA.names
 
 
 def snippets() -> dict[str, str]:
-    """The README's Python, by the library that it reads with."""
-    found = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    """The Python of docs/reading.md, by the library that it reads with; and the README's."""
+    found = re.findall(r"^```python\n(.*?)^```", READING_PAGE, re.MULTILINE | re.DOTALL)
     imported = r"^(?:import|from) (?!json)(\w+)"
-    return {re.findall(imported, text, re.MULTILINE)[0]: text for text in found}
+    (shown,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return {re.findall(imported, text, re.MULTILINE)[0]: text for text in found} | {"README": shown}
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +234,26 @@ def newest(lake: LakeWriter) -> Session:
 
 
 def test_every_library_that_the_readme_promises_has_its_snippet() -> None:
-    assert list(snippets()) == ["datalake_assets", "duckdb", "polars", "pandas", "pyarrow"]
+    assert list(snippets()) == [
+        "datalake_assets",
+        "duckdb",
+        "polars",
+        "pandas",
+        "pyarrow",
+        "README",
+    ]
+
+
+def test_the_readme_reads_adjusted_bars_total_returns_and_explanations(lake: LakeWriter) -> None:
+    told = run("README", lake)
+
+    asked = re.findall(r'bars\(\["(\w+)", "(\w+)"\]', snippets()["README"])[0]
+    adjusted = Lake(lake.store).bars(asked, adjustment="all")
+    assert told["bars"].equals(adjusted)
+    assert told["frame"]["session"].tolist() == [Timestamp(day) for day in SESSIONS] * 2
+    assert told["returns"].num_rows == told["bars"].num_rows
+    assert told["who"].symbol == ONE
+    assert told["why"].startswith("2024-07-04 is no trading session")
 
 
 def test_our_own_reader_gives_bars_a_session_and_an_explanation(lake: LakeWriter) -> None:
@@ -246,11 +280,11 @@ def test_duckdb_reads_the_newest_session_and_one_symbol(
     before = ""
     if lake.store.uri.startswith("s3:"):
         endpoint = os.environ["AWS_ENDPOINT_URL_S3"].removeprefix("http://")
-        named = dict(re.findall(r"`(DUCKDB_\w+)=(\S+)`", README))
+        named = dict(re.findall(r"`(DUCKDB_\w+)=(\S+)`", READING_PAGE))
         assert named.keys() == {"DUCKDB_S3_ENDPOINT", "DUCKDB_S3_USE_SSL"}
         for name, value in named.items():
             monkeypatch.setenv(name, value.replace("host:port", endpoint))
-        (setting,) = re.findall(r"`(SET s3_url_style = [^`]*)`", " ".join(README.split()))
+        (setting,) = re.findall(r"`(SET s3_url_style = [^`]*)`", " ".join(READING_PAGE.split()))
         duckdb_extensions.import_extension("httpfs")  # over the network it would install itself
         before = f"import duckdb\nduckdb.sql({setting!r})\n"
     found = run("duckdb", lake, before)
@@ -327,7 +361,9 @@ def installed(snippet: str) -> list[str]:
     return str(told).split()
 
 
-@pytest.mark.parametrize("snippet", ["datalake_assets", "duckdb", "polars", "pandas", "pyarrow"])
+@pytest.mark.parametrize(
+    "snippet", ["README", "datalake_assets", "duckdb", "polars", "pandas", "pyarrow"]
+)
 def test_a_snippet_runs_where_only_that_is_installed_which_it_says(
     snippet: str, collected: LakeWriter, tmp_path: Path
 ) -> None:
@@ -389,12 +425,11 @@ def test_each_path_that_a_snippet_reads_gives_each_bar_once(collected: LakeWrite
         assert rows == different > 0
 
 
-def test_the_pattern_that_the_readme_warns_of_gives_each_bar_three_times(
+def test_the_pattern_that_the_documents_warn_of_gives_each_bar_three_times(
     collected: LakeWriter,
 ) -> None:
-    (warned,) = re.findall(
-        r"`(data/ticks/\S*\*\S*)`, returns each bar three times", " ".join(README.split())
-    )
+    told = " ".join((README + READING_PAGE).split())
+    (warned,) = set(re.findall(r"`(data/ticks/\S*\*\S*)`, returns each bar three times", told))
     rows, different = copies(f"{LAKE_OF_EXCHANGE}/{warned}")
 
     assert rows == 3 * different
@@ -446,6 +481,23 @@ def test_the_map_of_the_commands_names_every_one_of_them() -> None:
     assert listed == list(commands())
 
 
+def test_the_site_lists_every_command_with_its_options() -> None:
+    made = subprocess.run(
+        [sys.executable, "-c", "import conf; print(conf.commands())"],
+        cwd=ROOT / "docs",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    for name, command in commands().items():
+        page = re.split(r"^## ", made, flags=re.MULTILINE)
+        (found,) = (text for text in page if text.startswith(f"`datalake {name}`\n"))
+        parts = [command, *getattr(command, "commands", {}).values()]
+        options = {param.opts[0] for part in parts for param in part.params if param.opts}
+        assert [each for each in options if each.startswith("--") and each not in found] == []
+
+
 @pytest.mark.parametrize(
     "command",
     sorted(
@@ -477,7 +529,8 @@ def test_every_benchmark_is_documented() -> None:
 
 
 def test_the_map_of_the_package_names_every_module_once() -> None:
-    rows = re.findall(r"^ {4}(\w+(?:, \w+)*) +\S", section("Map"), re.MULTILINE)
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^ {4}(\w+(?:, \w+)*) +\S", section("Map", contributing), re.MULTILINE)
     listed = [name for names in rows for name in names.split(", ")]
     here = {
         path.stem
@@ -525,6 +578,25 @@ def test_every_decision_is_in_the_index_and_dated() -> None:
         assert (day, heading.removeprefix("# ")) == listed[file]
         for part in ("Context", "Decision", "Rejected", "Consequences"):
             assert f"**{part}.**" in text, f"{file} has no {part}"
+
+
+def test_the_pictures_are_shown_and_small() -> None:
+    folder = ROOT / "docs" / "pictures"
+    pictures = {path.name: path.stat().st_size for path in folder.iterdir()}
+    for page in (README, (ROOT / "docs" / "index.md").read_text(encoding="utf-8")):
+        assert set(re.findall(r"!\[[^\]]{20,}\]\(\S*pictures/(\S+)\)", page)) == pictures.keys()
+
+    assert pictures
+    assert all(10_000 < size < 200_000 for size in pictures.values())
+
+
+def test_the_notebook_is_stored_as_it_is_before_it_is_executed() -> None:
+    """`make docs` executes it; plots and times in a commit would differ each time."""
+    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+    assert len(cells) > 5
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
 
 
 # --- the runbook ----------------------------------------------------------------------------------

@@ -228,6 +228,30 @@ def test_a_webhook_that_nobody_can_ask_is_refused_without_repeating_it(text: str
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "mailto://lake:SECRET@example.com?to=ann@example.com",
+        "  tgram://1:SECRET/2\n msteams://team/SECRET  ",
+        "https://hooks.slack.com/services/SECRET",
+        "pagerduty://SECRET@SECRET, json://host",  # Apprise would take it for a part of the first
+    ],
+)
+def test_urls_of_alerts_are_separated_by_spaces(text: str) -> None:
+    assert load(DATALAKE_ALERT_URLS=text).alert_urls == tuple(text.split())
+
+
+@pytest.mark.parametrize(
+    "text", ["SECRET", "mailto:SECRET@host", "mailto://", "://SECRET", "x:///"]
+)
+def test_a_url_of_an_alert_without_scheme_or_host_is_refused_without_repeating_it(
+    text: str,
+) -> None:
+    line = problem(DATALAKE_ALERT_URLS=f"json://host {text}")
+    assert line.startswith("DATALAKE_ALERT_URLS (not shown) must be URLs of Apprise like")
+    assert "SECRET" not in line
+
+
+@pytest.mark.parametrize(
     "uri",
     [
         "lake",

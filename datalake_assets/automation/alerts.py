@@ -1,14 +1,14 @@
-"""Alerts: messages to people, by a webhook in Slack's format, when something is wrong.
+"""Alerts: messages to people when something is wrong.
 
-Belongs here: sending a text, and the sensor that reports failed runs. Does not belong here: when
-a lake is stale (`freshness`, which sends its own texts with this).
+Belongs here: who receives them, the webhook in Slack's format, and the sensor that reports failed
+runs. Does not belong here: the other services (`services`), and when a lake is stale (`freshness`,
+which sends its own texts with this).
 
 https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
 """
 
 import html
 import json
-import threading
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import quote, urlsplit
 
@@ -20,15 +20,13 @@ from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import runs
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
+from datalake_assets.automation.sending import AlertError, Attempt, send
+from datalake_assets.automation.services import Service
 from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
 
 LINES, WIDTH = 8, 500
 """How many lines of a run's reason are sent, and how many characters of each."""
-
-
-class AlertError(RuntimeError):
-    """An alert could not be sent."""
 
 
 class Webhook:
@@ -56,30 +54,29 @@ class Webhook:
     def __repr__(self) -> str:
         return f"Webhook({self._parts.hostname})"
 
-    def tell(self, text: str) -> None:
+    def tell(self, text: str, good: bool = False) -> None:
         """Send a text. An answer of 2xx means that it was delivered.
+
+        Args:
+            text: The text.
+            good: Whether it is good news; makes no difference here.
 
         Raises:
             AlertError: It was not delivered.
         """
         # Slack treats these three characters as markup.
         body = json.dumps({"text": html.escape(text, quote=False)}).encode()
-        for attempt in range(1, self._attempts + 1):
-            cause: Exception | None = None
+
+        def attempt() -> Attempt:
             try:
                 status = self._post(body)
-                if 200 <= status < 300:
-                    return
-                reason, may_pass = f"it answered HTTP {status}", status == 429 or status >= 500
             except (OSError, HTTPException) as error:
-                cause, may_pass = error, True
                 reason = f"it could not be reached: {type(error).__name__}: {error}"
-            if not may_pass or attempt == self._attempts:
-                raise AlertError(
-                    f"an alert could not be sent to {self._parts.hostname} (attempt {attempt} of "
-                    f"{self._attempts}): {reason}; check DATALAKE_ALERT_WEBHOOK"
-                ) from cause
-            self._clock.wait(0.5 * attempt, threading.Event())
+                return Attempt.failed(reason, error)
+            return Attempt.delivered() if 200 <= status < 300 else Attempt.answered(status)
+
+        host = str(self._parts.hostname)
+        send(attempt, host, "DATALAKE_ALERT_WEBHOOK", self._attempts, self._clock)
 
     def _post(self, body: bytes) -> int:
         """The status of one attempt. Redirects are not followed: they would drop the body."""
@@ -96,37 +93,83 @@ class Webhook:
             connection.close()
 
 
-def webhook(settings: Settings) -> Webhook | None:
-    """The webhook of the settings; None if there is none."""
-    return Webhook(settings.alert_webhook) if settings.alert_webhook else None
+NOBODY = "neither DATALAKE_ALERT_WEBHOOK nor DATALAKE_ALERT_URLS is set"
+
+
+class Receivers:
+    """Everybody who receives alerts.
+
+    Args:
+        receivers: At least one.
+    """
+
+    def __init__(self, *receivers: Webhook | Service) -> None:
+        self._receivers = receivers
+
+    def __repr__(self) -> str:
+        return f"Receivers{self._receivers!r}"
+
+    def tell(self, text: str, good: bool = False) -> None:
+        """Send a text to each of them, also when one can't be reached.
+
+        Args:
+            text: The text.
+            good: Whether it is good news.
+
+        Raises:
+            AlertError: At least one did not get it. `delivered` tells whether another one did.
+        """
+        errors = []
+        for receiver in self._receivers:
+            try:
+                receiver.tell(text, good)
+            except AlertError as error:
+                errors.append(error)
+        if errors:
+            delivered = len(errors) < len(self._receivers)
+            raise AlertError("; ".join(map(str, errors)), delivered) from errors[0]
+
+
+def receivers(settings: Settings) -> Receivers | None:
+    """Those of the settings; None if there are none.
+
+    Raises:
+        SettingsError: Apprise is needed and not installed, or can't use one of its URLs.
+    """
+    found: list[Webhook | Service] = []
+    if settings.alert_webhook:
+        found.append(Webhook(settings.alert_webhook))
+    for position, url in enumerate(settings.alert_urls or (), 1):
+        found.append(Service(url, position))
+    return Receivers(*found) if found else None
 
 
 def build_failure_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.SensorDefinition:
-    """The sensor that reports each failed run; it starts automatically if there is a webhook.
+    """The sensor that reports each failed run; it starts automatically if there is a receiver.
 
     Runs of `datalake` in a terminal are not reported: the user sees them fail.
 
     Args:
-        settings: The webhook, and whether sensors start automatically.
+        settings: The receivers, and whether sensors start automatically.
         jobs: The lake's jobs.
     """
-    receiver = webhook(settings)
-    status = sensor_status(settings) if receiver else dg.DefaultSensorStatus.STOPPED
+    told = receivers(settings)
+    status = sensor_status(settings) if told else dg.DefaultSensorStatus.STOPPED
 
     @dg.run_failure_sensor(
         name=jobs.names.of("failed_runs"),
         default_status=status,
-        description="Send an alert to the webhook (DATALAKE_ALERT_WEBHOOK) for each failed run, "
-        "with the reason and the command to run.",
+        description="Send an alert for each failed run (DATALAKE_ALERT_WEBHOOK, "
+        "DATALAKE_ALERT_URLS), with the reason and the command to run.",
     )
     def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
-        if receiver is None:
-            return dg.SkipReason("DATALAKE_ALERT_WEBHOOK is not set: no alert is sent")
+        if told is None:
+            return dg.SkipReason(f"{NOBODY}: no alert is sent")
         if jobs.names.lake and not jobs.made(context.dagster_run):
             return dg.SkipReason(f"the run is not of the lake {jobs.names.lake}")
         if runs.TERMINAL in context.dagster_run.tags:
             return dg.SkipReason("the run was started in a terminal, where its failure is shown")
-        receiver.tell(failure_text(context, jobs))
+        told.tell(failure_text(context, jobs))
         return None
 
     return failed_runs

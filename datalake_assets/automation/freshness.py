@@ -17,8 +17,9 @@ import dagster as dg
 from datalake_assets import market_calendar
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.automation import due
-from datalake_assets.automation.alerts import AlertError, webhook
+from datalake_assets.automation.alerts import NOBODY, receivers
 from datalake_assets.automation.jobs import NEWEST_SESSION, OUR_JOBS, Jobs, sensor_status
+from datalake_assets.automation.sending import AlertError
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.names import OURS, Names
@@ -202,11 +203,11 @@ def build_freshness_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.Sens
     """The sensor that evaluates the check when its result changes, and sends alerts.
 
     Args:
-        settings: The deadlines, the webhook, and whether it starts automatically.
+        settings: The deadlines, who receives alerts, and whether it starts automatically.
         jobs: The lake's jobs.
     """
     names = jobs.names
-    deadlines, receiver = Deadlines.of(settings), webhook(settings)
+    deadlines, people = Deadlines.of(settings), receivers(settings)
 
     @dg.sensor(
         name=names.of("freshness"),
@@ -214,7 +215,8 @@ def build_freshness_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.Sens
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
         description="Evaluate the check newest_session_is_there when a session's deadline passes "
-        "and when a late session arrives. Send alerts for both (DATALAKE_ALERT_WEBHOOK).",
+        "and when a late session arrives. Send alerts for both (DATALAKE_ALERT_WEBHOOK, "
+        "DATALAKE_ALERT_URLS).",
     )
     @names.bind
     def freshness(
@@ -233,17 +235,21 @@ def build_freshness_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.Sens
         state = f"{session} {'there' if there else 'missing'}"
         told = f"{session} is there" if there else f"{session} is missing: the lake is stale"
         late, back = not there and memory.told != str(session), there and memory.told
-        if receiver is None:
+        if people is None:
             memory.told = ""
-            told += "" if there else "; DATALAKE_ALERT_WEBHOOK is not set, so no alert is sent"
+            told += "" if there else f"; {NOBODY}, so no alert is sent"
         elif late or back:
             found = look(now, held.sessions(), deadlines)
             try:
-                receiver.tell(f"{found}: the lake is fresh again" if back else str(found))
-                memory.told = "" if back else str(session)
+                text = f"{found}: the lake is fresh again" if back else str(found)
+                people.tell(text, good=bool(back))
+                delivered = True
             except AlertError as error:
-                told += f"; {error}; the next tick tries again"
+                delivered = error.delivered
+                told += f"; {error}" + ("" if delivered else "; the next tick tries again")
                 context.log.error(str(error))
+            if delivered:
+                memory.told = "" if back else str(session)
         changed = state != memory.seen
         memory.seen = state
         cursor = json.dumps(asdict(memory))

@@ -4,7 +4,7 @@ Belongs here: arguments, output in the terminal, exit codes. Does not belong her
 anything that Dagster, a notebook or the Lambda also needs.
 
 Commands that collect do so through Dagster, in this process, and are recorded in its instance:
-`make dev` shows their runs. Exit codes: 0 done, 1 a session did not pass or a run failed,
+`datalake dev` shows their runs. Exit codes: 0 done, 1 a session did not pass or a run failed,
 2 wrong input or no lake; `status --check` also has 3.
 """
 
@@ -24,10 +24,11 @@ from datalake_assets import __version__
 
 COMMANDS = {
     "demo": "Collect the newest sessions into a lake and show them. Needs no API key.",
+    "dev": "Open Dagster's UI, and start its daemon, whose sensors collect every day.",
     "collect": "Collect one session, or every session of a range, into the lake.",
     "backfill": "Collect the sessions of a range that are not published yet.",
     "publish": (
-        "Publish the files per symbol and year from the sessions, and verify that both are equal."
+        "Publish symbol-years and year files from the sessions, and verify that all are equal."
     ),
     "plan": "Estimate the requests, time and cost of collecting a range, without collecting.",
     "status": (

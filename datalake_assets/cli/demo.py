@@ -153,7 +153,7 @@ def _how_to_go_on(lake: LakeFiles, newest: date, symbol: str) -> None:
         f"  {command()} show {symbol}: its bars as a table and a chart\n"
         f"  {command()} status: the state of the lake; the same as a page:\n"
         f"    {lake.store.url(layout.REPORT)}\n"
-        "  make dev: the same in Dagster's UI",
+        f"  {command()} dev: the same in Dagster's UI",
         highlight=False,
         soft_wrap=True,
     )

@@ -355,7 +355,7 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
 
 
 def dagster_home() -> Path:
-    """Dagster's home: DAGSTER_HOME, else `.datalake/dagster`, as for `make dev`."""
+    """Dagster's home: DAGSTER_HOME, else `.datalake/dagster`, as for `datalake dev`."""
     return Path(os.environ.get("DAGSTER_HOME") or ".datalake/dagster").absolute()
 
 
@@ -371,22 +371,31 @@ def instance() -> Iterator[dg.DagsterInstance]:
         import dagster as dg
         from dagster._core.instance.ref import InstanceRef
 
+    with working("opening Dagster's instance"), prepared_home() as home:
+        ref = InstanceRef.from_dir(str(home), overrides={"compute_logs": _NOT_CAPTURED})
+        records = dg.DagsterInstance.from_ref(ref)
+    with records:
+        yield records
+
+
+@contextmanager
+def prepared_home() -> Iterator[Path]:
+    """Dagster's home with its `dagster.yaml`, in this process's environment, and locked.
+
+    Dagster creates its tables when it opens the instance. If two processes do so at the same time,
+    one fails with "table runs already exists".
+    """
     home = dagster_home()
     home.mkdir(parents=True, exist_ok=True)
     os.environ["DAGSTER_HOME"] = str(home)
     # The plan of a run is then stored in one transaction, not in one for each session.
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
-    with working("opening Dagster's instance"), (home / ".lock").open("w") as lock:
-        # Dagster creates its tables when it opens the instance. If two processes do so at the same
-        # time, one fails with "table runs already exists".
+    with (home / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "dagster.yaml").exists():
             template = files("datalake_assets").joinpath("dagster.yaml").read_text()
             (home / "dagster.yaml").write_text(template)
-        ref = InstanceRef.from_dir(str(home), overrides={"compute_logs": _NOT_CAPTURED})
-        records = dg.DagsterInstance.from_ref(ref)
-    with records:
-        yield records
+        yield home
 
 
 _NOT_CAPTURED = {

@@ -1,6 +1,7 @@
 """Alerts: what arrives at a receiver, what is said when nothing does, what a failed run tells.
 
-Not here: when a stale lake is told of (`test_freshness`).
+Not here: the services of Apprise (`test_services`), when a stale lake is told of
+(`test_freshness`).
 """
 
 import html
@@ -18,12 +19,12 @@ import pytest
 from datalake_assets.automation.alerts import (
     LINES,
     WIDTH,
-    AlertError,
     Webhook,
     build_failure_sensor,
     failure_text,
 )
 from datalake_assets.automation.runs import PURPOSE, TERMINAL
+from datalake_assets.automation.sending import AlertError
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import LakeResource
@@ -309,4 +310,6 @@ def test_without_a_receiver_nothing_is_sent_and_the_tick_says_so(
     )
 
     assert isinstance(skipped, dg.SkipReason)
-    assert skipped.skip_message == "DATALAKE_ALERT_WEBHOOK is not set: no alert is sent"
+    assert skipped.skip_message == (
+        "neither DATALAKE_ALERT_WEBHOOK nor DATALAKE_ALERT_URLS is set: no alert is sent"
+    )

@@ -271,8 +271,8 @@ def test_the_check_is_asked_for_once_when_a_session_is_late_and_once_when_it_cam
     assert asked(world, "2024-06-05 02:00") == ["2024-06-04 missing"]
     assert asked(world, "2024-06-05 02:01") == []
     assert world.skipped == (
-        "2024-06-04 is missing: the lake is stale; DATALAKE_ALERT_WEBHOOK is not set, so no alert "
-        "is sent"
+        "2024-06-04 is missing: the lake is stale; neither DATALAKE_ALERT_WEBHOOK nor "
+        "DATALAKE_ALERT_URLS is set, so no alert is sent"
     )
     lake.add(date(2024, 6, 4))
     assert asked(world, "2024-06-05 02:02") == ["2024-06-04 there"]
