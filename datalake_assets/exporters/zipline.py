@@ -135,11 +135,12 @@ def _register(first: str, last: str, ingest: Callable[[_Writers], None]) -> None
 
 def _write(selection: Selection, writers: _Writers, progress: Progress) -> None:
     """Give everything to zipline's writers."""
+    import pandas as pd
+
     sids = {one.id: sid for sid, one in enumerate(selection.securities)}
     axis = writers.calendar.sessions_in_range(
         f"{selection.sessions[0]}", f"{selection.sessions[-1]}"
     )
-    assets: list[dict[str, Any]] = []
     names: list[dict[str, Any]] = []
     splits: list[dict[str, Any]] = []
     payments: list[dict[str, Any]] = []
@@ -150,7 +151,6 @@ def _write(selection: Selection, writers: _Writers, progress: Progress) -> None:
             for one in found:
                 sid = sids[one.listed.id]
                 frame = _frame(one, axis)
-                assets.append(_asset(sid, one, frame.index))
                 names.extend(_names(sid, one, frame.index))
                 here, paid = _adjustments(sid, one)
                 splits.extend(here)
@@ -159,7 +159,9 @@ def _write(selection: Selection, writers: _Writers, progress: Progress) -> None:
             progress.advance(len(group), sum(one.bars.num_rows for one in found))
 
     writers.daily.write(frames())
-    _write_assets(writers.assets, assets, names)
+    equities = pd.DataFrame(names).set_index("sid")
+    exchanges = pd.DataFrame({"exchange": sorted(set(equities["exchange"])), "country_code": "US"})
+    writers.assets.write(equities=equities, exchanges=exchanges)
     _write_adjustments(writers.adjustments, splits, payments)
 
 
@@ -183,34 +185,21 @@ def _frame(one: Exported, axis: Any) -> Any:
     return frame
 
 
-def _asset(sid: int, one: Exported, days: Any) -> dict[str, Any]:
-    import pandas as pd
-
-    return {
-        "sid": sid,
-        "asset_name": one.listed.company or one.listed.id,
-        "start_date": days[0],
-        "end_date": days[-1],
-        "first_traded": days[0],
-        "auto_close_date": days[-1] + pd.Timedelta(days=1),
-        "exchange": one.listed.exchange or "unknown",
-    }
-
-
 def _names(sid: int, one: Exported, days: Any) -> Iterator[dict[str, Any]]:
+    """A row for each of its tickers, of which zipline makes an asset."""
     import pandas as pd
-    from zipline.assets.asset_writer import split_delimited_symbol
 
-    for number, name in enumerate(one.listed.names):
-        company, share_class = split_delimited_symbol(name.symbol)
-        newest = number == len(one.listed.names) - 1
+    names = [name for name in one.listed.names if name.last >= days[0].date()]
+    for number, name in enumerate(names):
         yield {
             "sid": sid,
             "symbol": name.symbol,
-            "company_symbol": company,
-            "share_class_symbol": share_class,
-            "start_date": pd.Timestamp(name.first),
-            "end_date": days[-1] if newest else pd.Timestamp(name.last),
+            "asset_name": one.listed.company or one.listed.id,
+            "start_date": pd.Timestamp(name.first) if number else days[0],
+            "end_date": pd.Timestamp(name.last) if number < len(names) - 1 else days[-1],
+            "first_traded": days[0],
+            "auto_close_date": days[-1] + pd.Timedelta(days=1),
+            "exchange": one.listed.exchange or "unknown",
         }
 
 
@@ -238,36 +227,23 @@ def _adjustments(sid: int, one: Exported) -> tuple[list[dict[str, Any]], list[di
     return splits, payments
 
 
-def _write_assets(writer: Any, assets: list[dict[str, Any]], names: list[dict[str, Any]]) -> None:
-    import pandas as pd
-
-    equities = pd.DataFrame(assets).set_index("sid")
-    exchanges = pd.DataFrame({"exchange": sorted(set(equities["exchange"]))})
-    exchanges["canonical_name"], exchanges["country_code"] = exchanges["exchange"], "US"
-    writer.write_direct(equities, pd.DataFrame(names), exchanges=exchanges)
-
-
 def _write_adjustments(
     writer: Any, splits: list[dict[str, Any]], payments: list[dict[str, Any]]
 ) -> None:
     """Splits, what is paid, and what that does to earlier prices.
 
     zipline would work out the last from its own closes, which are rounded, and not at all where
-    there is none: the lake knows it.
+    the session before has none. The lake knows it.
     """
     import pandas as pd
 
-    writer.write(splits=_dated(pd.DataFrame(splits), "effective_date"))
-    if not payments:
-        return
-    paid = _dated(pd.DataFrame(payments), "ex_date", "pay_date")
+    columns = ["sid", "ex_date", "pay_date", "amount", "ratio"]
+    paid = _dated(pd.DataFrame(payments, columns=columns), "ex_date", "pay_date")
     ratios = paid[["sid", "ex_date", "ratio"]].rename(columns={"ex_date": "effective_date"})
-    writer.write_frame("dividends", ratios)
-    whole = paid[["sid", "amount", "ex_date", "pay_date"]].copy()
-    for name in ("ex_date", "pay_date"):
-        whole[name] = whole[name].to_numpy().astype("datetime64[s]").astype(np.int64)
-    whole["record_date"] = whole["declared_date"] = whole["ex_date"]
-    writer.write_dividend_payouts(whole)
+    paid = paid.drop(columns="ratio")
+    paid["declared_date"] = paid["record_date"] = paid["ex_date"]
+    writer.calc_dividend_ratios = lambda dividends: ratios
+    writer.write(_dated(pd.DataFrame(splits), "effective_date"), dividends=paid)
 
 
 def _dated(frame: Any, *columns: str) -> Any:

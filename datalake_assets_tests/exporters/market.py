@@ -8,12 +8,14 @@ total returns by their definition. Does not belong here: any tool.
     KID     what LONG spins off
     LONG    again, later: another company that took the free ticker
     DEAD    ends in a merger for cash
+    DEAD    again, later: another company, so that two end with the same ticker
     THIN    without a bar in many sessions, also the last one
     ODD     prices of five decimals, a bar that opens above its high
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -25,6 +27,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.report import Ledger
 from datalake_assets.lake import session_file
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.security_reader import SecuritiesWarning
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
@@ -39,7 +42,7 @@ DAYS = market_calendar.sessions(date(2023, 3, 1), date(2024, 2, 29))
 
 SPLIT, DIVIDEND, SPIN_OFF, REVERSE, AFTER_NO_BAR, RENAME, AGAIN = 40, 70, 100, 130, 145, 160, 205
 """On which sessions something happens to LONG."""
-MERGED, LATER = 120, 210
+MERGED, REUSED, LATER = 120, 190, 210
 
 PAID_AFTER = 12
 """Calendar days from an ex-date to its payment."""
@@ -135,8 +138,9 @@ LONG = Share(
 )
 LONG_LATER = Share("LONG", LATER, close=33.0, seed=3)
 DEAD = Share("DEAD", last=MERGED, close=54.0, seed=4)
+DEAD_LATER = Share("DEAD", REUSED, close=12.0, seed=7)
 THIN = Share("THIN", close=3.0, silent=frozenset(range(3, len(DAYS), 3)) | {len(DAYS) - 1}, seed=5)
-SHARES = (LONG, KID, LONG_LATER, DEAD, THIN)
+SHARES = (LONG, KID, LONG_LATER, DEAD, DEAD_LATER, THIN)
 
 
 def odd() -> list[Row]:
@@ -207,3 +211,11 @@ def lake_in(store: Store, days: Iterable[date] = DAYS) -> Lake:
     say(store, datetime(2024, 3, 1, tzinfo=UTC), *actions())
     derive(store)
     return Lake(store)
+
+
+def told(lake: Lake, name: str, first: date, last: date) -> float:
+    """What a dollar grows to in a security, as the lake tells."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecuritiesWarning)
+        returns = lake.returns(name, first, last)["total_return"].drop_null().to_numpy()
+    return float(np.prod(1 + returns))

@@ -6,25 +6,27 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from datalake_assets import market_calendar
 from datalake_assets.exporters.run import Outcome, export
 from datalake_assets.lake.lake import Lake
-from datalake_assets.storage.store import open_store
-from datalake_assets_tests.exporters.market import DAYS, DEAD, LONG, LONG_LATER, THIN, lake_in
+from datalake_assets_tests.exporters.market import (
+    DAYS,
+    DEAD,
+    DEAD_LATER,
+    LONG,
+    LONG_LATER,
+    THIN,
+    told,
+)
 
 pytestmark = [pytest.mark.tools, pytest.mark.filterwarnings("ignore")]
 
 pytest.importorskip("nautilus_trader", exc_type=ImportError)
 
-NAMES = {"LNG.B": LONG, "DEAD": DEAD, "LONG": LONG_LATER, "THIN": THIN}
-
-
-@pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    return lake_in(open_store(str(tmp_path_factory.mktemp("lake"))))
+OLD = f"DEAD-{DAYS[0]}"
+NAMES = {"LNG.B": LONG, OLD: DEAD, "DEAD": DEAD_LATER, "LONG": LONG_LATER, "THIN": THIN}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_a_second_run_writes_nothing(lake: Lake, exported: tuple[Path, Outcome])
 
     again = export("nautilus", lake, folder)
 
-    assert first.written == 12
+    assert first.written == 14
     assert (again.written, again.kept, again.removed) == (0, first.written - 4, 0)
     assert export("nautilus", lake, folder).unchanged
 
@@ -109,6 +111,8 @@ def test_buying_and_holding_earns_what_the_lake_tells(lake: Lake, catalog: Any, 
     bars = bars_of(catalog, name)
 
     class BuyAndHold(Strategy):  # type: ignore[misc]
+        """Buys at the first close, and sells at the last one."""
+
         bought = 0
 
         def on_start(self) -> None:
@@ -117,9 +121,13 @@ def test_buying_and_holding_earns_what_the_lake_tells(lake: Lake, catalog: Any, 
         def on_bar(self, bar: Any) -> None:
             if not self.bought:
                 self.bought = int(invested // float(bar.close))
-                quantity = self.cache.instrument(instrument_id).make_qty(self.bought)
-                order = self.order_factory.market(instrument_id, OrderSide.BUY, quantity)
-                self.submit_order(order)
+                self._trade(OrderSide.BUY)
+            elif bar.ts_event == bars[-1].ts_event:
+                self._trade(OrderSide.SELL)
+
+        def _trade(self, side: Any) -> None:
+            quantity = self.cache.instrument(instrument_id).make_qty(self.bought)
+            self.submit_order(self.order_factory.market(instrument_id, side, quantity))
 
     engine = BacktestEngine(BacktestEngineConfig(logging=LoggingConfig(bypass_logging=True)))
     engine.add_venue(
@@ -132,20 +140,17 @@ def test_buying_and_holding_earns_what_the_lake_tells(lake: Lake, catalog: Any, 
     )
     (instrument,) = catalog.instruments(instrument_ids=[str(instrument_id)])
     engine.add_instrument(instrument)
-    # It fills at the close at which it decided only where volume is no limit.
     engine.add_data(bars)
     strategy = BuyAndHold()
     engine.add_strategy(strategy)
     engine.run()
-
-    (position,) = engine.cache.positions()
-    assert int(position.quantity) == strategy.bought
-    grown = float(bars[-1].close) / float(position.avg_px_open)
+    end = engine.cache.account_for_venue(Venue("XXXX")).balance_total(USD).as_double()
     engine.dispose()
 
+    paid = strategy.bought * float(bars[0].close)
+    grown = (end - 2 * invested + paid) / paid
     last = max(row["session"] for row in share.rows())
-    returns = lake.returns(name, DAYS[share.first], last)["total_return"].to_pylist()
-    told = np.prod([1 + value for value in returns if value is not None])
-    # Prices have nine decimals.
-    assert float(position.avg_px_open) == pytest.approx(float(bars[0].close), abs=1e-9)
-    assert grown == pytest.approx(told, rel=1e-9)
+    expected = told(lake, "DEAD" if name == OLD else name, DAYS[share.first], last)
+    assert expected == pytest.approx(share.earned(share.first, DAYS.index(last)), rel=1e-12)
+    # Two prices of nine decimals, of three dollars or more, and an account in cents.
+    assert grown == pytest.approx(expected, rel=1e-9)
