@@ -98,27 +98,27 @@ class Folder:
     def complete(self, state: str) -> bool:
         """Whether the folder holds all of the export that follows from this state."""
         old = self._old
-        return old.complete and old.header["state"] == state and all(map(self._whole, old.groups))
+        same = old.complete and old.header["state"] == state
+        return same and self._there(old.header["index"]) and all(map(self._whole, old.groups))
 
     def begin(self, state: str) -> dict[str, list[dict[str, Any]]]:
         """Begin an export, or go on with one; what was told of each group that is done, by name.
 
-        Until the export is complete, the files that `finish` wrote are gone: no tool then reads a
-        half of it.
+        Until an export of something new is complete, the files that `finish` wrote are gone: no
+        tool then reads a half of it.
         """
         old = self._old
+        index = old.header.get("index", [])
+        whole = []
         if old.header.get("state") == state:
             whole = [group for group in old.groups if self._whole(group)]
         else:
-            whole = []
-        for name in old.header.get("index", []):
-            with suppress(FileNotFoundError):
-                (self.root / name).unlink()
-        header = {
-            "tool": self._tool,
-            "state": state,
-            "files": sorted(old.files.difference(old.header.get("index", []))),
-        }
+            for name in index:
+                with suppress(FileNotFoundError):
+                    (self.root / name).unlink()
+            index = []
+        files = sorted(old.files.union(index))
+        header = {"tool": self._tool, "state": state, "files": files, "index": index}
         self._renew([header, *whole])
         return {group["group"]: group["told"] for group in whole}
 
@@ -159,7 +159,7 @@ class Folder:
         """Remove what no longer belongs to the export, and write the files that list the others."""
         now = _read(self._record)
         current = {name for group in now.groups for name in group["files"]}
-        for name in sorted(now.files - current):
+        for name in sorted(now.files - current - set(now.header["index"])):
             with suppress(FileNotFoundError):
                 (self.root / name).unlink()
                 self.removed += 1
@@ -173,7 +173,9 @@ class Folder:
         self._renew([header, *now.groups, {"complete": True}])
 
     def _whole(self, group: dict[str, Any]) -> bool:
-        names = [*group["files"], *group["others"]]
+        return self._there([*group["files"], *group["others"]])
+
+    def _there(self, names: Iterable[str]) -> bool:
         return all((self.root / name).is_file() for name in names)
 
     def _renew(self, lines: Iterable[dict[str, Any]]) -> None:

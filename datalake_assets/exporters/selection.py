@@ -124,7 +124,8 @@ class Exported:
 
     def column(self, name: str) -> Floats:
         """A column of the bars as numbers; NaN where it is null."""
-        return self.bars[name].cast(pa.float64()).to_numpy()
+        values: Floats = self.bars[name].cast(pa.float64()).to_numpy()
+        return values
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def export(selection: Selection, folder: Folder, state: str, progress: Progress)
     """Ingest the bundle beside the folder's own files, and move it to its place whole."""
     from zipline.data import bundles
 
-    if folder.begin(state):
+    if folder.begin(state):  # only the last line of its record is lacking
+        folder.finish(())
         return
     first, last = f"{selection.sessions[0]}", f"{selection.sessions[-1]}"
     _register(first, last, lambda writers: _write(selection, writers, progress))

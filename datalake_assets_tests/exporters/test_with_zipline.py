@@ -164,7 +164,7 @@ def test_buying_and_holding_earns_what_the_lake_tells(lake: Lake, root: Path, na
         if (paid := share.pays.get(at)) is not None:
             price = rows[DAYS[at]]["open" if at == SPIN_OFF else "close"]
             bought = shares * paid / price
-            # What is spun off counts at the open; zipline buys at the close, and that stays in cash.
+            # What is spun off counts at the open, zipline buys at the close: it stays in cash.
             left += shares * paid - bought * rows[DAYS[at]]["close"]
             # zipline multiplies what was ordered before a split by the split.
             amounts[DAYS[at - 1]] = bought * old / new
