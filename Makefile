@@ -99,7 +99,7 @@ PACKAGES_qlib := -e . pyqlib
 .PHONY: test-tools
 test-tools: $(TOOLS:%=$(VENV)/tools-%/.installed) ## Run zipline, NautilusTrader and qlib on exports; the first time asks the network
 	@for tool in $(TOOLS); do echo "→ $$tool" && \
-		$(VENV)/tools-$$tool/bin/python -m pytest -n 0 -m tools -p no:cacheprovider \
+		$(VENV)/tools-$$tool/bin/python -m pytest -n 0 -m tools  \
 			datalake_assets_tests/exporters/test_with_$$tool.py $(ARGS) || exit 1; done
 
 .PHONY: check

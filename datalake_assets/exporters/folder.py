@@ -81,19 +81,18 @@ class Folder:
             os.close(self._lock)
             raise FolderError(f"another export is writing to {self.root}: wait for it") from error
         self._old = _read(self._record)  # the other one may have just ended
-        shutil.rmtree(self.root / STAGING, ignore_errors=True)
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir()
         return self
 
     def __exit__(self, *error: object) -> None:
-        shutil.rmtree(self.root / STAGING, ignore_errors=True)
+        shutil.rmtree(self.staging, ignore_errors=True)
         os.close(self._lock)
 
     @property
     def staging(self) -> Path:
         """An empty place in the same file system; what is left there is removed at the end."""
-        path = self.root / STAGING
-        path.mkdir(exist_ok=True)
-        return path
+        return self.root / STAGING
 
     def complete(self, state: str) -> bool:
         """Whether the folder holds all of the export that follows from this state."""
@@ -131,8 +130,11 @@ class Folder:
                 return
         staged = self.staging / "file"
         staged.write_bytes(data)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staged, target)  # noqa: PTH105
+        try:
+            os.replace(staged, target)  # noqa: PTH105
+        except FileNotFoundError:  # its folder is not there yet
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged, target)  # noqa: PTH105
         self.written += 1
         self.bytes += len(data)
 

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import io
 import zipfile
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -34,7 +34,9 @@ from pyarrow import csv
 from datalake_assets import market_calendar
 from datalake_assets.exporters.folder import Folder
 from datalake_assets.exporters.run import File, Progress, by_group
-from datalake_assets.exporters.selection import Exported, Selection
+from datalake_assets.exporters.selection import Exported, Floats, Selection
+from datalake_assets.lake.reader import as_numbers
+from datalake_assets.securities.evidence import Days, day_number, days_of
 
 ROOT = "equity/usa"
 
@@ -53,20 +55,33 @@ def version() -> str:
 
 def export(selection: Selection, folder: Folder, state: str, progress: Progress) -> None:
     """Write the export."""
-    by_group(selection, folder, state, progress, _files)
+    times = pa.array([f"{day:%Y%m%d} 00:00" for day in selection.sessions])
+    axis = as_numbers(selection.sessions)
+    by_group(selection, folder, state, progress, partial(_files, axis, times))
 
 
-def _files(group: Sequence[Exported]) -> Iterator[File]:
-    if not group:
-        return
-    every = pa.concat_tables([one.bars for one in group])
-    for ticker in sorted(pc.unique(every["symbol"]).to_pylist()):
-        bars = every.filter(pc.equal(every["symbol"], ticker)).sort_by("session")
+def _files(axis: Days, times: pa.Array, group: Sequence[Exported]) -> Iterator[File]:
+    for ticker in sorted({name.symbol for one in group for name in one.listed.names}):
+        parts = [_under(ticker, one) for one in group]
+        bars = pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
+        if not bars.num_rows:
+            continue
+        days = days_of(bars["session"])
+        if (np.diff(days) < 0).any():
+            bars, days = bars.sort_by("session"), np.sort(days)
+        time = times.take(pa.array(np.searchsorted(axis, days)))
         name = ticker.lower()
-        yield f"{ROOT}/daily/{name}.zip", _zipped(f"{name}.csv", _bars(bars))
+        yield f"{ROOT}/daily/{name}.zip", _zipped(f"{name}.csv", _bars(time, bars))
     for name, one in _names(group).items():
         yield f"{ROOT}/map_files/{name}.csv", _map(one).encode()
         yield f"{ROOT}/factor_files/{name}.csv", _factors(one).encode()
+
+
+def _under(ticker: str, one: Exported) -> pa.Table:
+    """Its bars that traded under the ticker."""
+    if len(one.listed.names) == 1 and one.listed.names[0].symbol == ticker:
+        return one.bars
+    return one.bars.filter(pc.equal(one.bars["symbol"], ticker))
 
 
 def _names(group: Sequence[Exported]) -> dict[str, Exported]:
@@ -80,16 +95,15 @@ def _names(group: Sequence[Exported]) -> dict[str, Exported]:
     return found
 
 
-def _bars(bars: pa.Table) -> bytes:
-    columns = {"time": pc.strftime(bars["session"], "%Y%m%d 00:00")}
-    columns |= {name: _scaled(bars[name].to_numpy()) for name in _PRICES}
+def _bars(time: pa.Array, bars: pa.Table) -> bytes:
+    columns = {"time": time} | {name: _scaled(bars[name].to_numpy()) for name in _PRICES}
     out = io.BytesIO()
     plain = csv.WriteOptions(include_header=False, quoting_style="none")
     csv.write_csv(pa.table(columns | {"volume": bars["volume"]}), out, plain)
     return out.getvalue()
 
 
-def _scaled(prices: np.ndarray) -> pa.Array:
+def _scaled(prices: Floats) -> pa.Array:
     """Prices in 1/10,000 dollars: whole numbers where that is exact, as nearly everywhere."""
     whole = np.rint(prices * _SCALE)
     if (whole / _SCALE == prices).all():
@@ -102,17 +116,18 @@ def _zipped(name: str, data: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
         # The same bars give the same bytes: without the time of day.
-        file.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+        # A third of the time of the usual level, for a quarter more bytes.
+        file.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED, compresslevel=1)
     return out.getvalue()
 
 
 def _map(one: Exported) -> str:
     exchange = _EXCHANGES.get(one.listed.exchange or "", "")
-    names = [name for name in one.listed.names if name.last >= one.sessions[0]]
+    names = [name for name in one.listed.names if name.last >= one.first]
     days = [f"{name.last:%Y%m%d}" for name in names]
     if not one.listed.ended:
         days[-1] = FOREVER
-    rows = [(f"{one.sessions[0]:%Y%m%d}", names[0].symbol)]
+    rows = [(f"{one.first:%Y%m%d}", names[0].symbol)]
     rows += [(day, name.symbol) for day, name in zip(days, names, strict=True)]
     letter = f",{exchange}" if exchange else ""
     lines = [f"{day},{symbol.lower()}{letter}" for day, symbol in rows]
@@ -120,7 +135,7 @@ def _map(one: Exported) -> str:
 
 
 def _factors(one: Exported) -> str:
-    close = one.bars["close"].to_pylist()
+    close = one.column("close")
     rows = {FOREVER: (1.0, 1.0, 0.0)}
     price = split = 1.0
     backwards = reversed(one.events)
@@ -131,9 +146,9 @@ def _factors(one: Exported) -> str:
             else:
                 price *= event.price_factor
         (before,) = market_calendar.previous_sessions(session, 1)
-        last = close[bisect_left(one.sessions, session) - 1]
-        rows[f"{before:%Y%m%d}"] = (price, split, last)
-    rows.setdefault(f"{one.sessions[0]:%Y%m%d}", (price, split, close[0]))
+        last = close[np.searchsorted(one.days, day_number(session)) - 1]
+        rows[f"{before:%Y%m%d}"] = (price, split, float(last))
+    rows.setdefault(f"{one.first:%Y%m%d}", (price, split, float(close[0])))
     lines = [
         ",".join([day, *(_text(Decimal(repr(value))) for value in values)])
         for day, values in sorted(rows.items())

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def _objects(one: Exported, widened: list[str]) -> tuple[Any, list[Any]]:
     from nautilus_trader.model.objects import Price, Quantity
     from nautilus_trader.persistence.wranglers import BarDataWrangler
 
-    closes = pd.DatetimeIndex([market_calendar.session_close(day) for day in one.sessions])
+    days: list[date] = one.bars["session"].to_pylist()
+    closes = pd.DatetimeIndex([market_calendar.session_close(day) for day in days])
     symbol = Symbol(one.listed.symbol)
     began = closes[0].value
     instrument = Equity(
@@ -116,7 +118,7 @@ def _objects(one: Exported, widened: list[str]) -> tuple[Any, list[Any]]:
     high = np.maximum.reduce([*prices.values()])
     low = np.minimum.reduce([*prices.values()])
     for place in np.flatnonzero((high != prices["high"]) | (low != prices["low"])).tolist():
-        widened.append(f"{one.listed.symbol} {one.sessions[place]}")
+        widened.append(f"{one.listed.symbol} {days[place]}")
     prices |= {"high": high, "low": low}
     volume = np.rint(one.column("volume") * one.volume)
     frame = pd.DataFrame(prices | {"volume": volume}, index=closes)

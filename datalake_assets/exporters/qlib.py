@@ -16,7 +16,6 @@ the close of their ex-date: buying and holding earns in qlib what `Lake.returns`
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from functools import partial
@@ -28,6 +27,8 @@ from datalake_assets import market_calendar
 from datalake_assets.exporters.folder import Folder
 from datalake_assets.exporters.run import File, Progress, by_group
 from datalake_assets.exporters.selection import Exported, Floats, Selection
+from datalake_assets.lake.reader import as_numbers
+from datalake_assets.securities.evidence import Days
 
 _PRICES = ("open", "high", "low", "close", "vwap")
 
@@ -48,7 +49,7 @@ def export(selection: Selection, folder: Folder, state: str, progress: Progress)
         folder,
         state,
         progress,
-        partial(_features, sessions),
+        partial(_features, as_numbers(sessions)),
         partial(_index, sessions),
     )
 
@@ -59,9 +60,9 @@ def folder_of(name: str) -> str:
     return f"features/{'_qlib_' if name in _RESERVED else ''}{name}"
 
 
-def _features(sessions: Sequence[date], group: Iterable[Exported]) -> Iterator[File]:
+def _features(axis: Days, group: Iterable[Exported]) -> Iterator[File]:
     for one in group:
-        places = np.array([bisect_left(sessions, day) for day in one.sessions])
+        places = np.searchsorted(axis, one.days)
         first = places[0]
         for field, values in _fields(one).items():
             # Where there is no bar there is no price and no factor.

@@ -207,6 +207,6 @@ def by_group(
 def _told(one: Exported) -> dict[str, Any]:
     return {
         "symbol": one.listed.symbol,
-        "first": one.sessions[0].isoformat(),
-        "last": one.sessions[-1].isoformat(),
+        "first": one.first.isoformat(),
+        "last": one.last.isoformat(),
     }

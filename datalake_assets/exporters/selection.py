@@ -30,7 +30,7 @@ from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError, span_of, symbols_of
 from datalake_assets.lake.security_reader import Tables, behind, meant, undecided
 from datalake_assets.securities.adjusting import KINDS
-from datalake_assets.securities.evidence import days_of
+from datalake_assets.securities.evidence import Days, days_of
 from datalake_assets.securities.holders import Held
 from datalake_assets.storage import layout
 
@@ -116,11 +116,22 @@ class Exported:
     volume: Floats
     events: Sequence[Event]
 
+    @property
+    def first(self) -> date:
+        """The session of its first bar."""
+        day: date = self.bars["session"][0].as_py()
+        return day
+
+    @property
+    def last(self) -> date:
+        """The session of its last bar."""
+        day: date = self.bars["session"][-1].as_py()
+        return day
+
     @cached_property
-    def sessions(self) -> list[date]:
-        """The sessions of its bars, ascending."""
-        found: list[date] = self.bars["session"].to_pylist()
-        return found
+    def days(self) -> Days:
+        """The sessions of its bars as numbers, ascending."""
+        return days_of(self.bars["session"])
 
     def column(self, name: str) -> Floats:
         """A column of the bars as numbers; NaN where it is null."""

@@ -170,7 +170,7 @@ def _frame(one: Exported, axis: Any) -> Any:
     """Its bars from the first to the last session; zeros, which zipline reads as no bar."""
     import pandas as pd
 
-    days = pd.DatetimeIndex(one.sessions)
+    days = pd.DatetimeIndex(one.days.astype("datetime64[D]").astype("datetime64[ns]"))
     places = axis.get_indexer(days)
     if (places < 0).any():
         raise ValueError(

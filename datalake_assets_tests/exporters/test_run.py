@@ -345,7 +345,7 @@ def test_an_export_that_begins_on_the_day_of_an_action_has_none(lake: Lake) -> N
     ((one,),) = selection.read(selection.groups)
 
     assert one.events == []
-    assert one.sessions == DAYS[SPLIT : SPLIT + 6]
+    assert one.bars["session"].to_pylist() == DAYS[SPLIT : SPLIT + 6]
 
 
 @pytest.mark.parametrize(("last", "ended"), [(MERGED - 1, False), (MERGED, True)])
