@@ -2,6 +2,9 @@
 
 import fcntl
 import os
+import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -108,6 +111,46 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
     after = tree(root)
     assert {name: after[name] for name in before} == before  # none of them was written twice
     assert not (root / STAGING).exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from datalake_assets import Lake
+from datalake_assets.exporters import run
+from datalake_assets.exporters.folder import Folder
+
+left = int(sys.argv[3])
+replace = os.replace
+
+def replaced(source, target):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+    left -= Path(target).suffix == ".bin"
+
+os.replace = replaced
+run.export("qlib", Lake.open(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_process_leaves_nothing_half_written_and_no_lock(
+    lake: Lake, tmp_path: Path
+) -> None:
+    export("qlib", lake, tmp_path / "whole")
+    root = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, lake.store.uri, str(root), "21"]
+    ended = subprocess.run(command, check=False, capture_output=True, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+
+    whole = contents(tmp_path / "whole")
+    left = {n: data for n, data in contents(root).items() if not n.startswith(STAGING)}
+    assert len(left) == 21
+    assert left == {name: whole[name] for name in left}
+    assert (root / STAGING / "file").exists()
+    export("qlib", lake, root)
+    assert contents(root) == whole
 
 
 def test_a_run_that_goes_on_does_not_read_what_is_done(
@@ -279,7 +322,7 @@ def test_a_lake_without_tables_of_securities_says_what_to_type(tmp_path: Path) -
 def test_without_the_tool_s_package_the_error_says_what_to_install(
     tool: str, package: str, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, package.partition("-")[0], None)
+    monkeypatch.setitem(sys.modules, package.partition("-")[0], None)
     told = rf'{package}, which is not installed: pip install "us-equity-datalake\[{tool}\]"'
 
     with pytest.raises(MissingToolError, match=told):

@@ -23,8 +23,6 @@ from datalake_assets_tests.exporters.market import (
 
 pytestmark = [pytest.mark.tools, pytest.mark.filterwarnings("ignore")]
 
-pytest.importorskip("nautilus_trader", exc_type=ImportError)
-
 OLD = f"DEAD-{DAYS[0]}"
 NAMES = {"LNG.B": LONG, OLD: DEAD, "DEAD": DEAD_LATER, "LONG": LONG_LATER, "THIN": THIN}
 

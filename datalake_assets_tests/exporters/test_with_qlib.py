@@ -20,8 +20,6 @@ from datalake_assets_tests.exporters.market import (
 
 pytestmark = [pytest.mark.tools, pytest.mark.filterwarnings("ignore")]
 
-qlib: Any = pytest.importorskip("qlib", exc_type=ImportError)
-
 FLOAT32 = 2**-24
 """The relative error of a value of qlib's files."""
 
@@ -29,6 +27,8 @@ FLOAT32 = 2**-24
 @pytest.fixture(scope="module")
 def features(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Qlib's own reader of the export."""
+    import qlib
+
     folder: Path = tmp_path_factory.mktemp("qlib")
     export("qlib", lake, folder)
     qlib.init(

@@ -39,8 +39,6 @@ from datalake_assets_tests.exporters.market import (
 
 pytestmark = [pytest.mark.tools, pytest.mark.filterwarnings("ignore")]
 
-pytest.importorskip("zipline", exc_type=ImportError)
-
 INVESTED = 1e9
 
 
