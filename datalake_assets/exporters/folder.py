@@ -138,6 +138,15 @@ class Folder:
         self.written += 1
         self.bytes += len(data)
 
+    def move(self, source: Path, name: str) -> Path:
+        """Move a folder from `staging` to its place, whole; where it is now."""
+        target = self.root / name
+        sizes = [path.stat().st_size for path in source.rglob("*") if path.is_file()]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)
+        self.written, self.bytes = self.written + len(sizes), self.bytes + sum(sizes)
+        return target
+
     def done(
         self,
         group: str,

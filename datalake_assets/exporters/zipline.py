@@ -73,11 +73,11 @@ def export(selection: Selection, folder: Folder, state: str, progress: Progress)
     first, last = f"{selection.sessions[0]}", f"{selection.sessions[-1]}"
     _register(first, last, lambda writers: _write(selection, writers, progress))
     staged = folder.staging / "root"
-    bundles.ingest(BUNDLE, environ={**os.environ, "ZIPLINE_ROOT": str(staged)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # zipline's own, about pandas
+        bundles.ingest(BUNDLE, environ={**os.environ, "ZIPLINE_ROOT": str(staged)})
     (made,) = (path for path in (staged / "data" / BUNDLE).iterdir() if path.name[0] != ".")
-    target = folder.root / "data" / BUNDLE / made.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    made.rename(target)
+    target = folder.move(made, f"data/{BUNDLE}/{made.name}")
     uri, symbols = selection.lake.store.uri, selection.asked
     text = _EXTENSION.format(bundle=BUNDLE, lake=uri, symbols=symbols, first=first, last=last)
     folder.write("extension.py", text.encode())

@@ -211,6 +211,17 @@ def test_while_an_export_of_something_new_is_not_complete_qlib_finds_no_instrume
     assert not (tmp_path / "instruments" / "all.txt").exists()
 
 
+@pytest.mark.s3
+def test_a_lake_in_a_bucket_gives_the_same_export(
+    s3_lake_uri: str, lake: Lake, tmp_path: Path
+) -> None:
+    export("lean", lake, tmp_path / "of a folder")
+    export("lean", lake_in(open_store(s3_lake_uri)), tmp_path / "of a bucket")
+
+    assert contents(tmp_path / "of a bucket") == contents(tmp_path / "of a folder")
+    assert export("lean", Lake.open(s3_lake_uri), tmp_path / "of a bucket").unchanged
+
+
 # --- something else -------------------------------------------------------------------------------
 
 
