@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from datalake_assets.cli import app
+from datalake_assets.exporters.run import Outcome
 from datalake_assets.lake.lake import Lake
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -72,6 +73,22 @@ def test_what_is_not_as_usual_is_told_on_stderr(here: Path) -> None:
 
     assert result.exit_code == 0
     assert "warning: LONG means LONG-2023-12-29 here" in result.stderr
+
+
+@pytest.mark.parametrize(("count", "more"), [(10, None), (11, "1 more warning"), (13, "3 more")])
+def test_many_warnings_are_counted(
+    count: int, more: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*given: object) -> Outcome:
+        warned = [f"w{number}" for number in range(count)]
+        return Outcome(1, DAYS[0], DAYS[1], False, 1, 0, 0, 10, warned, 0.1)
+
+    monkeypatch.setattr("datalake_assets.cli.export.write_export", told)
+    result = invoke("qlib", "out")
+
+    assert result.stderr.count("warning: w") == 10
+    assert (more or "lake:") in result.stderr
+    assert ("… and" in result.stderr) is (more is not None)
 
 
 @pytest.mark.parametrize(

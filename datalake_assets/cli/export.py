@@ -9,7 +9,7 @@ import typer
 from rich.filesize import decimal
 
 from datalake_assets.cli.arguments import From, To, existing_lake, show_lake
-from datalake_assets.cli.terminal import TerminalDisplay, err, out, plain_errors, tell
+from datalake_assets.cli.terminal import TerminalDisplay, command, err, out, plain_errors, tell
 from datalake_assets.collection.progress import many
 from datalake_assets.exporters.folder import FolderError
 from datalake_assets.exporters.run import TOOLS, MissingToolError, Outcome
@@ -17,6 +17,9 @@ from datalake_assets.exporters.run import export as write_export
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.settings import Settings, read_symbols
+
+SHOWN = 10
+"""How many warnings are printed."""
 
 _NEXT = {
     "zipline": "to use it: ZIPLINE_ROOT={root} zipline run -b datalake …",
@@ -68,8 +71,11 @@ def export(
 
 
 def _show(tool: str, root: Path, outcome: Outcome) -> None:
-    for text in outcome.told:
+    for text in outcome.told[:SHOWN]:
         tell(err, f"warning: {text}")
+    if len(outcome.told) > SHOWN:
+        more = many(len(outcome.told) - SHOWN, "more warning")
+        tell(err, f"… and {more}. Actions that wait for you: {command()} decide")
     what = f"{many(outcome.securities, 'security')}, {outcome.first} to {outcome.last}"
     if outcome.unchanged:
         tell(out, f"{root} holds {what}, and the lake has not changed since: nothing was written")

@@ -15,9 +15,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
+from datalake_assets.exporters.lean import _scaled
 from datalake_assets.exporters.run import export
 from datalake_assets.lake.lake import Lake
 from datalake_assets_tests.exporters.market import (
@@ -144,6 +148,14 @@ def test_bars_are_those_that_traded(data: Data, name: str, share: Any) -> None:
 
 def test_prices_of_five_decimals_lose_nothing(data: Data) -> None:
     assert [float(bar.close) for bar in data.raw("odd")] == [row["close"] for row in odd()]
+
+
+@given(st.floats(1e-6, 1e6))
+def test_no_price_loses_anything(price: float) -> None:
+    (text,) = (str(value) for value in _scaled(np.array([price])).to_pylist())
+
+    assert not set("einf") & set(text)
+    assert float(Decimal(text) / 10_000) == price
 
 
 def test_no_number_has_an_exponent_which_lean_takes_for_infinity(data: Data) -> None:
