@@ -91,7 +91,7 @@ test-stack: $(DEV) ## Drive `make stack` and kill parts of it; a few minutes, ne
 	@$(BIN)/python -m pytest -n 0 -m stack -o faulthandler_timeout=900 \
 		datalake_assets_tests/test_stack.py $(ARGS)
 
-# Each in an environment of its own: they need an older pandas, and other versions of much else.
+# Each in an environment of its own: zipline and NautilusTrader need an older pandas than the rest.
 TOOLS := zipline nautilus qlib
 PACKAGES_zipline := -e '.[zipline]'
 PACKAGES_nautilus := -e '.[nautilus]'
