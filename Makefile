@@ -81,6 +81,17 @@ test-stack: $(DEV) ## Drive `make stack` and kill parts of it; a few minutes, ne
 	@$(BIN)/python -m pytest -n 0 -m stack -o faulthandler_timeout=900 \
 		datalake_assets_tests/test_stack.py $(ARGS)
 
+# Each in an environment of its own: zipline and NautilusTrader need an older pandas than the rest.
+TOOLS := zipline nautilus qlib
+PACKAGES_zipline := -e '.[zipline]'
+PACKAGES_nautilus := -e '.[nautilus]'
+PACKAGES_qlib := -e . pyqlib
+.PHONY: test-tools
+test-tools: $(TOOLS:%=$(VENV)/tools-%/.installed) ## Run zipline, NautilusTrader and qlib on exports; the first time asks the network
+	@for tool in $(TOOLS); do echo "→ $$tool" && \
+		$(VENV)/tools-$$tool/bin/python -m pytest -n 0 -m tools  \
+			datalake_assets_tests/exporters/test_with_$$tool.py $(ARGS) || exit 1; done
+
 .PHONY: check
 check: lint types layers definitions docs test ## Everything that CI runs: lint, types, layers, definitions, docs, tests
 
@@ -188,6 +199,13 @@ $(BIN)/python:
 		echo "PYTHON=$(PYTHON) is not Python 3.11 or newer with venv." >&2; exit 1; }
 	@echo "→ making $(VENV) with $$("$(PYTHON)" --version)"
 	@"$(PYTHON)" -m venv --clear $(VENV)
+
+$(VENV)/tools-%/.installed: $(MADE_FROM) constraints-tools.txt $(BIN)/python
+	@echo "→ installing $* in an environment of its own (once; some minutes)"
+	@[ -x "$(@D)/bin/python" ] || $(BIN)/python -m venv "$(@D)"
+	@"$(@D)/bin/python" -m pip install -qq --disable-pip-version-check --no-input \
+		-c constraints-tools.txt $(PACKAGES_$*) pytest pytest-xdist hypothesis
+	@touch $@
 
 $(RUNTIME): $(MADE_FROM) $(BIN)/python
 	@echo "→ installing what runs (once; a minute or two)"

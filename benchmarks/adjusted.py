@@ -38,7 +38,7 @@ def main() -> None:
     years = range(LAST_YEAR - given.years + 1, LAST_YEAR + 1)
     make_lake(given.lake, years, given.symbols)
     store = open_store(str(given.lake))
-    _tables(store, years, given.listed)
+    write_tables(store, years, given.listed)
     lake = Lake.open(given.lake)
     one = name_of(given.symbols // 2)
     panel = [name_of(number * (given.symbols // given.panel)) for number in range(given.panel)]
@@ -79,7 +79,7 @@ def _rows(read: Callable[[], pa.Table]) -> int:
     return int(read().num_rows)
 
 
-def _tables(store: Store, years: range, symbols: int) -> None:
+def write_tables(store: Store, years: range, symbols: int) -> None:
     """Write tables for these symbols, as `datalake_assets.securities` would derive them."""
     draw = np.random.default_rng(1)
     days = np.array(market_calendar.sessions(date(years[0], 1, 1), date(years[-1], 12, 31)))

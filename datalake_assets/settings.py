@@ -587,17 +587,18 @@ class Settings:
         }
 
 
-def read_symbols(given: str) -> tuple[str, ...]:
+def read_symbols(given: str, name: str = "DATALAKE_SYMBOLS") -> tuple[str, ...]:
     """The symbols of a list or of an `@file`: upper case, unique, in the given order.
 
     Args:
         given: Symbols separated by commas, or `@` and the name of a file, which is read now:
             symbols separated by commas or white space, `#` starts a comment.
+        name: What they were given as: a variable or an option, for errors.
 
     Raises:
         SettingsError: the file can't be read, there is no symbol, or a symbol is invalid.
     """
-    shown = f"DATALAKE_SYMBOLS={given!r}"
+    shown = f"{name}={given!r}"
     if not given.startswith("@"):
         try:
             return _parse_symbols(given)

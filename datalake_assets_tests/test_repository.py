@@ -47,14 +47,19 @@ def test_the_version_is_the_newest_of_the_changelog() -> None:
 
 
 def declared_requirements() -> list[Requirement]:
-    groups = PYPROJECT["project"]["optional-dependencies"].values()
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    groups = [lines for extra, lines in extras.items() if extra not in TOOLS]
     lines = PYPROJECT["project"]["dependencies"] + [line for group in groups for line in group]
     return [r for r in map(Requirement, lines) if canonicalize_name(r.name) != NAME]
 
 
-def constraints() -> dict[str, Version]:
+TOOLS = ("zipline", "nautilus")
+"""The extras that go into environments of their own, with versions in a file of their own."""
+
+
+def constraints(file: str = "constraints.txt") -> dict[str, Version]:
     """Name → pinned version; a line that pins nothing fails the test that reads it."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     pins: dict[str, Version] = {}
     for line in lines:
         if line.startswith("#"):
@@ -94,6 +99,14 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
         assert requirement.specifier.contains(pins[name]), (
             f"constraints.txt pins {name} {pins[name]}, not {requirement.specifier}: make lock"
         )
+
+
+def test_the_tools_of_exports_are_pinned_within_their_ranges() -> None:
+    pins = constraints("constraints-tools.txt")
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    for requirement in (Requirement(line) for extra in TOOLS for line in extras[extra]):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+    assert not constraints().keys() & pins.keys()
 
 
 def test_every_installed_dependency_of_a_dependency_is_pinned() -> None:

@@ -45,6 +45,9 @@ COMMANDS = {
         "Check every object of the lake, both layouts, and Dagster's records; "
         "say how to repair each."
     ),
+    "export": (
+        "Write bars, splits and dividends in the format of zipline, qlib, LEAN or NautilusTrader."
+    ),
     "upload": "Upload the files of a folder to a bucket, replacing existing objects.",
     "exchange": (
         "Run the embedded exchange: Alpaca's wire protocol over a synthetic or recorded market."

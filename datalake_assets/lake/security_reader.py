@@ -10,7 +10,7 @@ waits beside the bars: factors that are older than the bars would be wrong facto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -261,20 +261,21 @@ class SecurityReader:
                     self.required("an adjusted read" if adjust else "asof")
                 return self._reader.bars(names, start, end, read)
             since = self._since(first) if lead and start is not None else first
-            meant = _meant(known.holders, names, first, last, day, since)
+            whom = meant(known.holders, names, first, last, day, since)
             versions = self._reader.meanwhile(self._versions)
-            here = self._derived(known, meant) if adjust else known
-            answer = self._read(here, meant, start if since == first else since, end, read)
+            here = self._derived(known, whom) if adjust else known
+            answer = self._read(here, whom, start if since == first else since, end, read)
             if since < first:
-                answer = self._with_lead(here, meant, answer, since, first, read)
+                answer = self._with_lead(here, whom, answer, since, first, read)
             newer = versions.result()
             if newer == known.versions:
                 break
             known = self._current(newer)
-        told = [*meant.warnings, *answer.warnings]
+        told = [*whom.warnings, *answer.warnings]
         if adjust:
-            told += _undecided(here, answer, adjust, first, last)
-            told += _behind(here.holders, answer)
+            securities = {one.security for one in answer.stretches if one.security}
+            told += undecided(here, securities, adjust, first, last)
+            told += behind(here.holders, pc.max(answer.bars["session"]).as_py())
         return replace(answer, warnings=told)
 
     def _read(
@@ -381,7 +382,7 @@ class SecurityReader:
 # --- whom a symbol means --------------------------------------------------------------------------
 
 
-def _meant(
+def meant(
     holders: Holders,
     names: frozenset[str] | None,
     first: date,
@@ -605,12 +606,12 @@ def _named(stretches: Sequence[Stretch], count: int) -> pa.Array:
 # --- what to say ----------------------------------------------------------------------------------
 
 
-def _undecided(
-    known: Tables, answer: Answer, adjust: Sequence[str], first: date, last: date
+def undecided(
+    known: Tables, here: Collection[str], adjust: Sequence[str], first: date, last: date
 ) -> list[SecuritiesWarning]:
+    """The actions of these securities in a range that are not applied until somebody decides."""
     if not known.undecided:
         return []
-    here = {stretch.security for stretch in answer.stretches}
     told: list[SecuritiesWarning] = []
     for row in known.undecided:
         day = row["session"] or row["effective_date"]
@@ -626,8 +627,8 @@ def _undecided(
     return told
 
 
-def _behind(holders: Holders, answer: Answer) -> list[SecuritiesWarning]:
-    newest = pc.max(answer.bars["session"]).as_py()
+def behind(holders: Holders, newest: date | None) -> list[SecuritiesWarning]:
+    """What to say when bars are newer than the tables of securities and factors."""
     if newest is None or (holders.newest is not None and newest <= holders.newest):
         return []
     return [
