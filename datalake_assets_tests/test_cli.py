@@ -359,7 +359,10 @@ def test_a_session_is_collected_recorded_and_told(remote: Remote, empty_folder: 
     (publication,) = runs(empty_folder, "symbol_year_ticks_job")
     assert publication.status is dg.DagsterRunStatus.SUCCESS
     assert publication.tags["dagster/partition"] == "2024"
+    (in_one_file,) = runs(empty_folder, "year_ticks_job")
+    assert in_one_file.status is dg.DagsterRunStatus.SUCCESS
     assert "layouts_agree" in told
+    assert "year_file_agrees" in told
     assert SymbolYears(remote.lake.store).prove(2024).sessions.rows == stored.bars.num_rows
 
 
@@ -820,7 +823,7 @@ def test_plan_of_an_empty_lake_asks_for_universe_and_survey_and_keeps_them(
 
     sessions = market_calendar.sessions(date(2024, 1, 2), date(2024, 6, 28))
     assert told["sessions"] == len(sessions) == 124
-    assert told["objects"] == 124 + told["symbol_years"]
+    assert told["objects"] == 124 + told["symbol_years"] + 1
     assert 0 < told["symbol_years"] < told["symbols"]
     assert 0 < told["bars"] < told["bars_at_most"] == told["symbols"] * 124
     assert told["requests"] == 2, "one a window"

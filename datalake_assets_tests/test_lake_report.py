@@ -294,6 +294,7 @@ def test_years_and_the_newest_session_are_tables(lake: LakeWriter) -> None:
         "bars": "4,400",
         "success rate": "100 %",
         "per symbol": "up to date",
+        "in one file": "up to date",
     }
     header, _, *rows = tables(told["newest_session"].value)
     assert header == ["2024-07-03", "newest", "change", "median of 20 before"]
@@ -343,7 +344,7 @@ def test_what_the_surroundings_know_is_in_the_page_and_the_metadata(lake: LakeWr
     )
     assert told["runs_failed_month"].value == 1
     assert told["next_session"].value == "2024-07-05, due 2024-07-05 22:00\\\nUTC"
-    assert re.match(r"[\d.]+ kB in 146 objects;", str(told["size_and_growth"].value))
+    assert re.match(r"[\d.]+ kB in 147 objects;", str(told["size_and_growth"].value))
     report = lake.store.get(layout.REPORT).decode()
     assert "daily_ticks_job <code>01234567</code>" in report
     assert "5\N{NO-BREAK SPACE}Jul\N{NO-BREAK SPACE}2024" in report
@@ -383,6 +384,7 @@ def test_the_asset_explains_itself_in_the_graph() -> None:
     assert {dependency.asset_key.to_user_string() for dependency in spec.deps} == {
         "daily_ticks",
         "symbol_year_ticks",
+        "year_ticks",
         "adjustment_factors",
     }
     assert spec.kinds == {"python", "html"}

@@ -29,6 +29,7 @@ from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource
 from datalake_assets.securities.decisions import Decision, decide
 from datalake_assets.securities.evidence import quarter_of
@@ -165,6 +166,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeWriter]:
         held = LakeWriter(open_store(settings.lake_uri))
         assert held.sessions() == SESSIONS
         SymbolYears(held.store).publish(SESSIONS[0].year)
+        YearFiles(held.store).publish(SESSIONS[0].year)
         # The invented prices know nothing of a split: so it is one that somebody accepted.
         more = {"new_rate": 3.0, "old_rate": 1.0}
         say(

@@ -45,11 +45,11 @@ def test_a_run_in_a_terminal_is_one_of_its_job_in_the_code_location(
                 tags={".dagster/repository": f"{SINGLETON_REPOSITORY_NAME}@{LOCATION}"},
             )
         )
-        for job in ("daily_ticks_job", "symbol_year_ticks_job")
+        for job in ("daily_ticks_job", "symbol_year_ticks_job", "year_ticks_job")
     }
 
     # The filter by which the UI shows the runs of a job.
-    assert sum(map(len, by_job.values())) == len(runs) == 4
+    assert sum(map(len, by_job.values())) == len(runs) == 6
     for job, found in by_job.items():
         for run in found:
             assert run.remote_job_origin is not None

@@ -25,6 +25,7 @@ from datalake_assets.automation.jobs import NEWEST_SESSION
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.receiver import Receiver, receiver
 
@@ -77,9 +78,10 @@ class Done:
 
 
 def behind(lake: LakeWriter, sessions: list[date]) -> set[int]:
-    """The years whose symbol-years don't show these sessions as they are."""
-    years = SymbolYears(lake.store)
-    return {year for year in {day.year for day in sessions} if years.behind(year)}
+    """The years whose symbol-years or year files don't show these sessions as they are."""
+    forms = (SymbolYears(lake.store), YearFiles(lake.store))
+    years = {day.year for day in sessions}
+    return {year for year in years if any(form.behind(year) for form in forms)}
 
 
 def verdict(instance: dg.DagsterInstance) -> bool | None:
@@ -207,13 +209,14 @@ def test_untouched_it_collects_the_newest_sessions_the_years_follow_and_the_chec
     years = {day.year for day in sessions}
     collected = [("daily_ticks_job", str(day)) for day in sessions]
     assert sorted(one for one in asked if one[0] == "daily_ticks_job") == collected
-    published = {("symbol_year_ticks_job", str(year)) for year in years}
+    jobs = ("symbol_year_ticks_job", "year_ticks_job")
+    published = {(job, str(year)) for job in jobs for year in years}
     # The report follows when all is quiet, perhaps after this test; so may actions and securities.
     besides = {(job, "") for job in ("lake_report_job", "corporate_actions_job", "securities_job")}
     assert {*asked} - besides == {*collected, *published, ("freshness_job", "")}
     # A year may be published between two of its sessions, and again after the last of them.
     counted = [one for one in asked if one not in besides]
-    assert len(counted) <= len(collected) + 2 * len(years) + 2
+    assert len(counted) <= len(collected) + 4 * len(years) + 2
     assert asked.count(("corporate_actions_job", "")) <= 1
     for day in sessions:
         assert daemon.lake.read(day).bars.num_rows == SYMBOLS
@@ -221,6 +224,7 @@ def test_untouched_it_collects_the_newest_sessions_the_years_follow_and_the_chec
         str(day) for day in sessions
     }
     assert all(SymbolYears(daemon.lake.store).prove(year).holds for year in years)
+    assert all(YearFiles(daemon.lake.store).prove(year).holds for year in years)
     late, again = daemon.told.texts
     assert "was due at" in late
     assert "is there: the lake is fresh again" in again
