@@ -27,7 +27,7 @@ COMMANDS = {
     "collect": "Collect one session, or every session of a range, into the lake.",
     "backfill": "Collect the sessions of a range that are not published yet.",
     "publish": (
-        "Publish the files per symbol and year from the sessions, and verify that both are equal."
+        "Publish symbol-years and year files from the sessions, and verify that all are equal."
     ),
     "plan": "Estimate the requests, time and cost of collecting a range, without collecting.",
     "status": (
