@@ -295,21 +295,23 @@ def _bars(shown: Shown, base: str) -> str:
     changed = [day for day in shown.changed if day in set(shown.sessions)]
     since = None if shown.newest is None else shown.newest + timedelta(days=1)
     newer = [day for day in shown.sessions if since is None or day >= since]
-    years = sorted({day.year for day in (*changed, *newer, shown.sessions[-1])})
+    running = shown.sessions[-1].year
+    years = _with_the_next(running, {day.year for day in (*changed, *newer)})
     # The file's name is the session, and DuckDB opens only those that it asks for.
     named = "CAST(parse_filename(filename, true) AS DATE)"
-    paths = [f"{base}{layout.sessions_of(year)}/*.parquet" for year in years]
+    paths = [f"{base}{layout.SESSIONS}/year={year}/*.parquet" for year in years]
     of_sessions = (
         f"SELECT {_names(BARS.names)} FROM read_parquet({_list(paths)}, "
         "hive_partitioning = false, filename = true) AS sessions"
     )
     if since is None:
         return of_sessions
-    footers = (
-        [f"{base}{_pattern(layout.year_file_key(year))}" for year in years]
-        if set(years) <= set(shown.files)
-        else [f"{base}{layout.YEARS}/*/bars.parquet"]  # one that is still to come counts, too
-    )
+    # A year without a file may have one later, and DuckDB wants each pattern to match something.
+    every = {running, *(int(year) for year in years if year.isdigit())} <= set(shown.files)
+    footers = [
+        f"{base}{_pattern(f'{layout.YEARS}/year={year}/bars.parquet')}" for year in years if every
+    ]
+    footers = footers or [f"{base}{layout.YEARS}/*/bars.parquet"]
     there = (
         "SELECT CAST(unnest(json_keys(decode(value), '$.sessions')) AS DATE) AS session "
         f"FROM parquet_kv_metadata({_list(footers)}) WHERE key = {_text(_YEAR)}::BLOB"
@@ -326,6 +328,17 @@ def _bars(shown: Shown, base: str) -> str:
         of_years += f" WHERE session NOT IN ({_dates(shown.changed)})"
     not_there = f"ANTI JOIN ({there}) AS there USING (session)"
     return f"{of_years} UNION ALL {of_sessions} {not_there} WHERE {asked}"
+
+
+def _with_the_next(running: int, years: Iterable[int]) -> list[str]:
+    """Patterns that match each of these years once, and the running year and the next one.
+
+    The next year may have no folder yet, and its first session must be found all the same.
+    """
+    pairs = zip(f"{running:04}", f"{running + 1:04}", strict=True)
+    both = "".join(one if one == other else f"[{one}{other}]" for one, other in pairs)
+    # In some years it matches others besides: 20[23][90].
+    return [*(f"{y:04}" for y in sorted(set(years)) if not re.fullmatch(both, f"{y:04}")), both]
 
 
 def _adjusted(kinds: tuple[str, ...]) -> str:

@@ -4,6 +4,7 @@ Not here: what a person types and sees (`test_sql`).
 """
 
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -14,6 +15,8 @@ from unittest.mock import patch
 import duckdb
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
@@ -198,6 +201,25 @@ def test_the_first_year_file_of_a_year_does_not_double_its_sessions(store: Store
 
     assert bars(store) == held(store)
     publish(store, 2024)
+    assert bars(store) == held(store)
+
+
+@pytest.mark.parametrize("newest", [date(2024, 12, 31), date(2029, 12, 31)])
+def test_the_first_session_of_a_new_year_is_there_before_its_year_file(
+    newest: date, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "lake"))
+    for year in (2019, 2020, newest.year):
+        write(store, date(year, 12, 31), ["A", "B"])
+        publish(store, year)
+    write(store, date(2020, 12, 31), ["A", "C"])  # collected again since
+    catalog.write(store)
+    assert bars(store) == held(store)
+
+    first = newest + timedelta(days=2)
+    write(store, first, ["A"])
+    assert bars(store) == held(store)
+    publish(store, first.year)
     assert bars(store) == held(store)
 
 
@@ -452,3 +474,54 @@ def test_without_duckdb_it_stays_as_it_is_with_a_warning(
 
     assert "was not written again, so queries of it will get slower" in caplog.text
     assert store.get(layout.CATALOG) == before
+
+
+# --- whatever happens -----------------------------------------------------------------------------
+
+FEW = [DAYS[0], DAYS[1], *DAYS[-2:], DAYS[-1] + timedelta(days=1)]
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("collect"), st.sampled_from(FEW), st.integers(0, 2)),
+        st.tuples(st.just("publish"), st.sampled_from([2023, 2024]), st.just(0)),
+        st.tuples(st.just("catalog"), st.none(), st.just(0)),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(before=EVENTS, after=EVENTS)
+def test_no_bar_is_twice_and_none_of_a_new_session_is_missing(
+    before: list[tuple[str, Any, int]], after: list[tuple[str, Any, int]]
+) -> None:
+    def happen(event: tuple[str, Any, int]) -> None:
+        kind, what, shift = event
+        match kind:
+            case "collect":
+                write(store, what, ["A", "B"], shift)
+            case "publish":
+                YearFiles(store).publish(what)
+            case "catalog":
+                catalog.write(store)
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(folder)
+        write(store, FEW[0], ["A", "B"])
+        for event in before:
+            happen(event)
+        catalog.write(store)
+        known = held(store)
+        newest = max(row["session"] for row in known)
+        assert bars(store) == known
+
+        for event in after:
+            happen(event)
+            found, there = bars(store), held(store)
+            keys = [(row["symbol"], row["session"]) for row in found]
+            assert len(keys) == len(set(keys))
+            now = {(row["symbol"], row["session"]) for row in there}
+            assert set(keys) <= now
+            assert set(keys) >= {key for key in now if key[1] > newest}
+            assert set(keys) >= {(row["symbol"], row["session"]) for row in known}
+        catalog.write(store)
+        assert bars(store) == held(store)
