@@ -3,12 +3,15 @@
 Three questions, over the lake of random walks of `benchmarks.symbol_years` (made when it is not
 there): the mean close of every symbol over a year, all bars of one symbol over two years, and all
 bars of one session. Each is asked of the sessions, of the symbol-years and of the year files, by
-DuckDB, Polars and pandas, and by Dask and Spark where they are installed. Paths are what an
-analyst would write: a pattern, or one symbol's files. All must bring the same number of rows; they
-are asked warm, and the fastest of `--rounds` counts.
+DuckDB, Polars and pandas, and by Dask, DataFusion and Spark where they are installed (Spark needs a
+Java runtime). Paths are what an analyst would write: a pattern, or one symbol's files. All must
+bring the same number of rows; they are asked warm, and the fastest of `--rounds` counts.
+
+DataFusion reads a file or a folder and no pattern, so it is not asked for all symbol-years.
 
     python -m benchmarks.engines [--years 15] [--symbols 5000] [--rounds 5] [--engines DuckDB]
-        [--lake .datalake/benchmark] [--patience 20]
+        [--layouts sessions "symbol-years" "year files"] [--lake .datalake/benchmark]
+        [--patience 20]
 """
 
 from __future__ import annotations
@@ -62,6 +65,7 @@ def main() -> None:
             ways = {
                 layout: partial(engine, kind, paths, about)
                 for layout, paths in zip(LAYOUTS, of_layouts, strict=True)
+                if layout in given.layouts and _reads(name, paths)
             }
             taken = in_turns(ways, given.rounds, patience=given.patience)
             rows = {layout: runs[-1].result for layout, runs in taken.items()}
@@ -71,7 +75,7 @@ def main() -> None:
                 f"(CPU {min(run.cpu for run in runs) * 1000:,.0f})"
                 for layout, runs in taken.items()
             ]
-            print(f"  {name:<8}" + ", ".join(told), flush=True)
+            print(f"  {name:<12}" + ", ".join(told), flush=True)
 
 
 def _paths(root: Path, years: list[int], symbol: str = "*", day: str = "*") -> list[list[str]]:
@@ -90,7 +94,14 @@ def _engines() -> Iterator[tuple[str, Engine]]:
     with suppress(ImportError):
         yield "Dask", _dask()
     with suppress(ImportError):
+        yield "DataFusion", _datafusion()
+    with suppress(ImportError):
         yield "Spark", _spark()
+
+
+def _reads(name: str, paths: list[str]) -> bool:
+    """Does an engine read these paths?"""
+    return name != "DataFusion" or not any("*" in str(Path(path).parent) for path in paths)
 
 
 def _duckdb(kind: Kind, paths: list[str], about: str) -> int:
@@ -139,12 +150,36 @@ def _dask() -> Engine:
     return ask
 
 
+def _datafusion() -> Engine:
+    from datafusion import SessionContext, col, lit
+    from datafusion import functions as f
+
+    context = SessionContext()
+
+    def ask(kind: Kind, paths: list[str], about: str) -> int:
+        # A folder instead of a pattern.
+        parts = [
+            context.read_parquet(f"{Path(path).parent}/" if "*" in path else path) for path in paths
+        ]
+        bars = parts[0]
+        for part in parts[1:]:
+            bars = bars.union(part)
+        if kind == "means":
+            found = bars.aggregate([col("symbol")], [f.avg(col("close"))])
+        else:
+            value = about if kind == "symbol" else date.fromisoformat(about)
+            found = bars.filter(col(kind) == lit(value))
+        return sum(batch.num_rows for batch in found.collect())
+
+    return ask
+
+
 def _spark() -> Engine:
     from pyspark.sql import SparkSession
     from pyspark.sql import functions as f
 
     spark = SparkSession.builder.master("local[*]").config("spark.ui.enabled", "false")
-    session = spark.getOrCreate()
+    session = spark.config("spark.driver.memory", "4g").getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
 
     def ask(kind: Kind, paths: list[str], about: str) -> int:
@@ -163,6 +198,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--patience", type=float, default=20, help="seconds")
     parser.add_argument("--lake", type=Path, default=Path(".datalake/benchmark"))
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS)
     parser.add_argument("--engines", nargs="+", help="only these, like DuckDB")
     return parser.parse_args()
 

@@ -122,6 +122,7 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
 
     assert told == [
         layout.MARKER,
+        layout.CATALOG,
         layout.session_key(day),
         layout.symbol_year_key(ONE, 2026),
         layout.manifest_key(2026),

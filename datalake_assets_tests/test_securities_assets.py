@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.definitions import build_definitions
+from datalake_assets.lake import catalog
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import LakeResource
 from datalake_assets.securities.decisions import read_decisions
@@ -109,6 +111,16 @@ def test_a_run_writes_the_tables_and_tells_them_in_numbers(bench: Bench) -> None
     assert worth["sessions_read"] == 0
     assert (worth["dagster/row_count"], worth["applied"], worth["undecided"]) == (3, 2, 1)
     assert (worth["confirmed"], worth["contradicted"], worth["suspected_splits"]) == (1, 1, 1)
+
+
+def test_the_catalog_has_the_tables_once_they_are_derived(bench: Bench) -> None:
+    assert "bars_all" not in {view.name for view in catalog.write(bench.lake.store)}
+
+    assert bench.run().success
+
+    with duckdb.connect(bench.lake.store.url(layout.CATALOG), read_only=True) as connection:
+        names = connection.sql("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+    assert {"bars_all", "bars_split", "factors", "securities"} <= {name for (name,) in names}
 
 
 def test_the_checks_name_what_is_contradicted_and_what_is_suspected(bench: Bench) -> None:

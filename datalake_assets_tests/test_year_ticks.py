@@ -3,11 +3,14 @@
 Not here: how a file is made and proved (`lake/test_year_files`).
 """
 
-from datetime import date
+from datetime import date, timedelta
+from unittest.mock import patch
 
 import dagster as dg
+import duckdb
 import pytest
 
+from datalake_assets.lake import catalog
 from datalake_assets.lake.year_files import PublishedFile, YearFiles
 from datalake_assets.storage import layout
 from datalake_assets_tests.collection.tables import every
@@ -132,3 +135,35 @@ def test_a_file_that_can_not_be_made_right_fails_the_check(
     assert not agreement(result).passed
     assert "is no whole year file" in str(agreement(result).description)
     assert materializations(result, "year_ticks") == {}
+
+
+def test_the_catalog_follows_if_the_lake_has_one(bench: Workbench) -> None:
+    bench.run(MONDAY)
+    publish(bench)
+    store = bench.lake.store
+    assert not store.exists(layout.CATALOG)
+
+    catalog.write(store)
+    before = store.get(layout.CATALOG)
+    bench.run(MONDAY, FRIDAY)
+    publish(bench)
+
+    assert store.get(layout.CATALOG) != before
+    with duckdb.connect(store.url(layout.CATALOG), read_only=True) as connection:
+        (told,) = connection.sql(
+            "SELECT sql FROM duckdb_views() WHERE view_name = 'bars'"
+        ).fetchall()
+    assert f"'{FRIDAY + timedelta(days=1)}'" in told[0]
+
+
+def test_a_catalog_that_can_not_follow_does_not_fail_the_year(
+    bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.run(MONDAY)
+    publish(bench)
+    catalog.write(bench.lake.store)
+
+    with patch.object(catalog, "find_spec", return_value=None):
+        assert publish(bench).success
+
+    assert "was not written again" in caplog.text

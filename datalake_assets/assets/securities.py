@@ -20,6 +20,7 @@ from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.stock_universe import OWNERS
+from datalake_assets.lake import catalog
 from datalake_assets.lake.derived import gathered
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.names import OURS, READER, Names
@@ -167,6 +168,7 @@ def _adjustment_factors(
     target = lake.open(source.identity)
     given = gathered(target)
     found, jumps = derive_factors(target.store, given)
+    catalog.follow(target.store)  # the views of adjusted bars need tables to be there
     yield dg.MaterializeResult(
         metadata=factor_metadata(given, found, jumps)
         | {"dagster/uri": target.store.url(layout.FACTORS_TABLE)}

@@ -22,6 +22,7 @@ from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Display, Displays, many
+from datalake_assets.lake import catalog
 from datalake_assets.lake.projection import PublicationError
 from datalake_assets.lake.year_files import FileProof, PublishedFile, YearFiles
 from datalake_assets.names import OURS, READER, Names
@@ -124,6 +125,7 @@ def _year_ticks(
                 failures[key] = year.proof.disagreement
             elif year.published.made_from.whole:
                 context.log_event(_materialization(context.asset_key, year, files.url))
+        catalog.follow(lake.open(source.identity).store)
         yield _check(context.asset_key, years)
         if failures:
             raise Failed("\n".join(failures.values()), allow_retries=False)

@@ -38,6 +38,8 @@ COMMANDS = {
     "actions": (
         "Show a symbol's splits, dividends, renames and delisting, and since when each is known."
     ),
+    "sql": "Run an SQL query over the lake with DuckDB. It only reads.",
+    "catalog": "Write catalog.duckdb into the lake: views of its bars and tables for DuckDB.",
     "securities": (
         "Derive securities and adjustment factors from sessions, actions and your decisions."
     ),

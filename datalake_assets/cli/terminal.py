@@ -22,6 +22,7 @@ from rich.text import Text
 from datalake_assets import market_calendar
 from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.progress import Display, Snapshot, many
+from datalake_assets.lake.catalog import CatalogError
 from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.settings import SettingsError
@@ -181,6 +182,7 @@ _FIXABLE = (
     WrongLakeError,
     BrokenFileError,
     NotInLakeError,
+    CatalogError,
     CollectionError,
     market_calendar.OutsideCalendar,
     OSError,

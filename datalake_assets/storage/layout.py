@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import date, datetime
 
 MARKER = "_lake.json"
+CATALOG = "catalog.duckdb"
 SESSIONS = "data/ticks/sessions"
 INCOMPLETE = "data/ticks/incomplete"
 SYMBOL_YEARS = "data/ticks/daily"

@@ -36,10 +36,10 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
@@ -90,6 +90,25 @@ class Timeouts:
 
 
 TIMEOUTS = Timeouts()
+
+
+@dataclass(frozen=True, slots=True)
+class S3Access:
+    """How another program reaches the bucket of a lake; the secret is in no `repr`.
+
+    Args:
+        endpoint: A URL.
+        region: Its region.
+        key_id: The access key.
+        secret: The secret key.
+        token: The session token of temporary credentials, which expire.
+    """
+
+    endpoint: str
+    region: str
+    key_id: str
+    secret: str = field(repr=False)
+    token: str | None = field(repr=False)
 
 
 _process: int | None = None
@@ -415,6 +434,27 @@ class Store:
     def place(self, name: str) -> str:
         """Where a person finds what has this name, which may be no key: as `foreign` gave it."""
         return self._base + name
+
+    def s3_access(self) -> S3Access:
+        """How another program reaches the bucket, with what this one was given or found.
+
+        Raises:
+            ValueError: The store is no bucket.
+            StoreError: The credentials can't be had.
+        """
+        bucket = self._backend
+        if not isinstance(bucket, S3Store):
+            raise ValueError(f"{self.uri} is no bucket")
+        config = dict[str, Any](bucket.config)  # with the names that obstore gives it
+        with self._attempt("find credentials for", None):
+            found: Any = bucket.credential_provider() if bucket.credential_provider else {}
+        return S3Access(
+            config["endpoint_url_s3"],
+            config["region"],
+            found["access_key_id"],
+            found["secret_access_key"],
+            found.get("token"),
+        )
 
     def _listed(self, prefix: str) -> "builtins.list[ObjectMeta]":
         return [entry for entry in self._everything(prefix) if _is_key(entry)]

@@ -39,9 +39,13 @@ DAYS = market_calendar.sessions(FIRST, LAST)
 
 
 class World:
-    """The market, its truth, and a lake that holds it."""
+    """The market, its truth, and a lake that holds it.
 
-    def __init__(self) -> None:
+    Args:
+        uri: Where the lake is made.
+    """
+
+    def __init__(self, uri: str = "memory://") -> None:
         self.market = SyntheticMarket(active=300, inactive=120)
         self.truth = self.market.truth()
         self.held = [h for h in self.truth.holdings if h.first <= LAST and until(h) >= FIRST]
@@ -53,7 +57,7 @@ class World:
         columns = (self.bars["symbol"].to_pylist(), self.bars["session"].to_pylist())
         for symbol, day in zip(*columns, strict=True):
             self.days[symbol].append(day)
-        self.lake = Lake(open_store("memory://"))
+        self.lake = Lake(open_store(uri))
         LakeWriter(self.lake.store).claim("synthetic")
         for day, rows in by_session(self.bars):
             self.lake.store.put(layout.session_key(day), encoded(day, rows))

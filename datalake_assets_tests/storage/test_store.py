@@ -24,6 +24,7 @@ from obstore.store import LocalStore
 from datalake_assets.storage.staging import LOCK, STAGING, Staging
 from datalake_assets.storage.store import (
     ChangedError,
+    S3Access,
     Store,
     StoreError,
     UnreadableError,
@@ -1080,3 +1081,25 @@ def test_importing_the_store_loads_no_heavy_library() -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
     )
     assert answer.stdout.strip() == "[]"
+
+
+def test_another_program_gets_the_access_of_the_variables_or_of_a_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    told = open_store("s3://bucket/prefix").s3_access()
+    assert told == S3Access("https://s3.eu-west-1.amazonaws.com", "eu-west-1", "a", "hidden", None)
+    assert "hidden" not in repr(told)
+
+    shared = tmp_path / "credentials"
+    keys = "aws_access_key_id = b\naws_secret_access_key = c\naws_session_token = d"
+    shared.write_text(f"[someone]\n{keys}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(shared))
+    monkeypatch.setenv("AWS_PROFILE", "someone")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    found = open_store("s3://bucket/prefix").s3_access()
+    assert (found.key_id, found.secret, found.token) == ("b", "c", "d")
+    assert (found.endpoint.startswith("https://"), found.region) == (True, "eu-west-1")
