@@ -18,8 +18,8 @@ import pyarrow.dataset as ds
 import pytest
 from typer.testing import CliRunner
 
+from datalake_assets import catalog
 from datalake_assets.cli import app
-from datalake_assets.lake import catalog
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.security_reader import SecuritiesWarning
 from datalake_assets.lake.year_files import YearFiles

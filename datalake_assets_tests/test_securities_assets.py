@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datalake_assets import catalog
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.definitions import build_definitions
-from datalake_assets.lake import catalog
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import LakeResource
 from datalake_assets.securities.decisions import read_decisions

@@ -19,9 +19,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from datalake_assets import catalog as views
 from datalake_assets.cli.catalog import catalog
 from datalake_assets.cli.sql import ROWS, sql
-from datalake_assets.lake import catalog as views
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout

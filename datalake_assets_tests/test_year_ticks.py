@@ -10,7 +10,7 @@ import dagster as dg
 import duckdb
 import pytest
 
-from datalake_assets.lake import catalog
+from datalake_assets import catalog
 from datalake_assets.lake.year_files import PublishedFile, YearFiles
 from datalake_assets.storage import layout
 from datalake_assets_tests.collection.tables import every

@@ -12,7 +12,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datalake_assets import __version__
+from datalake_assets import __version__, catalog
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.assets.corporate_actions import GROUP
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
@@ -20,7 +20,6 @@ from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.stock_universe import OWNERS
-from datalake_assets.lake import catalog
 from datalake_assets.lake.derived import gathered
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.names import OURS, READER, Names

@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-from datalake_assets import __version__, liveness
+from datalake_assets import __version__, catalog, liveness
 from datalake_assets.assets.daily_ticks import BARS_METADATA, LogDisplay
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.failure import Failed, plain_failures
@@ -22,7 +22,6 @@ from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Display, Displays, many
-from datalake_assets.lake import catalog
 from datalake_assets.lake.projection import PublicationError
 from datalake_assets.lake.year_files import FileProof, PublishedFile, YearFiles
 from datalake_assets.names import OURS, READER, Names

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from datalake_assets.catalog import write
 from datalake_assets.cli.arguments import existing_lake, show_lake
 from datalake_assets.cli.terminal import command, out, plain_errors, tell, working
-from datalake_assets.lake.catalog import write
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 

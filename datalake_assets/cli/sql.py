@@ -1,6 +1,6 @@
 """`datalake sql`: one query over the lake, as a table, CSV, JSON or a Parquet file.
 
-The views are made for each query, as the lake is now (`lake.catalog`). So it needs no catalog in
+The views are made for each query, as the lake is now (`catalog`). So it needs no catalog in
 the lake, and nothing is written there.
 """
 
@@ -25,10 +25,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from datalake_assets.catalog import connected, create_views
 from datalake_assets.cli.arguments import existing_lake, show_lake
 from datalake_assets.cli.terminal import err, out, plain_errors, show_table, tell, working
 from datalake_assets.collection.progress import many
-from datalake_assets.lake.catalog import connected, create_views
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import Store
 

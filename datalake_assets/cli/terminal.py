@@ -20,9 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from datalake_assets import market_calendar
+from datalake_assets.catalog import CatalogError
 from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.progress import Display, Snapshot, many
-from datalake_assets.lake.catalog import CatalogError
 from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.settings import SettingsError

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from datalake_assets import catalog
 from datalake_assets.actions.log import ActionLog
+from datalake_assets.catalog import CatalogError
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
-from datalake_assets.lake import catalog
-from datalake_assets.lake.catalog import CatalogError
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.restatements import Restatements, changes
