@@ -1,10 +1,11 @@
 """Two lakes, object by object: does a changed program still write the same?
 
 Of each session, published or waiting for a repair: its bars, its ledger and its audit. Of each
-year that is published per symbol: the sessions it was made of, what each of them and each symbol
-hashes to, and the bars in every symbol-year. Of each snapshot: its rows. Not compared is what says
-when and by which run something was written. With `--bytes`, files must also be equal to the byte
-where nothing of that is in them: a session's without its footer, a symbol-year's whole.
+year that is published: the sessions it was made of, what each of them and each symbol hashes to,
+and the bars in every symbol-year and in the year file. Of each snapshot: its rows. Not compared is
+what says when and by which run something was written. With `--bytes`, files must also be equal to
+the byte where nothing of that is in them: a session's and a year file's without its footer, a
+symbol-year's whole.
 
     python -m benchmarks.compare_lakes ONE OTHER [--bytes] [--most 10]
 
@@ -27,6 +28,7 @@ from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.session_file import Summary
+from datalake_assets.lake.year_file import Rows, YearFile, merged
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 
@@ -66,6 +68,7 @@ def differences(one: Store, other: Store, *, to_the_byte: bool = False) -> Itera
         INCOMPLETE: _session,
         MANIFESTS: _manifest,
         SYMBOL_YEARS: _symbol_year,
+        YEAR_FILES: _year_file,
         SNAPSHOTS: _rows,
     }
     keys = [[key for key in store.list("") if _kind(key) in kinds] for store in (one, other)]
@@ -75,7 +78,7 @@ def differences(one: Store, other: Store, *, to_the_byte: bool = False) -> Itera
         here, there = bytes(one.get(key)), bytes(other.get(key))
         kind = _kind(key)
         yield from kinds[kind](here, there, key)
-        if to_the_byte and kind in (SESSIONS, INCOMPLETE, SYMBOL_YEARS):
+        if to_the_byte and kind in (SESSIONS, INCOMPLETE, SYMBOL_YEARS, YEAR_FILES):
             cut = bytes if kind == SYMBOL_YEARS else without_footer
             if cut(here) != cut(there):
                 yield f"{key}: other bytes"
@@ -88,7 +91,8 @@ def differences(one: Store, other: Store, *, to_the_byte: bool = False) -> Itera
 
 
 SESSIONS, INCOMPLETE = "sessions", "incomplete sessions"
-MANIFESTS, SYMBOL_YEARS, SNAPSHOTS = "manifests", "symbol-years", "snapshots"
+MANIFESTS, SYMBOL_YEARS, YEAR_FILES = "manifests", "symbol-years", "year files"
+SNAPSHOTS = "snapshots"
 NOT_COMPARED = "objects not compared"
 
 
@@ -97,6 +101,8 @@ def _kind(key: str) -> str:
         return MANIFESTS
     if layout.symbol_year(key) is not None:
         return SYMBOL_YEARS
+    if layout.year_of_file(key) is not None:
+        return YEAR_FILES
     for prefix, kind in (
         (layout.SESSIONS, SESSIONS),
         (layout.INCOMPLETE, INCOMPLETE),
@@ -117,7 +123,10 @@ def _session(one: bytes, other: bytes, key: str) -> Iterator[str]:
 
 
 def _manifest(one: bytes, other: bytes, key: str) -> Iterator[str]:
-    here, there = (Manifest.decode(data, key) for data in (one, other))
+    yield from _made_from(*(Manifest.decode(data, key) for data in (one, other)), key)
+
+
+def _made_from(here: Manifest, there: Manifest, key: str) -> Iterator[str]:
     if here.whole != there.whole:
         yield f"{key}: whole in one lake only"
     # Versions are the store's own: two stores give the same bytes different ones.
@@ -140,6 +149,17 @@ def _symbol_year(one: bytes, other: bytes, key: str) -> Iterator[str]:
     here, there = (symbol_year_file.decode(data, key) for data in (one, other))
     if not here.equals(there):
         yield f"{key}: other bars: {_first_unequal_row(here, there)}"
+
+
+def _year_file(one: bytes, other: bytes, key: str) -> Iterator[str]:
+    here, there = (YearFile(data, key) for data in (one, other))
+    yield from _made_from(here.made_from, there.made_from, key)
+    tables = [
+        merged([file.read(number) for number in range(file.count)] or [Rows.none()]).table()
+        for file in (here, there)
+    ]
+    if not tables[0].equals(tables[1]):
+        yield f"{key}: other bars: {_first_unequal_row(*tables)}"
 
 
 def _rows(one: bytes, other: bytes, key: str) -> Iterator[str]:

@@ -1,10 +1,11 @@
 """Reading: this project's reader against DuckDB, Polars and pandas over the plain files.
 
-Three questions, over the lake of random walks of `benchmarks.symbol_years` (made when it is not
+Four questions, over the lake of random walks of `benchmarks.symbol_years` (made when it is not
 there), in its folder and on a local S3 server: one symbol over all years, one session of all
-symbols, and 500 symbols over the last five years. Every way is told the files that answer, reads
-all columns, and is checked to bring the same number of bars; the ways take turns, warm, and the
-median counts. Beside them a table of the same bars in one DuckDB file, sorted by symbol.
+symbols, 500 symbols over the last five years, and all symbols of the last year. Every way is told
+the files that answer, reads all columns, and is checked to bring the same number of bars; the ways
+take turns, warm, and the median counts. Beside them Polars over the year files alone, with a
+filter, and a table of the same bars in one DuckDB file, sorted by symbol.
 
     python -m benchmarks.reads [--years 15] [--symbols 5000] [--panel 500] [--rounds 5]
         [--lake .datalake/benchmark] [--ways Polars] [--local-only]
@@ -18,7 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -34,6 +35,7 @@ from benchmarks.measuring import in_turns, median_cpu, median_wall
 from benchmarks.symbol_years import LAST_YEAR, make_lake, name_of
 from datalake_assets import Lake, market_calendar
 from datalake_assets.lake.manifest import Manifest
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 from datalake_assets.storage.upload import Item, upload
@@ -44,7 +46,7 @@ Way = Callable[[], int]
 
 
 class Questions:
-    """The three questions, and the objects that answer each."""
+    """The four questions, and the objects that answer each."""
 
     def __init__(self, years: int, symbols: int, panel: int) -> None:
         self.years = range(LAST_YEAR - years + 1, LAST_YEAR + 1)
@@ -65,7 +67,25 @@ class Questions:
                 for symbol in self.panel
                 for year in self.panel_years
             ],
+            f"all symbols, {LAST_YEAR}": [layout.year_file_key(LAST_YEAR)],
         }
+
+    def of_year_files(self, root: str, options: dict[str, str]) -> list[Way]:
+        """Each question, asked of the year files by Polars."""
+
+        def rows(years: Sequence[int], where: pl.Expr) -> Way:
+            paths = [f"{root}/{layout.year_file_key(year)}" for year in years]
+            scan = pl.scan_parquet(
+                paths, storage_options=options or None, hive_partitioning=False
+            ).filter(where)
+            return lambda: scan.collect().height
+
+        return [
+            rows(self.years, pl.col("symbol") == self.symbol),
+            rows([LAST_YEAR], pl.col("session") == self.day),
+            rows(self.panel_years, pl.col("symbol").is_in(self.panel)),
+            rows([LAST_YEAR], pl.lit(value=True)),
+        ]
 
     def ours(self, lake: Lake) -> list[Way]:
         """Each question, asked of this project's reader."""
@@ -74,6 +94,7 @@ class Questions:
             lambda: int(lake.bars(self.symbol).num_rows),
             lambda: int(lake.session(self.day).bars.num_rows),
             lambda: int(lake.bars(self.panel, first, last).num_rows),
+            lambda: int(lake.bars(None, date(LAST_YEAR, 1, 1), last).num_rows),
         ]
 
     def of_table(self, table: duckdb.DuckDBPyConnection) -> list[Way]:
@@ -91,6 +112,7 @@ class Questions:
                 f"symbol IN {tuple(self.panel)} "
                 f"AND session BETWEEN '{first}-01-01' AND '{last}-12-31'"
             ),
+            rows(f"session BETWEEN '{LAST_YEAR}-01-01' AND '{LAST_YEAR}-12-31'"),
         ]
 
 
@@ -104,6 +126,7 @@ def main() -> None:
         "this project": questions.ours(Lake.open(folder)),
         "DuckDB": _over(questions, folder, _duckdb(duckdb.connect())),
         "Polars": _over(questions, folder, _polars({})),
+        "Polars, year files": questions.of_year_files(folder, {}),
         "pandas": _over(questions, folder, _pandas(pyarrow.fs.LocalFileSystem())),
     }
     with tempfile.TemporaryDirectory() as scratch:
@@ -134,6 +157,7 @@ def _copy(source: Store, target: Store, questions: Questions) -> None:
         manifest = Manifest.decode(source.get(key), key)
         made_from = {day: versions[layout.session_key(day)] for day in manifest.sessions}
         target.put(key, replace(manifest, sessions=made_from).encode())
+        YearFiles(target).publish(year)
 
 
 def _on_server(questions: Questions, given: argparse.Namespace, folder: Path) -> None:
@@ -153,6 +177,9 @@ def _on_server(questions: Questions, given: argparse.Namespace, folder: Path) ->
         ways = {
             "this project": questions.ours(Lake.open(uri)),
             "Polars": _over(questions, uri, _polars({"aws_endpoint_url": server.endpoint})),
+            "Polars, year files": questions.of_year_files(
+                uri, {"aws_endpoint_url": server.endpoint}
+            ),
             "pandas": _over(questions, uri.removeprefix("s3://"), _pandas(filesystem)),
         }
         connection = duckdb.connect()

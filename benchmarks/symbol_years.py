@@ -44,6 +44,7 @@ from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
 from datalake_assets.storage.upload import files, upload
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 def make_lake(folder: Path, years: range, symbols: int) -> None:
-    """Sessions and symbol-years of random walks in a folder, where they are not there yet."""
+    """Every layout of a lake of random walks in a folder, where it is not there yet."""
     store = open_store(str(folder))
     LakeWriter(store).claim("random walks")
     have = {year for year in years if not SymbolYears(store).behind(year)}
@@ -82,6 +83,8 @@ def make_lake(folder: Path, years: range, symbols: int) -> None:
         # Forked, a process would wait for the threads of obstore, which it does not inherit.
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
             list(processes.map(partial(_make_year, folder, symbols), missing))
+    for year in years:
+        YearFiles(store).publish(year)
 
 
 def _rows(store: Store, year: int) -> int:

@@ -26,6 +26,7 @@ from datalake_assets.assets.securities import adjustment_factors, securities
 from datalake_assets.assets.source_agrees import build_source_agrees
 from datalake_assets.assets.stock_universe import stock_universe
 from datalake_assets.assets.symbol_year_ticks import build_symbol_year_ticks
+from datalake_assets.assets.year_ticks import build_year_ticks
 from datalake_assets.automation import due, runs
 from datalake_assets.automation.actions import build_actions_sensor
 from datalake_assets.automation.alerts import build_failure_sensor
@@ -40,6 +41,7 @@ from datalake_assets.automation.jobs import (
     securities_job,
     symbol_year_ticks_job,
     witness_job,
+    year_ticks_job,
 )
 from datalake_assets.automation.lambda_session import build_lambda_session_job
 from datalake_assets.automation.securities import build_securities_sensor
@@ -123,6 +125,7 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
                     session_partitions(settings.first_session), settings.sessions_per_run
                 ),
                 build_symbol_year_ticks(year_partitions(settings.first_session)),
+                build_year_ticks(year_partitions(settings.first_session)),
                 corporate_actions,
                 securities,
                 adjustment_factors,
@@ -138,6 +141,7 @@ def build_definitions(settings: Settings | None = None, **resources: Any) -> dg.
             daily_ticks_job,
             repair_job,
             symbol_year_ticks_job,
+            year_ticks_job,
             lake_report_job,
             corporate_actions_job,
             securities_job,

@@ -244,6 +244,7 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
         "securities",
         "stock_universe",
         "symbol_year_ticks",
+        "year_ticks",
     }
     assert {key.name for key in graph.asset_check_keys} == {
         *RULES,
@@ -255,6 +256,7 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
         "newest_session_is_there",
         "source_agrees",
         "universe_is_whole",
+        "year_file_agrees",
     }
     job = definitions.resolve_job_def("daily_ticks_job")
     assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {
@@ -265,6 +267,9 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
     years = definitions.resolve_job_def("symbol_year_ticks_job")
     assert set(years.asset_layer.selected_asset_keys) == {dg.AssetKey("symbol_year_ticks")}
     assert graph.get(dg.AssetKey("symbol_year_ticks")).parent_keys == {dg.AssetKey("daily_ticks")}
+    in_files = definitions.resolve_job_def("year_ticks_job")
+    assert set(in_files.asset_layer.selected_asset_keys) == {dg.AssetKey("year_ticks")}
+    assert graph.get(dg.AssetKey("year_ticks")).parent_keys == {dg.AssetKey("daily_ticks")}
     actions = definitions.resolve_job_def("corporate_actions_job")
     assert set(actions.asset_layer.selected_asset_keys) == {dg.AssetKey("corporate_actions")}
     assert graph.get(dg.AssetKey("corporate_actions")).parent_keys == {
@@ -292,6 +297,7 @@ def test_there_are_the_assets_their_checks_and_a_job_for_each_kind_of_partition(
         ("adjustment_factors", FACTORS),
         ("daily_ticks", SCHEMA),
         ("symbol_year_ticks", SCHEMA),
+        ("year_ticks", SCHEMA),
         ("stock_universe", UNIVERSE),
     ],
 )
@@ -337,7 +343,14 @@ def test_loading_reads_the_environment_of_the_process(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     "asset",
-    ["corporate_actions", "daily_ticks", "lake_report", "stock_universe", "symbol_year_ticks"],
+    [
+        "corporate_actions",
+        "daily_ticks",
+        "lake_report",
+        "stock_universe",
+        "symbol_year_ticks",
+        "year_ticks",
+    ],
 )
 def test_an_asset_links_to_its_code(asset: str) -> None:
     definition = build_definitions(Settings.load({})).resolve_assets_def(asset)

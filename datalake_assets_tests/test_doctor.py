@@ -36,6 +36,7 @@ from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.staging import STAGING
 from datalake_assets.storage.store import Store, open_store
@@ -126,6 +127,7 @@ def test_all_is_well_with_a_whole_lake(lake: LakeWriter) -> None:
         "published sessions: 4 checked",
         "incomplete sessions: 0 checked",
         f"symbol-years against their sessions: {symbol_years(lake)} checked",
+        "year files against their sessions: 2 checked",
         "restatements: 0 checked",
         "snapshots of the universe: 1 checked",
         "log of corporate actions: 0 checked",
@@ -136,7 +138,7 @@ def test_all_is_well_with_a_whole_lake(lake: LakeWriter) -> None:
         "securities and factors against sessions and actions: 0 checked",
         "comparison with the source: 0 checked",
         f"untracked objects: {len(lake.store.list('data'))} checked",
-        "Dagster's records: 6 checked",
+        "Dagster's records: 8 checked",
     ]
     assert lake.store.versions() == before
 
@@ -150,7 +152,7 @@ def test_one_year_alone_is_looked_at(lake: LakeWriter) -> None:
     result = doctor("--year", "2024")
     assert result.exit_code == 0, result.output
     assert "published sessions: 2 checked" in lines(result, "✓")
-    assert "Dagster's records: 3 checked" in lines(result, "✓")
+    assert "Dagster's records: 4 checked" in lines(result, "✓")
     assert doctor("--year", "2023").exit_code == 1
     unknown = doctor("--year", "1999")
     assert unknown.exit_code == 2
@@ -284,6 +286,22 @@ def damage_a_symbol_year(lake: LakeWriter) -> None:
     put(lake, key, lake.store.get(key)[:-1])
 
 
+def damage_a_year_file(lake: LakeWriter) -> None:
+    key = layout.year_file_key(2024)
+    data = lake.store.get(key)
+    prices = pq.read_metadata(pa.BufferReader(data)).row_group(0).column(3)
+    put(lake, key, flipped(data, prices.data_page_offset + prices.total_compressed_size // 2, 3))
+
+
+def cut_a_year_file(lake: LakeWriter) -> None:
+    key = layout.year_file_key(2024)
+    put(lake, key, lake.store.get(key)[:-9])
+
+
+def delete_a_year_file(lake: LakeWriter) -> None:
+    lake.store.delete(layout.year_file_key(2024))
+
+
 def delete_symbol_years(lake: LakeWriter) -> None:
     for key in lake.store.list(layout.SYMBOL_YEARS)[2:6]:
         lake.store.delete(key)
@@ -371,16 +389,19 @@ def lose_a_session(lake: LakeWriter) -> None:
 
 PUBLISH = "datalake publish --year 2024"
 COLLECT = ([f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],)
-BOTH = {"published sessions": 1, "symbol-years against their sessions": 1}
+YEARS = {"symbol-years against their sessions": 1, "year files against their sessions": 1}
+BOTH = {"published sessions": 1, **YEARS}
+# What such a session's footer says of its rows is what the year file holds.
+ROWS_ALONE = {"published sessions": 1, "symbol-years against their sessions": 1}
 DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = {
     damage_a_session: (
-        {"published sessions": 1, "symbol-years against their sessions": 1},
+        ROWS_ALONE,
         [f"datalake collect --session {DAYS[1]}", "datalake publish --year 2023"],
     ),
     cut_a_session: (BOTH, *COLLECT),
     empty_a_session: (BOTH, *COLLECT),
-    drop_a_row_and_keep_the_rest: (BOTH, *COLLECT),
-    change_a_price_and_keep_the_rest: (BOTH, *COLLECT),
+    drop_a_row_and_keep_the_rest: (ROWS_ALONE, *COLLECT),
+    change_a_price_and_keep_the_rest: (ROWS_ALONE, *COLLECT),
     change_a_session_that_waits: (
         {"incomplete sessions": 1},
         [f"datalake collect --session {DAYS[3]}"],
@@ -394,11 +415,7 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
     put_the_marker_of_another_source_there: ({"the lake's marker": 1}, []),
     put_a_folder_in_the_marker_s_place: ({"the lake's marker": 1}, []),
     put_a_folder_in_a_session_s_place: (
-        {
-            "symbol-years against their sessions": 1,
-            "untracked objects": 1,
-            "Dagster's records": 1,
-        },
+        {**YEARS, "untracked objects": 1, "Dagster's records": 1},
         [
             PUBLISH,
             f"rm -r {{lake}}/{layout.session_key(DAYS[2])}",
@@ -418,6 +435,12 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
         {"symbol-years against their sessions": 4},
         ["datalake publish --year 2023", PUBLISH],
     ),
+    damage_a_year_file: ({"year files against their sessions": 1}, [PUBLISH]),
+    cut_a_year_file: ({"year files against their sessions": 1}, [PUBLISH]),
+    delete_a_year_file: (
+        {"year files against their sessions": 1, "Dagster's records": 1},
+        [PUBLISH],
+    ),
     damage_a_manifest: (
         {"symbol-years against their sessions": 1},
         [f"rm {{lake}}/{layout.manifest_key(2024)} && {PUBLISH}"],
@@ -430,11 +453,11 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
     delete_the_marker: ({"the lake's marker": 1}, []),
     damage_the_universe: ({"snapshots of the universe": 1}, []),
     put_a_session_in_another_s_place: (
-        {"published sessions": 1, "symbol-years against their sessions": 1},
+        BOTH,
         [f"datalake collect --session {DAYS[2]}", PUBLISH],
     ),
     invent_a_session: (
-        {"published sessions": 1, "symbol-years against their sessions": 1},
+        BOTH,
         [
             f"rm {{lake}}/{layout.session_key(date(2023, 12, 30))}",
             "datalake publish --year 2023",
@@ -466,11 +489,11 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
         ],
     ),
     change_a_session_without_publishing: (
-        {"symbol-years against their sessions": 1},
+        YEARS,
         [PUBLISH],
     ),
     forget: (
-        {"Dagster's records": 3},
+        {"Dagster's records": 5},
         [
             f"datalake backfill --from {DAYS[0]} --to {DAYS[-1]}",
             "datalake publish --year 2023",
@@ -478,7 +501,7 @@ DAMAGES: dict[Callable[[LakeWriter], None], tuple[dict[str, int], list[str]]] = 
         ],
     ),
     lose_a_session: (
-        {"symbol-years against their sessions": 1, "Dagster's records": 1},
+        {**YEARS, "Dagster's records": 1},
         [PUBLISH, f"datalake collect --session {DAYS[2]}"],
     ),
 }
@@ -553,11 +576,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     for day in WEEK:
         made.put(layout.session_key(day), session_bytes(day, every(names(4), [day])))
     SymbolYears(made).publish(2024)
+    YearFiles(made).publish(2024)
     return made
 
 
 def test_a_small_lake_is_well_wherever_it_lies(store: Store) -> None:
-    assert [one.defects for one in examined(store).values()] == [[]] * 7
+    assert [one.defects for one in examined(store).values()] == [[]] * 8
 
 
 def test_an_object_is_removed_by_the_command_of_its_place(store: Store) -> None:

@@ -20,8 +20,9 @@ from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.lake import symbol_year_file
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.projection import PublicationError
 from datalake_assets.lake.reader import NotInLakeError
-from datalake_assets.lake.symbol_years import PublicationError, SymbolYears
+from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
 from datalake_assets.storage import layout

@@ -23,6 +23,7 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.overview import page
 from datalake_assets.overview.numbers import (
     Damage,
@@ -92,6 +93,7 @@ def lake(tmp_path: Path) -> LakeWriter:
 def fill(lake: LakeWriter, days: Iterable[date] = DAYS) -> None:
     publish(lake, days)
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
 
 
 def test_a_run_writes_the_page_of_this_instant_into_the_lake(lake: LakeWriter) -> None:

@@ -110,6 +110,7 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
         layout.session_key(day),
         layout.symbol_year_key(ONE, 2026),
         layout.manifest_key(2026),
+        layout.year_file_key(2026),
         layout.incomplete_key(day),
         layout.restatement_key(day, datetime(2026, 11, 23, 22, 4, 9, tzinfo=UTC)),
         layout.STANDING_ACTIONS,
@@ -386,13 +387,15 @@ def test_each_path_that_a_snippet_reads_gives_each_bar_once(collected: LakeWrite
         assert rows == different > 0
 
 
-def test_the_pattern_that_the_readme_warns_of_gives_each_bar_twice(collected: LakeWriter) -> None:
+def test_the_pattern_that_the_readme_warns_of_gives_each_bar_three_times(
+    collected: LakeWriter,
+) -> None:
     (warned,) = re.findall(
-        r"`(data/ticks/\S*\*\S*)`, returns each bar twice", " ".join(README.split())
+        r"`(data/ticks/\S*\*\S*)`, returns each bar three times", " ".join(README.split())
     )
     rows, different = copies(f"{LAKE_OF_EXCHANGE}/{warned}")
 
-    assert rows == 2 * different
+    assert rows == 3 * different
     assert different == sum(collected.read(day).bars.num_rows for day in SESSIONS)
 
 

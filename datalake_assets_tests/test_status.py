@@ -19,6 +19,7 @@ from datalake_assets.cli import terminal
 from datalake_assets.cli.status import as_dict, show
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.overview.numbers import NextSession, Overview, PriceWarning, SessionState
 from datalake_assets.overview.universe import ListChanges, Listed
 from datalake_assets_tests.overview.lakes import (
@@ -51,6 +52,7 @@ def lake_with(days: list[date] = DAYS) -> LakeWriter:
     lake = new_lake()
     publish(lake, days)
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
     return lake
 
 
@@ -218,6 +220,7 @@ def test_json_has_all_that_the_terminal_shows_and_more() -> None:
             "symbol_years_behind": 1,
             "symbol_years_whole": True,
             "symbol_years_follow": None,
+            "year_file_behind": 1,
         }
     ]
     assert told["newest"]["session"] == "2024-07-03"

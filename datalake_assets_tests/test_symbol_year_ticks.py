@@ -14,7 +14,8 @@ import pytest
 from datalake_assets.assets.failure import reason
 from datalake_assets.assets.symbol_year_ticks import PROVE_WRITTEN
 from datalake_assets.lake import symbol_year_file
-from datalake_assets.lake.symbol_years import OvertakenError, Published, SymbolYears
+from datalake_assets.lake.projection import OvertakenError
+from datalake_assets.lake.symbol_years import Published, SymbolYears
 from datalake_assets.storage import layout
 from datalake_assets_tests.collection.tables import every
 from datalake_assets_tests.lake.files import collected

@@ -19,6 +19,7 @@ from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import many
@@ -80,7 +81,7 @@ def build_lake_report(
 
     @dg.asset(
         key=KEY,
-        deps=[DAILY_TICKS, SYMBOL_YEAR_TICKS, FACTORS_KEY],
+        deps=[DAILY_TICKS, SYMBOL_YEAR_TICKS, YEAR_TICKS, FACTORS_KEY],
         group_name=GROUP,
         owners=OWNERS,
         kinds={"python", "html"},
@@ -308,7 +309,7 @@ def _growth(sizes: Sizes) -> str:
 
 def _years(found: Overview) -> str:
     return _table(
-        ["year", "published", "bars", "success rate", "per symbol"],
+        ["year", "published", "bars", "success rate", "per symbol", "in one file"],
         (
             [
                 f"{year.year}",
@@ -316,6 +317,7 @@ def _years(found: Overview) -> str:
                 f"{year.rows:,}",
                 written(year.answered, "share"),
                 year.symbol_years,
+                year.year_file,
             ]
             for year in reversed(found.years)
         ),

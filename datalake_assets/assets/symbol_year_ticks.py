@@ -30,13 +30,8 @@ from datalake_assets.assets.stock_universe import GROUP, OWNERS
 from datalake_assets.collection import progress
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Display, Displays, many
-from datalake_assets.lake.symbol_years import (
-    OvertakenError,
-    Proof,
-    PublicationError,
-    Published,
-    SymbolYears,
-)
+from datalake_assets.lake.projection import OvertakenError, PublicationError
+from datalake_assets.lake.symbol_years import Proof, Published, SymbolYears
 from datalake_assets.resources import LakeResource, SourceResource
 from datalake_assets.storage.store import BrokenFileError
 from datalake_assets.storage.upload import Snapshot

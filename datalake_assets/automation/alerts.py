@@ -17,9 +17,10 @@ import dagster as dg
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.failure import reason as reason_of
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import runs
-from datalake_assets.automation.jobs import repair_job, sensor_status, symbol_year_ticks_job
-from datalake_assets.automation.sensors import COLLECTING
+from datalake_assets.automation.jobs import repair_job, sensor_status
+from datalake_assets.automation.sensors import COLLECTING, YEARS_JOBS
 from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
 
@@ -154,7 +155,7 @@ def failure_text(context: dg.RunFailureSensorContext) -> str:
 
 def _advice(run: dg.DagsterRun, about: list[str]) -> str:
     assets = run.asset_selection or frozenset()
-    if about and (run.job_name == symbol_year_ticks_job.name or SYMBOL_YEAR_TICKS in assets):
+    if about and (run.job_name in YEARS_JOBS or assets & {SYMBOL_YEAR_TICKS, YEAR_TICKS}):
         return "Run: " + "; ".join(f"datalake publish --year {year}" for year in about[:LINES])
     if about and (run.job_name in COLLECTING or DAILY_TICKS in assets):
         if len(about) > 1:

@@ -13,6 +13,7 @@ from datalake_assets.assets.securities import FACTORS_KEY, SECURITIES_KEY
 from datalake_assets.assets.source_agrees import NAME as SOURCE_AGREES_NAME
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
+from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation.due import PARTITION_APPEARS
 from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
 from datalake_assets.settings import Settings
@@ -38,6 +39,12 @@ symbol_year_ticks_job = dg.define_asset_job(
     "symbol_year_ticks_job",
     selection=AssetSelection.assets(SYMBOL_YEAR_TICKS),
     description="Publish years per symbol: one partition, or a range of them.",
+)
+
+year_ticks_job = dg.define_asset_job(
+    "year_ticks_job",
+    selection=AssetSelection.assets(YEAR_TICKS),
+    description="Publish years as one file each: one partition, or a range of them.",
 )
 
 corporate_actions_job = dg.define_asset_job(
@@ -79,6 +86,7 @@ JOBS = (
     daily_ticks_job.name,
     repair_job.name,
     symbol_year_ticks_job.name,
+    year_ticks_job.name,
     corporate_actions_job.name,
     securities_job.name,
     witness_job.name,
@@ -92,6 +100,7 @@ ASSETS = (
     STOCK_UNIVERSE,
     DAILY_TICKS,
     SYMBOL_YEAR_TICKS,
+    YEAR_TICKS,
     CORPORATE_ACTIONS,
     SECURITIES_KEY,
     FACTORS_KEY,

@@ -10,6 +10,7 @@ can be looked up. The state is in the lake and in Dagster's records.
 https://docs.dagster.io/guides/automate/sensors
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -24,6 +25,7 @@ from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.symbol_year_ticks import PROVE_WRITTEN
+from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import due, runs
 from datalake_assets.automation.following import RETRIES, follow
 from datalake_assets.automation.jobs import (
@@ -34,23 +36,26 @@ from datalake_assets.automation.jobs import (
     securities_job,
     sensor_status,
     symbol_year_ticks_job,
+    year_ticks_job,
 )
 from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
 from datalake_assets.automation.repairs import Holes, Repair
-from datalake_assets.automation.years import Years
+from datalake_assets.automation.years import IN_ONE_FILE, PER_SYMBOL, Years
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
 
-NEW, SECOND_LOOK, REPAIR, YEAR, REPORT = "new session", "second look", "repair", "year", "report"
+NEW, SECOND_LOOK, REPAIR, REPORT = "new session", "second look", "repair", "report"
+YEAR, YEAR_FILE = "year", "year file"
 """The purposes of the runs: the values of the tag `runs.PURPOSE`."""
 
 COLLECTING = (daily_ticks_job.name, repair_job.name, LAMBDA_SESSION_JOB)
 """The jobs that collect sessions."""
 
-YEARS_JOB = symbol_year_ticks_job.name
+YEARS_JOBS = (symbol_year_ticks_job.name, year_ticks_job.name)
+"""The jobs that publish years."""
 
 GRANTED_TAG, DAY_TAG = "datalake/max_requests", "datalake/day"
 """The tags of a repair: the requests it may send, and the day of the budget."""
@@ -193,12 +198,12 @@ def _repair(settings: Settings) -> dg.SensorDefinition:
 def _years_follow(settings: Settings) -> dg.SensorDefinition:
     @dg.sensor(
         name="years_follow",
-        job=symbol_year_ticks_job,
+        jobs=[symbol_year_ticks_job, year_ticks_job],
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
-        description="Write the per-symbol files of a year when its sessions changed and none is "
-        "being collected: once after a backfill, not once per session, and the running year once "
-        "a week (DATALAKE_RUNNING_YEAR).",
+        description="Write the files of a year when its sessions changed and none is being "
+        "collected: once after a backfill, not once per session. The year file of the running "
+        "year follows each session, its per-symbol files once a week (DATALAKE_RUNNING_YEAR).",
     )
     def years_follow(
         context: dg.SensorEvaluationContext,
@@ -206,31 +211,49 @@ def _years_follow(settings: Settings) -> dg.SensorDefinition:
         lake: LakeResource,
     ) -> dg.SensorResult | dg.SkipReason:
         now = runs.begin_tick(context, clock)
-        years = Years.remembered(context.cursor)
-        changed = years.look(open_store(lake.uri), now, weekly=settings.running_year == "weekly")
+        store = open_store(lake.uri)
+        kept = json.loads(context.cursor or "{}")
         collecting = {day[:4] for day in _under_way(context)}
-        publishing = runs.under_way(context, SYMBOL_YEAR_TICKS, (YEARS_JOB,))
-        attempts = {year: runs.attempts(context.instance, YEAR, year) for year in changed}
-        verdicts = due.decide(
-            now,
-            dict.fromkeys(changed, "its sessions changed"),
-            busy=publishing | dict.fromkeys(collecting, "its sessions are being collected"),
-            # Earlier runs published the sessions as they were then.
-            attempts={
-                year: [one for one in made if not one.ended or one.ended >= changed[year]]
-                for year, made in attempts.items()
-            },
-            retries=RETRIES,
-            by_hand="datalake publish --year {}",
+
+        def due_now(
+            purpose: str, asset: dg.AssetKey, job: str, changed: Mapping[str, datetime]
+        ) -> list[due.Verdict]:
+            attempts = {year: runs.attempts(context.instance, purpose, year) for year in changed}
+            return due.decide(
+                now,
+                dict.fromkeys(changed, "its sessions changed"),
+                busy=runs.under_way(context, asset, (job,))
+                | dict.fromkeys(collecting, "its sessions are being collected"),
+                # Earlier runs published the sessions as they were then.
+                attempts={
+                    year: [one for one in made if not one.ended or one.ended >= changed[year]]
+                    for year, made in attempts.items()
+                },
+                retries=RETRIES,
+                by_hand="datalake publish --year {}",
+            )
+
+        files = Years.remembered(kept.get(YEAR_FILE))
+        changed = files.look(store, now, IN_ONE_FILE)
+        verdicts = due_now(YEAR_FILE, YEAR_TICKS, year_ticks_job.name, changed)
+        told = [f"year file of {verdict.why}" for verdict in verdicts]
+        requests = _requests_of(YEAR_FILE, verdicts, changed, job=year_ticks_job.name)
+
+        years = Years.remembered(kept.get(YEAR))
+        weekly = settings.running_year == "weekly"
+        changed = years.look(store, now, PER_SYMBOL, weekly=weekly)
+        verdicts = due_now(YEAR, SYMBOL_YEAR_TICKS, symbol_year_ticks_job.name, changed)
+        told += [verdict.why for verdict in verdicts]
+        requests += _requests_of(
+            YEAR, verdicts, changed, PROVE_WRITTEN, job=symbol_year_ticks_job.name
         )
-        told = [verdict.why for verdict in verdicts]
         told += [
             f"{year}: it follows with the session of {end}, the last of its week"
             for year, (_, end) in years.waiting.items()
         ]
         told = told or ["every year is up to date"]
-        requests = _requests_of(YEAR, verdicts, since=changed, run_config=PROVE_WRITTEN)
-        return _answer(context, requests, told, years.cursor())
+        cursor = json.dumps({YEAR: years.kept(), YEAR_FILE: files.kept()})
+        return _answer(context, requests, told, cursor)
 
     return years_follow
 
@@ -250,7 +273,8 @@ def _report_follows(settings: Settings) -> dg.SensorDefinition:
         now = runs.begin_tick(context, clock)
         partitions = {
             **_under_way(context),
-            **runs.under_way(context, SYMBOL_YEAR_TICKS, (YEARS_JOB,)),
+            **runs.under_way(context, SYMBOL_YEAR_TICKS, (symbol_year_ticks_job.name,)),
+            **runs.under_way(context, YEAR_TICKS, (year_ticks_job.name,)),
         }
         if partitions:
             busy = f"{len(partitions):,} partitions are still in progress"
@@ -258,8 +282,8 @@ def _report_follows(settings: Settings) -> dg.SensorDefinition:
             busy = runs.going_on(context.instance, _KNOWLEDGE)
         newest = runs.newest_news(
             context.instance,
-            (DAILY_TICKS, SYMBOL_YEAR_TICKS, CORPORATE_ACTIONS, FACTORS_KEY),
-            (*COLLECTING, YEARS_JOB, *_KNOWLEDGE),
+            (DAILY_TICKS, SYMBOL_YEAR_TICKS, YEAR_TICKS, CORPORATE_ACTIONS, FACTORS_KEY),
+            (*COLLECTING, *YEARS_JOBS, *_KNOWLEDGE),
             now,
         )
         return follow(
@@ -303,8 +327,12 @@ def _requests_of(
     verdicts: list[due.Verdict],
     since: Mapping[str, datetime] | None = None,
     run_config: Mapping[str, Any] | None = None,
+    job: str | None = None,
 ) -> list[dg.RunRequest]:
-    """A run request for each partition that is due; the key distinguishes attempts and changes."""
+    """A run request for each partition that is due; the key distinguishes attempts and changes.
+
+    `job` where the sensor has several.
+    """
     requests = []
     for verdict in verdicts:
         if verdict.attempt:
@@ -314,6 +342,7 @@ def _requests_of(
                     run_key=f"{purpose} {verdict.partition}{changed} #{verdict.attempt}",
                     partition_key=verdict.partition,
                     run_config=run_config,
+                    job_name=job,
                     tags={runs.PURPOSE: purpose},
                 )
             )

@@ -1,4 +1,4 @@
-"""Years: which of them are not published per symbol as their sessions are now.
+"""Years: which of them are not published as their sessions are now, in one of the projections.
 
 Belongs here: finding them with few questions, and remembering since when they are behind; no
 Dagster, no clock. Does not belong here: asking for runs (`sensors`).
@@ -10,22 +10,46 @@ publication.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 from datalake_assets.automation.repairs import mark
 from datalake_assets.lake import currency
+from datalake_assets.lake.manifest import Manifest
+from datalake_assets.lake.projection import Projection
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
-from datalake_assets.storage.store import Store
+from datalake_assets.storage.store import BrokenFileError, Store
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A projection, and the objects that tell which sessions it shows: one a year.
+
+    Args:
+        projection: What is published of a lake.
+        folder: Where these objects are.
+        key: The key of a year's.
+        mends: Whether publishing a year makes a damaged one anew.
+    """
+
+    projection: Callable[[Store], Projection]
+    folder: str
+    key: Callable[[int], str]
+    mends: bool = False
+
+
+PER_SYMBOL = _Kind(SymbolYears, layout.MANIFESTS, layout.manifest_key)
+IN_ONE_FILE = _Kind(YearFiles, layout.YEARS, layout.year_file_key, mends=True)
 
 
 @dataclass(slots=True)
 class Years:
-    """What is known of the years, kept from one look to the next.
+    """What is known of the years of one projection, kept from one look to the next.
 
     Args:
         level: Of each year that shows its sessions as they are, a mark of its files.
@@ -40,40 +64,44 @@ class Years:
     waiting: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
-    def remembered(cls, cursor: str | None) -> Self:
-        """As `cursor()` kept them."""
-        told = json.loads(cursor or "{}")
+    def remembered(cls, kept: Mapping[str, Any] | None) -> Self:
+        """As `kept()` gave them."""
+        told = kept or {}
         behind, waiting = (
             {year: (seen, more) for year, (seen, more) in told.get(name, {}).items()}
             for name in ("behind", "waiting")
         )
         return cls(told.get("level", {}), behind, waiting)
 
-    def cursor(self) -> str:
-        """What to keep until the next look."""
-        return json.dumps(asdict(self))
+    def kept(self) -> dict[str, Any]:
+        """What to keep until the next look, as JSON has it."""
+        return asdict(self)
 
-    def look(self, store: Store, now: datetime, *, weekly: bool = False) -> dict[str, datetime]:
+    def look(
+        self, store: Store, now: datetime, kind: _Kind = PER_SYMBOL, *, weekly: bool = False
+    ) -> dict[str, datetime]:
         """The years that are behind and are to be published, ascending, and since when.
 
         Args:
             store: Where the lake is.
             now: The time, UTC.
+            kind: The projection.
             weekly: Whether the running year follows with the last session of a week only.
 
         Raises:
-            BrokenFileError: The manifest of a year is damaged.
+            BrokenFileError: What tells which sessions a year shows is damaged, and is to be
+                mended by hand.
         """
-        symbol_years = SymbolYears(store)
-        manifests = store.versions(layout.MANIFESTS)
+        projection = kind.projection(store)
+        telling = store.versions(kind.folder)
         sessions: defaultdict[int, dict[str, str]] = defaultdict(dict)
         for key, version in store.versions(layout.SESSIONS).items():
             for day in layout.dated(layout.SESSIONS, [key]):
                 sessions[day.year][key] = version
         level, behind, waiting = {}, {}, {}
         for number, files in sorted(sessions.items()):
-            year, manifest = str(number), layout.manifest_key(number)
-            seen, shown = mark(files), mark(files | {manifest: manifests.get(manifest, "")})
+            year, key = str(number), kind.key(number)
+            seen, shown = mark(files), mark(files | {key: telling.get(key, "")})
             if self.level.get(year) == shown:
                 level[year] = shown
                 continue
@@ -81,7 +109,12 @@ class Years:
             if weekly and number == now.year and waits == shown:
                 waiting[year] = waits, follows
                 continue
-            told = symbol_years.without_symbols(number)
+            try:
+                told = projection.made_from(number)
+            except BrokenFileError:
+                if not kind.mends:
+                    raise
+                told = Manifest(number)
             days = dict(
                 zip(layout.dated(layout.SESSIONS, list(files)), files.values(), strict=True)
             )

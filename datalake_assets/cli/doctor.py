@@ -42,15 +42,17 @@ from datalake_assets.lake.examination import (
     spans,
 )
 from datalake_assets.lake.files import LakeFiles
+from datalake_assets.lake.projection import Projection
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.pipeline.witness import read_testimony
 from datalake_assets.securities.findings import read_findings
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
 
-_Known = tuple[set[str], set[str]]
+_Known = tuple[set[str], set[str], set[str]]
 """Keys of sessions and of years."""
 
 _SHOWN = 20
@@ -168,13 +170,14 @@ def _testimony(lake: LakeFiles) -> Subject:
 def _known() -> _Known:
     """The sessions and years that Dagster has as materialized; none without its records."""
     if not (dagster_home() / "dagster.yaml").exists():
-        return set(), set()  # a check must not create them
-    from datalake_assets.assets import daily_ticks, symbol_year_ticks
+        return set(), set(), set()  # a check must not create them
+    from datalake_assets.assets import daily_ticks, symbol_year_ticks, year_ticks
 
     with instance() as records:
         return (
             set(records.get_materialized_partitions(daily_ticks.KEY)),
             set(records.get_materialized_partitions(symbol_year_ticks.KEY)),
+            set(records.get_materialized_partitions(year_ticks.KEY)),
         )
 
 
@@ -183,12 +186,10 @@ def _records(lake: LakeFiles, settings: Settings, year: int | None, records: _Kn
     began = time.monotonic()
     all_days = [date.fromisoformat(key) for key in partitions(settings)]
     days = [day for day in all_days if year in (None, day.year)]
-    known, known_years = records
+    known, *known_years = records
     held, told = set(lake.sessions()), {day for day in days if day.isoformat() in known}
     here = [day for day in days if day in held]
-    symbol_years = SymbolYears(lake.store)
-    published = {str(one) for one in symbol_years.years() if year in (None, one)}
-    told_years = {key for key in known_years if year is None or key == str(year)}
+    count = len(told | set(here))
     defects = [
         Defect(
             _named(first, last),
@@ -207,15 +208,22 @@ def _records(lake: LakeFiles, settings: Settings, year: int | None, records: _Kn
         )
         for first, last in spans(told - held, all_days)
     ]
-    for years, what in (
-        (published - told_years, "published per symbol, but not in Dagster's records"),
-        (told_years - published, "materialized in Dagster's records, but not in the lake"),
-    ):
-        defects += [
-            Defect(f"symbol-years of {one}", what, f"datalake publish --year {one}")
-            for one in sorted(years)
-        ]
-    count = len(told | set(here)) + len(published | told_years)
+    projections: list[tuple[str, str, Projection]] = [
+        ("symbol-years", "published per symbol", SymbolYears(lake.store)),
+        ("year file", "published", YearFiles(lake.store)),
+    ]
+    for (name, how, projection), its_years in zip(projections, known_years, strict=True):
+        published = {str(one) for one in projection.years() if year in (None, one)}
+        told_years = {key for key in its_years if year is None or key == str(year)}
+        count += len(published | told_years)
+        for years, what in (
+            (published - told_years, f"{how}, but not in Dagster's records"),
+            (told_years - published, "materialized in Dagster's records, but not in the lake"),
+        ):
+            defects += [
+                Defect(f"{name} of {one}", what, f"datalake publish --year {one}")
+                for one in sorted(years)
+            ]
     return Examination("Dagster's records", count, defects, time.monotonic() - began)
 
 

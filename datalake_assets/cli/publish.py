@@ -1,4 +1,4 @@
-"""`datalake publish`: publish sessions per symbol and year, without collecting."""
+"""`datalake publish`: publish sessions per symbol and year and in one file a year."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def publish(
         int | None, typer.Option(metavar="YYYY", help="One year. Default: every year of the lake.")
     ] = None,
 ) -> None:
-    """Publish the files per symbol and year from the sessions, and verify that both are equal.
+    """Publish symbol-years and year files from the sessions, and verify that all are equal.
 
     Only changed files are written. `collect` and `backfill` do this automatically; run it after
     damage or an interruption.

@@ -38,6 +38,7 @@ from datalake_assets.collection.universe import unlisted, unlisted_message
 from datalake_assets.lake.coverage import coverage_between, narrow
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import open_store
 
@@ -91,10 +92,12 @@ def materialize(settings: Settings, start: date, end: date, **options: float) ->
         _show_rounded(result)
         _show_universe(settings, start, end)
         # Even if a session did not pass: the others did, and readers can have them.
-        changed = due_years(settings, range(start.year, end.year + 1))
+        years = range(start.year, end.year + 1)
+        changed = due_years(settings, years)
         from datalake_assets.assets.symbol_year_ticks import PROVE_WRITTEN
 
         good = _publish(settings, records, changed, PROVE_WRITTEN) and bool(result.success)
+        good = _publish_files(settings, records, due_files(settings, years)) and good
         if end.year not in changed:
             _show_waiting(settings, end.year)
         if _reach(settings) is None:
@@ -104,9 +107,10 @@ def materialize(settings: Settings, start: date, end: date, **options: float) ->
 
 
 def publish_years(settings: Settings, years: Sequence[int]) -> bool:
-    """Publish these years per symbol in this process; True if all were published."""
+    """Publish these years, per symbol and in one file each; True if all were published."""
     with instance() as records:
-        return _publish(settings, records, years)
+        good = _publish(settings, records, years)
+        return _publish_files(settings, records, years) and good
 
 
 def write_report(settings: Settings) -> bool:
@@ -144,6 +148,12 @@ def due_years(settings: Settings, years: Iterable[int]) -> list[int]:
     symbol_years = SymbolYears(open_store(settings.lake_uri))
     weekly = settings.running_year == "weekly"
     return [year for year in years if symbol_years.due(year, weekly=weekly)]
+
+
+def due_files(settings: Settings, years: Iterable[int]) -> list[int]:
+    """Those of these years whose year file must be published now."""
+    files = YearFiles(open_store(settings.lake_uri))
+    return [year for year in years if files.due(year)]
 
 
 def _show_waiting(settings: Settings, year: int) -> None:
@@ -191,12 +201,28 @@ def _publish(
     years: Sequence[int],
     config: Mapping[str, Any] = MappingProxyType({}),
 ) -> bool:
+    what = "publishing per symbol and year"
+    return _publish_by(settings, records, "symbol_year_ticks_job", what, years, config)
+
+
+def _publish_files(settings: Settings, records: dg.DagsterInstance, years: Sequence[int]) -> bool:
+    return _publish_by(settings, records, "year_ticks_job", "publishing a file per year", years)
+
+
+def _publish_by(
+    settings: Settings,
+    records: dg.DagsterInstance,
+    job: str,
+    what: str,
+    years: Sequence[int],
+    config: Mapping[str, Any] = MappingProxyType({}),
+) -> bool:
     good = True
     # The range of a run has no gaps.
     for _, group in groupby(enumerate(sorted(years)), key=lambda pair: pair[1] - pair[0]):
         span = [year for _, year in group]
-        which = ("symbol_year_ticks_job", str(span[0]), str(span[-1]))
-        result = _run(settings, records, "publishing per symbol and year", *which, config)
+        which = (job, str(span[0]), str(span[-1]))
+        result = _run(settings, records, what, *which, config)
         _show_years(result)
         if _interrupted(result):
             return False
@@ -318,7 +344,7 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
     error = error_of(event)
     if not error or error.cls_name != INTERRUPTED:
         return reason(event)
-    if event.step_key == "symbol_year_ticks":
+    if event.step_key in ("symbol_year_ticks", "year_ticks"):
         return "interrupted. Written files stay; run the same command again to write the rest"
     if first is None:
         return "interrupted. Run the same command again"
@@ -449,14 +475,19 @@ def _show_universe(settings: Settings, start: date, end: date) -> None:
 
 
 def _show_years(result: dg.ExecuteInProcessResult) -> None:
-    names = ("year", "sessions", "symbols", "bars", "written", "removed", "took", "verified in")
+    names = ["year", "sessions", "symbols", "bars", "written", "removed", "took", "verified in"]
+    counts = ["sessions", "symbols", "row_count", "uploaded", "removed"]
+    events = result.get_asset_materialization_events()
+    in_files = bool(events) and "uploaded" not in events[0].materialization.metadata
+    if in_files:
+        names = ["file of year", "sessions", "symbols", "bars", "bytes", "took", "verified in"]
+        counts[3:] = ["bytes"]
     years = Table(*names)
     for column in years.columns[1:]:
         column.justify = "right"
-    for event in result.get_asset_materialization_events():
+    for event in events:
         metadata = event.materialization.metadata
         told: dict[str, Any] = {name: value.value for name, value in metadata.items()}
-        counts = ("sessions", "symbols", "row_count", "uploaded", "removed")
         seconds = ("duration_seconds", "proof_seconds")
         years.add_row(
             event.partition,

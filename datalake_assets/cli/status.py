@@ -318,6 +318,7 @@ def as_dict(found: Overview) -> dict[str, Any]:
                 "symbol_years_behind": year.behind,
                 "symbol_years_whole": year.whole,
                 "symbol_years_follow": year.follows and year.follows.isoformat(),
+                "year_file_behind": year.file_behind,
             }
             for year in found.years
         ],

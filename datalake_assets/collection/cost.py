@@ -28,6 +28,9 @@ BYTES_PER_SYMBOL_IN_LEDGER = 9.0
 BYTES_PER_SYMBOL_YEAR, BYTES_PER_BAR_OF_ONE = 1_210, 45.0
 """Bytes of a symbol-year: its footer, and each bar. 7 bars take 1,524 bytes, 250 take 12,536."""
 
+BYTES_PER_BAR_IN_YEAR_FILE = 26.5
+"""Bytes per bar in a year file, its statistics included."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -38,8 +41,8 @@ class Cost:
         minutes: Minutes at the account's rate, if nothing else is slower.
         bars: Expected bars; `bars_at_most` if every symbol traded in every session.
         symbol_years: Files per symbol and year that these sessions change.
-        bytes: Size of the bars in both layouts.
-        objects: Sessions and symbol-years, each written by one PUT.
+        bytes: Size of the bars in all layouts.
+        objects: Sessions, symbol-years and year files, each written by one PUT.
         put_dollars: Price of the PUTs on S3.
         storage_dollars_a_month: Price of storing the bytes on S3.
     """
@@ -76,11 +79,11 @@ def cost(
     bars = round(plan.expected * density)
     symbol_years = round(_symbol_years(plan, traded or {}) * density)
     size = round(
-        bars * (BYTES_PER_BAR + BYTES_PER_BAR_OF_ONE)
+        bars * (BYTES_PER_BAR + BYTES_PER_BAR_OF_ONE + BYTES_PER_BAR_IN_YEAR_FILE)
         + (plan.bars - bars) * BYTES_PER_SYMBOL_IN_LEDGER
         + symbol_years * BYTES_PER_SYMBOL_YEAR
     )
-    objects = sessions + symbol_years
+    objects = sessions + symbol_years + len({day.year for day in plan.sessions})
     return Cost(
         sessions=sessions,
         symbols=len({symbol for chunk in plan.chunks for symbol in chunk.symbols}),

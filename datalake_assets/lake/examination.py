@@ -3,8 +3,8 @@
 Belongs here: what is looked at, what is wrong with it, and the command that repairs it. Does not
 belong here: repairing, showing it (`cli`), and what Dagster knows of the lake (`cli.doctor`).
 
-A session is held against its own digest, its ledger, its name and the calendar; the symbol-years
-against the sessions. Nothing is written.
+A session is held against its own digest, its ledger, its name and the calendar; symbol-years and
+year files against the sessions. Nothing is written.
 
 Each kind of objects is a `Subject`. A package that keeps objects of its own in the lake makes one
 more, and hands it to `examine`: what is no subject's object is foreign.
@@ -33,6 +33,7 @@ from datalake_assets.lake.reader import known_days
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Session, Summary
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, UnreadableError
 
@@ -107,7 +108,7 @@ def examine(
 
     Args:
         lake: The lake; one that was never written to has nothing wrong with it.
-        years: Look at their sessions and symbol-years only; None for everything.
+        years: Look at their sessions, symbol-years and year files only; None for everything.
         progress: Called now and then.
         clock: Time.
         besides: Kinds of objects that other packages keep in the lake.
@@ -158,6 +159,7 @@ _Found = tuple[int, list[Defect]]
 
 _PUBLISHED, _WAITING = "published sessions", "incomplete sessions"
 _YEARS = "symbol-years against their sessions"
+_FILES = "year files against their sessions"
 
 
 class _Examiner:
@@ -189,6 +191,12 @@ class _Examiner:
                 _YEARS,
                 self._symbol_years,
                 lambda key: bool(layout.symbol_year(key) or layout.manifest_year(key)),
+                by_year=True,
+            ),
+            Subject(
+                _FILES,
+                self._year_files,
+                lambda key: layout.year_of_file(key) is not None,
                 by_year=True,
             ),
             Subject("restatements", self._restatements, lambda key: bool(layout.restatement(key))),
@@ -318,10 +326,7 @@ class _Examiner:
         behind = symbol_years.behind(year)
         waits = behind and self._weekly and symbol_years.follow_with(year, self._now)
         if behind and not waits:
-            are = "is" if len(behind) == 1 else "are"
-            told = f"{many(len(behind), 'session')} {are} not shown as they are now"
-            what = f"{year}: {told}, first {behind[0]}"
-            return count, [Defect(where, what, publish)]
+            return count, [Defect(where, _not_shown(year, behind), publish)]
         try:
             proof = symbol_years.prove_published(year) if waits else symbol_years.prove(year)
         except BrokenFileError:
@@ -331,6 +336,35 @@ class _Examiner:
             Defect(self._store.url(layout.symbol_year_key(symbol, year)), what, publish)
             for symbol, what in proof.differing.items()
         ]
+
+    def _year_files(self, progress: Progress) -> _Found:
+        files = YearFiles(self._store)
+        years = {day.year for day in self._lake.sessions()} | set(files.years())
+        chosen = sorted(years if self._years is None else years & set(self._years))
+        defects = []
+        for done, year in enumerate(chosen):
+            progress(_FILES, done, len(chosen))
+            if found := self._year_file(files, year):
+                defects.append(found)
+        return len(chosen), defects
+
+    def _year_file(self, files: YearFiles, year: int) -> Defect | None:
+        """What is wrong with a year's file; nothing, mostly."""
+        where = self._store.url(layout.year_file_key(year))
+        publish = f"datalake publish --year {year}"
+        try:
+            made_from = files.made_from(year)
+        except UnreadableError as error:
+            return Defect(where, str(error), error.repair)
+        except BrokenFileError as error:
+            why = error.__cause__ or _short(error, where)
+            return Defect(where, f"it is damaged ({why})", publish)
+        if not made_from.whole:
+            return Defect(where, f"{year}: never published", publish)
+        if behind := files.behind(year):
+            return Defect(where, _not_shown(year, behind), publish)
+        proof = files.prove(year)
+        return None if proof.holds else Defect(where, proof.disagreement, publish)
 
     def _restatements(self, progress: Progress) -> _Found:
         log = Restatements(self._store)
@@ -418,6 +452,12 @@ class _Examiner:
 
 _DATA = "data"
 """The folder of all that readers look for by a pattern."""
+
+
+def _not_shown(year: int, behind: Sequence[date]) -> str:
+    are = "is" if len(behind) == 1 else "are"
+    told = f"{many(len(behind), 'session')} {are} not shown as they are now"
+    return f"{year}: {told}, first {behind[0]}"
 
 
 def _dated(prefix: str, key: str) -> bool:

@@ -92,16 +92,6 @@ class Manifest:
             "version": [entry and entry.version for entry in entries],
             "size": [entry and entry.size for entry in entries],
         }
-        told = {
-            "year": self.year,
-            "sessions": {day.isoformat(): self.sessions[day] for day in sorted(self.sessions)},
-            "digests": {
-                day.isoformat(): self.digests[day].to_text() for day in sorted(self.digests)
-            },
-            "run_id": self.run_id,
-            "published_at": self.published_at and self.published_at.isoformat(),
-            "proved_at": self.proved_at and self.proved_at.isoformat(),
-        }
         buffer = pa.BufferOutputStream()
         with pq.ParquetWriter(
             buffer,
@@ -113,8 +103,22 @@ class Manifest:
             write_page_checksum=True,
         ) as writer:
             writer.write_table(pa.table(columns, schema=SCHEMA))
-            writer.add_key_value_metadata({_YEAR: json.dumps(told, separators=(",", ":"))})
+            writer.add_key_value_metadata(self.metadata())
         return bytes(buffer.getvalue())
+
+    def metadata(self) -> dict[bytes, bytes]:
+        """What it says of its sessions, as the key-value metadata of a file made from them."""
+        told = {
+            "year": self.year,
+            "sessions": {day.isoformat(): self.sessions[day] for day in sorted(self.sessions)},
+            "digests": {
+                day.isoformat(): self.digests[day].to_text() for day in sorted(self.digests)
+            },
+            "run_id": self.run_id,
+            "published_at": self.published_at and self.published_at.isoformat(),
+            "proved_at": self.proved_at and self.proved_at.isoformat(),
+        }
+        return {_YEAR: json.dumps(told, separators=(",", ":")).encode()}
 
     @classmethod
     def decode(cls, data: bytes, where: str) -> Self:
@@ -157,9 +161,18 @@ class Manifest:
             BrokenFileError: These are not the last bytes of a manifest, or too few of them.
         """
         try:
-            return cls(**_told(pq.read_metadata(pa.BufferReader(footer)).metadata))
+            return cls.of_metadata(pq.read_metadata(pa.BufferReader(footer)).metadata)
         except _BROKEN as error:
             raise BrokenFileError(f"{where} is no whole manifest ({error!r})") from error
+
+    @classmethod
+    def of_metadata(cls, metadata: Mapping[bytes, bytes] | None) -> Self:
+        """Read back what `metadata` gave.
+
+        Raises:
+            KeyError, ValueError, TypeError, AttributeError: It is no such metadata.
+        """
+        return cls(**_told(metadata))
 
 
 _BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError)

@@ -28,7 +28,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
 from functools import partial
 from typing import Self, TypeAlias
 
@@ -40,6 +39,7 @@ from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.lake import currency, symbol_year_file
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
 from datalake_assets.lake.manifest import Entry, Manifest
+from datalake_assets.lake.projection import OvertakenError, Projection, PublicationError
 from datalake_assets.lake.year_bars import YearBars
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
@@ -68,14 +68,6 @@ connection a few."""
 
 _Found: TypeAlias = "pa.Table | Fingerprint | str"
 """What came of reading a symbol-year: its bars, or their fingerprint, or why there is neither."""
-
-
-class PublicationError(RuntimeError):
-    """A year's publication did not come to its end; running it again completes it."""
-
-
-class OvertakenError(PublicationError):
-    """It did not, because another publication of the same year ran at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +124,7 @@ class Proof:
         return not self.unread and not self.same_bytes
 
 
-class SymbolYears:
+class SymbolYears(Projection):
     """The symbol-years of a lake.
 
     Args:
@@ -145,15 +137,15 @@ class SymbolYears:
     def __init__(
         self, store: Store, sender: Store | None = None, clock: Clock | None = None
     ) -> None:
-        self._store, self._sender, self._clock = store, sender or store, clock or Clock()
+        super().__init__(store, clock)
+        self._sender = sender or store
 
     @property
     def url(self) -> str:
         """The folder that they lie in, as a person finds it."""
         return self._store.url(layout.SYMBOL_YEARS)
 
-    def years(self) -> list[int]:
-        """The years that were published, ascending."""
+    def years(self) -> list[int]:  # noqa: D102
         return sorted(filter(None, map(layout.manifest_year, self._store.list(layout.MANIFESTS))))
 
     def manifest(self, year: int) -> Manifest:
@@ -164,7 +156,7 @@ class SymbolYears:
         """
         return self._manifest(year)[0]
 
-    def without_symbols(self, year: int) -> Manifest:
+    def made_from(self, year: int) -> Manifest:
         """What the manifest of a year says of its sessions: the end of its file is enough.
 
         Raises:
@@ -180,26 +172,6 @@ class SymbolYears:
             if found.year == year:
                 return found
         return replace(self.manifest(year), symbols={})
-
-    def behind(self, year: int) -> list[date]:
-        """The sessions of a year that its symbol-years don't show as they are now, ascending."""
-        return currency.behind(self._store, self.without_symbols(year), self._sessions(year))
-
-    def follow_with(self, year: int, now: datetime) -> date | None:
-        """The session with which the running year follows, once a week (`currency.follow_with`)."""
-        manifest, sessions = self.without_symbols(year), self._sessions(year)
-        return currency.follow_with(manifest, sessions, now.date())
-
-    def due(self, year: int, *, weekly: bool) -> bool:
-        """Are a year's symbol-years to be published now?
-
-        Args:
-            year: The year.
-            weekly: Whether those of the running year wait for the last session of a week.
-        """
-        if weekly and self.follow_with(year, self._clock.now()):
-            return False
-        return bool(self.behind(year))
 
     def publish(
         self,
@@ -564,12 +536,6 @@ class SymbolYears:
 
     def _write(self, manifest: Manifest, version: str | None) -> str:
         return self._store.replace(layout.manifest_key(manifest.year), manifest.encode(), version)
-
-    def _sessions(self, year: int) -> dict[date, str]:
-        """The year's sessions and the versions of their objects, ascending."""
-        versions = self._store.versions(layout.sessions_of(year))
-        days = layout.dated(layout.SESSIONS, list(versions))
-        return {day: versions[layout.session_key(day)] for day in days}
 
     def _read(self, year: int, *, keep: bool = True) -> YearBars:
         return YearBars.read(self._store, self._sessions(year), keep=keep)

@@ -38,6 +38,7 @@ from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.symbol_years import SymbolYears
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.overview.runs import Run, Runs
 from datalake_assets.overview.securities import SecurityNews, security_news
 from datalake_assets.overview.sizes import Sizes, sizes
@@ -179,6 +180,7 @@ class YearNumbers:
         behind: Sessions whose current version is not in the symbol-years.
         whole: Whether the last publication of the symbol-years was completed.
         follows: The session with which the symbol-years follow, while they lag on purpose.
+        file_behind: Sessions whose current version is not in the year file.
     """
 
     year: int
@@ -189,6 +191,7 @@ class YearNumbers:
     behind: int
     whole: bool
     follows: date | None = None
+    file_behind: int = 0
 
     @property
     def due(self) -> int:
@@ -204,6 +207,13 @@ class YearNumbers:
     def current(self) -> bool:
         """Are the symbol-years up to date with the sessions, or out of date on purpose?"""
         return self.whole and not (self.behind and self.follows is None)
+
+    @property
+    def year_file(self) -> str:
+        """The state of the year file, in words."""
+        if self.file_behind:
+            return f"{many(self.file_behind, 'session')} out of date"
+        return "up to date" if self.published else "–"
 
     @property
     def symbol_years(self) -> str:
@@ -466,6 +476,11 @@ class Overview:
         return [year for year in self.years if not year.current]
 
     @property
+    def files_behind(self) -> list[YearNumbers]:
+        """Years whose year file is not up to date with the sessions."""
+        return [year for year in self.years if year.file_behind]
+
+    @property
     def history(self) -> dict[date, SessionNumbers | None]:
         """The newest due sessions since the first that was collected, ascending.
 
@@ -484,6 +499,7 @@ class Overview:
             self.counts[SessionState.NOT_COLLECTED]
             or self.counts[SessionState.FLAWED]
             or self.behind
+            or self.files_behind
         ):
             return Health.UNFINISHED
         if self.securities and self.securities.behind:
@@ -496,7 +512,7 @@ class Overview:
         newest = self.newest_due
         if self.health is Health.BAD or (newest and self.states[newest] not in _PUBLISHED):
             return LakeStatus.BROKEN
-        if self.counts[SessionState.FLAWED] or self.behind:
+        if self.counts[SessionState.FLAWED] or self.behind or self.files_behind:
             return LakeStatus.LAGGING
         if self.securities and self.securities.behind:
             return LakeStatus.LAGGING
@@ -539,6 +555,7 @@ class Overview:
                 f"{many(flawed, 'published session')} {_has_or_have(flawed)} symbols to retry",
             ),
             (len(self.behind), f"the per-symbol files of {behind} are out of date"),
+            (len(self.files_behind), f"{_files(self.files_behind)} out of date"),
             (len(self._derive()), "securities and factors are out of date"),
         ]
         text = "; ".join(reason for count, reason in reasons if count)
@@ -558,7 +575,7 @@ class Overview:
 
     def undone(self, run: Run) -> int:
         """How many of a run's sessions and years are not published, or out of date."""
-        current = {str(year.year) for year in self.years if year.current}
+        current = {str(year.year) for year in self.years if year.current and not year.file_behind}
         there = {str(day) for day, state in self.states.items() if state in _PUBLISHED}
         return sum(each not in current and each not in there for each in run.partitions)
 
@@ -641,19 +658,34 @@ class Overview:
 
     def _publish(self) -> list[Step]:
         damaged = {damage.step.command for damage in self.damaged}
-        behind = [y for y in self.behind if f"publish --year {y.year}" not in damaged]
-        if len(behind) > 1:
-            years = _listed([str(year.year) for year in behind])
-            return [Step(f"per-symbol files out of date: {years}", "publish")]
-        return [
-            Step(
-                f"per-symbol files of {year.year} out of date: {many(year.behind, 'session')}"
-                if year.behind
-                else f"the publication of {year.year} was interrupted, or is in progress",
-                f"publish --year {year.year}",
-            )
+        behind, in_files = (
+            [year for year in years if f"publish --year {year.year}" not in damaged]
+            for years in (self.behind, self.files_behind)
+        )
+        wanted = sorted({year.year for year in (*behind, *in_files)})
+        if len(wanted) > 1:
+            what = [("per-symbol files", behind), ("year files", in_files)]
+            told = [
+                f"{name} out of date: {_listed([str(year.year) for year in years])}"
+                for name, years in what
+                if years
+            ]
+            return [Step("; ".join(told), "publish")]
+        told = [
+            f"per-symbol files of {year.year} out of date: {many(year.behind, 'session')}"
+            if year.behind
+            else f"the publication of {year.year} was interrupted, or is in progress"
             for year in behind
+        ] or [
+            f"the year file of {year.year} is out of date: {many(year.file_behind, 'session')}"
+            for year in in_files
         ]
+        return [Step(why, f"publish --year {year}") for why, year in zip(told, wanted, strict=True)]
+
+
+def _files(years: Sequence[YearNumbers]) -> str:
+    listed = _listed([str(year.year) for year in years])
+    return f"the year files of {listed} are" if years[1:] else f"the year file of {listed} is"
 
 
 _PUBLISHED = (SessionState.PUBLISHED, SessionState.FLAWED)
@@ -863,16 +895,24 @@ def _years(
 
     def made_from(year: int) -> Manifest:
         try:
-            return SymbolYears(lake.store).without_symbols(year)
+            return SymbolYears(lake.store).made_from(year)
         except BrokenFileError:
             where = lake.store.url(layout.manifest_key(year))
             damaged.append(Damage.of_manifest(where, year))
             return Manifest(year)
 
+    def in_one_file(year: int) -> Manifest:
+        try:
+            return YearFiles(lake.store).made_from(year)
+        except BrokenFileError:
+            return Manifest(year)  # it is made anew, without further ado
+
     with ThreadPoolExecutor(lake.store.readers(_READERS)) as threads:
-        manifests = list(threads.map(made_from, [year for year, _ in years]))
+        numbers = [year for year, _ in years]
+        manifests = list(threads.map(made_from, numbers))
+        files = list(threads.map(in_one_file, numbers))
     found = []
-    for (year, days), manifest in zip(years, manifests, strict=True):
+    for (year, days), manifest, file in zip(years, manifests, files, strict=True):
         published = [sessions[day] for day in days if states[day] in _PUBLISHED]
         requested = sum(each.requested for each in published)
         answered = sum(each.rows + each.no_print for each in published)
@@ -886,6 +926,7 @@ def _years(
                 behind=len(currency.behind(lake.store, manifest, now[year])),
                 whole=manifest.whole or not now[year],
                 follows=today and currency.follow_with(manifest, now[year], today),
+                file_behind=len(currency.behind(lake.store, file, now[year])),
             )
         )
     return found

@@ -403,9 +403,10 @@ def _year_columns(overview: Overview) -> list[tuple[str, str]]:
         ("Success rate", "n"),
         ("To retry", "n"),
         ("Per-symbol files", "after"),
+        ("Year file", "after"),
     ]
     if overview.sizes:
-        columns += [("Size of sessions", "n"), ("Size per symbol", "n")]
+        columns += [("Size of sessions", "n"), ("Size per symbol", "n"), ("Size of file", "n")]
     return columns
 
 
@@ -416,8 +417,8 @@ def _year_rows(overview: Overview) -> list[tuple[str, ...]]:
         years = list(run)
         if untouched:
             due = sum(year.due for year in years)
-            row = [_title(years), f"0 of {due:,}", "0", "–", "0", "–"]
-            rows.append((*row, *(["–", "–"] if overview.sizes else [])))
+            row = [_title(years), f"0 of {due:,}", "0", "–", "0", "–", "–"]
+            rows.append((*row, *(["–"] * 3 if overview.sizes else [])))
             continue
         for year in years:
             row = [
@@ -427,10 +428,12 @@ def _year_rows(overview: Overview) -> list[tuple[str, ...]]:
                 written(year.answered, "share"),
                 f"{year.failed:,}",
                 year.symbol_years,
+                year.year_file,
             ]
             if overview.sizes:
                 size = overview.sizes.years.get(year.year, YearSize())
-                row += [written(size.sessions, "bytes"), written(size.symbol_years, "bytes")]
+                each = (size.sessions, size.symbol_years, size.file)
+                row += [written(one, "bytes") for one in each]
             rows.append(tuple(row))
     return rows
 

@@ -22,6 +22,7 @@ SESSIONS_A_MONTH, SESSIONS_A_YEAR = 21, 252
 _PARTS = (
     (f"{layout.SESSIONS}/", "session files"),
     (f"{layout.SYMBOL_YEARS}/", "files per symbol"),
+    (f"{layout.YEARS}/", "year files"),
     (f"{layout.ACTIONS}/", "corporate actions"),
     (f"{layout.SECURITIES}/", "securities and factors"),
     (f"{layout.UNIVERSE}/", "lists of assets"),
@@ -47,10 +48,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class YearSize:
-    """The bytes of a year, in each of the two layouts."""
+    """The bytes of a year: in its sessions, per symbol, and in one file."""
 
     sessions: int = 0
     symbol_years: int = 0
+    file: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Sizes:
     Args:
         parts: Its parts, those that are empty left out.
         years: The bytes of each year that has any.
-        a_session: Bytes that a session adds in both layouts, measured with the newest sessions;
+        a_session: Bytes that a session adds in all layouts, measured with the newest sessions;
             None without any.
     """
 
@@ -106,10 +108,13 @@ def measured(listing: Mapping[str, int]) -> Sizes:
     """
     parts: dict[str, list[int]] = {name: [] for _, name in _PARTS}
     by_symbol: dict[int, int] = defaultdict(int)
+    in_files: dict[int, int] = defaultdict(int)
     for key, size in listing.items():
         parts[next(name for prefix, name in _PARTS if key.startswith(prefix))].append(size)
         if found := layout.symbol_year(key):
             by_symbol[found[1]] += size
+        elif year := layout.year_of_file(key):
+            in_files[year] += size
     by_session = {
         day: listing[layout.session_key(day)]
         for day in layout.dated(layout.SESSIONS, list(listing))
@@ -120,21 +125,23 @@ def measured(listing: Mapping[str, int]) -> Sizes:
     return Sizes(
         parts=[Part(name, len(each), sum(each)) for name, each in parts.items() if each],
         years={
-            year: YearSize(of_sessions.get(year, 0), by_symbol.get(year, 0))
-            for year in sorted(of_sessions.keys() | by_symbol.keys())
+            year: YearSize(of_sessions.get(year, 0), by_symbol.get(year, 0), in_files.get(year, 0))
+            for year in sorted(of_sessions.keys() | by_symbol.keys() | in_files.keys())
         },
-        a_session=_a_session(by_session, of_sessions, by_symbol),
+        a_session=_a_session(by_session, of_sessions, by_symbol, in_files),
     )
 
 
 def _a_session(
-    by_session: Mapping[date, int], of_sessions: Mapping[int, int], by_symbol: Mapping[int, int]
+    by_session: Mapping[date, int], of_sessions: Mapping[int, int], *projected: Mapping[int, int]
 ) -> float | None:
-    """The newest sessions' files on average, and as much per symbol as years with both have."""
+    """The newest sessions' files on average, and as much more as years have that have both."""
     newest = [by_session[day] for day in sorted(by_session)[-MEASURED:]]
     if not newest:
         return None
-    both = of_sessions.keys() & by_symbol.keys()
-    in_sessions = sum(of_sessions[year] for year in both)
-    ratio = sum(by_symbol[year] for year in both) / in_sessions if in_sessions else 0.0
-    return sum(newest) / len(newest) * (1 + ratio)
+    ratios = 1.0
+    for sizes_of in projected:
+        both = of_sessions.keys() & sizes_of.keys()
+        in_sessions = sum(of_sessions[year] for year in both)
+        ratios += sum(sizes_of[year] for year in both) / in_sessions if in_sessions else 0.0
+    return sum(newest) / len(newest) * ratios

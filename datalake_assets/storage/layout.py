@@ -13,6 +13,7 @@ MARKER = "_lake.json"
 SESSIONS = "data/ticks/sessions"
 INCOMPLETE = "data/ticks/incomplete"
 SYMBOL_YEARS = "data/ticks/daily"
+YEARS = "data/ticks/years"
 MANIFESTS = "data/ticks/manifests"
 RESTATEMENTS = "data/ticks/restatements"
 UNIVERSE = "data/universe"
@@ -32,6 +33,7 @@ EVIDENCE = f"{SECURITIES}/evidence"
 REPORT = "reports/latest.html"
 
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
+_YEAR_FILE = re.compile(rf"{YEARS}/year=(\d{{4}})/bars\.parquet")
 _MANIFEST = re.compile(rf"{MANIFESTS}/(\d{{4}})\.parquet")
 _RESTATEMENT = re.compile(
     rf"{RESTATEMENTS}/year=(\d{{4}})/((\d{{4}})-\d{{2}}-\d{{2}})/\d{{8}}T\d{{6}}\.\d{{6}}Z\.parquet"
@@ -85,6 +87,17 @@ def symbol_year(key: str) -> tuple[str, int] | None:
     """The symbol and the year of such a key; None for keys of another shape."""
     match = _SYMBOL_YEAR.fullmatch(key)
     return (match[1], int(match[2])) if match else None
+
+
+def year_file_key(year: int) -> str:
+    """The key of the bars of all symbols of a year."""
+    return f"{YEARS}/year={year:04}/bars.parquet"
+
+
+def year_of_file(key: str) -> int | None:
+    """The year of such a key; None for keys of another shape."""
+    match = _YEAR_FILE.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def manifest_key(year: int) -> str:

@@ -12,10 +12,11 @@ from dagster._core.test_utils import create_run_for_test
 
 from datalake_assets import market_calendar
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
-from datalake_assets.automation import sensors
+from datalake_assets.automation import runs, sensors
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.liveness import SILENCE
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
@@ -413,13 +414,16 @@ def test_a_year_is_published_once_after_its_sessions_and_not_while_they_are_coll
         tags={"dagster/partition": "2025-01-06"},
     )
 
-    (first,) = world.tick("years_follow")
-    assert first.partition_key == "2024"
+    (in_file, first) = world.tick("years_follow")
+    assert (in_file.job_name, in_file.partition_key) == ("year_ticks_job", "2024")
+    assert (first.job_name, first.partition_key) == ("symbol_year_ticks_job", "2024")
     mend(lake, date(2025, 1, 6))
     world.end(busy.run_id, good=True)
     run = world.launch(first, "symbol_year_ticks_job")
-    (second,) = world.tick("years_follow")
-    assert second.partition_key == "2025"
+    (in_file, second) = world.tick("years_follow")
+    assert (in_file.partition_key, second.partition_key) == ("2025", "2025")
+    for year in (2024, 2025):
+        YearFiles(lake.store).publish(year)
     SymbolYears(lake.store).publish(2024)
     world.end(run.run_id, good=True)
     run = world.launch(second, "symbol_year_ticks_job")
@@ -433,7 +437,29 @@ def test_a_year_is_published_once_after_its_sessions_and_not_while_they_are_coll
     assert world.tick("years_follow") == []
     day = date(2024, 12, 31)
     lake.publish(collected(day, every(names(1), [day]), minutes=9), [])
-    assert [one.partition_key for one in world.tick("years_follow")] == ["2024"]
+    assert [one.partition_key for one in world.tick("years_follow")] == ["2024", "2024"]
+
+
+def test_the_year_file_of_the_running_year_follows_each_session_and_symbol_years_once_a_week(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, utc("2025-12-08 23:00"))
+    lake = LakeWriter(open_store(world.lake.uri))
+    mend(lake, date(2025, 12, 5))
+    SymbolYears(lake.store).publish(2025)
+    YearFiles(lake.store).publish(2025)
+    assert world.tick("years_follow") == []
+
+    mend(lake, date(2025, 12, 8))
+    (only,) = world.tick("years_follow")
+
+    assert (only.job_name, only.partition_key) == ("year_ticks_job", "2025")
+    assert only.tags[runs.PURPOSE] == "year file"
+    YearFiles(lake.store).publish(2025)
+    assert world.tick("years_follow") == []
+    assert world.skipped == (
+        "2025: it follows with the session of 2025-12-12, the last of its week"
+    )
 
 
 def test_a_year_that_can_not_be_published_is_tried_with_growing_pauses_and_given_up(
@@ -442,6 +468,7 @@ def test_a_year_that_can_not_be_published_is_tried_with_growing_pauses_and_given
     world = World(tmp_path, utc("2025-12-08 23:00"))
     lake = LakeWriter(open_store(world.lake.uri))
     mend(lake, date(2025, 1, 2))
+    YearFiles(lake.store).publish(2025)
     # The runs come after the session, by the clock of the world and of the lake's files.
     start = max(lake.store.modified(layout.SESSIONS).values()) + timedelta(minutes=1)
     asked = []

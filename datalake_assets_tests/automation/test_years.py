@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from datalake_assets.automation.years import Years
+from datalake_assets.automation.years import IN_ONE_FILE, PER_SYMBOL, Years
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
-from datalake_assets.storage.store import Store, open_store
+from datalake_assets.storage.store import BrokenFileError, Store, open_store
 from datalake_assets_tests.automation.world import utc
 from datalake_assets_tests.collection.tables import every
 from datalake_assets_tests.lake.files import collected
@@ -35,7 +36,7 @@ def dated(lake: LakeWriter, at: datetime) -> None:
 def test_a_year_is_behind_since_the_look_that_found_it(lake: LakeWriter) -> None:
     found = Years()
     assert found.look(lake.store, NOW) == {"2025": NOW}
-    again = Years.remembered(found.cursor())
+    again = Years.remembered(found.kept())
     assert again.look(lake.store, LATER) == {"2025": NOW}
     lake.publish(collected(DAY, every("AB", [DAY])), [])
     assert again.look(lake.store, LATER) == {"2025": LATER}
@@ -93,9 +94,32 @@ def test_a_year_that_shows_its_sessions_is_not_read_again(lake: LakeWriter) -> N
     store, found = _Counting(lake.store), Years()
     found.look(store, NOW)
     assert store.read == [layout.manifest_key(2025)]
-    found = Years.remembered(found.cursor())
+    found = Years.remembered(found.kept())
     assert found.look(store, LATER) == {}
     assert store.read == [layout.manifest_key(2025)]
+
+
+def test_each_projection_follows_for_itself(lake: LakeWriter) -> None:
+    SymbolYears(lake.store).publish(2025)
+    files = Years()
+    assert files.look(lake.store, NOW, IN_ONE_FILE) == {"2025": NOW}
+    YearFiles(lake.store).publish(2025)
+    assert files.look(lake.store, LATER, IN_ONE_FILE) == {}
+    store, again = _Counting(lake.store), Years.remembered(files.kept())
+    assert again.look(store, LATER, IN_ONE_FILE) == {}
+    assert store.read == []
+
+
+def test_a_damaged_year_file_is_to_be_written_and_a_damaged_manifest_is_an_error(
+    lake: LakeWriter,
+) -> None:
+    SymbolYears(lake.store).publish(2025)
+    YearFiles(lake.store).publish(2025)
+    for key in (layout.year_file_key(2025), layout.manifest_key(2025)):
+        lake.store.put(key, b"nothing")
+    assert Years().look(lake.store, NOW, IN_ONE_FILE) == {"2025": NOW}
+    with pytest.raises(BrokenFileError):
+        Years().look(lake.store, NOW, PER_SYMBOL)
 
 
 # Once a week
@@ -118,7 +142,7 @@ def test_the_running_year_waits_for_the_end_of_a_week_and_nothing_is_read_until_
     store, found = _Counting(lake.store), Years()
     for _ in range(3):
         assert found.look(store, utc("2025-01-07 23:00"), weekly=True) == {}
-        found = Years.remembered(found.cursor())
+        found = Years.remembered(found.kept())
         assert store.read == [layout.manifest_key(2025)]
     assert [end for _, end in found.waiting.values()] == ["2025-01-10"]
     assert found.look(store, LATER, weekly=False) == {"2025": LATER}

@@ -7,6 +7,7 @@ import pytest
 
 from datalake_assets.collection.cost import (
     BYTES_PER_BAR,
+    BYTES_PER_BAR_IN_YEAR_FILE,
     BYTES_PER_BAR_OF_ONE,
     BYTES_PER_SYMBOL_IN_LEDGER,
     BYTES_PER_SYMBOL_YEAR,
@@ -30,16 +31,17 @@ def test_every_figure_of_a_plan() -> None:
         bars=4_500,
         bars_at_most=6_000,
         symbol_years=750,
-        bytes=4_500 * 743 // 10 + 1_500 * 9 + 750 * 1_210,
-        objects=756,
-        put_dollars=pytest.approx(756 * 0.005 / 1_000),
-        storage_dollars_a_month=pytest.approx(1_255_350 / 1e9 * 0.023),
+        bytes=4_500 * 1_008 // 10 + 1_500 * 9 + 750 * 1_210,
+        objects=757,
+        put_dollars=pytest.approx(757 * 0.005 / 1_000),
+        storage_dollars_a_month=pytest.approx(1_374_600 / 1e9 * 0.023),
     )
 
 
 def test_prices_and_sizes_are_the_ones_that_are_documented() -> None:
     assert (BYTES_PER_BAR, BYTES_PER_SYMBOL_IN_LEDGER) == (29.3, 9.0)
     assert (BYTES_PER_SYMBOL_YEAR, BYTES_PER_BAR_OF_ONE) == (1_210, 45.0)
+    assert BYTES_PER_BAR_IN_YEAR_FILE == 26.5
     assert (DOLLARS_PER_PUT * 1_000, DOLLARS_PER_GB_MONTH) == (0.005, 0.023)
 
 
@@ -47,8 +49,8 @@ def test_what_is_known_of_the_symbols_counts_and_the_rest_stands_in_the_ledger()
     known = Plan((Chunk(names(10), tuple(WEEK), expected=45.0), Chunk(("Z",), (WEEK[0],))))
     told = cost(known, 200, 1.0)
     assert (told.bars, told.bars_at_most) == (46, 61)
-    assert told.bytes == 16_863  # 46 x (29.3 + 45.0) + 15 x 9 + 11 x 1,210
-    assert (told.symbols, told.sessions, told.objects) == (11, 6, 17)
+    assert told.bytes == 18_082  # 46 x (29.3 + 45.0 + 26.5) + 15 x 9 + 11 x 1,210
+    assert (told.symbols, told.sessions, told.objects) == (11, 6, 18)
 
 
 def test_a_symbol_year_is_written_once_for_each_year_in_which_the_symbol_traded() -> None:
@@ -67,4 +69,4 @@ def test_nothing_to_do_costs_nothing() -> None:
 @pytest.mark.parametrize("density", [0.0, 1.0])
 def test_the_density_moves_bytes_from_bars_to_the_ledger(density: float) -> None:
     told = cost(plan(names(100), WEEK), 200, density)
-    assert told.bytes == (44_580 + 121_000 if density else 5_400)
+    assert told.bytes == (60_480 + 121_000 if density else 5_400)

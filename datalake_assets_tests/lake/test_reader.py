@@ -35,6 +35,7 @@ from datalake_assets.lake.coverage import Held
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import (
+    GROUP_COST,
     MISSING,
     SESSION_COST,
     MissingSessionsWarning,
@@ -44,6 +45,7 @@ from datalake_assets.lake.reader import (
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, StoreError, open_store
 from datalake_assets_tests.collection.tables import bar, table
@@ -1011,3 +1013,141 @@ def test_a_session_that_waits_is_explained_with_the_errors_of_the_source(holed: 
     data = encoded(HOLED[4], rows, failed={"X": "HTTP 500 for X", "Y": "HTTP 500 for Y"})
     holed.store.put(layout.incomplete_key(HOLED[4]), data)
     assert "; 2 failed (X, Y): HTTP 500 for X; to ask" in holed.explain("X", HOLED[4])
+
+
+# Year files
+
+
+LONG = market_calendar.sessions(date(2024, 1, 2), date(2024, 1, 24))
+"""So many sessions that a year file is worth reading."""
+
+
+def long_year(store: Store, symbols: Iterable[str] = SYMBOLS) -> list[str]:
+    """A year of these symbols, in every layout."""
+    LakeWriter(store).claim("alpaca/sip")
+    names = sorted(symbols)
+    for day in LONG:
+        write(store, day, names)
+    publish(store, 2024)
+    YearFiles(store).publish(2024)
+    return names
+
+
+@pytest.fixture(params=["memory", "folder"])
+def long(request: pytest.FixtureRequest, tmp_path: Path) -> CountingStore:
+    """A store with such a year, over which everything comes from the year file."""
+    uri = "memory://" if request.param == "memory" else str(tmp_path / "lake")
+    store = open_store(uri)
+    long_year(store)
+    return CountingStore(store)
+
+
+def others_read(store: CountingStore) -> list[str]:
+    """What was read of the bars, the year files aside."""
+    known = (layout.SESSIONS, layout.SYMBOL_YEARS)
+    return [key for key in store.read if key.startswith(known)]
+
+
+@pytest.mark.parametrize("columns", [None, ["close"], ["symbol", "session"], ["volume", "symbol"]])
+def test_all_symbols_of_a_year_come_from_its_file(
+    long: CountingStore, columns: list[str] | None
+) -> None:
+    bars = Lake(long).bars(columns=columns)
+
+    assert others_read(long) == []
+    expected = truth(long, SYMBOLS, LONG[0], LONG[-1])
+    assert bars.to_pylist() == [
+        {name: row[name] for name in columns or SCHEMA.names} for row in expected
+    ]
+    if columns is None:
+        assert bars.schema.equals(SCHEMA, check_metadata=True)
+
+
+def test_a_part_of_a_year_and_the_years_beside_it_are_put_together(long: CountingStore) -> None:
+    for day in market_calendar.sessions(date(2023, 11, 22), date(2023, 12, 29)):
+        write(long, day, ["AAPL", "OLD"])
+    YearFiles(long).publish(2023)
+    long.read.clear()
+
+    first, last = date(2023, 12, 1), LONG[-3]
+    bars = Lake(long).bars(None, first, last)
+
+    assert others_read(long) == []
+    assert bars.to_pylist() == truth(long, {*SYMBOLS, "OLD"}, first, last)
+
+
+def test_what_a_year_file_does_not_show_comes_from_the_sessions(long: CountingStore) -> None:
+    write(long, LONG[3], SYMBOLS, shift=1)  # restated
+    write(long, LONG[7], ["AAPL", "NEW"])  # others traded
+    long.delete(layout.session_key(LONG[9]))
+    new = date(2024, 1, 25)
+    write(long, new, ["AAPL", "ZM"])
+
+    bars = Lake(long).bars(None, LONG[0], new)
+
+    assert others_read(long) == [layout.session_key(day) for day in (LONG[3], LONG[7], new)]
+    assert bars.to_pylist() == truth(long, {*SYMBOLS, "NEW"}, LONG[0], new)
+
+
+@pytest.mark.parametrize("damage", ["footer", "page", "another year's", "gone"])
+def test_a_year_file_that_can_not_be_read_is_no_loss(
+    long: CountingStore, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = layout.year_file_key(2024)
+    data = bytearray(long.get(key))
+    match damage:
+        case "footer":
+            long.put(key, bytes(data[:-9]))
+        case "page":
+            chunk = pq.read_metadata(pa.BufferReader(bytes(data))).row_group(0).column(3)
+            data[chunk.data_page_offset + 40] ^= 1
+            long.put(key, bytes(data))
+        case "another year's":
+            write(long, DAYS[0], SYMBOLS)
+            YearFiles(long).publish(2023)
+            long.put(key, long.get(layout.year_file_key(2023)))
+            long.delete(layout.session_key(DAYS[0]))
+        case "gone":
+            long.delete(key)
+
+    bars = Lake(long).bars(None, LONG[0], LONG[-1])
+
+    assert bars.to_pylist() == truth(long, SYMBOLS, LONG[0], LONG[-1])
+    assert ("publish its year again" in caplog.text) == (damage != "gone")
+
+
+def test_one_symbol_and_one_session_are_not_read_from_a_year_file(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "lake"))
+    names = long_year(store, [f"S{n:02}" for n in range(GROUP_COST + 1)])
+    for symbols, days, from_file in (
+        (names[:1], LONG, False),
+        (names[:GROUP_COST], LONG, False),
+        (names[: GROUP_COST + 1], LONG, True),
+        (names, LONG[: GROUP_COST // SESSION_COST], False),
+        (names, LONG[: GROUP_COST // SESSION_COST + 1], True),
+    ):
+        counting = CountingStore(store)
+        bars = Lake(counting).bars(symbols, days[0], days[-1])
+        assert bars.num_rows == len(symbols) * len(days)
+        assert (others_read(counting) == []) is from_file
+
+
+def test_a_year_file_that_is_replaced_after_it_was_looked_at_answers_as_it_was_or_is(
+    long: CountingStore,
+) -> None:
+    lake = Lake(long)
+    before = lake.bars()
+    write(long, LONG[0], SYMBOLS, shift=1)
+    YearFiles(long).publish(2024)
+
+    again = lake.bars()
+    now = truth(long, SYMBOLS, LONG[0], LONG[-1])
+    assert again.to_pylist() in (before.to_pylist(), now)
+    lake.refresh()
+    assert lake.bars().to_pylist() == now
+
+
+def test_a_symbol_that_no_year_file_has_is_explained(long: CountingStore) -> None:
+    names = [*SYMBOLS, *(f"NO{n}" for n in range(GROUP_COST))]
+    with pytest.raises(NotInLakeError, match="this lake knows no symbol NO0"):
+        Lake(long).bars(names)

@@ -28,12 +28,8 @@ from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.fingerprint import fingerprint
 from datalake_assets.lake.manifest import Manifest
-from datalake_assets.lake.symbol_years import (
-    _ENCODED,
-    PublicationError,
-    Published,
-    SymbolYears,
-)
+from datalake_assets.lake.projection import PublicationError
+from datalake_assets.lake.symbol_years import _ENCODED, Published, SymbolYears
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, StoreError, open_store
 from datalake_assets.storage.upload import Snapshot

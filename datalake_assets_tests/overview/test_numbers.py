@@ -22,6 +22,7 @@ from datalake_assets.lake.restatements import SCHEMA as RESTATED
 from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.overview.numbers import (
     ABSENT_FOR,
     COMPARED,
@@ -68,6 +69,7 @@ def whole(lake: LakeWriter, days: Sequence[date] = DAYS) -> None:
     publish(lake, days)
     for year in sorted({day.year for day in days}):
         SymbolYears(lake.store).publish(year)
+        YearFiles(lake.store).publish(year)
 
 
 # --- the verdict ---
@@ -156,6 +158,7 @@ def test_failed_symbols_of_a_published_session_are_a_loose_end(lake: LakeWriter)
     publish(lake, DAYS[:-1])
     lake.publish(*collected(DAYS[-1], failed={"ZZZ": "boom"}))
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
 
     found = look(lake)
 
@@ -338,8 +341,10 @@ def test_symbol_years_are_behind_by_what_changed_since_they_were_published(
 ) -> None:
     publish(lake, DAYS[:-2])
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
     publish(lake, DAYS[-2:])
     lake.publish(*collected(DAYS[0], SYMBOLS[:99], no_print=SYMBOLS[99:]))
+    YearFiles(lake.store).publish(2024)
 
     found = look(lake)
 
@@ -352,8 +357,10 @@ def test_symbol_years_are_behind_by_what_changed_since_they_were_published(
 def test_symbol_years_that_lag_on_purpose_are_no_fault_of_the_lake(lake: LakeWriter) -> None:
     publish(lake, DAYS[:-2])
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
     publish(lake, DAYS[-2:])
     lake.publish(*collected(DAYS[0], SYMBOLS[:99], no_print=SYMBOLS[99:]))
+    YearFiles(lake.store).publish(2024)
 
     found = look(lake, weekly=True)
 
@@ -363,6 +370,24 @@ def test_symbol_years_that_lag_on_purpose_are_no_fault_of_the_lake(lake: LakeWri
     # In another year than the one that runs nothing lags on purpose.
     later = look(lake, weekly=True, now=datetime(2025, 1, 1, tzinfo=UTC))
     assert (later.health, commands(later)) == (Health.UNFINISHED, ["publish --year 2024"])
+
+
+def test_a_year_file_is_behind_by_what_changed_since_it_was_published(lake: LakeWriter) -> None:
+    publish(lake, DAYS[:-1])
+    YearFiles(lake.store).publish(2024)
+    publish(lake, DAYS[-1:])
+    SymbolYears(lake.store).publish(2024)
+
+    found = look(lake, weekly=True)
+
+    assert found.health is Health.UNFINISHED
+    assert (found.years[0].file_behind, found.years[0].year_file) == (1, "1 session out of date")
+    assert [(step.why, step.command) for step in found.steps] == [
+        ("the year file of 2024 is out of date: 1 session", "publish --year 2024")
+    ]
+    assert found.sentence.endswith("; the year file of 2024 is out of date.")
+    lake.store.put(layout.year_file_key(2024), b"damaged")
+    assert look(lake).years[0].file_behind == len(DAYS)
 
 
 def test_a_publication_that_was_cut_off_is_told(lake: LakeWriter) -> None:
@@ -386,7 +411,13 @@ def test_several_years_behind_take_one_command(lake: LakeWriter) -> None:
     found = look(lake, first=days[0], due=days[-1])
 
     assert commands(found) == ["publish"]
-    assert found.sentence.endswith("; the per-symbol files of 2023 and 2024 are out of date.")
+    assert found.sentence.endswith(
+        "; the per-symbol files of 2023 and 2024 are out of date; the year files of 2023 and 2024 "
+        "are out of date."
+    )
+    assert [step.why for step in found.steps] == [
+        "per-symbol files out of date: 2023 and 2024; year files out of date: 2023 and 2024"
+    ]
 
 
 # --- the newest session ---
@@ -440,6 +471,7 @@ def test_history_that_was_never_collected_is_told_from_what_is_missing(
     for day in days:
         lake.publish(*collected(day))
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
 
     assert look(lake).status is status
 
@@ -451,10 +483,12 @@ def test_symbols_to_ask_again_and_files_behind_are_lagging_and_damage_is_broken(
         lake.publish(*collected(day))
     assert look(lake).status is LakeStatus.LAGGING, "no files per symbol yet"
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
     assert look(lake).status is LakeStatus.WHOLE
 
     lake.publish(*collected(DAYS[2], SYMBOLS[1:], failed={SYMBOLS[0]: "no"}))
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
     assert look(lake).status is LakeStatus.LAGGING
 
     lake.store.put(layout.session_key(DAYS[6]), b"no Parquet")
@@ -702,6 +736,7 @@ def test_flaws_before_the_first_session_and_after_the_last_are_nobodys_to_mend(
     lake.publish(*collected(DAYS[0], failed={"ZZZ": "boom"}))
     lake.keep_incomplete(*collected(DAYS[-1], SYMBOLS[:50], pending=SYMBOLS[50:]))
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
 
     found = look(lake, first=DAYS[1], due=DAYS[-2])
 
@@ -729,6 +764,7 @@ def test_every_session_has_one_state_and_every_flaw_something_to_do(kinds: list[
             failed = {"ZZZ": "boom"} if kind == "failed" else {}
             lake.publish(*collected(day, SYMBOLS[:3], failed=failed))
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
 
     found = look(lake, due=days[-1])
 

@@ -14,6 +14,7 @@ from datalake_assets import market_calendar
 from datalake_assets.lake.coverage import Held
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.overview import page
 from datalake_assets.overview.numbers import (
     Damage,
@@ -91,6 +92,7 @@ def whole() -> LakeWriter:
             )
         )
     SymbolYears(lake.store).publish(2024)
+    YearFiles(lake.store).publish(2024)
     return lake
 
 
@@ -428,8 +430,9 @@ def test_sizes_are_told_of_parts_and_years_with_what_comes() -> None:
     assert f"In a year {grown} 252 sessions at this rate" in text
     assert "Session files 44 " in text
     year = found.sizes.years[2024]
-    sizes = f"{page.written(year.sessions, 'bytes')} {page.written(year.symbol_years, 'bytes')} "
-    assert f"up to date {sizes}" in text
+    each = (year.sessions, year.symbol_years, year.file)
+    sizes = " ".join(page.written(size, "bytes") for size in each)
+    assert f"up to date up to date {sizes} " in text
 
 
 def test_symbols_that_are_new_vanished_or_renamed_are_named(good: Overview) -> None:

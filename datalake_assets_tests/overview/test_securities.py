@@ -12,6 +12,7 @@ from datalake_assets.cli.status import as_dict, show
 from datalake_assets.cli.terminal import out
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.overview import page
 from datalake_assets.overview.numbers import Health, LakeStatus, Overview
 from datalake_assets.overview.securities import KNOWN, SecurityEvent, security_news
@@ -104,6 +105,7 @@ def test_the_lake_is_good_while_decisions_wait_and_they_are_told_last(lake: Lake
 def test_tables_that_are_behind_are_to_be_derived(lake: LakeWriter) -> None:
     for year in {day.year for day in DAYS}:
         SymbolYears(lake.store).publish(year)
+        YearFiles(lake.store).publish(year)
     found = looked(lake)
     assert found.securities is not None
     late = replace(found, securities=replace(found.securities, derived=DAYS[-2]))

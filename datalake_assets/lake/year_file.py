@@ -1,0 +1,294 @@
+"""The year file: all bars of a year in one Parquet file, by symbol and session.
+
+Belongs here: the bytes of one file, and reading some symbols or columns of it. Does not belong
+here: where it lies (`layout`), and when it is written and proved (`year_files`).
+
+Its row groups are the bands of `year_bars`, about 131,072 rows in 3 to 10 MB, and no symbol is
+divided: whoever asks for one reads one row group, which the statistics name. Its footer tells which
+sessions it was made from, as a year's manifest does for the symbol-years. So file and word can't
+come apart, and a file is replaced in one write.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.lake.manifest import Manifest
+from datalake_assets.lake.year_bars import YearBars
+from datalake_assets.securities.evidence import Days, days_of
+from datalake_assets.storage.store import BrokenFileError
+
+_REPEATED = ["symbol", "session", "timestamp", "open", "high", "low", "close", "trade_count"]
+"""The columns with a dictionary. In a band prices come again, to the cent; volumes and vwap do
+not. It makes the file a fifth smaller and engines a third faster (docs/decisions/year-files.md)."""
+
+_SYMBOL = SCHEMA.get_field_index("symbol")
+_ORDER = [pq.SortingColumn(SCHEMA.get_field_index(name)) for name in ("symbol", "session")]
+_BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, IndexError)
+
+_Counts = npt.NDArray[np.int64]
+
+
+def encode(bars: YearBars, made_from: Manifest) -> bytes:
+    """The bars of a year as a Parquet file.
+
+    They go to a temporary file band by band: in memory is one band, and in the end the file.
+
+    Args:
+        bars: The bars.
+        made_from: What the footer says of their sessions.
+
+    Raises:
+        StoreError: The temporary file of the bars gave back other rows.
+    """
+    with tempfile.TemporaryFile() as file:
+        with pq.ParquetWriter(
+            pa.PythonFile(file, mode="w"),
+            SCHEMA,
+            # Every engine reads it. LZ4_RAW is faster still, and Trino and Velox don't read it;
+            # zstd is a seventh smaller, and Polars takes a third longer.
+            compression="snappy",
+            use_dictionary=_REPEATED,
+            write_statistics=True,
+            write_page_index=True,
+            sorting_columns=_ORDER,
+            store_schema=False,
+            # Snappy as Parquet uses it has no checksum: a flipped bit would be another price.
+            write_page_checksum=True,
+        ) as writer:
+            for band in bars.bands():
+                writer.write_table(band.bars)
+            writer.add_key_value_metadata(made_from.metadata())
+        file.seek(0)
+        return file.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Bars by symbol and session, with each symbol named once.
+
+    Args:
+        bars: The other columns that were asked for.
+        symbols: The symbols, in the order of their rows.
+        counts: How many rows each has; at least one.
+    """
+
+    bars: pa.Table
+    symbols: Sequence[str]
+    counts: _Counts
+
+    @classmethod
+    def none(cls) -> Self:
+        """No rows at all."""
+        rest = [name for name in SCHEMA.names if name != "symbol"]
+        return cls(SCHEMA.empty_table().select(rest), [], np.zeros(0, np.int64))
+
+    def table(self, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
+        """The bars as a table with these columns."""
+        if "symbol" not in columns:
+            return self.bars.select(columns)
+        # As they follow each other, their text is made ten times as fast as row by row.
+        names = [symbol.encode() for symbol in self.symbols]
+        lengths = np.fromiter(map(len, names), np.int32, len(names))
+        ends = np.zeros(int(self.counts.sum()) + 1, np.int32)
+        np.cumsum(np.repeat(lengths, self.counts), out=ends[1:])
+        text = b"".join(name * n for name, n in zip(names, self.counts.tolist(), strict=True))
+        column = pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(text))
+        schema = pa.schema([SCHEMA.field("symbol"), *self.bars.schema])
+        every = pa.Table.from_arrays([column, *self.bars.columns], schema=schema)
+        return every if every.column_names == list(columns) else every.select(columns)
+
+
+def merged(parts: Sequence[Rows]) -> Rows:
+    """Rows of several files or row groups in one order; of a symbol, the part before comes first.
+
+    Args:
+        parts: At least one, with the same columns. Of each symbol all rows of a part are earlier
+            than those of the parts after it.
+    """
+    parts = [part for part in parts if part.symbols] or parts[:1]
+    bars = pa.concat_tables(part.bars for part in parts)
+    symbols = [name for part in parts for name in part.symbols]
+    counts = np.concatenate([part.counts for part in parts])
+    if all(before.symbols[-1] < after.symbols[0] for before, after in pairwise(parts)):
+        return Rows(bars, symbols, counts)
+    names = np.array(symbols, object)
+    order = np.argsort(names, kind="stable")
+    begins = np.cumsum(counts) - counts
+    bars = bars.combine_chunks().take(pa.array(_places(begins[order], counts[order])))
+    names, counts = names[order], counts[order]
+    starts = _starts(names)
+    return Rows(bars, names[starts].tolist(), np.add.reduceat(counts, starts))
+
+
+class YearFile:
+    """A year file that was opened: its footer is read, its rows are not.
+
+    Row groups may be read by several threads at once.
+
+    Args:
+        source: The file: bytes, or a file of Arrow's that reads from any position.
+        where: Its place, for messages.
+
+    Raises:
+        BrokenFileError: It is no whole year file.
+    """
+
+    def __init__(self, source: bytes | pa.NativeFile, where: str) -> None:
+        self._source = source if isinstance(source, pa.NativeFile) else pa.BufferReader(source)
+        self._where = where
+        try:
+            # Who changes a file in its place may do so while it is read; nobody here does.
+            self._footer = pq.read_metadata(self._source)
+            _ = self.made_from
+        except _BROKEN as error:
+            raise self._broken(error) from error
+
+    @cached_property
+    def made_from(self) -> Manifest:
+        """The sessions that it was made from."""
+        return Manifest.of_metadata(self._footer.metadata)
+
+    @property
+    def count(self) -> int:
+        """How many row groups it has."""
+        return int(self._footer.num_row_groups)
+
+    def holding(self, names: frozenset[str]) -> list[int]:
+        """The row groups in which some of these symbols can be, by their statistics.
+
+        Raises:
+            BrokenFileError: It has no statistics.
+        """
+        asked = sorted(names)
+        found = []
+        try:
+            for number, (first, last) in enumerate(self._spans):
+                at = int(np.searchsorted(asked, first))
+                if at < len(asked) and asked[at] <= last:
+                    found.append(number)
+        except _BROKEN as error:
+            raise self._broken(error) from error
+        return found
+
+    def read(
+        self,
+        number: int,
+        names: frozenset[str] | None = None,
+        days: Days | None = None,
+        columns: Sequence[str] = SCHEMA.names,
+    ) -> Rows:
+        """Bars of a row group.
+
+        Args:
+            number: Which row group, from 0.
+            names: The symbols wanted; None for all.
+            days: The sessions wanted, ascending; None for all.
+            columns: Which columns, in the order of `SCHEMA`; others are not decoded.
+
+        Raises:
+            BrokenFileError: The file is damaged, or not sorted.
+        """
+        read = {"symbol", *columns} | ({"session"} if days is not None else set())
+        wanted = [field for field in SCHEMA if field.name in read]
+        try:
+            file = pq.ParquetReader()
+            file.open(
+                self._source,
+                metadata=self._footer,
+                page_checksum_verification=True,
+                pre_buffer=False,
+                read_dictionary=["symbol"],
+            )
+            places = [file.column_name_idx(field.name) for field in wanted]
+            bars = file.read_row_group(number, places, use_threads=False)
+            symbols, counts = _runs(bars.column("symbol"))
+            bars = bars.select([field.name for field in wanted[1:]])
+            schema = pa.schema(wanted[1:])
+            if bars.schema != schema:
+                bars = bars.cast(schema)
+        except _BROKEN as error:
+            raise self._broken(error) from error
+        rows = _kept(Rows(bars, symbols, counts), names, days)
+        if "session" in read and "session" not in columns:
+            return Rows(rows.bars.drop_columns("session"), rows.symbols, rows.counts)
+        return rows
+
+    def unsorted(self) -> BrokenFileError:
+        """What is wrong with it when its rows are not by symbol and session."""
+        return self._broken(ValueError("its rows are not sorted"))
+
+    @cached_property
+    def _spans(self) -> list[tuple[str, str]]:
+        """The first and the last symbol of each row group."""
+        groups = [self._footer.row_group(number) for number in range(self.count)]
+        told = [group.column(_SYMBOL).statistics for group in groups]
+        return [(one.min, one.max) for one in told]
+
+    def _broken(self, error: Exception) -> BrokenFileError:
+        return BrokenFileError(
+            f"{self._where} is no whole year file ({error!r}): publish its year again"
+        )
+
+
+def _runs(column: pa.ChunkedArray) -> tuple[list[str], _Counts]:
+    """The symbols of a row group in their order, and how many rows each has.
+
+    Raises:
+        ValueError: They don't ascend.
+    """
+    codes = column.unify_dictionaries().combine_chunks()
+    if isinstance(codes, pa.ChunkedArray):  # as an empty column is combined
+        return [], np.zeros(0, np.int64)
+    indices = codes.indices.to_numpy()
+    starts = _starts(indices)
+    names = codes.dictionary.take(codes.indices.take(pa.array(starts, pa.int64()))).to_pylist()
+    if any(after <= before for before, after in pairwise(names)):
+        raise ValueError("its symbols are not sorted")
+    return names, np.diff(starts, append=len(indices)).astype(np.int64)
+
+
+def _starts(values: npt.NDArray[np.generic]) -> _Counts:
+    """Where each run of the same value begins."""
+    if not len(values):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+
+
+def _kept(rows: Rows, names: frozenset[str] | None, days: Days | None) -> Rows:
+    """Those of the rows that have these symbols and sessions."""
+    bars, symbols, counts = rows.bars, rows.symbols, rows.counts
+    places: _Counts | None = None
+    if names is not None and not names.issuperset(symbols):
+        chosen = [n for n, symbol in enumerate(symbols) if symbol in names]
+        begins = (np.cumsum(counts) - counts)[chosen]
+        symbols, counts = [symbols[n] for n in chosen], counts[chosen]
+        places = _places(begins, counts)
+    if days is not None:
+        held = days_of(bars["session"])
+        there = np.isin(held if places is None else held[places], days)
+        if not there.all():
+            places = np.flatnonzero(there) if places is None else places[there]
+            of_rows = np.repeat(np.arange(len(counts)), counts)[there]
+            counts = np.bincount(of_rows, minlength=len(counts))
+            left = np.flatnonzero(counts)
+            symbols, counts = [symbols[n] for n in left.tolist()], counts[left]
+    return rows if places is None else Rows(bars.take(pa.array(places)), symbols, counts)
+
+
+def _places(begins: _Counts, counts: _Counts) -> _Counts:
+    """The numbers of the rows of these runs."""
+    places = np.arange(int(counts.sum()), dtype=np.int64)
+    shifts: _Counts = np.repeat(begins - (np.cumsum(counts) - counts), counts)
+    return places + shifts
