@@ -44,6 +44,7 @@ COMMANDS = {
         "Check every object of the lake, both layouts, and Dagster's records; "
         "say how to repair each."
     ),
+    "register": "Register the lake's bars as an Iceberg table, in one commit.",
     "upload": "Upload the files of a folder to a bucket, replacing existing objects.",
     "exchange": (
         "Run the embedded exchange: Alpaca's wire protocol over a synthetic or recorded market."

@@ -24,6 +24,7 @@ from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.progress import Display, Snapshot, many
 from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.reader import NotInLakeError
+from datalake_assets.lake.registration import RegistrationError
 from datalake_assets.settings import SettingsError
 from datalake_assets.storage.store import BrokenFileError, StoreError
 
@@ -181,6 +182,7 @@ _FIXABLE = (
     WrongLakeError,
     BrokenFileError,
     NotInLakeError,
+    RegistrationError,
     CollectionError,
     market_calendar.OutsideCalendar,
     OSError,
