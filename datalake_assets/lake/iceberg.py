@@ -13,7 +13,9 @@ the class below that with which PyIceberg overwrites files.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from botocore.exceptions import BotoCoreError, ClientError
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -81,6 +84,7 @@ GRACE = timedelta(days=1)
 commit it."""
 
 _TRIES = 5
+_THREADS = 16
 _NAMED = 20
 """Files that a snapshot names in its summary."""
 _LOCAL = Path(".datalake") / "iceberg"
@@ -105,6 +109,8 @@ _REFUSED = (
     NotInstalledError,
     RESTError,
     SQLAlchemyError,
+    BotoCoreError,  # of Glue and DynamoDB
+    ClientError,
     OSError,
     ValueError,
 )
@@ -183,18 +189,16 @@ def default_catalog(store: Store) -> tuple[Catalog, Path]:
         RegistrationError: It can't be made.
     """
     kind, place = lake_location(store.uri)
-    properties = {}
+    properties: dict[str, str] = {}
     if kind == "memory":
         raise RegistrationError(f"can't register {store.uri}: nobody else can read it")
     if kind == "s3":
         file = _LOCAL.joinpath(*place.split("/"), "catalog.db").absolute()
-        named = {
-            "s3.endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-            "s3.region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
-        }
-        for name, variables in named.items():
-            if value := next(filter(None, map(os.environ.get, variables)), None):
-                properties[name] = value
+        # Arrow, by which PyIceberg reads and writes, finds the keys in AWS's usual places.
+        endpoint = _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        region = _variable("AWS_REGION", "AWS_DEFAULT_REGION") or (endpoint and "us-east-1")
+        told = {"s3.endpoint": endpoint, "s3.region": region}
+        properties = {name: value for name, value in told.items() if value}
     else:
         file = Path(store.url(layout.ICEBERG_CATALOG))
     with _attempt(f"can't open the catalog {file}"):
@@ -244,21 +248,26 @@ class BarsTable:
             BrokenFileError: A session is damaged.
             StoreError: The store did not do what it was asked.
         """
+        if not layout.dated(layout.SESSIONS, self._store.list(layout.SESSIONS)):
+            raise NotInLakeError(
+                f"no session is published in {self._store.uri}: collect some, then register it"
+            )
         fresh: list[Copy] = []
+        first: Exception | None = None
         for _ in range(_TRIES):
             with _attempt(f"can't open the table {self._identifier}"):
                 table, hint = self._opened()
             files = self._live(table)
             held = self._registrar.opened(files)
             choice = self._registrar.choose([*held, *fresh])
-            if not choice.kept and not choice.wanted:
-                raise NotInLakeError(
-                    f"no session is published in {self._store.uri}: collect some, then register it"
-                )
             copies = self._registrar.copied(choice.wanted)
             if copies is None:
                 continue
             now = [*choice.kept, *copies]
+            if not (now or files):
+                raise NotInLakeError(
+                    f"no session in {self._store.uri} has a bar: nothing to register"
+                )
             fresh += copies  # if somebody else commits first, they need not be made again
             staying = {copy.key for copy in now}
             gone = [file for key, file in files.items() if key not in staying]
@@ -266,7 +275,8 @@ class BarsTable:
             try:
                 with _attempt(f"can't commit to the table {self._identifier}"):
                     changed = self._commit(table, new, gone)
-            except (CommitFailedException, ValidationException):
+            except (CommitFailedException, ValidationException) as error:
+                first = error
                 continue
             hint = self._point(table, hint)
             expired, deleted = self._clean(table, hint) if changed else (0, [])
@@ -274,7 +284,7 @@ class BarsTable:
         raise RegistrationError(
             f"the lake or the table {self._identifier} changed {_TRIES} times while it was "
             "registered, and the table is as it was: run it again when the others have ended"
-        )
+        ) from first
 
     # --- the table ---
 
@@ -436,8 +446,8 @@ class BarsTable:
             for key, written in self._store.modified(self._folder).items()
             if key not in needed and written < before
         ]
-        for key in unneeded:
-            self._store.delete(key)
+        with ThreadPoolExecutor(self._store.writers(_THREADS)) as threads:
+            list(threads.map(self._store.delete, unneeded))
         return len(old), unneeded
 
     def _expired(self, metadata: TableMetadata) -> list[int]:
@@ -483,7 +493,7 @@ class BarsTable:
             snapshot.snapshot_id,
             changed,
             sessions=sum(len(copy.made_from.sessions) for copy in now),
-            bars=sum(sum(d.rows for d in copy.made_from.digests.values()) for copy in now),
+            bars=sum(copy.bars for copy in now),
             files=len(now),
             added=added,
             removed=removed,
@@ -564,13 +574,19 @@ def _name(metadata: str) -> str:
     return metadata.rpartition("/")[2].removesuffix(".metadata.json")
 
 
+def _variable(*names: str) -> str | None:
+    """The first of these variables that is set and not empty."""
+    return next((value for name in names if (value := os.environ.get(name, "").strip())), None)
+
+
 @contextmanager
 def _attempt(what: str) -> Iterator[None]:
     """Turns errors of PyIceberg, and of what it works with, into ours."""
     try:
         yield
     except (CommitStateUnknownException, *_REFUSED) as error:
+        told = re.sub(r"//[^/\s]*@", "//…@", str(error))  # a database's address has its password
         raise RegistrationError(
-            f"{what}: {type(error).__name__}: {error}; check the catalog's settings "
+            f"{what}: {type(error).__name__}: {told}; check the catalog's settings "
             "(~/.pyiceberg.yaml), and run it again: it goes on from what is there"
         ) from error

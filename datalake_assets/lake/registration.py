@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from datalake_assets.lake import currency, session_file
+from datalake_assets.lake.fingerprint import Fingerprint
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.year_files import YearFiles, of_year
 from datalake_assets.storage import layout
@@ -56,6 +57,11 @@ class Copy:
     def shown(self) -> int | date:
         """The year of a year file, or the day of a session."""
         return _shown(self.key)
+
+    @property
+    def bars(self) -> int:
+        """How many rows it has."""
+        return sum(digest.rows for digest in self.made_from.digests.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,9 @@ class Registrar:
     def copied(self, wanted: Mapping[int | date, Manifest]) -> list[Copy] | None:
         """Copy these files; None when one was replaced or removed before it was copied.
 
+        A session without a bar has nothing to show, and PyIceberg can't tell of its file: it has no
+        copy.
+
         Raises:
             BrokenFileError: A session is damaged.
             StoreError: The store did not do what it was asked.
@@ -120,19 +129,23 @@ class Registrar:
         with ThreadPoolExecutor(self._store.readers(_THREADS)) as threads:
             copies = list(threads.map(self._copy, wanted))
         found = [copy for copy in copies if copy]
-        same = all(_shows(copy, wanted[copy.shown]) for copy in found)
-        return found if same and len(found) == len(copies) else None
+        if len(found) < len(wanted) or not all(_shows(copy, wanted[copy.shown]) for copy in found):
+            return None
+        for copy in found:
+            if not copy.bars:
+                self._store.delete(copy.key)
+        return [copy for copy in found if copy.bars]
 
     def _of_year(self, year: int, versions: Mapping[date, str], held: Collection[Copy]) -> Choice:
-        there = [
+        there = [copy for copy in held if copy.made_from.year == year]
+        bases: list[Copy | Manifest] = [
             copy
-            for copy in held
-            if copy.made_from.year == year and self._shows_nothing_else(copy.made_from, versions)
+            for copy in there
+            if isinstance(copy.shown, int) and not self._changed(copy.made_from, versions)
         ]
-        bases: list[Copy | Manifest] = [copy for copy in there if isinstance(copy.shown, int)]
         with suppress(BrokenFileError):  # doctor and the next publication tell of it
             own = self._files.made_from(year)
-            if own.whole and self._shows_nothing_else(own, versions):
+            if own.whole and not self._changed(own, versions):
                 bases.append(own)
         # The first of those that lack least, so a copy that is as good as the file stays.
         base = min(bases, key=lambda base: len(_lacking(base, versions)), default=Manifest(year))
@@ -142,17 +155,21 @@ class Registrar:
             kept.append(base)
         elif base.sessions:
             wanted[year] = base
-        sessions = {copy.shown: copy for copy in there}
-        for day in _lacking(base, versions):
-            if day in sessions:
-                kept.append(sessions[day])
+        lacking = set(_lacking(base, versions))
+        days = {day: copy for copy in there if (day := copy.shown) in lacking}
+        # The version of a copy is not that of the session, so their digests are compared.
+        told = {day: digest for copy in days.values() for day, digest in _digests(copy)}
+        changed = self._changed(Manifest(year, dict.fromkeys(told, ""), digests=told), versions)
+        for day in sorted(lacking):
+            if day in days and day not in changed:
+                kept.append(days[day])
             else:
                 wanted[day] = Manifest(year)
         return Choice(kept, wanted)
 
-    def _shows_nothing_else(self, told: Manifest, versions: Mapping[date, str]) -> bool:
-        behind = currency.behind(self._store, told, versions)
-        return not told.sessions.keys() & set(behind)
+    def _changed(self, told: Manifest, versions: Mapping[date, str]) -> set[date]:
+        """The sessions that it shows other than they are now, or that are gone."""
+        return told.sessions.keys() & set(currency.behind(self._store, told, versions))
 
     def _copy(self, shown: int | date) -> Copy | None:
         if isinstance(shown, date):
@@ -179,7 +196,6 @@ class Registrar:
             told = of_year(shown, Manifest.without_symbols(footer, where), where)
             return Copy(key, footer, told)
         digest = session_file.digest(footer, where)
-        # The version of a copy is not that of the session, so their digests are compared.
         return Copy(key, footer, Manifest(shown.year, {shown: ""}, digests={shown: digest}))
 
 
@@ -188,6 +204,10 @@ def _shown(key: str) -> int | date:
     if shown is None:
         raise ValueError(f"{key!r} is no copy that a table registers")
     return shown
+
+
+def _digests(copy: Copy) -> Iterable[tuple[date, Fingerprint]]:
+    return copy.made_from.digests.items()
 
 
 def _shows(copy: Copy, expected: Manifest) -> bool:
