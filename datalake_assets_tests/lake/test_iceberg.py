@@ -420,12 +420,14 @@ def test_a_reader_sees_the_table_before_or_after_and_never_half(folder: Store) -
     assert len({one[1] for one in seen}) > 1  # it looked while the table changed
 
 
+@pytest.mark.parametrize("followed", [True, False])
 def test_of_two_registrations_at_once_both_end_and_no_bar_is_in_the_table_twice(
-    store: Store,
+    followed: bool, store: Store
 ) -> None:
     write(store, lake_of([*OLD, *NEW[:2]]), 2023, 2024)
     register(store)
-    write(store, lake_of(NEW[2:]), 2024)
+    # With its year file one file replaces another; without it, one is added and none is removed.
+    write(store, lake_of(NEW[2:]), *([2024] if followed else []))
     other = Interlude(1, True, lambda: register(store))
     done = register(WatchedStore(store, **other.moments))
 
@@ -435,13 +437,19 @@ def test_of_two_registrations_at_once_both_end_and_no_bar_is_in_the_table_twice(
 
 
 def test_a_file_that_is_replaced_while_it_is_copied_is_chosen_again(folder: Store) -> None:
-    changed = lake_of([NEW[0]], d20240102=777.0)
-    other = Interlude(2, False, lambda: write(folder, changed, 2024, minutes=1))
-    done = register(WatchedStore(folder, **other.moments))
+    more = lake_of([date(2024, 1, 5)])
+    write(folder, more)  # a session that the year file lacks, and so one to be copied
+    happened = []
 
-    assert other.happened
-    assert (done.files, done.sessions) == (2, 5)
-    assert read(opened(folder)).equals(rows(lake_of([*OLD, *NEW]) | changed))
+    def follow(verb: str, key: str) -> None:
+        if verb == "copy" and layout.registered(key) == 2024 and not happened:
+            happened.append(YearFiles(folder).publish(2024).written)  # now it has the session
+
+    done = register(WatchedStore(folder, before=follow))
+
+    assert happened == [True]
+    assert (done.files, done.sessions) == (2, 6)
+    assert read(opened(folder)).equals(rows(lake_of([*OLD, *NEW]) | more))
 
 
 def test_a_lake_that_never_stands_still_is_not_registered_and_says_so(folder: Store) -> None:
