@@ -103,7 +103,7 @@ class Registrar:
         until there is a newer one.
 
         Args:
-            held: The copies that there are.
+            held: The copies that there are; of those that show the same the first one stays.
         """
         versions = self._store.versions(layout.SESSIONS)
         years: dict[int, dict[date, str]] = {}
@@ -156,7 +156,7 @@ class Registrar:
         elif base.sessions:
             wanted[year] = base
         lacking = set(_lacking(base, versions))
-        days = {day: copy for copy in there if (day := copy.shown) in lacking}
+        days = {day: copy for copy in reversed(there) if (day := copy.shown) in lacking}
         # The version of a copy is not that of the session, so their digests are compared.
         told = {day: digest for copy in days.values() for day, digest in _digests(copy)}
         changed = self._changed(Manifest(year, dict.fromkeys(told, ""), digests=told), versions)
