@@ -43,6 +43,12 @@ def section(title: str) -> str:
     return found[1]
 
 
+def python(title: str) -> str:
+    """The Python of a section."""
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", section(title), re.MULTILINE | re.DOTALL)
+    return str(snippet)
+
+
 def commands(title: str) -> list[str]:
     """The commands of a section, in their order."""
     prose = re.sub(r"^```.*?^```", "", section(title), flags=re.MULTILINE | re.DOTALL)
@@ -117,11 +123,15 @@ def test_the_page_works_from_its_first_line_to_its_last(reader: Reader) -> None:
     assert lake.bars("AUE", adjustment="all").num_rows == len(SPAN)
 
     reader.follows("Ask what was known on a day")
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    snippet = python("Ask what was known on a day")
     names: dict[str, Any] = {}
     exec(compile(snippet, "how-to.md", "exec"), names)
     assert names["bars"].equals(lake.bars("AUE", adjustment="all"))
     assert set(names["listed"]["symbol"].to_pylist()) >= {"AUE", "AYE", "CII"}
+
+    reader.follows("Read it as an Iceberg table")
+    exec(compile(python("Read it as an Iceberg table"), "how-to.md", "exec"), names)
+    assert names["bars"]["close"].to_pylist() == lake.bars("AUE")["close"].to_pylist()
 
     before, (*rebuilt, gone) = bars(), commands("Delete and rebuild")
     for line in rebuilt:

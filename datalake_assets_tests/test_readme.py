@@ -141,6 +141,9 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
         layout.evidence_key(quarter_of(day)),
         layout.universe_key(taken),
         layout.survey_key(taken),
+        layout.registered_key("bars", 2026, "3f9c2a71d04be856"),
+        layout.version_hint_key("bars"),
+        layout.ICEBERG_CATALOG,
     ]
 
 

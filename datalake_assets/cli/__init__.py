@@ -50,6 +50,7 @@ COMMANDS = {
     "export": (
         "Write bars, splits and dividends in the format of zipline, qlib, LEAN or NautilusTrader."
     ),
+    "register": "Register the lake's bars as an Iceberg table, in one commit.",
     "upload": "Upload the files of a folder to a bucket, replacing existing objects.",
     "exchange": (
         "Run the embedded exchange: Alpaca's wire protocol over a synthetic or recorded market."

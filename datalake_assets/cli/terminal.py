@@ -23,6 +23,7 @@ from datalake_assets import market_calendar
 from datalake_assets.catalog import CatalogError
 from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.progress import Display, Snapshot, many
+from datalake_assets.iceberg.registration import RegistrationError
 from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.settings import SettingsError
@@ -183,6 +184,7 @@ _FIXABLE = (
     BrokenFileError,
     NotInLakeError,
     CatalogError,
+    RegistrationError,
     CollectionError,
     market_calendar.OutsideCalendar,
     OSError,

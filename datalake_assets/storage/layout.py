@@ -32,6 +32,8 @@ DECISIONS = f"{SECURITIES}/decisions.json"
 TESTIMONY = f"{SECURITIES}/testimony.parquet"
 EVIDENCE = f"{SECURITIES}/evidence"
 REPORT = "reports/latest.html"
+ICEBERG = "iceberg"
+ICEBERG_CATALOG = f"{ICEBERG}/catalog.db"
 
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
 _YEAR_FILE = re.compile(rf"{YEARS}/year=(\d{{4}})/bars\.parquet")
@@ -41,6 +43,9 @@ _RESTATEMENT = re.compile(
 )
 _ACTION_LOG = re.compile(rf"{ACTION_LOG}/(\d{{6}})\.parquet")
 _EVIDENCE = re.compile(rf"{EVIDENCE}/(\d{{4}}-Q[1-4])\.parquet")
+_REGISTERED = re.compile(
+    rf"{ICEBERG}/[^/]+/data/year=(\d{{4}})/((\d{{4}})(?:-\d{{2}}-\d{{2}})?)-[0-9a-f]+\.parquet"
+)
 _DATED = re.compile(r"(?:year=(\d{4})/)?((\d{4})-\d{2}-\d{2})\.parquet")
 _BY_YEAR = (SESSIONS, INCOMPLETE)
 
@@ -110,6 +115,39 @@ def manifest_year(key: str) -> int | None:
     """The year of such a key; None for keys of another shape."""
     match = _MANIFEST.fullmatch(key)
     return int(match[1]) if match else None
+
+
+def table_folder(table: str) -> str:
+    """The folder of an Iceberg table: its `data` and its `metadata`."""
+    return f"{ICEBERG}/{table}"
+
+
+def version_hint_key(table: str) -> str:
+    """The key of the name of a table's current metadata, where engines look without a catalog."""
+    return f"{table_folder(table)}/metadata/version-hint.text"
+
+
+def registered_key(table: str, shown: int | date, mark: str) -> str:
+    """The key of a copy that a table registers.
+
+    Args:
+        table: The table.
+        shown: The year of a year file, or the day of a session.
+        mark: What no other copy has: hexadecimal digits.
+    """
+    year, name = (shown.year, f"{shown}") if isinstance(shown, date) else (shown, f"{shown:04}")
+    return f"{table_folder(table)}/data/year={year:04}/{name}-{mark}.parquet"
+
+
+def registered(key: str) -> int | date | None:
+    """The year or the session of such a key; None for keys of another shape."""
+    match = _REGISTERED.fullmatch(key)
+    if match and match[1] == match[3]:
+        if match[2] == match[3]:
+            return int(match[1])
+        with suppress(ValueError):  # digits that are not a date
+            return date.fromisoformat(match[2])
+    return None
 
 
 def universe_key(taken: date) -> str:

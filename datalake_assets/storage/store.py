@@ -311,6 +311,22 @@ class Store:
                 obstore.put(backend, key, data, use_multipart=False)
 
     @_sent_again
+    def copy(self, source: str, key: str) -> None:
+        """Writes an object's bytes under another key, or replaces what is there, in one step.
+
+        On S3 the server does it, in one request. Either object can be replaced or removed without
+        the other. A source that is replaced meanwhile is copied as it was, or as it is then.
+
+        Raises:
+            FileNotFoundError: there is no source.
+        """
+        with self._attempt("copy", source, making=True) as backend:
+            if self._staging and isinstance(backend, LocalStore):
+                self._staging.copy(backend, checked_key(source), checked_key(key))
+            else:
+                obstore.copy(backend, source, checked_key(key))
+
+    @_sent_again
     def create(self, key: str, data: bytes) -> bool:
         """Writes the object unless there is one; of several writers exactly one gets True.
 

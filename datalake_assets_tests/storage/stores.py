@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datalake_assets.storage.store import Store
 
 Moment = Callable[[str, str], None]
-"""Called with what is done (`replace`, `put`, `create`, `delete`) and the key."""
+"""Called with what is done (`replace`, `put`, `copy`, `create`, `delete`) and the key."""
 
 
 def nothing(verb: str, key: str) -> None:
@@ -35,6 +35,11 @@ class WatchedStore(Store):
         self._before("put", key)
         super().put(key, data)
         self._note("put", key)
+
+    def copy(self, source: str, key: str) -> None:
+        self._before("copy", key)
+        super().copy(source, key)
+        self._note("copy", key)
 
     def create(self, key: str, data: bytes) -> bool:
         self._before("create", key)

@@ -28,6 +28,28 @@ def test_a_symbol_year_and_a_manifest_are_found_again_in_their_keys(symbol: str,
     assert layout.manifest_year(layout.manifest_key(year)) == year
 
 
+@pytest.mark.parametrize("shown", [2024, DAY])
+def test_what_a_table_registers_is_found_again_in_its_key(shown: int | date) -> None:
+    key = layout.registered_key("bars", shown, "0123abcd")
+    name = "2024" if shown == 2024 else "2024-07-03"
+    assert key == f"iceberg/bars/data/year=2024/{name}-0123abcd.parquet"
+    assert layout.registered(key) == shown
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "iceberg/bars/data/year=2024/2023-0123abcd.parquet",
+        "iceberg/bars/data/year=2024/2024-13-45-0123abcd.parquet",
+        "iceberg/bars/data/year=2024/00000-0-part.parquet",
+        "iceberg/bars/data/2024-0123abcd.parquet",
+        "data/ticks/years/year=2024/bars.parquet",
+    ],
+)
+def test_a_key_of_another_shape_is_not_registered(key: str) -> None:
+    assert layout.registered(key) is None
+
+
 @pytest.mark.parametrize(
     "key",
     [

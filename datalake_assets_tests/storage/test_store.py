@@ -1,5 +1,6 @@
 """The same promises, kept by a folder, by a real S3 server and by memory."""
 
+import errno
 import os
 import random
 import shutil
@@ -80,6 +81,38 @@ def test_a_put_replaces_what_was_there(store: Store) -> None:
     store.put("k", b"old and longer")
     store.put("k", b"new")
     assert store.get("k") == b"new"
+
+
+def test_a_copy_has_the_bytes_and_is_an_object_of_its_own(store: Store) -> None:
+    data = os.urandom(3_000_000)
+    store.put("a/b", data)
+    store.put("c/d", b"before")
+    store.copy("a/b", "c/d")
+    store.copy("a/b", "e/f")
+    store.put("a/b", b"after")
+
+    assert (store.get("c/d"), store.get("e/f"), store.get("a/b")) == (data, data, b"after")
+    store.delete("a/b")
+    with pytest.raises(FileNotFoundError):
+        store.copy("a/b", "c/d")
+    assert store.get("c/d") == data
+    assert store.leftovers() == []
+
+
+def test_a_copy_in_a_folder_is_made_where_the_system_does_not_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: int) -> int:
+        raise OSError(errno.EXDEV, "two file systems")
+
+    store = open_store(str(tmp_path))
+    store.put("a", b"bytes" * 1000)
+    monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    store.copy("a", "b")
+    monkeypatch.delattr(os, "copy_file_range")
+    store.copy("a", "c")
+
+    assert store.get("b") == store.get("c") == b"bytes" * 1000
 
 
 def test_the_tail_is_the_last_bytes_and_never_more_than_there_are(store: Store) -> None:
