@@ -40,6 +40,7 @@ COMMANDS = {
     ),
     "sql": "Run an SQL query over the lake with DuckDB. It only reads.",
     "catalog": "Write catalog.duckdb into the lake: views of its bars and tables for DuckDB.",
+    "register": "Register the lake's bars as an Iceberg table, in one commit.",
     "securities": (
         "Derive securities and adjustment factors from sessions, actions and your decisions."
     ),
@@ -50,7 +51,6 @@ COMMANDS = {
     "export": (
         "Write bars, splits and dividends in the format of zipline, qlib, LEAN or NautilusTrader."
     ),
-    "register": "Register the lake's bars as an Iceberg table, in one commit.",
     "upload": "Upload the files of a folder to a bucket, replacing existing objects.",
     "exchange": (
         "Run the embedded exchange: Alpaca's wire protocol over a synthetic or recorded market."
