@@ -4,12 +4,13 @@ Belongs here: which views there are, their SQL, and the file that holds them. Do
 running somebody's query (`cli.sql`), and what the files mean (`layout`, `year_file`,
 `session_file`).
 
-`catalog.duckdb` holds views and one macro, no bars. It stays right while the lake changes, and is
-rewritten to stay fast. The view of bars reads every year file, and of the sessions those that no
-year file shows: that is asked of the year files' footers with each query. So a session is never
-there twice, and a new one is there before its year file. How far back sessions are looked for is
-written down in the view: without that each query would open every session of the lake. A session
-that was collected again shows its earlier bars until its year file or the catalog is written.
+`catalog.duckdb` holds views and one macro, no bars. The view of bars reads every year file, and of
+the sessions those that no year file shows: the year files' footers are asked with each query. So a
+new session is there at once, and no session is there twice, unless a year file is replaced while a
+query reads it: then that query can lack a session, count it twice, or fail. How far back sessions
+are looked for is written down in the view: without that each query would open every session of the
+lake. So a session that was collected again, or late, is shown when its year file is written, and
+the catalog with it.
 
 In a folder paths are relative to the lake, so that it can be moved: DuckDB looks for them in its
 `file_search_path`, and then in the folder that it was started in.
@@ -216,6 +217,8 @@ def connected(store: Store, path: str = ":memory:") -> Iterator[duckdb.DuckDBPyC
     try:
         with module.connect(path) as connection:
             connection.execute("SET TimeZone = 'UTC'")
+            # A table that is not there is an error, and no variable of this program.
+            connection.execute("SET python_enable_replacements = false")
             if not store.near:
                 _load_httpfs(module, connection, store)
                 _let_in(connection, store)

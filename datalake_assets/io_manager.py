@@ -9,11 +9,11 @@ https://docs.dagster.io/guides/build/io-managers
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
+from itertools import groupby
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.assets import (
@@ -132,10 +132,15 @@ def _bars(lake: Lake, days: list[date], columns: list[str] | None, *, partial: b
     first, last = wanted[0], wanted[-1]
     if len(wanted) == sum(first <= day <= last for day in published):
         return reader.bars(None, first, last, columns)
-    # Sessions that are not a range: a subset of partitions in one run.
-    read = columns if columns is None or "session" in columns else [*columns, "session"]
-    bars = reader.bars(None, first, last, read)
-    rows = bars.filter(pc.is_in(bars["session"], pa.array(wanted, pa.date32())))
+    # Sessions that are not a range, as a subset of partitions in one run: range by range.
+    order = ("symbol", "session")
+    read = columns and [*columns, *(name for name in order if name not in columns)]
+    place = {day: number for number, day in enumerate(published)}
+    parts = []
+    for _, group in groupby(enumerate(wanted), key=lambda pair: place[pair[1]] - pair[0]):
+        run = [day for _, day in group]
+        parts.append(reader.bars(None, run[0], run[-1], read))
+    rows = pa.concat_tables(parts).sort_by([(name, "ascending") for name in order])
     return rows if columns is None else rows.select(columns)
 
 

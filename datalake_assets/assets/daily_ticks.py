@@ -344,11 +344,14 @@ def _collect(
             least=None if chosen else least_asked(universe),
         )
         context.log.info(_announce(publication, collector))
-        # What is loaded by now stays. Left out, looking for garbage takes half of the time.
-        gc.freeze()
         policy = RetryPolicy(attempts=collector.attempts, seconds=collector.retry_seconds)
         calendar = calendar_of(alpaca, lambda: collector.trading_limiter(source.account), policy)
-        yield from publication.run(alpaca.bars(), origin, display=shown, calendar=calendar)
+        # What is loaded by now stays. Left out, looking for garbage takes half of the time.
+        gc.freeze()
+        try:
+            yield from publication.run(alpaca.bars(), origin, display=shown, calendar=calendar)
+        finally:
+            gc.unfreeze()
 
 
 def _first_session(context: dg.AssetExecutionContext) -> date:

@@ -36,7 +36,7 @@ from datalake_assets.lake.files import LakeFiles
 from datalake_assets.names import Names
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
-from datalake_assets.storage.store import open_store
+from datalake_assets.storage.store import BrokenFileError, open_store
 
 NEW, SECOND_LOOK, REPAIR, REPORT = "new session", "second look", "repair", "report"
 YEAR, YEAR_FILE = "year", "year file"
@@ -241,7 +241,14 @@ def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
 
         years = Years.remembered(kept.get(YEAR))
         weekly = settings.running_year == "weekly"
-        changed = years.look(store, now, PER_SYMBOL, weekly=weekly)
+        try:
+            changed = years.look(store, now, PER_SYMBOL, weekly=weekly)
+        except BrokenFileError as error:
+            if not requests:
+                raise
+            # A damaged manifest is mended by hand; the year files need not wait for that.
+            context.log.error(str(error))
+            changed = {}
         verdicts = due_now(YEAR, SYMBOL_YEAR_TICKS, jobs.symbol_year_ticks.name, changed)
         told += [verdict.why for verdict in verdicts]
         requests += _requests_of(

@@ -53,7 +53,8 @@ class Service:
         timeout: float = 3.0,
         clock: Clock | None = None,
     ) -> None:
-        self._name = f"{url.partition(':')[0].lower()}:// (number {position})"
+        scheme, found, _ = url.partition("://")
+        self._name = f"{scheme.lower() if found else '…'}:// (number {position})"
         self._attempts, self._clock = attempts, clock or Clock()
         if find_spec("apprise") is None:
             raise _wrong(

@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,6 +40,10 @@ ROWS = 50
 """How many rows are shown as a table."""
 
 _BATCH = 10_000
+
+
+_LOGGING = re.compile(r"\benable_logging\b", re.IGNORECASE)
+"""The one function of DuckDB by which a SELECT writes files."""
 
 
 def sql(
@@ -83,6 +88,7 @@ def sql(
             if as_csv:
                 _print_csv(found.schema.names, chain(first, rows))
             elif as_json:
+                _demand_distinct(found.schema.names)
                 _print_json(found.schema.names, chain(first, rows))
             else:
                 _print_table(found.schema, first)
@@ -110,6 +116,16 @@ def _demand_a_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
         raise typer.BadParameter(
             f"datalake sql runs one query, which reads (SELECT, FROM, WITH, DESCRIBE, SUMMARIZE, "
             f"SHOW), and this is {what}. To write a file, give --parquet FILE or --csv"
+        )
+    if _LOGGING.search(query):
+        raise typer.BadParameter("enable_logging writes files, and datalake sql only reads")
+
+
+def _demand_distinct(names: list[str]) -> None:
+    """Refuse two columns of one name: an object of JSON would have only one of them."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise typer.BadParameter(
+            f"two columns are called {twice[0]}: for --json give one of them another name (AS)"
         )
 
 

@@ -236,7 +236,7 @@ class Reader:
         self._pool = ThreadPoolExecutor(store.readers(workers), "lake-reader")
         self._years: dict[int, _Year] = {}
         self._manifests: dict[int, Manifest] = {}
-        self._files: dict[int, _File | None] = {}
+        self._files: dict[int, tuple[_Year, _File | None]] = {}
         self._reading_manifests = threading.Lock()
 
     @property
@@ -386,7 +386,7 @@ class Reader:
         sessions = self._begun(by_session, days)
         of_files = [part for part in parts if part.file]
         pieces = -(-_CORES // max(1, len(of_files)))
-        read_file = partial(self._file_rows, names=names, columns=schema.names)
+        read_file = partial(self._file_rows, names=names, columns=read)
         files = [
             (part, self._begun(read_file, self._pieces(part, names, pieces))) for part in of_files
         ]
@@ -616,9 +616,13 @@ class Reader:
 
     def _file(self, year: _Year) -> _File | None:
         """The year's file, as it is looked at once; None when there is none to read."""
-        if year.year not in self._files:
-            self._files[year.year] = self._look_at_file(year)
-        return self._files[year.year]
+        # Another thread may have looked at the year again since: its file was held against other
+        # sessions.
+        of, file = self._files.get(year.year, (None, None))
+        if of is not year:
+            file = self._look_at_file(year)
+            self._files[year.year] = year, file
+        return file
 
     def _look_at_file(self, year: _Year) -> _File | None:
         key = layout.year_file_key(year.year)

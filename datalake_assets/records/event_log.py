@@ -78,7 +78,8 @@ class AssetEventLog(SqlEventLogStorage):
         asked in the block does not see its events.
 
         Raises:
-            Exception: What keeps the database from storing them; then none of them is stored.
+            Exception: What keeps the database from storing them. Those of a run are stored, or none
+                of them is, but that SQLite's two files are committed one after the other.
         """
         with self._lock:
             if self._gathered is not None:

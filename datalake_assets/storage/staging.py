@@ -198,8 +198,9 @@ class Staging:
                 version = self.e_tag(backend, name)
                 place(staged)
             except FileNotFoundError:
-                if left and not os.path.exists(staged):  # noqa: PTH110 - taken for a dead writer's
-                    self._mark = None
+                there = isinstance(data, bytes) or data.exists()
+                if left and there and not os.path.exists(staged):  # noqa: PTH110
+                    self._mark = None  # it was taken for a dead writer's
                     continue
                 self._remove(staged)
                 raise

@@ -48,8 +48,9 @@ from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, StoreError, open_store
-from datalake_assets_tests.collection.tables import bar, table
+from datalake_assets_tests.collection.tables import bar, every, table
 from datalake_assets_tests.fakes import FakeClock
+from datalake_assets_tests.lake.files import session_bytes
 
 DAYS = [date(2023, 12, 28), date(2023, 12, 29), date(2024, 1, 2), date(2024, 1, 3)]
 """Four sessions in a row, two of each year."""
@@ -129,6 +130,12 @@ def fill(store: Store) -> None:
     for day in DAYS:
         write(store, day, SYMBOLS)
     publish(store, 2023, 2024)
+
+
+def put_sessions(store: Store, days: Iterable[date]) -> None:
+    """These sessions, of A and B."""
+    for day in days:
+        store.put(layout.session_key(day), session_bytes(day, every(["A", "B"], [day])))
 
 
 def universe(store: Store, *symbols: str) -> None:
@@ -573,6 +580,39 @@ def test_any_range_and_columns_of_a_folder_are_what_a_plain_scan_finds(
         expected = scanned(store, asked or SYMBOLS, first, last, columns or SCHEMA.names)
 
         assert Reader(store).bars(asked, start, end, columns).equals(expected)
+
+
+@pytest.mark.parametrize("columns", [["symbol", "close"], ["close"], ["session", "volume"], None])
+def test_columns_are_those_asked_for_where_a_newer_session_lies_beside_a_year_file(
+    tmp_path: Path, columns: list[str] | None
+) -> None:
+    store = open_store(str(tmp_path))
+    days = market_calendar.sessions(date(2024, 1, 2), date(2024, 3, 28))
+    universe(store, "A", "B")
+    put_sessions(store, days[:-1])
+    YearFiles(store).publish(2024)
+    put_sessions(store, days[-1:])
+
+    expected = every(["A", "B"], days).sort_by([("symbol", "ascending"), ("session", "ascending")])
+    found = Reader(store).bars(None, columns=columns)
+    assert found.equals(expected.select(columns or SCHEMA.names))
+
+
+def test_a_year_file_is_held_against_the_sessions_that_a_question_sees(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    days = market_calendar.sessions(date(2024, 1, 2), date(2024, 3, 28))
+    universe(store, "A", "B")
+    put_sessions(store, days[:-1])
+    YearFiles(store).publish(2024)
+    reader = Reader(store)
+    (before,) = reader._looked_at(2024, 2024)
+    put_sessions(store, days[-1:])
+    reader.refresh()
+    (after,) = reader._looked_at(2024, 2024)
+    # As another thread does, which began before the lake was looked at again.
+    assert reader._file(before)
+    assert reader._file(after) is not reader._file(before)
+    assert reader.bars(None)["session"].to_pylist()[-1] == days[-1]
 
 
 def test_a_symbol_year_in_another_order_comes_by_session_and_without_sessions_that_are_gone(
