@@ -35,13 +35,14 @@ class _Told:
 
     header: dict[str, Any] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
     complete: bool = False
 
     @property
     def files(self) -> set[str]:
-        """All files that were ever put here and not removed since."""
+        """All files that were ever put here, or about to be, and not removed since."""
         named = [self.header.get("files", []), *(group["files"] for group in self.groups)]
-        return {name for names in named for name in names}
+        return {name for names in (*named, self.begun) for name in names}
 
 
 class Folder:
@@ -128,6 +129,8 @@ class Folder:
             if target.stat().st_size == len(data) and target.read_bytes() == data:
                 self.kept += 1
                 return
+        # Before it is there: an export that is stopped here is no reason to leave it for ever.
+        self._note({"file": name})
         staged = self.staging / "file"
         staged.write_bytes(data)
         try:
@@ -162,9 +165,9 @@ class Folder:
             told: What a run that skips it needs to know.
             others: Files that it needs as well, which are the tool's to remove.
         """
-        line = {"group": group, "files": list(files), "told": list(told), "others": list(others)}
-        with self._record.open("a", encoding="utf-8") as record:
-            record.write(json.dumps(line) + "\n")
+        self._note(
+            {"group": group, "files": list(files), "told": list(told), "others": list(others)}
+        )
 
     def finish(self, index: Iterable[tuple[str, bytes]]) -> None:
         """Remove what no longer belongs to the export, and write the files that list the others."""
@@ -189,6 +192,10 @@ class Folder:
     def _there(self, names: Iterable[str]) -> bool:
         return all((self.root / name).is_file() for name in names)
 
+    def _note(self, line: dict[str, Any]) -> None:
+        with self._record.open("a", encoding="utf-8") as record:
+            record.write(json.dumps(line) + "\n")
+
     def _renew(self, lines: Iterable[dict[str, Any]]) -> None:
         staged = self.staging / "record"
         staged.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -211,6 +218,8 @@ def _read(record: Path) -> _Told:
             told.header = one
         elif "group" in one:
             told.groups.append(one)
+        elif "file" in one:
+            told.begun.append(one["file"])
         else:
             told.complete = True
     return told

@@ -92,6 +92,22 @@ def test_a_second_run_of_the_same_writes_and_reads_nothing(
 
 
 @pytest.mark.parametrize("tool", BOTH)
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_a_killed_run_wrote_of_others_is_removed_by_the_next(
+    tool: str, count: int, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stopped_after(count, patch)
+        with pytest.raises(Stopped):
+            export(tool, lake, tmp_path / "killed", ["LONG"])
+
+    export(tool, lake, tmp_path / "killed", ["THIN"])
+
+    export(tool, lake, tmp_path / "whole", ["THIN"])
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("tool", BOTH)
 @pytest.mark.parametrize("count", [0, 1, 5, 11])
 def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
     tool: str, count: int, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
