@@ -3,6 +3,7 @@
 Not here: fixtures of one subject, which live in the folder of its tests.
 """
 
+import gc
 import os
 import secrets
 import shutil
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from datalake_assets_tests.workbench import Workbench
 
 # An example may take as long as a busy machine needs.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("untimed")
+
+# Dagster's modules and what thousands of tests leave make each look for garbage a long one.
+gc.set_threshold(50_000, 20, 20)
 
 OF_THE_DEVELOPER = ("AWS_", "ALPACA_", "DATALAKE_")
 

@@ -35,7 +35,7 @@ from datalake_assets_tests.automation.world import World
 from datalake_assets_tests.exchange.calling import keys_to
 
 ROOT = Path(__file__).parents[1]
-KILLS = int(os.environ.get("KILLS", "6"))
+KILLS = int(os.environ.get("KILLS", "4"))
 """Random moments at which a collection is killed; KILLS=20 for an acceptance."""
 SEED = int(os.environ.get("KILL_SEED", "0"))
 SPAN = market_calendar.previous_sessions(date(2024, 7, 3), 2 * WINDOW + 10)
