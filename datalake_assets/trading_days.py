@@ -254,6 +254,8 @@ class _Other:
         known = exchange_calendars.get_calendar_names()
         if name not in known:
             raise ValueError(f"{name!r} is not a calendar; known are {', '.join(sorted(known))}")
+        if name != XNYS and exchange_calendars.resolve_alias(name) == XNYS:
+            raise ValueError(f"{name!r} is another name of {XNYS}, which is built in: give that")
         self.name, self._open = name, exchange_calendars.get_calendar
         self._calendar: Any = self._open(name)
         self._first: date = self._calendar.first_session.date()

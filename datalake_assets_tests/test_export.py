@@ -91,6 +91,14 @@ def test_many_warnings_are_counted(
     assert ("… and" in result.stderr) is (more is not None)
 
 
+def test_a_folder_in_the_lake_is_refused(lake: Lake) -> None:
+    result = invoke("LEAN", f"{lake.store.uri}/data/exports", "--symbols", "LONG")
+
+    assert result.exit_code == 2
+    assert "is in the lake: give another folder" in " ".join(result.stderr.split())
+    assert not Path(lake.store.uri, "data/exports").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

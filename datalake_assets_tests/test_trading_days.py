@@ -188,6 +188,9 @@ def test_there_is_no_partition_after_the_calendars_end() -> None:
 
 
 def test_an_unknown_calendar_is_refused() -> None:
+    # It would not heed the closures that users declare.
+    with pytest.raises(ValueError, match="'NYSE' is another name of XNYS, which is built in"):
+        TradingDays("NYSE")
     with pytest.raises(ValueError, match="'NYSEX' is not a calendar; known are"):
         TradingDays("NYSEX")
 

@@ -54,6 +54,7 @@ def export(
     Run again, it goes on where it was stopped and writes only what changed. The folder then holds
     exactly what the last run was asked for.
     """
+    tool = tool.lower()
     if tool not in TOOLS:
         raise typer.BadParameter(f"TOOL is one of {', '.join(TOOLS)}, not {tool!r}")
     with plain_errors():
@@ -62,6 +63,8 @@ def export(
             held = existing_lake(Settings.load())
             show_lake(held)
             root = folder.absolute()
+            if held.store.near and root.resolve().is_relative_to(held.store.place("")):
+                raise FolderError(f"{root} is in the lake: give another folder")
             with TerminalDisplay(err) as display:
                 outcome = write_export(tool, Lake(held.store), root, names, first, last, display)
         except (FolderError, MissingToolError, NotInLakeError, ValueError) as error:
