@@ -208,7 +208,9 @@ def assert_whole(folder: Path) -> None:
     for key in lake.store.list(""):
         if key == layout.MARKER:
             assert json.loads(lake.store.get(key)).keys() == {"format", "source"}
-        elif key.startswith((layout.UNIVERSE, layout.MANIFESTS, layout.SYMBOL_YEARS)):
+        elif key.startswith(
+            (layout.UNIVERSE, layout.MANIFESTS, layout.SYMBOL_YEARS, f"{layout.YEARS}/")
+        ):
             assert pq.read_table(folder / key).num_rows > 0
         else:
             assert key.startswith((layout.SESSIONS, layout.INCOMPLETE)), key

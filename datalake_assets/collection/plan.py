@@ -235,10 +235,13 @@ def _pack_by(
             math.ceil(sum(bars.values()) / packing.bars), math.ceil(len(symbols) / packing.symbols)
         )
         hands = _dealt(bars, count, packing.symbols)
-        # Where all symbols trade every day, a request is longer than others by a whole symbol.
-        while count < len(symbols) and max(hand.expected for hand in hands) > packing.bars:
-            count += 1
-            hands = _dealt(bars, count, packing.symbols)
+        # Where all symbols trade every day, a request is longer than others by a whole symbol, and
+        # one request more can spare many a second page.
+        while count < len(symbols):
+            more = _dealt(bars, count + 1, packing.symbols)
+            if _pages(more, packing) >= _pages(hands, packing):
+                break
+            count, hands = count + 1, more
         yield from (Chunk(tuple(sorted(hand.symbols)), days, hand.expected) for hand in hands)
 
 
@@ -248,6 +251,10 @@ class _Hand:
 
     symbols: list[str] = field(default_factory=list)
     expected: float = 0.0
+
+
+def _pages(hands: Iterable[_Hand], packing: Packing) -> int:
+    return sum(max(1, math.ceil(hand.expected / packing.bars)) for hand in hands)
 
 
 def _dealt(bars: Mapping[str, float], count: int, most: int) -> list[_Hand]:
