@@ -199,6 +199,14 @@ def test_what_can_not_be_decided_is_refused(
     assert not bench.lake.store.exists(layout.DECISIONS)
 
 
+def test_actions_may_come_before_the_first_session(bench: Bench) -> None:
+    for day in DAYS:
+        bench.lake.store.delete(layout.session_key(day))
+
+    assert bench.run().success
+    assert numbers(bench.run(), "securities")["securities"] == 0
+
+
 def test_without_factors_there_is_nothing_to_decide(bench: Bench) -> None:
     result = invoke("decide", "add", "split", "META", "2024-01-03", "--ratio", "2:1")
     assert result.exit_code == 2

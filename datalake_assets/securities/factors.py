@@ -170,6 +170,8 @@ class Stretches:
         A symbol means its holder before the day; a new ticker of that very day its own. An action
         that is listed under an earlier or a later ticker of the security is found, too.
         """
+        if not len(self.first):  # as in a lake whose actions came before its first session
+            return np.full(len(symbol), -1)
         key = self.symbol << 33 | self.first + 2**32
         known = symbol >= 0
         low = np.searchsorted(key, np.where(known, symbol << 33, 0))

@@ -160,6 +160,10 @@ def test_on_or_before_the_first_bar_it_does_nothing(day: date):
     assert found.cumulative.num_rows == 2
 
 
+def test_without_a_single_bar_an_action_does_nothing_yet():
+    assert derive(History(), split("s", "A", EX, 4.0, 1.0)).table.num_rows == 0
+
+
 def test_after_the_last_bar_it_does_nothing_yet():
     row = only(derive(moved(1.0), dividend("d", "A", DAYS[60], 1.0)))
     assert (row["session"], row["applied"], row["reason"]) == (None, False, "no bar since")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 pytest.importorskip("playwright.sync_api", reason="installed by make test-ui")
 from playwright.sync_api import expect
 
-pytestmark = pytest.mark.ui
+# One lake: what a page shows was collected by the files before.
+pytestmark = [pytest.mark.ui, pytest.mark.xdist_group("make dev")]
 
 CHECKS = {
     "corporate_actions": ["actions_are_sound"],
