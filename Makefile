@@ -74,7 +74,7 @@ test: $(DEV) ## Run the tests: no network, no keys (one file: make test ARGS="pa
 
 .PHONY: test-ui
 test-ui: $(UI) ## Click through `make dev` in Chromium; pictures go to screenshots/
-	@SCREENSHOTS="$(SCREENSHOTS)" $(BIN)/python -m pytest --dist loadgroup -m ui datalake_assets_tests/ui $(ARGS)
+	@SCREENSHOTS="$(SCREENSHOTS)" $(BIN)/python -m pytest -n 0 -m ui datalake_assets_tests/ui $(ARGS)
 
 .PHONY: test-stack
 test-stack: $(DEV) ## Drive `make stack` and kill parts of it; a few minutes, needs Postgres

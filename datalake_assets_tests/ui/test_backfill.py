@@ -45,8 +45,7 @@ from playwright.sync_api import expect
 from datalake_assets_tests.exchange.calling import keys_to
 from datalake_assets_tests.ui.test_materialize import follow_run, shown_number
 
-# One lake: what a page shows was collected by the files before.
-pytestmark = [pytest.mark.ui, pytest.mark.xdist_group("make dev")]
+pytestmark = pytest.mark.ui
 
 SYMBOLS = 40
 PER_RUN = 253

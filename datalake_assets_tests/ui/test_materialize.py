@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 pytest.importorskip("playwright.sync_api", reason="installed by make test-ui")
 from playwright.sync_api import expect
 
-# One lake: what a page shows was collected by the files before.
-pytestmark = [pytest.mark.ui, pytest.mark.xdist_group("make dev")]
+pytestmark = pytest.mark.ui
 
 # A run is a new process, which collects some thousand symbols; a slow machine takes its time.
 RUN_ENDS_WITHIN_MS = 240_000

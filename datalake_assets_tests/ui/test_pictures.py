@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytest.importorskip("playwright.sync_api", reason="installed by make test-ui")
 from playwright.sync_api import expect
 
-pytestmark = [pytest.mark.ui, pytest.mark.xdist_group("pictures")]
+pytestmark = pytest.mark.ui
 
 SESSIONS = 40
 WRITE_REPORT = (

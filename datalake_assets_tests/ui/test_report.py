@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytest.importorskip("playwright.sync_api", reason="installed by make test-ui")
 from playwright.sync_api import expect
 
-pytestmark = [pytest.mark.ui, pytest.mark.xdist_group("report")]
+pytestmark = pytest.mark.ui
 
 SIZES = {"desk": (1400, 1000), "phone": (390, 844)}
 DUE = date(2024, 7, 3)
