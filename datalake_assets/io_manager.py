@@ -129,18 +129,18 @@ def _bars(lake: Lake, days: list[date], columns: list[str] | None, *, partial: b
     reader = Reader(lake.store)
     if not wanted:
         return reader.bars(None, date.max, date.max, columns)
-    first, last = wanted[0], wanted[-1]
-    if len(wanted) == sum(first <= day <= last for day in published):
-        return reader.bars(None, first, last, columns)
-    # Sessions that are not a range, as a subset of partitions in one run: range by range.
+    place = {day: number for number, day in enumerate(published)}
+    runs = [
+        [day for _, day in run]
+        for _, run in groupby(enumerate(wanted), key=lambda pair: place[pair[1]] - pair[0])
+    ]
+    if len(runs) == 1:
+        return reader.bars(None, runs[0][0], runs[0][-1], columns)
+    # Sessions that are not a range, as a subset of partitions in one run.
     order = ("symbol", "session")
     read = columns and [*columns, *(name for name in order if name not in columns)]
-    place = {day: number for number, day in enumerate(published)}
-    parts = []
-    for _, group in groupby(enumerate(wanted), key=lambda pair: place[pair[1]] - pair[0]):
-        run = [day for _, day in group]
-        parts.append(reader.bars(None, run[0], run[-1], read))
-    rows = pa.concat_tables(parts).sort_by([(name, "ascending") for name in order])
+    rows = pa.concat_tables(reader.bars(None, run[0], run[-1], read) for run in runs)
+    rows = rows.sort_by([(name, "ascending") for name in order])
     return rows if columns is None else rows.select(columns)
 
 

@@ -36,6 +36,7 @@ from datalake_assets.lake.files import LakeFiles
 from datalake_assets.names import Names
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
+from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, open_store
 
 NEW, SECOND_LOOK, REPAIR, REPORT = "new session", "second look", "repair", "report"
@@ -208,6 +209,7 @@ def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
         now = runs.begin_tick(context, clock, jobs)
         store = open_store(lake.uri)
         kept = json.loads(context.cursor or "{}")
+        versions = store.versions(layout.SESSIONS)
         collecting = {day[:4] for day in _under_way(context, jobs)}
 
         def due_now(
@@ -232,7 +234,7 @@ def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
             )
 
         files = Years.remembered(kept.get(YEAR_FILE))
-        changed = files.look(store, now, IN_ONE_FILE)
+        changed = files.look(store, now, IN_ONE_FILE, versions=versions)
         verdicts = due_now(YEAR_FILE, YEAR_TICKS, jobs.year_ticks.name, changed)
         told = [f"year file of {verdict.why}" for verdict in verdicts]
         requests = _requests_of(
@@ -242,7 +244,7 @@ def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
         years = Years.remembered(kept.get(YEAR))
         weekly = settings.running_year == "weekly"
         try:
-            changed = years.look(store, now, PER_SYMBOL, weekly=weekly)
+            changed = years.look(store, now, PER_SYMBOL, weekly=weekly, versions=versions)
         except BrokenFileError as error:
             if not requests:
                 raise

@@ -78,7 +78,13 @@ class Years:
         return asdict(self)
 
     def look(
-        self, store: Store, now: datetime, kind: _Kind = PER_SYMBOL, *, weekly: bool = False
+        self,
+        store: Store,
+        now: datetime,
+        kind: _Kind = PER_SYMBOL,
+        *,
+        weekly: bool = False,
+        versions: Mapping[str, str] | None = None,
     ) -> dict[str, datetime]:
         """The years that are behind and are to be published, ascending, and since when.
 
@@ -87,6 +93,7 @@ class Years:
             now: The time, UTC.
             kind: The projection.
             weekly: Whether the running year follows with the last session of a week only.
+            versions: Of the sessions' objects, where they are listed already; None to list them.
 
         Raises:
             BrokenFileError: What tells which sessions a year shows is damaged, and is to be
@@ -95,7 +102,9 @@ class Years:
         projection = kind.projection(store)
         telling = store.versions(kind.folder)
         sessions: defaultdict[int, dict[str, str]] = defaultdict(dict)
-        for key, version in store.versions(layout.SESSIONS).items():
+        if versions is None:
+            versions = store.versions(layout.SESSIONS)
+        for key, version in versions.items():
             for day in layout.dated(layout.SESSIONS, [key]):
                 sessions[day.year][key] = version
         level, behind, waiting = {}, {}, {}

@@ -39,8 +39,6 @@ LOOKBACK = 5
 
 _EPOCH = date(1970, 1, 1)
 
-_REQUIRED = tuple(column.name for column in SCHEMA if not column.nullable)
-
 
 class Verdict(StrEnum):
     """How a rule judges a session."""
@@ -270,10 +268,15 @@ def _coverage(
 
 
 def _schema(bars: pa.Table, ledger: Ledger) -> Finding:
-    wrong = [] if bars.schema.equals(SCHEMA) else _other_columns(bars.schema)
-    for name in _REQUIRED if not wrong else ():
-        if missing := bars[name].null_count:
-            wrong.append(f"{name}: {missing} missing values")
+    schema, wrong = bars.schema, list[str]()  # made anew each time that a table is asked
+    for expected in SCHEMA:
+        if schema.get_field_index(expected.name) < 0:
+            wrong.append(f"{expected.name}: missing")
+        elif schema.field(expected.name).type != expected.type:
+            wrong.append(f"{expected.name}: {schema.field(expected.name).type}")
+        elif not expected.nullable and (missing := bars[expected.name].null_count):
+            wrong.append(f"{expected.name}: {missing} missing values")
+    wrong += [f"{name}: unknown" for name in schema.names if name not in SCHEMA.names]
     if not wrong:
         own, others = (ledger.session - _EPOCH).days, set[int]()
         for piece in bars["session"].chunks:
@@ -289,17 +292,6 @@ def _schema(bars: pa.Table, ledger: Ledger) -> Finding:
         f"{len(SCHEMA)} columns" if not wrong else f"{len(wrong)} faults",
         wrong,
     )
-
-
-def _other_columns(schema: pa.Schema) -> list[str]:
-    """What differs from the lake's columns, but for their order."""
-    wrong = []
-    for expected in SCHEMA:
-        if schema.get_field_index(expected.name) < 0:
-            wrong.append(f"{expected.name}: missing")
-        elif schema.field(expected.name).type != expected.type:
-            wrong.append(f"{expected.name}: {schema.field(expected.name).type}")
-    return wrong + [f"{name}: unknown" for name in schema.names if name not in SCHEMA.names]
 
 
 def _one_row_per_symbol(bars: pa.Table, ledger: Ledger) -> Finding:

@@ -237,11 +237,11 @@ def _pack_by(
         hands = _dealt(bars, count, packing.symbols)
         # Where all symbols trade every day, a request is longer than others by a whole symbol, and
         # one request more can spare many a second page.
-        while count < len(symbols):
-            more = _dealt(bars, count + 1, packing.symbols)
-            if _pages(more, packing) >= _pages(hands, packing):
+        while (pages := _pages(hands, packing)) > len(hands):
+            more = _dealt(bars, len(hands) + 1, packing.symbols)
+            if _pages(more, packing) >= pages:
                 break
-            count, hands = count + 1, more
+            hands = more
         yield from (Chunk(tuple(sorted(hand.symbols)), days, hand.expected) for hand in hands)
 
 

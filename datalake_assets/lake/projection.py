@@ -63,9 +63,11 @@ class Projection(ABC):
             year: The year.
             weekly: Whether the running year waits for the last session of a week.
         """
-        if weekly and self.follow_with(year, self._clock.now()):
+        made_from, sessions = self.made_from(year), self._sessions(year)
+        today = self._clock.now().date()
+        if weekly and currency.follow_with(made_from, sessions, today):
             return False
-        return currency.unfinished(self._store, self.made_from(year), self._sessions(year))
+        return currency.unfinished(self._store, made_from, sessions)
 
     def _sessions(self, year: int) -> dict[date, str]:
         """The year's sessions and the versions of their objects, ascending."""

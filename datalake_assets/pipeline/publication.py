@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
-from typing import Any
+from datetime import date
 
 import pyarrow as pa
 
@@ -270,7 +269,7 @@ class Publication:
     ) -> Iterator[Outcome]:
         """Audit and write the sessions of a window, which are taken off as they are written."""
         statistics, together = collected.statistics, len(days)
-        took = statistics.to_dict()
+        provenance = _provenance(origin, statistics)
         found = {ledger.session: (bars, ledger) for bars, ledger in collected.sessions()}
         # A repair asks nothing for a session that has all it can have.
         nothing = empty()
@@ -279,7 +278,7 @@ class Publication:
             try:
                 for day in list(days)[len(ahead) : _AHEAD]:
                     bars, ledger = found.get(day, (nothing, Ledger(day)))
-                    session, replacing = self._session(bars, ledger, origin, statistics.ended, took)
+                    session, replacing = self._session(bars, ledger, provenance)
                     ahead.append(self._audited(session, replacing, calendar, threads))
             except StoreError:
                 if not ahead:
@@ -363,13 +362,10 @@ class Publication:
         self, days: deque[date], collection: Collection, origin: Origin, by_hand: bool
     ) -> None:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
-        statistics = collection.statistics
-        took = statistics.to_dict()
+        provenance = replace(_provenance(origin, collection.statistics), interrupted=by_hand)
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
-                session, replacing = self._session(bars, ledger, origin, statistics.ended, took)
-                told = replace(session.provenance, interrupted=by_hand)
-                session = replace(session, provenance=told)
+                session, replacing = self._session(bars, ledger, provenance)
                 # Another repair's may stand there now; then this one's answers are asked again.
                 with suppress(ChangedError):
                     self._lake.keep_incomplete(session, [], replacing)
@@ -390,25 +386,12 @@ class Publication:
         return completed(session, waiting.session), waiting
 
     def _session(
-        self,
-        bars: pa.Table,
-        ledger: Ledger,
-        origin: Origin,
-        ended: datetime,
-        took: Mapping[str, Any],
+        self, bars: pa.Table, ledger: Ledger, provenance: Provenance
     ) -> tuple[Session, StoredSession | None]:
         """What was collected, on top of what a repair starts from or of what waits, and that."""
         replacing = self._lake.stored(ledger.session) if ledger.session in self._standing else None
         if replacing:
             bars, ledger = repaired(replacing.session, bars, ledger)
-        provenance = Provenance(
-            collected_at=ended,
-            source=origin.source,
-            listed=origin.listed,
-            run_id=origin.run_id,
-            version=__version__,
-            collection=took,
-        )
         session = Session(bars, ledger, provenance)
         # Also when it is good enough without: what waits is later than what is published of them.
         return (
@@ -538,6 +521,18 @@ class _UnderWay:
         now = sum((collection.snapshot() for _, collection in self._running), self._done)
         now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds - self._began)
         self._display.show(now, final=final)
+
+
+def _provenance(origin: Origin, statistics: Statistics) -> Provenance:
+    """Of all sessions that were collected together."""
+    return Provenance(
+        collected_at=statistics.ended,
+        source=origin.source,
+        listed=origin.listed,
+        run_id=origin.run_id,
+        version=__version__,
+        collection=statistics.to_dict(),
+    )
 
 
 def _held_against(
