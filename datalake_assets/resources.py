@@ -26,7 +26,6 @@ from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
-from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.pipeline.publication import CollectionOptions
 from datalake_assets.rate_limits.opening import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.settings import read_symbols, refuse_misspelt
@@ -396,11 +395,3 @@ class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         # Uploads have their own retries, which can be interrupted.
         return SymbolYears(self.open(source).store, open_store(self.uri, retry=False))
-
-    def open_year_files(self, source: str, clock: Clock | None = None) -> YearFiles:
-        """The lake's year files, ready to be published from bars of this source.
-
-        Raises:
-            SettingsError, WrongLakeError, StoreError: As for `open`.
-        """
-        return YearFiles(self.open(source).store, clock)

@@ -15,19 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from datalake_assets import __version__, liveness
+from datalake_assets import liveness
 from datalake_assets.actions.action import COLUMN_DESCRIPTIONS, KINDS, SCHEMA
 from datalake_assets.actions.log import CHANGED, INSERTED, VANISHED, ActionLog, Sweep
 from datalake_assets.actions.oddities import Oddity, counted, oddities
 from datalake_assets.actions.sweep import MAX_LOSS, due, sweep, today
-from datalake_assets.assets.failure import plain_failures
+from datalake_assets.assets.lake_asset import column_schema, lake_asset
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
-from datalake_assets.assets.stock_universe import OWNERS
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.retry import Caller
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.reader import Reader
-from datalake_assets.names import OURS, READER, Names
+from datalake_assets.names import OURS, Names
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
@@ -66,23 +65,13 @@ def build_corporate_actions(names: Names = OURS) -> dg.AssetsDefinition:
     Args:
         names: What the lake's definitions are called.
     """
-    asset = dg.asset(
-        key=names.key(KEY),
+    asset = lake_asset(
+        KEY,
+        names,
+        GROUP,
         deps=[names.key(STOCK_UNIVERSE)],
-        group_name=names.group(GROUP),
-        io_manager_key=names.of(READER),
-        owners=OWNERS,
-        kinds={"python", "parquet"},
-        code_version=__version__,
         description=_DESCRIPTION,
-        metadata={
-            "dagster/column_schema": dg.TableSchema(
-                [
-                    dg.TableColumn(field.name, str(field.type), COLUMN_DESCRIPTIONS[field.name])
-                    for field in SCHEMA
-                ]
-            )
-        },
+        metadata={"dagster/column_schema": column_schema(SCHEMA, COLUMN_DESCRIPTIONS)},
         check_specs=[
             dg.AssetCheckSpec(
                 CHECK,
@@ -93,7 +82,7 @@ def build_corporate_actions(names: Names = OURS) -> dg.AssetsDefinition:
             )
         ],
     )
-    return asset(names.bind(_corporate_actions))
+    return asset(_corporate_actions)
 
 
 _DESCRIPTION = (
@@ -104,7 +93,6 @@ _DESCRIPTION = (
 )
 
 
-@plain_failures
 def _corporate_actions(
     context: dg.AssetExecutionContext,
     config: SweepConfig,

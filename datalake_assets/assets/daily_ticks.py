@@ -29,13 +29,13 @@ import dagster as dg
 import pyarrow as pa
 from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 
-from datalake_assets import __version__, liveness, market_calendar
-from datalake_assets.assets.failure import Failed, plain_failures
+from datalake_assets import liveness, market_calendar
+from datalake_assets.assets.failure import Failed
+from datalake_assets.assets.lake_asset import lake_asset
 from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.session_metadata import SHOWN, reasons_table, session_metadata
 from datalake_assets.assets.stock_universe import (
     GROUP,
-    OWNERS,
     snapshot_metadata,
     take_universe,
 )
@@ -56,7 +56,7 @@ from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.writer import LakeWriter
-from datalake_assets.names import OURS, READER, Names
+from datalake_assets.names import OURS, Names
 from datalake_assets.pipeline.listing import calendar_of, take_survey
 from datalake_assets.pipeline.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -144,29 +144,23 @@ def build_daily_ticks(
 def _daily_ticks(
     partitions: dg.PartitionsDefinition[str], backfill_policy: dg.BackfillPolicy, names: Names
 ) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=names.key(KEY),
+    @lake_asset(
+        KEY,
+        names,
+        GROUP,
         deps=[names.key(STOCK_UNIVERSE)],
         partitions_def=partitions,
         backfill_policy=backfill_policy,
         pool=names.of(POOL),
-        # Nothing is written through it: by it, other assets read the bars as an argument.
-        io_manager_key=names.of(READER),
         output_required=False,
         check_specs=[
             dg.AssetCheckSpec(rule, asset=names.key(KEY), description=meaning)
             for rule, meaning in RULES.items()
         ],
-        group_name=names.group(GROUP),
-        owners=OWNERS,
-        kinds={"python", "parquet"},
-        code_version=__version__,
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_FOR),
         description=_DESCRIPTION,
         metadata=BARS_METADATA,
     )
-    @names.bind
-    @plain_failures
     def daily_ticks(
         context: dg.AssetExecutionContext,
         collector: CollectorResource,

@@ -5,24 +5,23 @@ tables are derived (`datalake_assets.securities`), and when (`automation.securit
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datalake_assets import __version__, catalog
+from datalake_assets import catalog
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.assets.corporate_actions import GROUP
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
-from datalake_assets.assets.failure import plain_failures
+from datalake_assets.assets.lake_asset import column_schema, lake_asset
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
-from datalake_assets.assets.stock_universe import OWNERS
 from datalake_assets.lake.derived import gathered
 from datalake_assets.lake.files import LakeFiles
-from datalake_assets.names import OURS, READER, Names
+from datalake_assets.names import OURS, Names
 from datalake_assets.resources import LakeResource, SourceResource
 from datalake_assets.securities.derivation import (
     Material,
@@ -53,28 +52,19 @@ JUMPS_EXPLAINED = "jumps_are_explained"
 _SHOWN = 50
 
 
-def _columns(schema: pa.Schema, descriptions: Mapping[str, str]) -> dg.TableSchema:
-    return dg.TableSchema(
-        [dg.TableColumn(field.name, str(field.type), descriptions[field.name]) for field in schema]
-    )
-
-
 def build_securities(names: Names = OURS) -> dg.AssetsDefinition:
     """The asset.
 
     Args:
         names: What the lake's definitions are called.
     """
-    asset = dg.asset(
-        key=names.key(SECURITIES_KEY),
+    asset = lake_asset(
+        SECURITIES_KEY,
+        names,
+        GROUP,
         deps=[names.key(key) for key in (DAILY_TICKS, STOCK_UNIVERSE, CORPORATE_ACTIONS)],
-        group_name=names.group(GROUP),
-        io_manager_key=names.of(READER),
-        owners=OWNERS,
-        kinds={"python", "parquet"},
-        code_version=__version__,
         description=_SECURITIES,
-        metadata={"dagster/column_schema": _columns(SECURITIES, SECURITIES_DESCRIPTIONS)},
+        metadata={"dagster/column_schema": column_schema(SECURITIES, SECURITIES_DESCRIPTIONS)},
         check_specs=[
             dg.AssetCheckSpec(
                 IDENTITIES_AGREE,
@@ -84,7 +74,7 @@ def build_securities(names: Names = OURS) -> dg.AssetsDefinition:
             )
         ],
     )
-    return asset(names.bind(_securities))
+    return asset(_securities)
 
 
 _SECURITIES = (
@@ -94,7 +84,6 @@ _SECURITIES = (
 )
 
 
-@plain_failures
 def _securities(
     source: SourceResource, lake: LakeResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
@@ -117,19 +106,16 @@ def build_adjustment_factors(names: Names = OURS) -> dg.AssetsDefinition:
     Args:
         names: What the lake's definitions are called.
     """
-    asset = dg.asset(
-        key=names.key(FACTORS_KEY),
+    asset = lake_asset(
+        FACTORS_KEY,
+        names,
+        GROUP,
         deps=[names.key(SECURITIES_KEY), names.key(CORPORATE_ACTIONS)],
-        group_name=names.group(GROUP),
-        io_manager_key=names.of(READER),
-        owners=OWNERS,
-        kinds={"python", "parquet"},
-        code_version=__version__,
         description=_FACTORS,
         metadata={
-            "dagster/column_schema": _columns(FACTORS, FACTORS_DESCRIPTIONS),
+            "dagster/column_schema": column_schema(FACTORS, FACTORS_DESCRIPTIONS),
             "cumulative_columns": dg.MetadataValue.table_schema(
-                _columns(CUMULATIVE, CUMULATIVE_DESCRIPTIONS)
+                column_schema(CUMULATIVE, CUMULATIVE_DESCRIPTIONS)
             ),
         },
         check_specs=[
@@ -148,7 +134,7 @@ def build_adjustment_factors(names: Names = OURS) -> dg.AssetsDefinition:
             ),
         ],
     )
-    return asset(names.bind(_adjustment_factors))
+    return asset(_adjustment_factors)
 
 
 _FACTORS = (
@@ -159,7 +145,6 @@ _FACTORS = (
 )
 
 
-@plain_failures
 def _adjustment_factors(
     source: SourceResource, lake: LakeResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:

@@ -12,20 +12,19 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datalake_assets import __version__, liveness
-from datalake_assets.assets.failure import plain_failures
+from datalake_assets import liveness
+from datalake_assets.assets.lake_asset import column_schema, lake_asset
 from datalake_assets.collection.progress import Display
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import COLUMN_DESCRIPTIONS, SCHEMA, askable, odd
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.writer import LakeWriter, Written
-from datalake_assets.names import OURS, READER, Names
+from datalake_assets.names import OURS, Names
 from datalake_assets.pipeline.listing import take_snapshot
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
 
 GROUP = "ticks"
-OWNERS = ["team:data-platform"]
 KEY = dg.AssetKey("stock_universe")
 
 
@@ -35,24 +34,14 @@ def build_stock_universe(names: Names = OURS) -> dg.AssetsDefinition:
     Args:
         names: What the lake's definitions are called.
     """
-    asset = dg.asset(
-        key=names.key(KEY),
-        group_name=names.group(GROUP),
-        io_manager_key=names.of(READER),
-        owners=OWNERS,
-        kinds={"python", "parquet"},
-        code_version=__version__,
+    asset = lake_asset(
+        KEY,
+        names,
+        GROUP,
         description=_DESCRIPTION,
-        metadata={
-            "dagster/column_schema": dg.TableSchema(
-                [
-                    dg.TableColumn(field.name, str(field.type), COLUMN_DESCRIPTIONS[field.name])
-                    for field in SCHEMA
-                ]
-            )
-        },
+        metadata={"dagster/column_schema": column_schema(SCHEMA, COLUMN_DESCRIPTIONS)},
     )
-    return asset(names.bind(_stock_universe))
+    return asset(_stock_universe)
 
 
 _DESCRIPTION = (
@@ -61,7 +50,6 @@ _DESCRIPTION = (
 )
 
 
-@plain_failures
 def _stock_universe(
     context: dg.AssetExecutionContext,
     collector: CollectorResource,

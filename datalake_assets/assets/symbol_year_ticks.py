@@ -12,7 +12,6 @@ what it encoded, and decodes one file in 16.
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,18 +20,17 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from datalake_assets import __version__, liveness
-from datalake_assets.assets.daily_ticks import BARS_METADATA, LogDisplay
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
-from datalake_assets.assets.failure import Failed, plain_failures
+from datalake_assets import liveness
+from datalake_assets.assets.daily_ticks import LogDisplay
+from datalake_assets.assets.failure import Failed
 from datalake_assets.assets.published import everything_is_published
-from datalake_assets.assets.stock_universe import GROUP, OWNERS
+from datalake_assets.assets.years import compared, year_asset
 from datalake_assets.collection import progress
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Display, Displays, many
 from datalake_assets.lake.projection import OvertakenError, PublicationError
 from datalake_assets.lake.symbol_years import Proof, Published, SymbolYears
-from datalake_assets.names import OURS, READER, Names
+from datalake_assets.names import OURS, Names
 from datalake_assets.resources import LakeResource, SourceResource
 from datalake_assets.storage.store import BrokenFileError
 from datalake_assets.storage.upload import Snapshot
@@ -96,51 +94,18 @@ def build_symbol_year_ticks(
         partitions: Its years.
         names: What the lake's definitions are called.
     """
-    with warnings.catch_warnings():
-        # Both are beta; tests cover what we rely on.
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        return _symbol_year_ticks(
-            partitions,
-            dg.BackfillPolicy.multi_run(1),
-            # The current year has future sessions.
-            dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True),
-            names,
-        )
 
-
-def _symbol_year_ticks(
-    partitions: dg.PartitionsDefinition[str],
-    backfill_policy: dg.BackfillPolicy,
-    its_sessions: dg.PartitionMapping,
-    names: Names,
-) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=names.key(KEY),
-        deps=[dg.AssetDep(names.key(DAILY_TICKS), partition_mapping=its_sessions)],
-        partitions_def=partitions,
-        backfill_policy=backfill_policy,
-        io_manager_key=names.of(READER),
-        output_required=False,
-        check_specs=[
-            dg.AssetCheckSpec(
-                CHECK,
-                asset=names.key(KEY),
-                description="Sessions and symbol-years hold the same rows: an order-free hash "
-                "over every row of the year. Sessions are read. Symbol-years are decoded, or have "
-                "the very bytes that the run encoded from these rows, or, where the run did not "
-                "write them, count as they were last read: the table tells how many, and when all "
-                "were last decoded.",
-            )
-        ],
-        group_name=names.group(GROUP),
-        owners=OWNERS,
-        kinds={"python", "parquet"},
-        code_version=__version__,
+    @year_asset(
+        KEY,
+        partitions,
+        names,
         description=_DESCRIPTION,
-        metadata=BARS_METADATA,
+        check=CHECK,
+        equality="Sessions and symbol-years hold the same rows: an order-free hash over every row "
+        "of the year. Sessions are read. Symbol-years are decoded, or have the very bytes that the "
+        "run encoded from these rows, or, where the run did not write them, count as they were "
+        "last read: the table tells how many, and when all were last decoded.",
     )
-    @names.bind
-    @plain_failures
     def symbol_year_ticks(
         context: dg.AssetExecutionContext,
         config: PublicationConfig,
@@ -311,10 +276,7 @@ def _check(years: list[_Year]) -> dg.AssetCheckResult:
     """One result over all years of the run; it fails if one year differs."""
     broken = [year.proof for year in years if not year.proof.holds]
     rows = sum(year.proof.sessions.rows for year in years)
-    are = "is" if rows == 1 else "are"
-    told = f"{many(rows, 'row')} of {many(len(years), 'year')} {are} the same in both layouts"
-    if not years:
-        told = "no year was published, so nothing was compared"
+    told = compared(rows, len(years), "both layouts")
     unread = sum(year.proof.unread for year in years)
     same_bytes = sum(year.proof.same_bytes for year in years)
     if unread or same_bytes:

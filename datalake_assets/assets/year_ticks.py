@@ -7,24 +7,22 @@ Every run reads the whole file again and compares it with the sessions, whether 
 a year of 5,000 symbols takes a fifth of a second.
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
-from datalake_assets import __version__, catalog, liveness
-from datalake_assets.assets.daily_ticks import BARS_METADATA, LogDisplay
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
-from datalake_assets.assets.failure import Failed, plain_failures
+from datalake_assets import catalog, liveness
+from datalake_assets.assets.daily_ticks import LogDisplay
+from datalake_assets.assets.failure import Failed
 from datalake_assets.assets.published import everything_is_published
-from datalake_assets.assets.stock_universe import GROUP, OWNERS
+from datalake_assets.assets.years import compared, year_asset
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Display, Displays, many
 from datalake_assets.lake.projection import PublicationError
 from datalake_assets.lake.year_files import FileProof, PublishedFile, YearFiles
-from datalake_assets.names import OURS, READER, Names
+from datalake_assets.names import OURS, Names
 from datalake_assets.resources import LakeResource, SourceResource
 from datalake_assets.storage.store import BrokenFileError
 
@@ -58,48 +56,16 @@ def build_year_ticks(
         partitions: Its years.
         names: What the lake's definitions are called.
     """
-    with warnings.catch_warnings():
-        # Both are beta; tests cover what we rely on.
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        return _year_ticks(
-            partitions,
-            dg.BackfillPolicy.multi_run(1),
-            # The current year has future sessions.
-            dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True),
-            names,
-        )
 
-
-def _year_ticks(
-    partitions: dg.PartitionsDefinition[str],
-    backfill_policy: dg.BackfillPolicy,
-    its_sessions: dg.PartitionMapping,
-    names: Names,
-) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=names.key(KEY),
-        deps=[dg.AssetDep(names.key(DAILY_TICKS), partition_mapping=its_sessions)],
-        partitions_def=partitions,
-        backfill_policy=backfill_policy,
-        output_required=False,
-        io_manager_key=names.of(READER),
-        check_specs=[
-            dg.AssetCheckSpec(
-                CHECK,
-                asset=names.key(KEY),
-                description="Sessions and year file hold the same rows: an order-free hash over "
-                "every row of each session. The file is read whole; its rows are in order.",
-            )
-        ],
-        group_name=names.group(GROUP),
-        owners=OWNERS,
-        kinds={"python", "parquet"},
-        code_version=__version__,
+    @year_asset(
+        KEY,
+        partitions,
+        names,
         description=_DESCRIPTION,
-        metadata=BARS_METADATA,
+        check=CHECK,
+        equality="Sessions and year file hold the same rows: an order-free hash over every row of "
+        "each session. The file is read whole; its rows are in order.",
     )
-    @names.bind
-    @plain_failures
     def year_ticks(
         context: dg.AssetExecutionContext,
         clock: dg.ResourceParam[Clock],
@@ -108,7 +74,8 @@ def _year_ticks(
         display: dg.ResourceParam[Display],
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         liveness.mark(context)
-        files = lake.open_year_files(source.identity, clock)
+        store = lake.open(source.identity).store
+        files = YearFiles(store, clock)
         shown = Displays(LogDisplay(context.log), display)
         years: list[_Year] = []
         failures: dict[str, str] = {}
@@ -124,7 +91,7 @@ def _year_ticks(
                 failures[key] = year.proof.disagreement
             elif year.published.made_from.whole:
                 context.log_event(_materialization(context.asset_key, year, files.url))
-        catalog.follow(lake.open(source.identity).store)
+        catalog.follow(store)
         yield _check(context.asset_key, years)
         if failures:
             raise Failed("\n".join(failures.values()), allow_retries=False)
@@ -185,10 +152,7 @@ def _check(key: dg.AssetKey, years: list[_Year]) -> dg.AssetCheckResult:
     """One result over all years of the run; it fails if one year differs."""
     broken = [year.proof for year in years if not year.proof.holds]
     rows = sum(year.proof.sessions.rows for year in years)
-    are = "is" if rows == 1 else "are"
-    told = f"{many(rows, 'row')} of {many(len(years), 'year')} {are} the same in sessions and file"
-    if not years:
-        told = "no year was published, so nothing was compared"
+    told = compared(rows, len(years), "sessions and file")
     return dg.AssetCheckResult(
         check_name=CHECK,
         asset_key=key,
