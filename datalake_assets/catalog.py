@@ -50,7 +50,6 @@ from datalake_assets.storage.store import BrokenFileError, Store, StoreError
 if TYPE_CHECKING:
     import duckdb
 
-_READERS = 16
 _PRICES = (*PRICES, "vwap")
 _LEDGER, _YEAR = "datalake.ledger", "datalake.year"
 _STATES = {"no_print": False, "failed": True, "pending": False, "rejected": True}
@@ -115,7 +114,7 @@ def shown_by_year_files(store: Store) -> Shown:
     sessions = layout.dated(layout.SESSIONS, list(versions))
     files = YearFiles(store)
     years = files.years()
-    with ThreadPoolExecutor(store.readers(_READERS)) as threads:
+    with ThreadPoolExecutor(store.readers()) as threads:
         told = list(threads.map(files.made_from, years))
     newest = max((day for each in told for day in each.sessions), default=None)
     by_year = {year: list(days) for year, days in groupby(sessions, lambda day: day.year)}

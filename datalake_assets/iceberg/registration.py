@@ -32,8 +32,6 @@ KEEP_DAYS = 30
 """Days, unless told otherwise, for which a snapshot can be read after the next one took its place.
 The file of the running year is copied once for each of them."""
 
-_THREADS = 16
-
 
 class RegistrationError(RuntimeError):
     """The lake was not registered: what stands in the way, and what to do."""
@@ -92,7 +90,7 @@ class Registrar:
 
     def opened(self, keys: Iterable[str]) -> list[Copy]:
         """What these copies show; one that is gone or damaged shows nothing, and is left out."""
-        with ThreadPoolExecutor(self._store.readers(_THREADS)) as threads:
+        with ThreadPoolExecutor(self._store.readers()) as threads:
             return list(filter(None, threads.map(self._whole, keys)))
 
     def choose(self, held: Collection[Copy]) -> Choice:
@@ -109,7 +107,7 @@ class Registrar:
         years: dict[int, dict[date, str]] = {}
         for day in layout.dated(layout.SESSIONS, list(versions)):
             years.setdefault(day.year, {})[day] = versions[layout.session_key(day)]
-        with ThreadPoolExecutor(self._store.readers(_THREADS)) as threads:
+        with ThreadPoolExecutor(self._store.readers()) as threads:
             chosen = list(threads.map(lambda year: self._of_year(year, years[year], held), years))
         return Choice(
             [copy for each in chosen for copy in each.kept],
@@ -126,7 +124,7 @@ class Registrar:
             BrokenFileError: A session is damaged.
             StoreError: The store did not do what it was asked.
         """
-        with ThreadPoolExecutor(self._store.readers(_THREADS)) as threads:
+        with ThreadPoolExecutor(self._store.readers()) as threads:
             copies = list(threads.map(self._copy, wanted))
         found = [copy for copy in copies if copy]
         if len(found) < len(wanted) or not all(_shows(copy, wanted[copy.shown]) for copy in found):

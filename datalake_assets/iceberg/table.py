@@ -12,7 +12,6 @@ the class below that with which PyIceberg overwrites files.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,14 +76,13 @@ from datalake_assets.iceberg.registration import (
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.settings import lake_location
 from datalake_assets.storage import layout
-from datalake_assets.storage.store import ChangedError, Store
+from datalake_assets.storage.store import ChangedError, Store, variable
 
 GRACE = timedelta(days=1)
 """How old a file without a snapshot must be to be removed: another registration may be about to
 commit it."""
 
 _TRIES = 5
-_THREADS = 16
 _NAMED = 20
 """Files that a snapshot names in its summary."""
 _LOCAL = Path(".datalake") / "iceberg"
@@ -195,8 +193,8 @@ def default_catalog(store: Store) -> tuple[Catalog, Path]:
     if kind == "s3":
         file = _LOCAL.joinpath(*place.split("/"), "catalog.db").absolute()
         # Arrow, by which PyIceberg reads and writes, finds the keys in AWS's usual places.
-        endpoint = _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-        region = _variable("AWS_REGION", "AWS_DEFAULT_REGION") or (endpoint and "us-east-1")
+        endpoint = variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        region = variable("AWS_REGION", "AWS_DEFAULT_REGION") or (endpoint and "us-east-1")
         told = {"s3.endpoint": endpoint, "s3.region": region}
         properties = {name: value for name, value in told.items() if value}
     else:
@@ -446,7 +444,7 @@ class BarsTable:
             for key, written in self._store.modified(self._folder).items()
             if key not in needed and written < before
         ]
-        with ThreadPoolExecutor(self._store.writers(_THREADS)) as threads:
+        with ThreadPoolExecutor(self._store.writers()) as threads:
             list(threads.map(self._store.delete, unneeded))
         return len(old), unneeded
 
@@ -572,11 +570,6 @@ def _summary(new: Sequence[Copy]) -> dict[str, str]:
 def _name(metadata: str) -> str:
     """A metadata file's name, as `version-hint.text` has it."""
     return metadata.rpartition("/")[2].removesuffix(".metadata.json")
-
-
-def _variable(*names: str) -> str | None:
-    """The first of these variables that is set and not empty."""
-    return next((value for name in names if (value := os.environ.get(name, "").strip())), None)
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from datalake_assets.lake.manifest import Manifest
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store
 
-_READERS = 16
 _REMEMBERED = 20_000
 
 _known: dict[tuple[str, str], Fingerprint] = {}
@@ -113,7 +112,7 @@ def unchanged(
     doubtful = [day for day in days if day in manifest.digests]
     if not doubtful:
         return frozenset()
-    with ThreadPoolExecutor(store.readers(_READERS)) as threads:
+    with ThreadPoolExecutor(store.readers()) as threads:
         found = threads.map(lambda day: _digest(store, day, versions[day]), doubtful)
         pairs = list(zip(doubtful, found, strict=True))
     return frozenset(day for day, digest in pairs if digest == manifest.digests[day])

@@ -37,8 +37,6 @@ from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, UnreadableError
 
-_READERS = 16
-
 AHEAD = timedelta(hours=1)
 """How far another machine's clock may be ahead of this one's."""
 
@@ -265,7 +263,7 @@ class _Examiner:
         def look(day: date) -> Defect | None:
             return self._session(day, key(day))
 
-        with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
+        with ThreadPoolExecutor(self._store.readers()) as threads:
             for done, found in enumerate(threads.map(look, days)):
                 if found:
                     defects.append(found)

@@ -42,7 +42,7 @@ from datalake_assets.lake.manifest import Entry, Manifest
 from datalake_assets.lake.projection import OvertakenError, Projection, PublicationError
 from datalake_assets.lake.year_bars import YearBars
 from datalake_assets.storage import layout
-from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
+from datalake_assets.storage.store import THREADS, BrokenFileError, ChangedError, Store
 from datalake_assets.storage.upload import WORKERS, Item, Snapshot, Upload, upload
 
 _FOOTER_GUESS = 40 * 1024
@@ -52,7 +52,6 @@ digests are about 28 KB."""
 _DECODED = 16
 """One in so many of the files with the very bytes that were encoded is decoded nevertheless."""
 
-_READERS = 16
 _TOGETHER = 500
 """Symbol-years hashed in one go: one by one, numpy would spend its time on being called."""
 _TRIES = 5
@@ -385,7 +384,7 @@ class SymbolYears(Projection):
         read_one = partial(self._read_symbol, year, known)
         unread = truth.keys() - set(names)
         total = sum((truth[name] for name in unread), nothing)
-        with ThreadPoolExecutor(self._store.readers(_READERS)) as threads:
+        with ThreadPoolExecutor(self._store.readers()) as threads:
             for start in range(0, len(names), _TOGETHER):
                 some = names[start : start + _TOGETHER]
                 # In a folder handing a file to another thread takes as long as reading it.
@@ -655,7 +654,7 @@ class _Objects:
         if symbols:
             self._demand()
             keys = [layout.symbol_year_key(symbol, self._year) for symbol in symbols]
-            with ThreadPoolExecutor(_READERS) as threads:
+            with ThreadPoolExecutor(THREADS) as threads:
                 list(threads.map(self._store.delete, keys))
 
     def _demand(self) -> None:

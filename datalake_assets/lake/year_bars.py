@@ -44,7 +44,6 @@ _PIECE = 1 << 11
 """Rows of a run that are written, and read back, together. A band begins within a piece of most
 runs, so longer ones are read more often than they are used."""
 
-_READERS = 16
 
 _IN_MEMORY = 8 << 20
 """Bytes up to which a year needs no file."""
@@ -184,7 +183,7 @@ class YearBars:
     def _read(self, store: Store, days: list[date]) -> None:
         run: list[_Session] = []
         altered: list[BrokenFileError] = []
-        with ThreadPoolExecutor(threads := store.readers(_READERS)) as pool:
+        with ThreadPoolExecutor(threads := store.readers()) as pool:
             found = _ahead(pool, lambda day: _read_session(store, day), days, threads)
             for session in found:
                 run.append(session)

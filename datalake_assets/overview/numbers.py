@@ -64,8 +64,6 @@ LISTED_ONE_BY_ONE = 5
 
 _UNANSWERED = ("failed", "pending")
 
-_READERS = 16
-
 
 class SessionState(StrEnum):
     """The state of a session in an overview."""
@@ -874,7 +872,7 @@ def _bars(lake: LakeFiles, days: Sequence[date], damaged: list[Damage]) -> dict[
             damaged.append(Damage.of_session(lake.store.url(key), day))
             return None
 
-    with ThreadPoolExecutor(lake.store.readers(_READERS)) as threads:
+    with ThreadPoolExecutor(lake.store.readers()) as threads:
         found = dict(zip(days, threads.map(read, days), strict=True))
     return {day: bars for day, bars in found.items() if bars is not None}
 
@@ -907,7 +905,7 @@ def _years(
         except BrokenFileError:
             return Manifest(year)  # it is made anew, without further ado
 
-    with ThreadPoolExecutor(lake.store.readers(_READERS)) as threads:
+    with ThreadPoolExecutor(lake.store.readers()) as threads:
         numbers = [year for year, _ in years]
         manifests = list(threads.map(made_from, numbers))
         files = list(threads.map(in_one_file, numbers))

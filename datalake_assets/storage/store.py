@@ -57,6 +57,9 @@ Backend = LocalStore | MemoryStore | S3Store
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
 
+THREADS = 16
+"""That read or write several objects of a store at once, where nobody says how many."""
+
 _KEY = re.compile(r"(?!\.\.?(/|$))[A-Za-z0-9._=-]+(/(?!\.\.?(/|$))[A-Za-z0-9._=-]+)*")
 _NAMED_LIKE_A_FILE = re.compile(r".+\.(parquet|json|html)")
 
@@ -220,7 +223,7 @@ class Store:
         """Whether it is a folder: nobody waits for an answer, and no request costs anything."""
         return self._root is not None
 
-    def readers(self, most: int) -> int:
+    def readers(self, most: int = THREADS) -> int:
         """Threads that read it fastest, of so many at most.
 
         Over a network they wait side by side. In a folder nobody waits: more than four only take
@@ -228,7 +231,7 @@ class Store:
         """
         return min(most, 4) if self.near else most
 
-    def writers(self, most: int) -> int:
+    def writers(self, most: int = THREADS) -> int:
         """Threads that write small objects to it at the least cost, of so many at most.
 
         As for `readers`; in a folder two of them keep two cores busy, and 20 take an eighth more.
@@ -581,12 +584,12 @@ def _open_s3(place: str, timeouts: Timeouts) -> S3Store:
     uri = f"s3://{place}"
     # Everything is handed over by name: obstore also reads the environment, but there an empty
     # variable (compose files are full of them) is a value to it, on which it panics.
-    access_key, secret_key = _variable("AWS_ACCESS_KEY_ID"), _variable("AWS_SECRET_ACCESS_KEY")
-    endpoint = _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    region = _variable("AWS_REGION", "AWS_DEFAULT_REGION")
-    profile = _variable("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+    access_key, secret_key = variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")
+    endpoint = variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    region = variable("AWS_REGION", "AWS_DEFAULT_REGION")
+    profile = variable("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
     if access_key and secret_key and not profile and (region or endpoint):
-        provider = _static(access_key, secret_key, _variable("AWS_SESSION_TOKEN"))
+        provider = _static(access_key, secret_key, variable("AWS_SESSION_TOKEN"))
         region = region or "us-east-1"
         domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
         endpoint = endpoint or f"https://s3.{region}.{domain}"
@@ -602,7 +605,7 @@ def _open_s3(place: str, timeouts: Timeouts) -> S3Store:
         "region": region,
         "aws_endpoint_url_s3": endpoint,
         "disable_bulk_delete": True,  # which some S3-compatible servers lack
-        "checksum_algorithm": _variable("AWS_CHECKSUM_ALGORITHM") or "sha256",
+        "checksum_algorithm": variable("AWS_CHECKSUM_ALGORITHM") or "sha256",
     }
     try:
         return S3Store(
@@ -630,8 +633,8 @@ def _open_s3(place: str, timeouts: Timeouts) -> S3Store:
         raise StoreError(_message("open", uri, _what_came_back(error))) from error
 
 
-def _variable(*names: str) -> str | None:
-    """The first of these variables that is set and not empty."""
+def variable(*names: str) -> str | None:
+    """The first of these variables of the environment that is set and not empty."""
     return next((value for name in names if (value := os.environ.get(name, "").strip())), None)
 
 
