@@ -4,12 +4,13 @@ Belongs here: the bytes of one file. Does not belong here: where it lies (`layou
 written (`writer`).
 
 Bars and ledger are one object, so they can't come apart, and a file tells by itself what is in
-it, what is not, and why. Four texts are in the file's key-value metadata, as JSON:
+it, what is not, and why. These texts are in the file's key-value metadata, as JSON:
 
     datalake.ledger      the state of every symbol that has no row, with reasons
     datalake.audit       every rule, its value and its verdict, of what the collection brought
     datalake.provenance  when, by which run and from which source it was collected
     datalake.digest      what the rows and the other three texts hash to
+    datalake.symbols     how many symbols have a row, where one can have several
 
 The digest proves what was written: when another program rewrites the file, a dropped row, another
 price or an edited text is told. It also tells from their footers alone whether two files hold the
@@ -29,11 +30,15 @@ from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.report import Ledger, Reason, State, reasons
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, symbol_hashes
 from datalake_assets.storage.store import BrokenFileError, Store
@@ -42,6 +47,7 @@ _LEDGER = b"datalake.ledger"
 _AUDIT = b"datalake.audit"
 _PROVENANCE = b"datalake.provenance"
 _DIGEST = b"datalake.digest"
+_SYMBOLS = b"datalake.symbols"
 
 FOOTER_GUESS = 64 * 1024
 """Bytes from the end of a session file that mostly hold its footer, ledger included: one that names
@@ -104,15 +110,23 @@ class Session:
     provenance: Provenance
 
 
-def encode(session: Session, findings: Sequence[Finding]) -> bytes:
+def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAILY) -> bytes:
     """The session as a Parquet file.
 
+    Args:
+        session: The session.
+        findings: Its audit.
+        dataset: Whose bars.
+
     Raises:
-        ValueError: The rows are not those of the ledger, one for each present symbol, in order.
+        ValueError: The rows are not those of the ledger: of each present symbol one, or where it
+            can have more at least one, in order.
     """
     bars, ledger = session.bars, session.ledger
     states = ledger.states
-    if not bars["symbol"].equals(pa.chunked_array([states.column(State.PRESENT)])):
+    several = dataset.step is not None
+    whose, counts = _runs(bars["symbol"]) if several else (bars["symbol"].combine_chunks(), None)
+    if not whose.equals(states.column(State.PRESENT)):
         raise ValueError(f"{ledger.session}: the bars are not those that the ledger calls present")
     audit = [
         {
@@ -130,6 +144,9 @@ def encode(session: Session, findings: Sequence[Finding]) -> bytes:
         _PROVENANCE: session.provenance.to_json(),
     }
     symbols = symbol_hashes(states.symbols)[states.are(State.PRESENT)]
+    if counts is not None:
+        metadata[_SYMBOLS] = str(len(counts))
+        symbols = symbols.repeat(counts)
     metadata[_DIGEST] = _digest(fingerprint(bars, symbols), metadata)
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -152,6 +169,13 @@ def encode(session: Session, findings: Sequence[Finding]) -> bytes:
     return bytes(buffer.getvalue())
 
 
+def _runs(symbols: pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """The symbol of each run of equal ones, and its rows."""
+    encoded = pc.run_end_encode(symbols.combine_chunks(), run_end_type=pa.int64())
+    ends = encoded.run_ends.to_numpy()
+    return encoded.values, np.diff(ends, prepend=0)
+
+
 def decode(data: bytes, where: str) -> Session:
     """The session in a file, proved by its digest.
 
@@ -164,7 +188,8 @@ def decode(data: bytes, where: str) -> Session:
     """
     try:
         bars, told = _read(data)
-        ledger = Ledger.from_json(told[_LEDGER], tuple(bars["symbol"].to_pylist()))
+        whose = _runs(bars["symbol"])[0] if _SYMBOLS in told else bars["symbol"]
+        ledger = Ledger.from_json(told[_LEDGER], tuple(whose.to_pylist()))
         session = Session(bars, ledger, Provenance.from_json(told[_PROVENANCE]))
         digest = _digest_of(told)
     except _BROKEN as error:
@@ -345,7 +370,7 @@ def summarize(footer: bytes, where: str) -> Summary:
         ledger = json.loads(told[_LEDGER])
         session = date.fromisoformat(ledger.pop("session"))
         counts = {state: len(symbols) for state, symbols in ledger.items()}
-        counts["present"] = metadata.num_rows
+        counts["present"] = int(told.get(_SYMBOLS, metadata.num_rows))
         return Summary(
             session,
             metadata.num_rows,

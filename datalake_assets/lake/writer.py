@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
-from datalake_assets.collection.bars import combine
+from datalake_assets.collection.bars import A_TIME, combine
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.lake import session_file, universe_file
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
-from datalake_assets.lake.restatements import Restatements, changes
+from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Session
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
@@ -99,11 +100,12 @@ class LakeWriter(LakeFiles):
     Args:
         store: Where its objects are.
         clock: Time: files dated in the future are ignored.
+        dataset: Whose sessions.
     """
 
-    def __init__(self, store: Store, clock: Clock | None = None) -> None:
-        super().__init__(store, clock)
-        self._restatements = Restatements(store)
+    def __init__(self, store: Store, clock: Clock | None = None, dataset: Dataset = DAILY) -> None:
+        super().__init__(store, clock, dataset)
+        self._restatements = Restatements(store, dataset)
 
     def claim(self, source: str) -> None:
         """Make the lake this source's, or make sure that it already is.
@@ -161,12 +163,12 @@ class LakeWriter(LakeFiles):
             ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
         """
         day = session.ledger.session
-        key = layout.session_key(day)
+        key = self.session_key(day)
         while True:
             ready = prepared or self.prepare(session, findings)
             changed = ready.changes
             if ready.data is None:
-                self.store.delete(layout.incomplete_key(day))
+                self.store.delete(self.incomplete_key(day))
                 return Written(key, ready.size, changed, ready.session.ledger, unchanged=True)
             if changed is not None:
                 self._restatements.keep(changed)
@@ -182,7 +184,7 @@ class LakeWriter(LakeFiles):
                     raise
                 # What was kept of one that is replaced by now is out of date.
                 prepared = None
-        self.store.delete(layout.incomplete_key(day))
+        self.store.delete(self.incomplete_key(day))
         return Written(key, ready.size, changed, ready.session.ledger)
 
     def prepare(self, session: Session, findings: Sequence[Finding]) -> Prepared:
@@ -197,13 +199,13 @@ class LakeWriter(LakeFiles):
         if before:
             session = completed(session, before)
             if _same(before, session):
-                nothing = changes(before.bars, before.bars, _at(before), _at(session))
+                nothing = self._restatements.between(before, session)
                 return Prepared(session, None, size, version, nothing)
             told, was = session.provenance, before.provenance
             since = was.known_since or was.collected_at
             session = replace(session, provenance=replace(told, known_since=since))
-            changed = changes(before.bars, session.bars, was.collected_at, told.collected_at)
-        data = session_file.encode(session, findings)
+            changed = self._restatements.between(before, session)
+        data = session_file.encode(session, findings, self.dataset)
         return Prepared(session, data, len(data), version, changed)
 
     def keep_incomplete(
@@ -219,8 +221,8 @@ class LakeWriter(LakeFiles):
         Raises:
             ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
         """
-        key = layout.incomplete_key(session.ledger.session)
-        data = session_file.encode(session, findings)
+        key = self.incomplete_key(session.ledger.session)
+        data = session_file.encode(session, findings, self.dataset)
         if replacing:
             self.store.replace(key, data, replacing.versions.get(key))
         else:
@@ -229,7 +231,7 @@ class LakeWriter(LakeFiles):
 
     def clear_incomplete(self, day: date) -> None:
         """Remove the incomplete session that a killed run left beside a newer published one."""
-        self.store.delete(layout.incomplete_key(day))
+        self.store.delete(self.incomplete_key(day))
 
     def stored(self, day: date) -> StoredSession | None:
         """What a repair starts from; None when the lake has neither session.
@@ -239,8 +241,8 @@ class LakeWriter(LakeFiles):
         """
         found, versions, broken = [], {}, None
         for key, published in (
-            (layout.session_key(day), True),
-            (layout.incomplete_key(day), False),
+            (self.session_key(day), True),
+            (self.incomplete_key(day), False),
         ):
             try:
                 data, versions[key] = self.store.get_versioned(key)
@@ -258,7 +260,7 @@ class LakeWriter(LakeFiles):
 
     def _published(self, day: date) -> tuple[Session | None, str | None, int]:
         """The published session, and the version and the length of its object."""
-        key = layout.session_key(day)
+        key = self.session_key(day)
         try:
             data, version = self.store.get_versioned(key)
         except FileNotFoundError:
@@ -323,5 +325,6 @@ def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Tabl
     told = standing.ledger
     ledger = ledger.restricted_to(ledger.symbols - (told.symbols - frozenset(told.missing)))
     bars = bars.filter(pc.is_in(bars["symbol"], pa.array(ledger.present, pa.string())))
-    merged, _ = combine([standing.bars, bars])
+    # A symbol has bars of one of the two, so no two of them contradict each other.
+    merged, _ = combine([standing.bars, bars], A_TIME)
     return merged, told.repaired_by(ledger)
