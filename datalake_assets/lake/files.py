@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from typing import Any, Self
@@ -116,13 +116,31 @@ class LakeFiles:
         found: dict[date, frozenset[str]] = {}
         for day in days:
             try:
-                found[day] = frozenset(self.read(day).ledger.present)
+                found[day] = self._printed(day)
             except FileNotFoundError:
                 continue
             except BrokenFileError as error:
                 # Those after it are collected all the same: nobody else may be there to mend it.
                 _log.warning("%s. Until then no session is compared with it", error)
         return found
+
+    def _printed(self, day: date) -> frozenset[str]:
+        if self.dataset.step is None:
+            return frozenset(self.read(day).ledger.present)
+        return frozenset(self.rows_of_symbols(day))
+
+    def rows_of_symbols(self, day: date) -> Mapping[str, int]:
+        """How many bars each symbol has in a published session in which one can have several.
+
+        Only the footer is read.
+
+        Raises:
+            FileNotFoundError: The session is not published.
+            BrokenFileError: The object is damaged.
+        """
+        key = self.session_key(day)
+        footer = session_file.read_footer(self.store, key)
+        return session_file.rows_of_symbols(footer, self.store.url(key))
 
     def summaries(
         self, keys: Iterable[str], workers: int = 16

@@ -10,7 +10,7 @@ it, what is not, and why. These texts are in the file's key-value metadata, as J
     datalake.audit       every rule, its value and its verdict, of what the collection brought
     datalake.provenance  when, by which run and from which source it was collected
     datalake.digest      what the rows and the other three texts hash to
-    datalake.symbols     how many symbols have a row, where one can have several
+    datalake.symbols     the rows of each symbol, where one can have several
 
 The digest proves what was written: when another program rewrites the file, a dropped row, another
 price or an edited text is told. It also tells from their footers alone whether two files hold the
@@ -145,7 +145,8 @@ def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAI
     }
     symbols = symbol_hashes(states.symbols)[states.are(State.PRESENT)]
     if counts is not None:
-        metadata[_SYMBOLS] = str(len(counts))
+        told = dict(zip(whose.to_pylist(), counts.tolist(), strict=True))
+        metadata[_SYMBOLS] = json.dumps(told, separators=(",", ":"))
         symbols = symbols.repeat(counts)
     metadata[_DIGEST] = _digest(fingerprint(bars, symbols), metadata)
     buffer = pa.BufferOutputStream()
@@ -315,6 +316,24 @@ def unbarred(footer: bytes, where: str) -> Ledger:
         raise _broken(where, error) from error
 
 
+def rows_of_symbols(footer: bytes, where: str) -> Mapping[str, int]:
+    """How many rows each symbol has, in their order: of a file in which one can have several.
+
+    Args:
+        footer: The end of the file, at least its footer.
+        where: Its place, for the message.
+
+    Raises:
+        BrokenFileError: These are not the last bytes of such a file, or too few of them.
+    """
+    try:
+        told = pq.read_metadata(pa.BufferReader(footer)).metadata or {}
+        rows: dict[str, int] = json.loads(told[_SYMBOLS])
+    except _BROKEN as error:
+        raise _broken(where, error) from error
+    return rows
+
+
 def read_footer(store: Store, key: str) -> bytes:
     """The end of a session's object, from its footer on.
 
@@ -370,7 +389,8 @@ def summarize(footer: bytes, where: str) -> Summary:
         ledger = json.loads(told[_LEDGER])
         session = date.fromisoformat(ledger.pop("session"))
         counts = {state: len(symbols) for state, symbols in ledger.items()}
-        counts["present"] = int(told.get(_SYMBOLS, metadata.num_rows))
+        several = told.get(_SYMBOLS)
+        counts["present"] = len(json.loads(several)) if several else metadata.num_rows
         return Summary(
             session,
             metadata.num_rows,
