@@ -12,14 +12,16 @@ which a bar may start, so one of them is the case in which a session has one suc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.audit import DAILY_RULES, Rules
 from datalake_assets.collection.bars import A_SESSION, A_TIME
+from datalake_assets.collection.minute_audit import MINUTE_RULES
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -51,7 +53,10 @@ class Dataset:
         a_request: How many sessions one request may span; None: as many as fit its page.
         filled: How much of a page the bars may fill that are expected: their number is an estimate,
             and a second page for a few more takes a request.
+        under_way: How many windows are held at once at most: one being written, and those that are
+            collected meanwhile.
         hours: From when to when the bars of a session start.
+        rules: What a session must be like to be published.
 
     Raises:
         ValueError: By `hours`, for a day that is not a session.
@@ -64,7 +69,9 @@ class Dataset:
     shortest: int
     a_request: int | None
     filled: float
+    under_way: int
     hours: Callable[[date], Hours]
+    rules: Rules
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name}>"
@@ -110,7 +117,18 @@ def _extended(day: date) -> Hours:
     return Hours(first, max(end, closes))
 
 
-DAILY = Dataset("daily", "daily bars", None, 63, 56, None, 1.0, _whole_day)
+DAILY = Dataset(
+    name="daily",
+    bars_of="daily bars",
+    step=None,
+    window=63,
+    shortest=56,
+    a_request=None,
+    filled=1.0,
+    under_way=3,
+    hours=_whole_day,
+    rules=DAILY_RULES,
+)
 """One bar for each symbol and session.
 
 A window is a quarter of a year: 5,000 symbols have 315,000 bars, 32 requests (157 symbols x 63
@@ -118,12 +136,23 @@ sessions) and about 30 MB as Arrow. A shorter window packs worse; a longer one u
 loses more in a crash. The last request of a window is half empty on average, and a window that is
 some sessions shorter fills it."""
 
-MINUTE = Dataset("minute", "minute bars", _MINUTE, 1, 1, 1, 0.97, _regular)
+MINUTE = Dataset(
+    name="minute",
+    bars_of="minute bars",
+    step=_MINUTE,
+    window=1,
+    shortest=1,
+    a_request=1,
+    filled=0.97,
+    under_way=2,
+    hours=_regular,
+    rules=MINUTE_RULES,
+)
 """The minutes of regular hours: 390 from the open to the close, 210 on most half days.
 
 One session at a time: 11,000 symbols have about three million bars. A request that spans several
 days brings those of the night as well, 2.35 times as many."""
 
-EXTENDED_MINUTE = Dataset("minute", "minute bars", _MINUTE, 1, 1, 1, 0.97, _extended)
+EXTENDED_MINUTE = replace(MINUTE, hours=_extended)
 """The minutes from 04:00 to 20:00 in New York, to 17:00 on half days: up to 960. The same dataset
 as `MINUTE`, asked for with other hours."""

@@ -9,7 +9,7 @@ the sums are made over stretches of the columns, without a look at a name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -208,6 +208,20 @@ class MinuteCounts:
         size = len(found.symbols)
         minutes = _added(found.regular.astype(np.int32), found.starts, size)
         return cls(Symbols(found.symbols.to_pylist()), minutes.astype(np.int32), found.length)
+
+    @classmethod
+    def of_rows(cls, rows: Mapping[str, int], length: int) -> Self:
+        """Those of a session of which it is known how many bars each symbol has.
+
+        Where bars of extended hours are among them, at most all minutes of the regular hours count.
+
+        Args:
+            rows: The bars of each symbol.
+            length: Minutes of the regular hours.
+        """
+        symbols = Symbols(rows)
+        minutes = np.fromiter((rows[name] for name in symbols.names), np.int32, len(rows))
+        return cls(symbols, np.minimum(minutes, np.int32(length)), length)
 
     def shares(self, symbols: pa.Array) -> Floats:
         """For each of these symbols the share of the regular minutes in which it had a bar."""
