@@ -156,3 +156,12 @@ days brings those of the night as well, 2.35 times as many."""
 EXTENDED_MINUTE = replace(MINUTE, hours=_extended)
 """The minutes from 04:00 to 20:00 in New York, to 17:00 on half days: up to 960. The same dataset
 as `MINUTE`, asked for with other hours."""
+
+
+def minute_dataset(hours: str) -> Dataset | None:
+    """The minute bars of a setting: `regular`, `extended`, or None for `off`.
+
+    Raises:
+        KeyError: It is none of these.
+    """
+    return {"regular": MINUTE, "extended": EXTENDED_MINUTE, "off": None}[hours]

@@ -39,6 +39,7 @@ class Written:
     Args:
         key: Where it lies.
         size: Bytes.
+        rows: Of a session, its bars.
         changes: The bars that the session published before did not have, has no longer, or had
             with other values (`restatements.SCHEMA`). None when there was none.
         ledger: Of the session as it was published.
@@ -48,6 +49,7 @@ class Written:
 
     key: str
     size: int
+    rows: int = 0
     changes: pa.Table | None = field(default=None, compare=False, repr=False)
     ledger: Ledger | None = field(default=None, compare=False, repr=False)
     unchanged: bool = False
@@ -77,6 +79,11 @@ class Prepared:
     size: int
     version: str | None
     changes: pa.Table | None
+
+    def written(self, key: str, *, unchanged: bool = False) -> Written:
+        """What writing it did."""
+        rows, ledger = self.session.bars.num_rows, self.session.ledger
+        return Written(key, self.size, rows, self.changes, ledger, unchanged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +176,7 @@ class LakeWriter(LakeFiles):
             changed = ready.changes
             if ready.data is None:
                 self.store.delete(self.incomplete_key(day))
-                return Written(key, ready.size, changed, ready.session.ledger, unchanged=True)
+                return ready.written(key, unchanged=True)
             if changed is not None:
                 self._restatements.keep(changed)
             try:
@@ -185,7 +192,7 @@ class LakeWriter(LakeFiles):
                 # What was kept of one that is replaced by now is out of date.
                 prepared = None
         self.store.delete(self.incomplete_key(day))
-        return Written(key, ready.size, changed, ready.session.ledger)
+        return ready.written(key)
 
     def prepare(self, session: Session, findings: Sequence[Finding]) -> Prepared:
         """Everything that publishing a session takes, but for writing it; in any thread.
@@ -227,7 +234,7 @@ class LakeWriter(LakeFiles):
             self.store.replace(key, data, replacing.versions.get(key))
         else:
             self.store.put(key, data)
-        return Written(key, len(data))
+        return Written(key, len(data), session.bars.num_rows)
 
     def clear_incomplete(self, day: date) -> None:
         """Remove the incomplete session that a killed run left beside a newer published one."""

@@ -102,6 +102,7 @@ class Outcome:
         published: Whether the session passed and is in its place.
         written: What was written; None when a repair found the published session whole, or when
             nothing was answered.
+        rows: Bars of the session, as it was written.
         asked: Symbols asked for by this collection: fewer than the ledger's after a repair.
         statistics: What the collection took, shared by `sessions` sessions.
         failed: Why symbols failed in this collection, those included of which the ledger has an
@@ -115,6 +116,7 @@ class Outcome:
     findings: list[Finding]
     published: bool
     written: Written | None
+    rows: int
     asked: int
     statistics: Statistics
     sessions: int
@@ -308,6 +310,7 @@ class Publication:
                 findings=audited.findings,
                 published=audited.good,
                 written=written,
+                rows=written.rows if written else audited.session.bars.num_rows,
                 asked=len(self._asked[day]),
                 statistics=statistics,
                 sessions=together,
