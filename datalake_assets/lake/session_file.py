@@ -1,7 +1,7 @@
 """The session file: one session's bars as Parquet, with its ledger and provenance inside.
 
-Belongs here: the bytes of one file. Does not belong here: where it lies (`layout`) and when it is
-written (`writer`).
+Belongs here: what one file says of itself, and its proof. Does not belong here: how its rows are
+encoded (`encoding`), where it lies (`layout`) and when it is written (`writer`).
 
 Bars and ledger are one object, so they can't come apart, and a file tells by itself what is in
 it, what is not, and why. Four texts are in the file's key-value metadata, as JSON:
@@ -9,7 +9,8 @@ it, what is not, and why. Four texts are in the file's key-value metadata, as JS
     datalake.ledger      the state of every symbol that has no row, with reasons
     datalake.audit       every rule, its value and its verdict, of what the collection brought
     datalake.provenance  when, by which run and from which source it was collected
-    datalake.digest      what the rows and the other three texts hash to
+    datalake.digest      what the rows and the other three texts hash to; of minutes also how many
+                         symbols have a row
 
 The digest proves what was written: when another program rewrites the file, a dropped row, another
 price or an edited text is told. It also tells from their footers alone whether two files hold the
@@ -29,12 +30,15 @@ from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
-from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.bars import SCHEMA, Ints
 from datalake_assets.collection.report import Ledger, Reason, State, reasons
+from datalake_assets.lake.encoding import DAILY_ENCODING, Encoding, encode_bars, runs
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, symbol_hashes
 from datalake_assets.storage.store import BrokenFileError, Store
 
@@ -104,16 +108,30 @@ class Session:
     provenance: Provenance
 
 
-def encode(session: Session, findings: Sequence[Finding]) -> bytes:
+def encode(
+    session: Session, findings: Sequence[Finding], encoding: Encoding = DAILY_ENCODING
+) -> bytes:
     """The session as a Parquet file.
 
+    Args:
+        session: Its bars, in the encoding's order.
+        findings: What its audit found.
+        encoding: How its dataset is written.
+
     Raises:
-        ValueError: The rows are not those of the ledger, one for each present symbol, in order.
+        ValueError: The rows are not those of the ledger, at least one for each present symbol, or
+            are not in the encoding's order.
     """
     bars, ledger = session.bars, session.ledger
     states = ledger.states
-    if not bars["symbol"].equals(pa.chunked_array([states.column(State.PRESENT)])):
-        raise ValueError(f"{ledger.session}: the bars are not those that the ledger calls present")
+    names, counts = runs(bars["symbol"])
+    present = names.equals(states.column(State.PRESENT))
+    if not present or not _in_order(bars, counts, encoding):
+        order = " and ".join(encoding.order)
+        raise ValueError(
+            f"{ledger.session}: the bars are not those that the ledger calls present, by {order}, "
+            "each of them once"
+        )
     audit = [
         {
             "rule": finding.rule,
@@ -130,26 +148,22 @@ def encode(session: Session, findings: Sequence[Finding]) -> bytes:
         _PROVENANCE: session.provenance.to_json(),
     }
     symbols = symbol_hashes(states.symbols)[states.are(State.PRESENT)]
-    metadata[_DIGEST] = _digest(fingerprint(bars, symbols), metadata)
-    buffer = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        buffer,
-        SCHEMA,
-        compression="zstd",
-        # Only these two repeat within a session. Statistics serve the columns that readers
-        # filter by; a file is read whole or by symbol.
-        use_dictionary=["session", "timestamp"],
-        write_statistics=["symbol", "session"],
-        # Sorted rows, so a reader's range on `symbol` skips whole row groups.
-        sorting_columns=[pq.SortingColumn(SCHEMA.get_field_index("symbol"))],
-        # Arrow's own schema blob would be a fifth of the footer; Parquet's types are enough.
-        store_schema=False,
-        # zstd as Parquet uses it has no checksum: a flipped bit would be another price.
-        write_page_checksum=True,
-    ) as writer:
-        writer.write_table(bars, row_group_size=65_536)
-        writer.add_key_value_metadata(metadata)
-    return bytes(buffer.getvalue())
+    several = encoding.order != ("symbol",)
+    if several:
+        symbols = np.repeat(symbols, counts)
+    rows = fingerprint(bars, symbols)
+    metadata[_DIGEST] = _digest(rows, metadata, len(names) if several else None)
+    return encode_bars(bars, metadata, encoding)
+
+
+def _in_order(bars: pa.Table, counts: Ints, encoding: Encoding) -> bool:
+    """Are the rows of each symbol in order, each once? `counts` tells how many each has."""
+    if encoding.order == ("symbol",):
+        return bool((counts == 1).all())
+    times = bars["timestamp"].cast(pa.int64()).to_numpy()
+    later = times[1:] > times[:-1]
+    later[np.cumsum(counts)[:-1] - 1] = True  # where the next symbol begins
+    return bool(later.all())
 
 
 def decode(data: bytes, where: str) -> Session:
@@ -164,13 +178,16 @@ def decode(data: bytes, where: str) -> Session:
     """
     try:
         bars, told = _read(data)
-        ledger = Ledger.from_json(told[_LEDGER], tuple(bars["symbol"].to_pylist()))
+        present = tuple(pc.unique(bars["symbol"]).to_pylist())
+        ledger = Ledger.from_json(told[_LEDGER], present)
         session = Session(bars, ledger, Provenance.from_json(told[_PROVENANCE]))
         digest = _digest_of(told)
+        several = "symbols" in json.loads(told[_DIGEST])
     except _BROKEN as error:
         raise _broken(where, error) from error
-    if told[_DIGEST].decode() != _digest(fingerprint(bars), told):
-        raise altered(where, digest, fingerprint(bars))
+    rows = fingerprint(bars)
+    if told[_DIGEST].decode() != _digest(rows, told, len(present) if several else None):
+        raise altered(where, digest, rows)
     return session
 
 
@@ -225,14 +242,24 @@ def _read(data: bytes) -> tuple[pa.Table, Mapping[bytes, bytes]]:
     return file.read().replace_schema_metadata(None).cast(SCHEMA), file.metadata.metadata or {}
 
 
-def _digest(rows: Fingerprint, texts: Mapping[bytes, str | bytes]) -> str:
-    """What the digest's text is for these rows and texts."""
+def _digest(
+    rows: Fingerprint, texts: Mapping[bytes, str | bytes], symbols: int | None = None
+) -> str:
+    """What the digest's text is for these rows and texts.
+
+    Args:
+        rows: What the rows hash to.
+        texts: The other three.
+        symbols: How many symbols have a row, where one may have several.
+    """
     hashed = hashlib.blake2b(digest_size=16)
     for name in (_LEDGER, _AUDIT, _PROVENANCE):
         text = texts[name]
         hashed.update(text.encode() if isinstance(text, str) else text)
         hashed.update(b"\0")
-    told = {"rows": rows.to_text(), "texts": hashed.hexdigest()}
+    told: dict[str, str | int] = {"rows": rows.to_text(), "texts": hashed.hexdigest()}
+    if symbols is not None:
+        told["symbols"] = symbols
     return json.dumps(told, separators=(",", ":"))
 
 
@@ -345,7 +372,7 @@ def summarize(footer: bytes, where: str) -> Summary:
         ledger = json.loads(told[_LEDGER])
         session = date.fromisoformat(ledger.pop("session"))
         counts = {state: len(symbols) for state, symbols in ledger.items()}
-        counts["present"] = metadata.num_rows
+        counts["present"] = json.loads(told[_DIGEST]).get("symbols", metadata.num_rows)
         return Summary(
             session,
             metadata.num_rows,

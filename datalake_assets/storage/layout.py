@@ -13,6 +13,8 @@ MARKER = "_lake.json"
 CATALOG = "catalog.duckdb"
 SESSIONS = "data/ticks/sessions"
 INCOMPLETE = "data/ticks/incomplete"
+MINUTE_SESSIONS = "data/ticks/minute/sessions"
+MINUTE_INCOMPLETE = "data/ticks/minute/incomplete"
 SYMBOL_YEARS = "data/ticks/daily"
 YEARS = "data/ticks/years"
 MANIFESTS = "data/ticks/manifests"
@@ -46,8 +48,11 @@ _EVIDENCE = re.compile(rf"{EVIDENCE}/(\d{{4}}-Q[1-4])\.parquet")
 _REGISTERED = re.compile(
     rf"{ICEBERG}/[^/]+/data/year=(\d{{4}})/((\d{{4}})(?:-\d{{2}}-\d{{2}})?)-[0-9a-f]+\.parquet"
 )
+_MINUTE_SESSION = re.compile(
+    rf"{MINUTE_SESSIONS}/year=(\d{{4}})/((\d{{4}})-\d{{2}}-\d{{2}})/part-0\.parquet"
+)
 _DATED = re.compile(r"(?:year=(\d{4})/)?((\d{4})-\d{2}-\d{2})\.parquet")
-_BY_YEAR = (SESSIONS, INCOMPLETE)
+_BY_YEAR = (SESSIONS, INCOMPLETE, MINUTE_INCOMPLETE)
 
 
 def session_key(session: date) -> str:
@@ -63,6 +68,30 @@ def sessions_of(year: int) -> str:
 def incomplete_key(session: date) -> str:
     """The key of a session that did not pass its audit."""
     return f"{INCOMPLETE}/year={session:%Y}/{session.isoformat()}.parquet"
+
+
+def minute_session_key(session: date) -> str:
+    """The key of a session's published minutes."""
+    return f"{minute_sessions_of(session.year)}/{session.isoformat()}/part-0.parquet"
+
+
+def minute_sessions_of(year: int) -> str:
+    """The folder of a year's published sessions of minutes."""
+    return f"{MINUTE_SESSIONS}/year={year:04}"
+
+
+def minute_incomplete_key(session: date) -> str:
+    """The key of a session of minutes that did not pass its audit."""
+    return f"{MINUTE_INCOMPLETE}/year={session:%Y}/{session.isoformat()}.parquet"
+
+
+def minute_session(key: str) -> date | None:
+    """The session of the key of its minutes; None for keys of another shape."""
+    match = _MINUTE_SESSION.fullmatch(key)
+    if match and match[1] == match[3]:
+        with suppress(ValueError):  # digits that are not a date
+            return date.fromisoformat(match[2])
+    return None
 
 
 def restatements_of(session: date) -> str:
