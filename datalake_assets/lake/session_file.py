@@ -1,7 +1,7 @@
 """The session file: one session's bars as Parquet, with its ledger and provenance inside.
 
-Belongs here: the bytes of one file. Does not belong here: where it lies (`layout`) and when it is
-written (`writer`).
+Belongs here: what one file says of itself, and its proof. Does not belong here: how its rows are
+encoded (`encoding`), where it lies (`layout`) and when it is written (`writer`).
 
 Bars and ledger are one object, so they can't come apart, and a file tells by itself what is in
 it, what is not, and why. These texts are in the file's key-value metadata, as JSON:
@@ -9,8 +9,8 @@ it, what is not, and why. These texts are in the file's key-value metadata, as J
     datalake.ledger      the state of every symbol that has no row, with reasons
     datalake.audit       every rule, its value and its verdict, of what the collection brought
     datalake.provenance  when, by which run and from which source it was collected
-    datalake.digest      what the rows and the other three texts hash to
     datalake.symbols     the rows of each symbol, where one can have several
+    datalake.digest      what the rows and the other texts hash to
 
 The digest proves what was written: when another program rewrites the file, a dropped row, another
 price or an edited text is told. It also tells from their footers alone whether two files hold the
@@ -31,15 +31,14 @@ from datetime import date, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
-from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.bars import SCHEMA, Ints
 from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.report import Ledger, Reason, State, reasons
+from datalake_assets.lake.encoding import ENCODINGS, encode_bars, runs
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, symbol_hashes
 from datalake_assets.storage.store import BrokenFileError, Store
 
@@ -114,20 +113,23 @@ def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAI
     """The session as a Parquet file.
 
     Args:
-        session: The session.
-        findings: Its audit.
+        session: Its bars, in the order of its dataset.
+        findings: What its audit found.
         dataset: Whose bars.
 
     Raises:
-        ValueError: The rows are not those of the ledger: of each present symbol one, or where it
-            can have more at least one, in order.
+        ValueError: The rows are not those of the ledger, at least one for each present symbol, or
+            are not in the dataset's order.
     """
     bars, ledger = session.bars, session.ledger
-    states = ledger.states
-    several = dataset.step is not None
-    whose, counts = _runs(bars["symbol"]) if several else (bars["symbol"].combine_chunks(), None)
-    if not whose.equals(states.column(State.PRESENT)):
-        raise ValueError(f"{ledger.session}: the bars are not those that the ledger calls present")
+    states, several = ledger.states, dataset.step is not None
+    names, counts = runs(bars["symbol"])
+    present = names.equals(states.column(State.PRESENT))
+    if not present or not _in_order(bars, counts, several=several):
+        raise ValueError(
+            f"{ledger.session}: the bars are not those that the ledger calls present, by "
+            f"{' and '.join(dataset.key[1:])}, each of them once"
+        )
     audit = [
         {
             "rule": finding.rule,
@@ -144,37 +146,22 @@ def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAI
         _PROVENANCE: session.provenance.to_json(),
     }
     symbols = symbol_hashes(states.symbols)[states.are(State.PRESENT)]
-    if counts is not None:
-        told = dict(zip(whose.to_pylist(), counts.tolist(), strict=True))
-        metadata[_SYMBOLS] = json.dumps(told, separators=(",", ":"))
+    if several:
+        rows = dict(zip(names.to_pylist(), counts.tolist(), strict=True))
+        metadata[_SYMBOLS] = json.dumps(rows, separators=(",", ":"))
         symbols = symbols.repeat(counts)
     metadata[_DIGEST] = _digest(fingerprint(bars, symbols), metadata)
-    buffer = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        buffer,
-        SCHEMA,
-        compression="zstd",
-        # Only these two repeat within a session. Statistics serve the columns that readers
-        # filter by; a file is read whole or by symbol.
-        use_dictionary=["session", "timestamp"],
-        write_statistics=["symbol", "session"],
-        # Sorted rows, so a reader's range on `symbol` skips whole row groups.
-        sorting_columns=[pq.SortingColumn(SCHEMA.get_field_index("symbol"))],
-        # Arrow's own schema blob would be a fifth of the footer; Parquet's types are enough.
-        store_schema=False,
-        # zstd as Parquet uses it has no checksum: a flipped bit would be another price.
-        write_page_checksum=True,
-    ) as writer:
-        writer.write_table(bars, row_group_size=65_536)
-        writer.add_key_value_metadata(metadata)
-    return bytes(buffer.getvalue())
+    return encode_bars(bars, metadata, ENCODINGS[dataset.name])
 
 
-def _runs(symbols: pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-    """The symbol of each run of equal ones, and its rows."""
-    encoded = pc.run_end_encode(symbols.combine_chunks(), run_end_type=pa.int64())
-    ends = encoded.run_ends.to_numpy()
-    return encoded.values, np.diff(ends, prepend=0)
+def _in_order(bars: pa.Table, counts: Ints, *, several: bool) -> bool:
+    """Are the rows of each symbol in order, each once? `counts` tells how many each has."""
+    if not several:
+        return bool((counts == 1).all())
+    times = bars["timestamp"].cast(pa.int64()).to_numpy()
+    later = times[1:] > times[:-1]
+    later[np.cumsum(counts)[:-1] - 1] = True  # where the next symbol begins
+    return bool(later.all())
 
 
 def decode(data: bytes, where: str) -> Session:
@@ -189,14 +176,15 @@ def decode(data: bytes, where: str) -> Session:
     """
     try:
         bars, told = _read(data)
-        whose = _runs(bars["symbol"])[0] if _SYMBOLS in told else bars["symbol"]
+        whose = runs(bars["symbol"])[0] if _SYMBOLS in told else bars["symbol"]
         ledger = Ledger.from_json(told[_LEDGER], tuple(whose.to_pylist()))
         session = Session(bars, ledger, Provenance.from_json(told[_PROVENANCE]))
         digest = _digest_of(told)
     except _BROKEN as error:
         raise _broken(where, error) from error
-    if told[_DIGEST].decode() != _digest(fingerprint(bars), told):
-        raise altered(where, digest, fingerprint(bars))
+    rows = fingerprint(bars)
+    if told[_DIGEST].decode() != _digest(rows, told):
+        raise altered(where, digest, rows)
     return session
 
 
@@ -254,10 +242,10 @@ def _read(data: bytes) -> tuple[pa.Table, Mapping[bytes, bytes]]:
 def _digest(rows: Fingerprint, texts: Mapping[bytes, str | bytes]) -> str:
     """What the digest's text is for these rows and texts."""
     hashed = hashlib.blake2b(digest_size=16)
-    for name in (_LEDGER, _AUDIT, _PROVENANCE):
-        text = texts[name]
-        hashed.update(text.encode() if isinstance(text, str) else text)
-        hashed.update(b"\0")
+    for name in (_LEDGER, _AUDIT, _PROVENANCE, _SYMBOLS):
+        if (text := texts.get(name)) is not None:
+            hashed.update(text.encode() if isinstance(text, str) else text)
+            hashed.update(b"\0")
     told = {"rows": rows.to_text(), "texts": hashed.hexdigest()}
     return json.dumps(told, separators=(",", ":"))
 
