@@ -170,7 +170,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=0,
         ge=0,
         description="Minute bars: number of liquid symbols that may have only a handful of "
-        "minutes, where the daily bar tells that there were more.",
+        "minutes. Two more may where there is no daily bar: a halt looks the same then.",
     )
     max_universe_loss: float = Field(
         default=0.1,
@@ -264,6 +264,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                     contradicted=self.max_contradicted,
                     hour_ratio=self.min_hour_ratio,
                     sparse_allowed=self.sparse_allowed,
+                    halted_allowed=self.sparse_allowed + 2,
                 ),
                 seconds=self.deadline_seconds or None,
             )
