@@ -213,6 +213,10 @@ def test_symbols_that_only_the_bars_or_only_the_ledger_have_are_named() -> None:
     assert (finding.verdict, finding.offenders) == (FAIL, ("GHOST", "S00000"))
 
 
+def test_symbols_that_trade_in_one_and_the_same_minute_alone_have_it_once_each() -> None:
+    assert judged("one_row_per_minute", minutes(TWELVE, [77])).verdict is PASS
+
+
 # valid_prices
 
 
