@@ -25,8 +25,8 @@ from pandas import Timestamp
 
 from datalake_assets.cli import COMMANDS, load
 from datalake_assets.collection.audit import RULES
-from datalake_assets.collection.minute_audit import MINUTE_RULES
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.minute_audit import MINUTE_RULES
 from datalake_assets.collection.report import State
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.lake import Lake

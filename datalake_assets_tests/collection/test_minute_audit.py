@@ -247,6 +247,13 @@ def test_a_disagreement_is_named_with_both_values_and_its_reason() -> None:
     assert "daily 1.50 (late trade" in finding.offenders[1]
 
 
+def test_prices_that_differ_by_less_than_a_cent_are_told_to_their_last_step() -> None:
+    same = dict.fromkeys(("open", "low", "close"), 100.0)
+    bars = changed(WHOLE, "S00004", high=100.0001, **same)
+    finding = judged("against_daily", bars, changed(DAYS, "S00004", high=100.0, **same))
+    assert finding.offenders == ("S00004: high 100.0001, daily 100.00 (cancelled trade)",)
+
+
 @pytest.mark.parametrize("values", [{"volume": 170_000}, {"close": 1.5}, {"high": 900.0}])
 def test_auctions_and_late_trades_are_named_and_hold_no_session_back(
     values: dict[str, float],
