@@ -26,6 +26,7 @@ from pandas import Timestamp
 from datalake_assets.cli import COMMANDS, load
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.minute_audit import MINUTE_RULES
 from datalake_assets.collection.report import State
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.lake import Lake
@@ -661,7 +662,8 @@ def test_a_message_that_the_program_does_not_say_would_be_found() -> None:
 def test_every_rule_of_the_audit_has_its_line_in_the_runbook() -> None:
     lines = re.findall(r"^\| (`.*?) \|", RUNBOOK, re.MULTILINE)
 
-    assert sorted(re.findall(r"`(\w+)`", " ".join(lines))) == sorted(RULES)
+    rules = {*RULES, *MINUTE_RULES.meanings}
+    assert sorted(re.findall(r"`(\w+)`", " ".join(lines))) == sorted(rules)
 
 
 def test_the_knobs_that_the_documents_name_are_the_collectors() -> None:
