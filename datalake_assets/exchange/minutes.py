@@ -310,7 +310,7 @@ def _placed(part: _Part, profile: Profile) -> tuple[Ints, Ints, Ints, Ints]:
     # Four minutes share a word; seen as 16 bits each, the lowest first on any machine.
     words = draw(part.key[:, None], _PLACES, np.arange(-(-width // 4)))
     noise = words.astype("<u8").view("<u2").astype(np.uint32)[:, :width]
-    weight = profiles[of] * ((noise * noise >> 16) + 4_096)
+    weight = profiles[of] * ((noise * noise >> 16) + 8_192)
     if profile is _usual:
         _halt(part, weight)
     reached = np.cumsum(weight, axis=1)
