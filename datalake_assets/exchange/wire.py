@@ -189,14 +189,16 @@ class Position:
 def pages_json(bars: Bars, stamps: Times, token: str | None, *, currency: str | None) -> bytes:
     """The body of `/v2/stocks/bars`: bars by symbol."""
     ending = _ending(token, currency)
-    lists: list[bytes] = []
+    lists: list[bytes | memoryview] = []
     if len(bars):
         starts = np.ones(len(bars), bool)
         starts[1:] = bars.symbol[1:] != bars.symbol[:-1]
-        names = [bars.symbols[at].encode() for at in bars.symbol[starts].tolist()]
-        rows = _bars(bars, stamps, starts).split(_BEGIN)[1:]
-        for name, of in zip(names, rows, strict=True):
-            lists += (b',"', name, b'":[', of, b"]")
+        rows, end = _bars(bars, stamps, starts), 0
+        whole = memoryview(rows)  # a megabyte is not copied once more
+        for at in bars.symbol[starts].tolist():
+            begin, end = end + 1, rows.find(_BEGIN, end + 1)
+            of = whole[begin:] if end < 0 else whole[begin:end]
+            lists += (b',"', bars.symbols[at].encode(), b'":[', of, b"]")
         lists[0] = b'"'
     return b"".join((b'{"bars":{', *lists, b"}", ending))
 
@@ -226,8 +228,9 @@ def odd_page(kind: str, body: bytes, symbol: str | None) -> bytes | None:
     if (name := symbol or min(bars, default="")) not in bars:
         return None
     first, *rest = bars[name]
+    daily = first["t"].endswith(("T04:00:00Z", "T05:00:00Z"))  # nobody trades at these hours
     changed = {
-        "odd_time": {"t": first["t"][:11] + "14:30:00Z"},
+        "odd_time": {"t": first["t"][: 11 if daily else 17] + ("14:30:00Z" if daily else "30Z")},
         "unreadable_time": {"t": ""},
         "odd_volume": {"v": -1},
         "fractional_volume": {"v": first["v"] + 0.5},

@@ -190,6 +190,13 @@ def test_pages_of_minutes_have_the_same_faults(kind):
     assert len(found) == len(true) + (kind != "empty_page")
 
 
+def test_an_odd_time_of_a_minute_is_half_a_minute_late():
+    exchange = frozen(MARKET, faults=FaultScript([Rule(Fault(kind="odd_time"), path=BARS)]))
+    found, true = minutes(exchange, symbols=A), minutes(symbols=A)
+    assert found[0][1] == true[0][1] | {"t": "2024-01-03T14:30:30Z"}
+    assert found[1:] == true[1:]
+
+
 # Lengths
 
 
