@@ -151,6 +151,8 @@ class Minutes:
         for near, part in ((days.open, before), (days.close, share - before)):
             shares = np.floor(volume * part).astype(np.int64)
             trades = np.minimum(np.floor(count * part * 0.8).astype(np.int64), shares)
+            # Regular hours keep a share for each of their trades.
+            shares = np.minimum(shares, trades + np.maximum(volume - count, 0) // 2)
             low = np.maximum(days.low, np.minimum(_ticks(near - reach), near))
             high = np.minimum(days.high, np.maximum(_ticks(near + reach), near))
             far = np.clip(_ticks(low + (high - low) * unit(words, 2)), low, high)
@@ -215,10 +217,11 @@ def _made(part: _Part, profile: Profile) -> Made:
     words = draw(part.key[row], _BAR, minute)
     nth = np.arange(1, len(row) + 1) - starts[row]  # from 1 in each row
 
-    # Shares: one for each bar, the others by its trades.
-    one: Ints = np.minimum(part.volume, 1)
+    # Shares: one for each trade, the others by chance.
+    least = np.where(part.volume[row] > 0, trades, 0)
     weight = trades * ((words >> 16 & 0xFFFF).astype(np.int64) + 8_192)
-    volume = _dealt(weight, part.volume - one * count, row, starts, ends) + one[row]
+    spare = part.volume - np.add.reduceat(least, starts)
+    volume = _dealt(weight, spare, row, starts, ends) + least
     turnover = np.maximum(part.volume, 1)
 
     # The walk, as a fraction of the range: from open to close, reflected at its ends.
@@ -251,6 +254,9 @@ def _made(part: _Part, profile: Profile) -> Made:
     floor, range_ = low[row], spread[row]
     open_ = _ticks(floor + opening * range_)
     close = _ticks(floor + at * range_)
+    if (part.low % 10_000).any() or (part.high % 10_000).any():  # not all are in cents
+        open_ = np.clip(open_, part.low[row], part.high[row])
+        close = np.clip(close, part.low[row], part.high[row])
     lone = ~several[starts]
     close[starts[lone]] = part.open[lone]
     open_[starts] = part.open
@@ -266,8 +272,15 @@ def _made(part: _Part, profile: Profile) -> Made:
     size = fine[row]
     up = (np.floor((pieces >> 8 & 0xFF) * reach)).astype(np.int64) * size
     down = (np.floor((pieces >> 16) * reach)).astype(np.int64) * size
-    high = np.minimum(np.maximum(open_, close) + up, part.high[row])
-    low_ = np.maximum(np.minimum(open_, close) - down, part.low[row])
+    top, bottom = np.maximum(open_, close), np.minimum(open_, close)
+    high, low_ = top + up, bottom - down
+    if (below := part.low < DOLLAR).any():  # above a dollar, their ticks are cents, too
+        size = _tick(high)
+        high = np.where(below[row], np.maximum(high // size * size, top), high)
+        size = _tick(low_)
+        low_ = np.where(below[row], np.minimum(-(-low_ // size) * size, bottom), low_)
+    high = np.minimum(high, part.high[row])
+    low_ = np.maximum(low_, part.low[row])
     high[_first(high == np.maximum.reduceat(high, starts)[row], row)] = part.high
     low_[_first(low_ == np.minimum.reduceat(low_, starts)[row], row)] = part.low
 
@@ -297,7 +310,7 @@ def _placed(part: _Part, profile: Profile) -> tuple[Ints, Ints, Ints, Ints]:
     # Four minutes share a word; seen as 16 bits each, the lowest first on any machine.
     words = draw(part.key[:, None], _PLACES, np.arange(-(-width // 4)))
     noise = words.astype("<u8").view("<u2").astype(np.uint32)[:, :width]
-    weight = profiles[of] * ((noise * noise >> 16) + 4_096)
+    weight = profiles[of] * ((noise * noise >> 16) + 8_192)
     if profile is _usual:
         _halt(part, weight)
     reached = np.cumsum(weight, axis=1)
@@ -336,7 +349,8 @@ def _averages(
     """Average prices of bars, so that together they have that of their row.
 
     `middle`, above the row's low, moves towards the bar's high or low, in all bars by the same
-    part of the way. Where that is too short the bars reach further out, but not beyond the row's.
+    part of the way. Where that is too short the bars reach further out, but not beyond the row's:
+    those that have several prices, and if that does not help, all.
 
     Returns:
         The average prices; the highs and lows.
@@ -350,8 +364,10 @@ def _averages(
     whole = np.add.reduceat(share * room, starts)
     short = np.abs(gap) > np.abs(whole)
     if short.any():
-        far = np.where(upwards, part.high, part.low)
-        room = np.where(short[row], far[row] - base - middle, room)
+        far = np.where(upwards, part.high, part.low)[row] - base - middle
+        room = np.where(short[row] & (high > low), far, room)
+        whole = np.add.reduceat(share * room, starts)
+        room = np.where((np.abs(gap) > np.abs(whole))[row], far, room)
         whole = np.add.reduceat(share * room, starts)
     nowhere = whole == 0.0
     way = gap / np.where(nowhere, 1.0, whole)
