@@ -50,7 +50,7 @@ from datalake_assets.settings import lake_location
 from datalake_assets.storage.staging import LOCK, STAGING, Staging, read_file
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import GetOptions, ObjectMeta
     from obstore.store import S3Config, S3Credential, S3CredentialProvider
 
 Backend = LocalStore | MemoryStore | S3Store
@@ -319,8 +319,10 @@ class Store:
             if self._root is not None:
                 data, told = read_file(self._base + checked_key(key), length, start)
                 return Part(data, f"{told.st_ino}-{told.st_mtime_ns}-{told.st_size}", told.st_size)
-            span = {"suffix": length} if start is None else (start, start + length)
-            found = obstore.get(backend, key, options={"range": span})
+            where: GetOptions = {
+                "range": {"suffix": length} if start is None else (start, start + length)
+            }
+            found = obstore.get(backend, key, options=where)
             version = _version(found.meta["e_tag"], key)
             return Part(found.bytes().to_bytes(), version, found.meta["size"])
 
