@@ -15,6 +15,7 @@ import typer
 
 from datalake_assets.cli.terminal import err, tell, working
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, Dataset, minute_dataset
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.writer import LakeWriter
@@ -66,6 +67,25 @@ OddBars = Annotated[
     int | None,
     typer.Option(**_COUNT, help="Bars that may have impossible prices, whatever their share."),
 ]
+Contradicted = Annotated[
+    float | None,
+    typer.Option(
+        **_SHARE, help="With --minutes: maximum share of symbols that the daily bars contradict."
+    ),
+]
+HourRatio = Annotated[
+    float | None,
+    typer.Option(
+        **_SHARE,
+        help="With --minutes: minimum number of bars in any hour, as a share of the fullest hour.",
+    ),
+]
+Sparse = Annotated[
+    int | None,
+    typer.Option(
+        **_COUNT, help="With --minutes: liquid symbols that may have only a handful of minutes."
+    ),
+]
 """Audit thresholds for one run; where not given, the collector's own."""
 
 Symbols = Annotated[
@@ -75,6 +95,11 @@ Symbols = Annotated[
         help="Only these symbols, for this command only: AAPL,BRK.B or @file. Overrides "
         "DATALAKE_SYMBOLS, which also holds for sensors, repairs and status.",
     ),
+]
+
+Minutes = Annotated[
+    bool,
+    typer.Option("--minutes", help="Minute bars instead of daily ones (DATALAKE_MINUTES)."),
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -90,7 +115,27 @@ def load_settings(symbols: str | None = None) -> Settings:
         return Settings.load()
     if not symbols.strip():
         raise typer.BadParameter("--symbols is empty; leave it out to collect all symbols")
-    return Settings.load({**os.environ, "DATALAKE_SYMBOLS": symbols})
+    both = ("DATALAKE_SYMBOLS", "DATALAKE_MINUTE_SYMBOLS")
+    return Settings.load({**os.environ, **dict.fromkeys(both, symbols)})
+
+
+def dataset_of(settings: Settings, *, minutes: bool) -> Dataset:
+    """Whose bars a command is about.
+
+    Args:
+        settings: The settings.
+        minutes: As `--minutes` says.
+
+    Raises:
+        typer.BadParameter: Minute bars are turned off.
+    """
+    dataset = minute_dataset(settings.minutes) if minutes else DAILY
+    if dataset is None:
+        raise typer.BadParameter(
+            "minute bars are turned off: set DATALAKE_MINUTES to regular (the regular hours) or "
+            "extended (04:00 to 20:00 in New York)"
+        )
+    return dataset
 
 
 def show_lake(lake: LakeFiles) -> None:

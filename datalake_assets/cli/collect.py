@@ -9,17 +9,22 @@ from typing import Annotated
 import typer
 
 from datalake_assets.cli.arguments import (
+    Contradicted,
     Coverage,
     From,
+    HourRatio,
     InvalidBars,
+    Minutes,
     OddBars,
     RowRatio,
     Silent,
+    Sparse,
     SuccessRate,
     Symbols,
     To,
     Unanswered,
     UniverseLoss,
+    dataset_of,
     load_settings,
     one_session,
     open_lake,
@@ -28,6 +33,7 @@ from datalake_assets.cli.arguments import (
 )
 from datalake_assets.cli.runs import materialize
 from datalake_assets.cli.terminal import plain_errors
+from datalake_assets.collection.dataset import Dataset
 from datalake_assets.collection.progress import many
 from datalake_assets.lake.coverage import coverage_between
 from datalake_assets.settings import Settings
@@ -52,6 +58,7 @@ def collect(
             "symbols of a session that did not pass.",
         ),
     ] = False,
+    minutes: Minutes = False,
     symbols: Symbols = None,
     min_success_rate: SuccessRate = None,
     min_coverage: Coverage = None,
@@ -61,6 +68,9 @@ def collect(
     unanswered_allowed: Unanswered = None,
     silent_allowed: Silent = None,
     invalid_bars_allowed: OddBars = None,
+    max_contradicted: Contradicted = None,
+    min_hour_ratio: HourRatio = None,
+    sparse_allowed: Sparse = None,
 ) -> None:
     """Collect one session, or every session of a range, into the lake."""
     limits = {
@@ -72,9 +82,13 @@ def collect(
         "unanswered_allowed": unanswered_allowed,
         "silent_allowed": silent_allowed,
         "invalid_bars_allowed": invalid_bars_allowed,
+        "max_contradicted": max_contradicted,
+        "min_hour_ratio": min_hour_ratio,
+        "sparse_allowed": sparse_allowed,
     }
     with plain_errors():
         settings = load_settings(symbols)
+        dataset = dataset_of(settings, minutes=minutes)
         if (session is None) == (first is None and last is None):
             raise typer.BadParameter("give either --session, or --from and --to")
         if session is not None:
@@ -84,14 +98,15 @@ def collect(
         else:
             raise typer.BadParameter("a range needs both --from and --to")
         if symbols is not None and not repair:
-            _refuse_to_lose_symbols(settings, start, end)
-        good = materialize(settings, start, end, repair=repair, **_given(limits))
+            _refuse_to_lose_symbols(settings, dataset, start, end)
+        good = materialize(settings, dataset, start, end, repair=repair, **_given(limits))
     raise typer.Exit(0 if good else 1)
 
 
 def backfill(
     first: From = None,
     last: To = None,
+    minutes: Minutes = False,
     symbols: Symbols = None,
     min_success_rate: SuccessRate = None,
     min_coverage: Coverage = None,
@@ -101,6 +116,9 @@ def backfill(
     unanswered_allowed: Unanswered = None,
     silent_allowed: Silent = None,
     invalid_bars_allowed: OddBars = None,
+    max_contradicted: Contradicted = None,
+    min_hour_ratio: HourRatio = None,
+    sparse_allowed: Sparse = None,
 ) -> None:
     """Collect the sessions of a range that are not published yet.
 
@@ -115,19 +133,23 @@ def backfill(
         "unanswered_allowed": unanswered_allowed,
         "silent_allowed": silent_allowed,
         "invalid_bars_allowed": invalid_bars_allowed,
+        "max_contradicted": max_contradicted,
+        "min_hour_ratio": min_hour_ratio,
+        "sparse_allowed": sparse_allowed,
     }
     with plain_errors():
         settings = load_settings(symbols)
+        dataset = dataset_of(settings, minutes=minutes)
         keys = partitions(settings)
         start, end = span(keys, first or keys[0], last or keys[-1])
-        good = materialize(settings, start, end, missing_only=True, **_given(limits))
+        good = materialize(settings, dataset, start, end, missing_only=True, **_given(limits))
     raise typer.Exit(0 if good else 1)
 
 
-def _refuse_to_lose_symbols(settings: Settings, start: date, end: date) -> None:
+def _refuse_to_lose_symbols(settings: Settings, dataset: Dataset, start: date, end: date) -> None:
     """Refuse to replace a published session by one with only a few symbols."""
     chosen = settings.read_symbols() or ()
-    for held in coverage_between(open_lake(settings), start, end).published:
+    for held in coverage_between(open_lake(settings).of(dataset), start, end).published:
         known = sum(held.counts.values())
         if known > len(chosen):
             raise typer.BadParameter(

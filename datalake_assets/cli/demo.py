@@ -18,6 +18,7 @@ from datalake_assets.cli.marks import marks, words
 from datalake_assets.cli.runs import materialize, sweep_actions, write_report
 from datalake_assets.cli.terminal import command, out, plain_errors, show_table, sparkline, tell
 from datalake_assets.collection.bars import price_text
+from datalake_assets.collection.dataset import DAILY
 from datalake_assets.collection.progress import many
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.lake import Lake
@@ -46,7 +47,7 @@ def demo() -> None:
         # First, as renamed companies are requested by their earlier tickers, too.
         good = sweep_actions(settings, since=days[0])
         if good:
-            good = materialize(settings, with_a_split(open_lake(settings), days), newest)
+            good = materialize(settings, DAILY, with_a_split(open_lake(settings), days), newest)
         if good:
             good = write_report(settings)
             lake = open_lake(settings)

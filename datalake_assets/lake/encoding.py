@@ -67,6 +67,10 @@ MINUTE_ENCODING = Encoding(
 """Up to 390 bars for each symbol: three million rows, of which a reader wants a few hundred."""
 
 
+ENCODINGS = {"daily": DAILY_ENCODING, "minute": MINUTE_ENCODING}
+"""How each dataset is written, by its name."""
+
+
 def encode_bars(bars: pa.Table, metadata: Mapping[bytes, str | bytes], encoding: Encoding) -> bytes:
     """The bars as a Parquet file.
 

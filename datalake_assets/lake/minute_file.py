@@ -26,9 +26,9 @@ from datalake_assets.lake import session_file
 from datalake_assets.lake.session_file import footer_size
 from datalake_assets.storage.store import BrokenFileError, Part, Store
 
-FOOTER_GUESS = 192 * 1024
-"""Bytes from the end of a file that mostly hold its footer: 108 KB of three million bars, and the
-ledger. A longer footer takes a second request."""
+FOOTER_GUESS = 320 * 1024
+"""Bytes from the end of a file that mostly hold its footer: of three million bars 108 KB of row
+groups, 120 KB of symbols with their counts, and the ledger. A longer one takes a second request."""
 
 A_READ = 8 << 20
 """Bytes that are asked for at once, at most, unless one row group has more."""

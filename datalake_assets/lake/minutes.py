@@ -54,6 +54,9 @@ _AHEAD = 2
 _TRIES = 3
 """How often a file is opened that is replaced again and again."""
 
+_FOLDERS = 2
+"""Years that are listed one by one; of more the folder of all of them is listed."""
+
 _NAMED = 5
 """Sessions without minutes that a warning names."""
 
@@ -154,14 +157,14 @@ class Minutes:
     def sessions(self, first: date = date.min, last: date = date.max) -> dict[date, str]:
         """The sessions of a range whose minutes are published, ascending, with their versions."""
         years = range(first.year, last.year + 1)
-        folders = (
-            map(layout.minute_sessions_of, years) if len(years) < 3 else [layout.MINUTE_SESSIONS]
-        )
+        of_years = [layout.sessions_of(year, layout.MINUTE) for year in years[:_FOLDERS]]
+        folders = of_years if len(years) <= _FOLDERS else [layout.MINUTE.sessions]
         found: dict[date, str] = {}
         for folder in folders:
-            for key, version in self._store.versions(folder).items():
-                if (day := layout.minute_session(key)) and first <= day <= last:
-                    found[day] = version
+            versions = self._store.versions(folder)
+            for day in layout.MINUTE.days(versions):
+                if first <= day <= last:
+                    found[day] = versions[layout.session_key(day, layout.MINUTE)]
         return dict(sorted(found.items()))
 
     def holes(self, asked: Asked) -> list[MissingSessionsWarning]:
@@ -188,7 +191,7 @@ class Minutes:
         """What to say of a lake without minutes, and what to do."""
         return (
             f"no minute bars are in {self._store.uri}: they are off until DATALAKE_MINUTES is set "
-            "to regular or extended. Set it, and materialize the asset minute_ticks"
+            "to regular or extended. Set it, and collect some: datalake collect --minutes"
         )
 
     def explain(self, symbol: str, day: date) -> str:
@@ -199,16 +202,17 @@ class Minutes:
             BrokenFileError: The file is damaged.
         """
         name = symbol_of(symbol)
+        again = f"datalake collect --minutes --session {day}"
         if why := self.absence(day):
             return why
         if self.read([day], frozenset([name]), _READ, lambda _, rows: rows):
             return f"{name} has minutes on {day}, and none in the hours asked for"
-        ledger = MinuteFile(self._store, layout.minute_session_key(day)).unbarred()
+        ledger = MinuteFile(self._store, layout.session_key(day, layout.MINUTE)).unbarred()
         if name in ledger.no_print:
             return f"{name} did not trade on {day}: the source answered and had no minute"
         if name in ledger.failed or name in ledger.pending:
             why = ledger.failed.get(name, "the collection was stopped before")
-            return f"the minutes of {name} on {day} could not be had ({why}): repair the session"
+            return f"the minutes of {name} on {day} could not be had ({why}): {again} --repair"
         if name in ledger.rejected:
             return f"the source calls {name} no symbol on {day}: {ledger.rejected[name]}"
         self._daily.require_known({name})
@@ -225,26 +229,29 @@ class Minutes:
             NotInLakeError: One of the names is none.
         """
         if days:
-            file = MinuteFile(self._store, layout.minute_session_key(days[-1]))
+            file = MinuteFile(self._store, layout.session_key(days[-1], layout.MINUTE))
             names -= file.unbarred().symbols
         self._daily.require_known(names)
 
     def absence(self, day: date) -> str | None:
         """Why no minutes of a day are published; None if they are."""
-        if self._store.exists(layout.minute_session_key(day)):
+        again = f"datalake collect --minutes --session {day}"
+        if self._store.exists(layout.session_key(day, layout.MINUTE)):
             return None
         if not market_calendar.FIRST <= day <= market_calendar.LAST:
             return str(market_calendar.OutsideCalendar(day))
         if why := market_calendar.why_closed(day):
             return f"{day} is no trading session but {why}"
-        waiting = layout.minute_incomplete_key(day)
+        waiting = layout.incomplete_key(day, layout.MINUTE)
         if self._store.exists(waiting):
-            return f"the minutes of {day} did not pass their audit and wait in " + self._store.url(
-                waiting
+            place = self._store.url(waiting)
+            return (
+                f"the minutes of {day} did not pass their audit and wait in {place}; to ask for "
+                f"what is missing: {again} --repair"
             )
         if not self.sessions():
             return self.nothing()
-        return f"the minutes of {day} were not collected: materialize minute_ticks for {day}"
+        return f"the minutes of {day} were not collected: {again}"
 
     def read(
         self, days: Sequence[date], names: frozenset[str] | None, columns: Sequence[str], do: _Part
@@ -281,7 +288,7 @@ class Minutes:
         self, day: date, names: Sequence[str] | None, columns: Sequence[str], do: _Part
     ) -> list[pa.Table] | tuple[MinuteFile, list[Piece]]:
         """What a session has of these symbols; what to read, when that is more than one range."""
-        file = MinuteFile(self._store, layout.minute_session_key(day))
+        file = MinuteFile(self._store, layout.session_key(day, layout.MINUTE))
         pieces = file.pieces(names, columns)
         if len(pieces) > 1:
             return file, pieces
@@ -300,7 +307,7 @@ class Minutes:
         """The same of a session whose file was replaced while it was read."""
         for left in reversed(range(_TRIES)):
             try:
-                file = MinuteFile(self._store, layout.minute_session_key(day))
+                file = MinuteFile(self._store, layout.session_key(day, layout.MINUTE))
                 return [
                     part
                     for piece in file.pieces(names, columns)

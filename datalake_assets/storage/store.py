@@ -319,10 +319,10 @@ class Store:
             if self._root is not None:
                 data, told = read_file(self._base + checked_key(key), length, start)
                 return Part(data, f"{told.st_ino}-{told.st_mtime_ns}-{told.st_size}", told.st_size)
-            where: GetOptions = {
+            ask: GetOptions = {
                 "range": {"suffix": length} if start is None else (start, start + length)
             }
-            found = obstore.get(backend, key, options=where)
+            found = obstore.get(backend, key, options=ask)
             version = _version(found.meta["e_tag"], key)
             return Part(found.bytes().to_bytes(), version, found.meta["size"])
 

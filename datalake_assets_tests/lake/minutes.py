@@ -1,17 +1,19 @@
 """Minutes of a small market, and files of them, as a collection would publish them."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 
 from datalake_assets import market_calendar
+from datalake_assets.collection import dataset
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
-from datalake_assets.lake import session_file
-from datalake_assets.lake.encoding import MINUTE_ENCODING, Encoding
+from datalake_assets.lake import encoding, session_file
 from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store
@@ -58,9 +60,18 @@ def collected_minutes(day: date, bars: pa.Table, **states: Any) -> Session:
     return Session(bars, ledger, Provenance(at, "alpaca/sip", day, "run", "0"))
 
 
-def publish_minutes(
-    store: Store, day: date, bars: pa.Table, encoding: Encoding = MINUTE_ENCODING, **states: Any
-) -> None:
+def publish_minutes(store: Store, day: date, bars: pa.Table, **states: Any) -> None:
     """Publish a session of minutes."""
-    data = session_file.encode(collected_minutes(day, bars, **states), [], encoding)
-    store.put(layout.minute_session_key(day), data)
+    data = session_file.encode(collected_minutes(day, bars, **states), [], dataset.MINUTE)
+    store.put(layout.session_key(day, layout.MINUTE), data)
+
+
+@contextmanager
+def row_groups(rows: int) -> Iterator[None]:
+    """Minutes are written in row groups of so many rows: a small market has several then."""
+    usual = encoding.ENCODINGS["minute"]
+    encoding.ENCODINGS["minute"] = replace(usual, group_rows=rows)
+    try:
+        yield
+    finally:
+        encoding.ENCODINGS["minute"] = usual

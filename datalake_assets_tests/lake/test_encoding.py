@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -17,18 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.dataset import MINUTE
 from datalake_assets.lake import session_file
 from datalake_assets.lake.encoding import DAILY_ENCODING, MINUTE_ENCODING, encode_bars, runs
 from datalake_assets.storage.store import BrokenFileError
 from datalake_assets_tests.collection.tables import bar, table
-from datalake_assets_tests.lake.files import alike_but_for, metadata, rewritten, session_bytes
+from datalake_assets_tests.lake.files import alike_but_for, rewritten, session_bytes
 from datalake_assets_tests.lake.minutes import collected_minutes, session_of
 
 DAY = date(2024, 7, 3)
 
 
 def minute_bytes(bars: pa.Table, **states: Any) -> bytes:
-    return session_file.encode(collected_minutes(DAY, bars, **states), [], MINUTE_ENCODING)
+    return session_file.encode(collected_minutes(DAY, bars, **states), [], MINUTE)
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +58,6 @@ def test_its_footer_tells_symbols_and_rows(minutes: pa.Table) -> None:
     assert (daily.rows, daily.counts["present"]) == (1, 1)
 
 
-def test_a_count_of_symbols_that_was_changed_is_told(minutes: pa.Table) -> None:
-    data = minute_bytes(minutes)
-    text = json.loads(metadata(data)[b"datalake.digest"]) | {"symbols": 4}
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, SCHEMA, store_schema=False) as writer:
-        writer.write_table(minutes)
-        digest = json.dumps(text, separators=(",", ":")).encode()
-        writer.add_key_value_metadata(metadata(data) | {b"datalake.digest": digest})
-
-    with pytest.raises(BrokenFileError, match="its ledger, audit or provenance is not the one"):
-        session_file.decode(bytes(sink.getvalue()), "here")
-
-
 def test_a_minute_that_is_gone_is_told(minutes: pa.Table) -> None:
     changed = rewritten(minute_bytes(minutes), minutes.slice(1))
 
@@ -98,7 +85,7 @@ def test_minutes_that_are_not_in_order_are_not_encoded(minutes: pa.Table, wrong:
     session = replace(collected_minutes(DAY, minutes), bars=minutes.take(order))
 
     with pytest.raises(ValueError, match="ledger calls present, by symbol and timestamp, each"):
-        session_file.encode(session, [], MINUTE_ENCODING)
+        session_file.encode(session, [], MINUTE)
 
 
 def test_a_symbol_with_two_rows_is_no_daily_session() -> None:

@@ -4,7 +4,6 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +20,6 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake import minute_file
-from datalake_assets.lake.encoding import MINUTE_ENCODING
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.minute_file import MinuteFile, ReplacedError
 from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError
@@ -34,6 +32,7 @@ from datalake_assets_tests.lake.minutes import (
     MINUTE,
     minute,
     publish_minutes,
+    row_groups,
     session_of,
 )
 from datalake_assets_tests.securities.market import (
@@ -48,8 +47,8 @@ from datalake_assets_tests.securities.market import (
 AT = (-3, 0, 1, 2, 100, 389, 395)
 """The minutes after the open in which each security of the market trades."""
 
-SMALL = replace(MINUTE_ENCODING, group_rows=15)
-"""Two or three symbols in a row group."""
+SMALL = 15
+"""Rows of a row group: those of two or three symbols."""
 
 PRICES = ("open", "high", "low", "close", "vwap")
 
@@ -70,7 +69,8 @@ def fill(store: Store, market: Iterable[Truth] = MARKET) -> Lake:
         here = sorted(s for truth in market for s, session in truth.bars() if session == at)
         rows = [row for symbol in here for row in traded(symbol, day)]
         bars = pa.Table.from_pylist(rows, SCHEMA)
-        publish_minutes(store, day, bars, SMALL, no_print=("QUIET",), failed={"OUT": "HTTP 500"})
+        with row_groups(SMALL):
+            publish_minutes(store, day, bars, no_print=("QUIET",), failed={"OUT": "HTTP 500"})
     return lake
 
 
@@ -300,7 +300,7 @@ def test_sessions_without_minutes_are_named() -> None:
     store = open_store("memory://")
     lake = fill(store)
     for at in (3, 4, 9):
-        store.delete(layout.minute_session_key(DAYS[at]))
+        store.delete(layout.session_key(DAYS[at], layout.MINUTE))
 
     told = f"3 of the sessions asked for .* by the minute: {DAYS[3]}, {DAYS[4]}, {DAYS[9]}"
     with pytest.warns(MissingSessionsWarning, match=told):
@@ -341,7 +341,11 @@ def test_a_symbol_without_a_minute_has_no_row_and_an_unknown_one_is_refused(lake
         ("OLD", DAYS[0], "OLD has minutes on 2023-12-18, and none in the hours asked for"),
         ("S", DAYS[13], "the minutes of S were not asked for on"),
         ("OLD", date(2024, 7, 4), "2024-07-04 is no trading session but a holiday"),
-        ("OLD", date(2024, 2, 1), "were not collected: materialize minute_ticks for 2024-02-01"),
+        (
+            "OLD",
+            date(2024, 2, 1),
+            "datalake collect --minutes --session 2024-02-01",
+        ),
         ("OLD", date(1990, 1, 2), "outside the XNYS calendar"),
     ],
 )
@@ -354,7 +358,7 @@ def test_it_is_explained_why_there_is_no_minute(
 def test_a_session_that_waits_is_told() -> None:
     store = open_store("memory://")
     assert "DATALAKE_MINUTES" in Lake(store).explain_minutes("A", DAYS[0])
-    store.put(layout.minute_incomplete_key(DAYS[0]), b"")
+    store.put(layout.incomplete_key(DAYS[0], layout.MINUTE), b"")
 
     told = Lake(store).explain_minutes("A", DAYS[0])
     assert "did not pass their audit and wait in memory:///data/ticks/minute/incomplete/" in told
@@ -371,7 +375,7 @@ class CountingStore(Store):
         self.parts: list[tuple[int | None, int]] = []
 
     def get(self, key: str) -> bytes:
-        assert not key.startswith(layout.MINUTE_SESSIONS), "no file of minutes is read whole"
+        assert not key.startswith(layout.MINUTE.sessions), "no file of minutes is read whole"
         return super().get(key)
 
     def part(self, key: str, length: int, start: int | None = None) -> Part:
@@ -392,7 +396,7 @@ def test_one_symbol_is_a_footer_and_one_range(tmp_path: Path, near: bool) -> Non
 
     found = Lake(store).minutes("S123", DAYS[0], DAYS[0])
     assert found == bars.filter(pa.compute.equal(bars["symbol"], "S123"))
-    size = store.size(layout.minute_session_key(DAYS[0]))
+    size = store.size(layout.session_key(DAYS[0], layout.MINUTE))
     (footer, start), (first, length) = store.parts[0][::-1], store.parts[1]
     assert (start, len(store.parts)) == (None, 2)
     assert footer <= minute_file.FOOTER_GUESS
@@ -403,7 +407,7 @@ def test_one_symbol_is_a_footer_and_one_range(tmp_path: Path, near: bool) -> Non
 def test_row_groups_end_where_a_symbol_does() -> None:
     store = open_store("memory://")
     publish_minutes(store, DAYS[0], whole_market())
-    key = layout.minute_session_key(DAYS[0])
+    key = layout.session_key(DAYS[0], layout.MINUTE)
     footer = pq.read_metadata(pa.BufferReader(store.get(key)))
 
     groups = [footer.row_group(n) for n in range(footer.num_row_groups)]
@@ -417,7 +421,7 @@ def test_row_groups_end_where_a_symbol_does() -> None:
 @settings(max_examples=25, deadline=None)
 def test_any_symbols_are_found_in_their_row_groups(chosen: set[int], beyond: bool) -> None:
     names = sorted({f"S{n:03}" for n in chosen} | ({"A", "S123.B", "Z"} if beyond else set()))
-    file = MinuteFile(_MARKET, layout.minute_session_key(DAYS[0]))
+    file = MinuteFile(_MARKET, layout.session_key(DAYS[0], layout.MINUTE))
 
     found = [
         symbol
@@ -433,7 +437,8 @@ _MARKET = open_store("memory://")
 
 @pytest.fixture(scope="module", autouse=True)
 def _published_market() -> None:
-    publish_minutes(_MARKET, DAYS[0], whole_market(), replace(MINUTE_ENCODING, group_rows=1_000))
+    with row_groups(1_000):
+        publish_minutes(_MARKET, DAYS[0], whole_market())
 
 
 def test_a_longer_footer_takes_a_second_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,8 +485,9 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
     monkeypatch.setattr(minute_file, "A_READ", most)
     store = open_store(str(tmp_path))
     bars = session_of(["A", "B", "C"], DAYS[0])
-    publish_minutes(store, DAYS[0], bars, SMALL)
-    data = store.get(layout.minute_session_key(DAYS[0]))
+    with row_groups(SMALL):
+        publish_minutes(store, DAYS[0], bars)
+    data = store.get(layout.session_key(DAYS[0], layout.MINUTE))
 
     found = Lake(ReplacingStore(store, data, 2)).minutes(symbols)
     assert found == (bars.slice(0, 390) if symbols else bars)
@@ -492,7 +498,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
 def test_a_flipped_bit_is_told_and_not_read(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     publish_minutes(store, DAYS[0], session_of(["A", "B"], DAYS[0]))
-    key = layout.minute_session_key(DAYS[0])
+    key = layout.session_key(DAYS[0], layout.MINUTE)
     data = store.get(key)
     for place in range(10, len(data) - 2_000, 997):
         store.put(key, flipped(data, place, 3))
@@ -503,7 +509,7 @@ def test_a_flipped_bit_is_told_and_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damaged", [b"", b"PAR1", b"no parquet at all" * 100])
 def test_a_file_that_is_none_is_told(damaged: bytes) -> None:
     store = open_store("memory://")
-    store.put(layout.minute_session_key(DAYS[0]), damaged)
+    store.put(layout.session_key(DAYS[0], layout.MINUTE), damaged)
 
     with pytest.raises(BrokenFileError, match="collect the session again"):
         Lake(store).minutes("A")
@@ -512,10 +518,9 @@ def test_a_file_that_is_none_is_told(damaged: bytes) -> None:
 def test_row_groups_that_share_a_symbol_are_told() -> None:
     store = open_store("memory://")
     bars = session_of(["A", "B"], DAYS[0])
-    publish_minutes(store, DAYS[0], bars, replace(MINUTE_ENCODING, whole_symbols=False))
     data = pa.BufferOutputStream()
     pq.write_table(bars, data, row_group_size=100)
-    store.put(layout.minute_session_key(DAYS[0]), bytes(data.getvalue()))
+    store.put(layout.session_key(DAYS[0], layout.MINUTE), bytes(data.getvalue()))
 
     for symbols in ("A", None):
         with pytest.raises(BrokenFileError, match="a symbol is in several row groups"):
