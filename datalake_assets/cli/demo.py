@@ -13,9 +13,9 @@ from rich.table import Table
 from datalake_assets import market_calendar
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.cli.arguments import open_lake, partitions, show_lake
+from datalake_assets.cli.chart import draw
 from datalake_assets.cli.marks import marks, words
 from datalake_assets.cli.runs import materialize, sweep_actions, write_report
-from datalake_assets.cli.show import draw
 from datalake_assets.cli.terminal import command, out, plain_errors, show_table, sparkline, tell
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.dataset import DAILY

@@ -320,7 +320,7 @@ class Reader:
         for name, day in zip(*(bars[c].to_pylist() for c in ("symbol", "session")), strict=True):
             printed[day].add(name)
         # What lies in the lake of a day that was no session lacks nothing that could be collected.
-        sessions = frozenset(_closed_sessions(first, last, self._clock.now()))
+        sessions = frozenset(closed_sessions(first, last, self._clock.now()))
         doubtful = [day for day in days if len(printed[day]) < len(names) and day in sessions]
         for day, ledger in zip(doubtful, self._each(self._unbarred, doubtful), strict=True):
             known = ledger.symbols
@@ -415,7 +415,7 @@ class Reader:
                 lost[year] = (lost.get(year) or frozenset()) | {name}
         if rows and not (asked or days or lost):  # as whole years are, whose order is known
             answer = merged(rows)
-            self._require_known((names or frozenset()) - frozenset(answer.symbols))
+            self.require_known((names or frozenset()) - frozenset(answer.symbols))
             return answer.table(schema.names)
         for part in parts:
             if part.year in lost:
@@ -425,7 +425,7 @@ class Reader:
         known = pa.concat_tables([*none, *(bars for bars in found if bars is not None)])
         tables += [each.table(read) for each in rows]
         ordered, there = _ordered(pa.concat_tables([_of(known, parts), *tables]))
-        self._require_known((names or frozenset()) - there)
+        self.require_known((names or frozenset()) - there)
         return ordered.select(schema.names)
 
     def session(self, day: date | str) -> Session:
@@ -472,7 +472,7 @@ class Reader:
         if isinstance(found, str):
             return found
         if name not in found.ledger.symbols:
-            self._require_known({name})
+            self.require_known({name})
         return _told(name, found)
 
     def published(self, first: date, last: date) -> dict[date, str]:
@@ -517,7 +517,7 @@ class Reader:
             return []
         first = held[0] if start is None else first
         last = held[-1] if end is None else last
-        expected = _closed_sessions(first, last, self._clock.now())
+        expected = closed_sessions(first, last, self._clock.now())
         if expected == held:
             return []  # as nearly always; to look for each takes a tenth of a read of 15 years
         there = frozenset(held)
@@ -773,7 +773,7 @@ class Reader:
             "(DATALAKE_URI), or collect some: datalake demo, datalake backfill"
         )
 
-    def _require_known(self, names: Iterable[str]) -> None:
+    def require_known(self, names: Iterable[str]) -> None:
         """Refuse names that are no symbols of this lake."""
         doubtful = sorted(names)
         if not doubtful:
@@ -845,7 +845,7 @@ def known_days(days: Sequence[date], now: datetime) -> list[date]:
     return list(days[: bisect_right(days, market_calendar.today(now))])
 
 
-def _closed_sessions(first: date, last: date, now: datetime) -> list[date]:
+def closed_sessions(first: date, last: date, now: datetime) -> list[date]:
     """The sessions from the first to the last day that have closed, as far as the calendar goes."""
     first, last = max(first, market_calendar.FIRST), min(last, market_calendar.LAST)
     with suppress(market_calendar.OutsideCalendar):
