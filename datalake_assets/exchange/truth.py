@@ -6,7 +6,7 @@ owner really earned. Nothing that is served over the wire is made from it.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,9 @@ def minute_table(
 
     Returns:
         The columns of `collection.bars.SCHEMA`, by symbol, then in time.
+
+    Raises:
+        ValueError: the market has no such session.
     """
     import pyarrow as pa  # only those who compare need it
 
@@ -47,13 +50,12 @@ def minute_table(
     session = bisect_left(market.sessions, day)
     if session == len(market.sessions) or market.sessions[session] != day:
         raise ValueError(f"the market has no session on {day}")
-    minutes = Minutes(market.sessions)
-    first, stop = session * DAY, (session + 1) * DAY
-    if not extended:
-        first, stop = first + OPEN, first + int(minutes.closes[session])
     days = market.bars(sorted(set(symbols)), session, session + 1)
+    days = replace(days, session=np.zeros_like(days.session))  # the only one
+    minutes = Minutes((day,))
+    first, stop = (0, DAY) if extended else (OPEN, int(minutes.closes[0]))
     bars = minutes.of(days, first, stop).bars
-    instants = MinuteStamps(Stamps.of(market.sessions)).instants(bars.session) // 1_000
+    instants = MinuteStamps(Stamps.of((day,))).instants(bars.session) // 1_000
     columns = {
         "symbol": pa.array(bars.symbols, pa.string()).take(pa.array(bars.symbol)),
         "session": pa.array([day] * len(bars), pa.date32()),

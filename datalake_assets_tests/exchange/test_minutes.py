@@ -170,6 +170,15 @@ def test_a_half_day_ends_at_one_and_its_late_trading_at_five():
     assert np.bincount(inner.day).max() == 210
 
 
+def test_a_declared_early_close_shortens_the_session(monkeypatch):
+    days = session(USUAL)[0].take(slice(300))
+    monkeypatch.setenv("DATALAKE_CLOSURES", f"{USUAL}T14:00")
+    minutes = Minutes(MARKET.sessions).of(days, 0, len(MARKET.sessions) * DAY)
+    clock = minutes.bars.session % DAY
+    assert clock.max() == 18 * 60 - 1
+    assert np.bincount(minutes.day[(clock >= OPEN) & (clock < 14 * 60)]).max() == 270
+
+
 def test_some_are_halted_for_minutes_in_a_row():
     days, minutes = session(USUAL)
     inner = regular(days, minutes)
