@@ -1,7 +1,7 @@
 """What the repository promises as a whole: its files agree with each other, and a clone just works.
 
-Here: versions, constraints, Makefile, CI, workspace, instance settings, what loading the definitions
-costs. Not here: what the package does.
+Here: versions, constraints, Makefile, CI, workspace, instance settings, what loading the
+definitions costs. Not here: what the package does.
 """
 
 import json
