@@ -20,6 +20,8 @@ from typing import Any
 import dagster as dg
 import duckdb
 import duckdb_extensions
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pandas import Timestamp
 
@@ -259,6 +261,27 @@ def test_the_readme_reads_adjusted_bars_total_returns_and_explanations(lake: Lak
     assert told["returns"].num_rows == told["bars"].num_rows
     assert told["who"].symbol == ONE
     assert told["why"].startswith("2024-07-04 is no trading session")
+
+
+def test_no_thread_of_arrow_is_at_work_when_a_script_ends(
+    collected: LakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is the last to let go of bytes of Python's asks for Python's lock. While Python
+    ends it gets none, and the process aborts: "terminate called without an active exception".
+    """
+    threads: list[bool] = []
+    read = pq.ParquetFile.read
+
+    def watched(
+        file: pq.ParquetFile, columns: Any = None, use_threads: bool = True, **more: Any
+    ) -> pa.Table:
+        threads.append(use_threads)
+        return read(file, columns, use_threads, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", watched)
+    run("README", collected)
+    assert threads
+    assert not any(threads)
 
 
 def test_our_own_reader_gives_bars_a_session_and_an_explanation(lake: LakeWriter) -> None:
