@@ -26,7 +26,6 @@ from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.exchange.truth import minute_table
 from datalake_assets.lake.restatements import Restatements
-from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.density import by_daily_bars
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
@@ -51,7 +50,7 @@ def server() -> Iterator[ExchangeServer]:
 def listed(server: ExchangeServer) -> tuple[str, ...]:
     """Symbols of the market that the exchange does not refuse."""
     refused = {"ZVZZTNX", "CONTRARX"}
-    names = {row["symbol"] for row in server.exchange.market.assets()} - refused
+    names = {row["symbol"] for row in server.exchange.market.assets(date(2024, 7, 5))} - refused
     return tuple(sorted(name for name in names if name.replace(".", "").isalpha()))
 
 
@@ -243,7 +242,8 @@ def liquid(server: ExchangeServer, listed: Sequence[str], count: int) -> list[st
         ("few_minutes", "complete_minutes", "about 390 expected", False),
         ("few_minutes", "against_daily", "missing minutes", False),
         ("cancelled_trade", "against_daily", "cancelled trade", True),
-        ("late_trade", "against_daily", "late trade", True),
+        # A late trade at the day's prices looks like an auction: both are in no minute.
+        ("late_trade", "against_daily", "auction", True),
         ("stray_high", "against_daily", "late trade", True),
     ],
 )
@@ -317,15 +317,13 @@ def test_what_a_later_collection_changed_is_logged_minute_by_minute(
     assert outcome.written
     assert outcome.written.changed("restated") == log.num_rows == 1
     (row,) = log.to_pylist()
-    (was,) = [bar for bar in before.to_pylist() if not is_in(bar, minutes.read(DAY))]
-    assert (row["symbol"], row["old_timestamp"]) == (symbol, was["timestamp"])
+    now = minutes.read(DAY).bars
+    (place,) = pc.indices_nonzero(pc.not_equal(before["volume"], now["volume"])).to_pylist()
+    was = before.slice(place, 1).to_pylist()[0]
+    assert (row["symbol"], row["old_timestamp"]) == (was["symbol"], was["timestamp"])
+    assert row["symbol"] == symbol
     assert row["old_volume"] == was["volume"] > row["new_volume"]
     assert Restatements(lake.store).sessions() == [], "daily bars have a log of their own"
-
-
-def is_in(bar: dict[str, Any], session: Session) -> bool:
-    bars = session.bars.filter(pc.equal(session.bars["symbol"], bar["symbol"]))
-    return bar in bars.to_pylist()
 
 
 def test_pages_are_packed_by_the_trades_of_the_day(
