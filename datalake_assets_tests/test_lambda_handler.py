@@ -205,6 +205,16 @@ def test_a_session_that_began_with_a_few_symbols_is_collected_whole_when_all_are
     assert invoke(EVENT)[1]["asked"] == 0
 
 
+def test_a_few_symbols_do_not_replace_a_session_of_many(world: World) -> None:
+    invoke(EVENT | {"symbols": ["AAPL", "MSFT", "SPY"]})
+    held = world.lake.store.get(layout.session_key(DAY))
+
+    told = refused(EVENT | {"symbols": ["AAPL", "AMZN"]})
+
+    assert told.startswith(f"{DAY} has bars of 3 symbols in the lake, and this collection would")
+    assert world.lake.store.get(layout.session_key(DAY)) == held
+
+
 def test_the_thresholds_of_the_event_decide_what_is_published(world: World) -> None:
     world.exchange.faults = FaultScript(
         [Rule(Fault(kind="status", status=404), times=None, path="/v2/stocks/bars")]

@@ -52,6 +52,14 @@ UniverseLoss = Annotated[
     float | None,
     typer.Option(**_SHARE, help="Maximum share of active symbols missing from the list."),
 ]
+SessionLoss = Annotated[
+    float | None,
+    typer.Option(
+        **_SHARE,
+        help="Maximum share of its symbols that a session may lose when it is replaced by one of "
+        "chosen symbols.",
+    ),
+]
 Unanswered = Annotated[
     int | None,
     typer.Option(**_COUNT, help="Symbols that may fail, whatever --min-success-rate says."),
