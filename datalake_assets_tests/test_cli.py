@@ -432,6 +432,34 @@ def test_a_few_symbols_do_not_replace_a_session_of_all(
     assert remote.lake.read(date(2024, 7, 2)).ledger.symbols == {one}
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["status", "--check"],
+        ["doctor"],
+        ["demo"],
+        ["collect", "--session", "2024-07-03"],
+        ["backfill", "--from", "2024-07-03", "--to", "2024-07-03"],
+        ["plan", "--from", "2024-07-03", "--to", "2024-07-03"],
+        ["publish", "--year", "2024"],
+        ["securities"],
+    ],
+)
+def test_an_alert_that_cannot_be_sent_is_told_before_any_work(
+    command: list[str], empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATALAKE_ALERT_URLS", "json://localhost PA55W0RD://token")
+
+    result = invoke(*command)
+
+    assert result.exit_code == 2
+    told = plain(result.output)
+    assert "DATALAKE_ALERT_URLS (not shown) has a URL that Apprise can't use: number 2" in told
+    assert "pa55w0rd" not in told.lower()
+    assert list(empty_folder.iterdir()) == []
+
+
 def test_a_folder_without_a_lake_is_named_and_stays_as_it_is(
     empty_folder: Path, remote: Remote
 ) -> None:

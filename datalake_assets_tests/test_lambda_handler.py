@@ -206,12 +206,15 @@ def test_a_session_that_began_with_a_few_symbols_is_collected_whole_when_all_are
 
 
 def test_a_few_symbols_do_not_replace_a_session_of_many(world: World) -> None:
-    invoke(EVENT | {"symbols": ["AAPL", "MSFT", "SPY"]})
+    invoke(EVENT)
+    present = world.lake.read(DAY).ledger.present
     held = world.lake.store.get(layout.session_key(DAY))
+    world.asked()
 
-    told = refused(EVENT | {"symbols": ["AAPL", "AMZN"]})
+    told = refused(EVENT | {"symbols": [present[0], "XYZZY"]})
 
-    assert told.startswith(f"{DAY} has bars of 3 symbols in the lake, and this collection would")
+    assert told.startswith(f"{DAY} has bars of {len(present)} symbols in the lake")
+    assert world.asked() == []
     assert world.lake.store.get(layout.session_key(DAY)) == held
 
 

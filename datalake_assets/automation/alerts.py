@@ -21,7 +21,7 @@ from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import runs
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
 from datalake_assets.automation.sending import AlertError, Attempt, send
-from datalake_assets.automation.services import Service
+from datalake_assets.automation.services import Service, services
 from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
 
@@ -139,8 +139,7 @@ def receivers(settings: Settings) -> Receivers | None:
     found: list[Webhook | Service] = []
     if settings.alert_webhook:
         found.append(Webhook(settings.alert_webhook))
-    for position, url in enumerate(settings.alert_urls or (), 1):
-        found.append(Service(url, position))
+    found += services(settings)
     return Receivers(*found) if found else None
 
 

@@ -16,7 +16,14 @@ from typing import Annotated, Any
 
 import typer
 
-from datalake_assets.cli.arguments import Json, is_there, open_lake, partitions, show_lake
+from datalake_assets.cli.arguments import (
+    Json,
+    is_there,
+    load_settings,
+    open_lake,
+    partitions,
+    show_lake,
+)
 from datalake_assets.cli.runs import dagster_home, instance
 from datalake_assets.cli.terminal import (
     TerminalDisplay,
@@ -70,7 +77,7 @@ def doctor(
     Exit code 1 if something needs repair, 2 if there is no lake. Nothing is changed.
     """
     with plain_errors():
-        settings = Settings.load()
+        settings = load_settings()
         lake = open_lake(settings)
         if not as_json:
             show_lake(lake)

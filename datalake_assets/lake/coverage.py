@@ -21,7 +21,6 @@ from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
 
-
 MAX_LOSS = 0.1
 """The largest share of its symbols that a session may lose to a collection of chosen symbols."""
 
