@@ -64,6 +64,17 @@ _TYPES = {
     pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
 }
 
+MADE_BY = {
+    "cumulative": "securities",
+    "bars_split": "securities",
+    "bars_all": "securities",
+    "securities": "securities",
+    "factors": "securities",
+    "actions": "securities",
+    "universe": "collect",
+}
+"""Views that a lake may lack, and the command after which it has them."""
+
 _log = logging.getLogger(__name__)
 
 
