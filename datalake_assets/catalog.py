@@ -64,6 +64,9 @@ _TYPES = {
     pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
 }
 
+_OF_SESSIONS = r"[0-9*?\[\]-]*[-*?][0-9*?\[\]-]*"
+"""A date, or a pattern of dates; but no number, which 2026-11-20 without quotes is."""
+
 MADE_BY = {
     "cumulative": "securities",
     "bars_split": "securities",
@@ -204,7 +207,12 @@ def ledger_macro(base: str) -> str:
     those files only: DuckDB opens every file of a view that reads footers, whatever is asked.
     """
     path = _text(f"{base}{layout.SESSIONS}/*/")
-    query = _ledger(f"{path} || sessions || '.parquet'")
+    wrong = _text("ledger_of takes a session like '2026-11-20', or a pattern like '2026-11-*'")
+    name = (
+        f"CASE WHEN regexp_full_match(sessions::VARCHAR, {_text(_OF_SESSIONS)}) "
+        f"THEN sessions::VARCHAR ELSE error({wrong}) END"
+    )
+    query = _ledger(f"{path} || {name} || '.parquet'")
     return f"CREATE OR REPLACE MACRO ledger_of(sessions) AS TABLE {query}"
 
 

@@ -196,6 +196,12 @@ def lake_location(uri: str) -> tuple[Literal["path", "s3", "memory"], str]:
     if not separator:
         if re.match("(s3|file|memory):", uri, re.IGNORECASE):
             raise ValueError(f"{legal}: after the scheme come a colon and two slashes")
+        try:
+            Path(uri).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{legal}: there is no user of the name after ~") from error
+        if "\0" in uri:
+            raise ValueError(f"{legal}: without a null character")
         return "path", uri
     match scheme:
         case "file" if rest.startswith("/"):

@@ -286,6 +286,14 @@ def test_a_table_that_the_lake_lacks_is_told_with_the_command_that_makes_it(
     assert "Did you mean" not in told.stderr
 
 
+def test_a_ledger_of_a_session_that_is_not_there_says_where_to_look(store: Store) -> None:
+    told = run(store, "FROM ledger_of('2019-01-02')")
+
+    assert told.exit_code == 2
+    assert "ledger_of found no such session. Those that are there: datalake status" in told.stderr
+    assert "damaged" not in told.stderr
+
+
 @pytest.mark.parametrize(
     "key", ["data/ticks/years/year=2023/bars.parquet", layout.session_key(DAYS[-1])]
 )

@@ -91,7 +91,7 @@ def sql(
             with working("reading the lake"):
                 create_views(connection, lake.store)
             connection.execute("SET lock_configuration = true")
-            with _refused(), working("running the query"):
+            with _refused(query), working("running the query"):
                 _demand_a_query(connection, query)
                 if parquet is not None:
                     _write(connection, query, parquet)
@@ -100,7 +100,7 @@ def sql(
                 rows = _rows(found)
                 first = list(islice(rows, ROWS + 1))
         # Outside `plain_errors`: a pipe that is closed early (`| head`) is not an error.
-        with _refused():
+        with _refused(query):
             if as_csv:
                 _print_csv(found.schema.names, chain(first, rows))
             elif as_json:
@@ -111,7 +111,7 @@ def sql(
 
 
 @contextmanager
-def _refused() -> Iterator[None]:
+def _refused(query: str) -> Iterator[None]:
     """Print what DuckDB has against a query."""
     import duckdb
 
@@ -127,6 +127,8 @@ def _refused() -> Iterator[None]:
             tell(err, f"error: {error}")
         if lacking:
             tell(err, f'The tables are listed by: {command()} sql "SHOW TABLES"')
+        elif "ledger_of(" in query and "No files found" in str(error):
+            tell(err, f"ledger_of found no such session. Those that are there: {command()} status")
         elif ".parquet" in str(error):
             tell(err, damage())
         raise typer.Exit(2) from error
