@@ -302,9 +302,9 @@ def follow(store: Store) -> None:
             write(store)
     except (CatalogError, StoreError, BrokenFileError, NotInLakeError, OSError) as error:
         _log.warning(
-            "%s was not written again, so queries of it will get slower (%s): datalake catalog",
-            store.url(layout.CATALOG),
-            error,
+            "%s was not written again, so queries of it will get slower (%s): DATALAKE_URI=%s "
+            "datalake catalog",
+            *(store.url(layout.CATALOG), error, store.uri),
         )
 
 

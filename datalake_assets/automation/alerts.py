@@ -209,7 +209,7 @@ def _advice(run: dg.DagsterRun, about: list[str], jobs: Jobs) -> str:
         if len(about) > 1:
             ours = f"datalake backfill --from {about[0]} --to {about[-1]}"
             return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0], about[-1])}"
-        repair = " --repair" if run.job_name == jobs.repair.name else ""
-        ours = f"datalake collect --session {about[0]}{repair}"
-        return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0])}"
+        repair = run.job_name == jobs.repair.name
+        ours = f"datalake collect --session {about[0]}{' --repair' if repair else ''}"
+        return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0], repair=repair)}"
     return "See the run in Dagster's UI."
