@@ -271,9 +271,9 @@ class _Other:
             self._calendar: Any = self._open(name)
         except Exception as error:  # whatever goes wrong inside that package, and in pandas
             raise ValueError(
-                f"exchange_calendars {version('exchange_calendars')} can't make the calendar {name} "
-                f"with pandas {version('pandas')} ({type(error).__name__}: {str(error)[:_LONG]}): "
-                "another version of the two may"
+                f"exchange_calendars {version('exchange_calendars')} can't make the calendar "
+                f"{name} with pandas {version('pandas')}: another version of the two may "
+                f"({type(error).__name__}: {str(error)[:_LONG]})"
             ) from error
         self._first: date = self._calendar.first_session.date()
         covered: date = self._calendar.last_session.date()

@@ -209,7 +209,9 @@ def test_a_calendar_that_its_package_cannot_make_is_an_error_with_the_versions(n
 
 
 @pytest.mark.parametrize(
-    "day", ["nonsense", "", "2024-13-01", 5, None, True, datetime(2024, 1, 3, 5)], ids=repr
+    "day",
+    ["nonsense", "", "2024-13-01", 5, None, True, datetime(2024, 1, 3, 5, tzinfo=UTC)],
+    ids=repr,
 )
 @pytest.mark.parametrize("calendar", ["XNYS", "XLON"])
 def test_what_is_no_day_is_refused_everywhere(calendar: str, day: Any) -> None:
@@ -238,7 +240,7 @@ def test_a_day_that_the_calendar_does_not_cover_is_refused(calendar: str, day: s
 
 @pytest.mark.parametrize("pause", [5, None, "1h"])
 def test_a_pause_that_is_no_timedelta_is_refused(pause: Any) -> None:
-    with pytest.raises(ValueError, match="is no timedelta, like"):
+    with pytest.raises(ValueError, match="is no timedelta"):
         TradingDays().partitions("2024-01-02", pause)
 
 
@@ -260,7 +262,7 @@ def test_without_the_extra_xnys_works_and_the_others_say_what_to_install() -> No
     )
 
     assert done.stdout.splitlines() == ["Etc/GMT-2", "[]"]
-    assert 'pip install "us-equity-datalake[calendars]"' in done.stderr
+    assert "pip install 'us-equity-datalake[calendars]'" in done.stderr
 
 
 def test_the_document_has_the_partitions_that_it_tells_of() -> None:
