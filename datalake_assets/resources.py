@@ -24,6 +24,7 @@ from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
+from datalake_assets.lake.coverage import MAX_LOSS
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
@@ -178,6 +179,14 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         le=1,
         description="Maximum share of active symbols that may be missing from the list of assets, "
         "compared with the previous snapshot.",
+    )
+    max_session_loss: float = Field(
+        default=MAX_LOSS,
+        ge=0,
+        le=1,
+        description="Maximum share of the symbols with a bar that a session may lose when it is "
+        "replaced by one of chosen symbols (the option symbols, or DATALAKE_SYMBOLS). Does not "
+        "apply to a repair, which keeps all of them.",
     )
     survey: bool = Field(
         default=True,

@@ -297,6 +297,47 @@ def test_a_run_tells_why_symbols_failed_that_keep_what_is_published_of_them(
     assert [dict(row.data) for table in told for row in table.records] == rows * 2
 
 
+def test_a_few_chosen_symbols_do_not_replace_a_session_of_many(bench: Workbench) -> None:
+    assert bench.run(MONDAY, TUESDAY).success
+    before = bench.files()
+    bench.market.asked()
+
+    refused = bench.run(MONDAY, TUESDAY, symbols="AAA,AAB")
+
+    assert not refused.success
+    assert bench.files() == before
+    assert bench.market.asked() == set()
+    assert failure(refused).startswith(
+        f"{MONDAY} has bars of 20 symbols in the lake, and this collection would replace it "
+        "without 18 of them; nothing was requested. To add the chosen symbols and keep the others: "
+        f"datalake collect --from {MONDAY} --to {TUESDAY} --repair."
+    )
+    assert bench.run(MONDAY, TUESDAY, symbols="AAA,AAB", missing_only=True).success
+    assert bench.run(MONDAY, symbols="AAA,AAB", repair=True).success
+    assert bench.run(MONDAY, symbols="AAA,AAB", max_session_loss=1.0).success
+    assert bench.lake.read(MONDAY).ledger.symbols == {"AAA", "AAB"}
+    assert len(bench.lake.read(TUESDAY).ledger.symbols) == 20
+
+
+@pytest.mark.parametrize(("dropped", "good"), [(1, True), (2, True), (3, False)])
+def test_a_tenth_of_the_symbols_may_be_dropped_from_a_list(
+    bench: Workbench, dropped: int, good: bool
+) -> None:
+    bench.run(MONDAY)
+    assert bench.run(MONDAY, symbols=",".join(names(20)[dropped:])).success is good
+
+
+def test_a_session_that_waits_for_its_repair_is_not_replaced_by_a_few_symbols(
+    bench: Workbench,
+) -> None:
+    bench.market.failing = {("AAC", MONDAY)}
+    assert not bench.run(MONDAY).success
+    before = bench.files()
+
+    assert "has bars of 19 symbols" in failure(bench.run(MONDAY, symbols="AAA,AAB"))
+    assert bench.files() == before
+
+
 def test_chosen_symbols_that_are_not_on_the_list_are_warned_of(bench: Workbench) -> None:
     result = bench.run(MONDAY, symbols="AAA,AAB,XYZZY")
 

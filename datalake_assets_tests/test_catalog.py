@@ -312,6 +312,17 @@ def test_the_ledger_has_a_row_for_each_symbol_without_a_bar(store: Store) -> Non
     assert rows("ledger_of('2024-*')") == [newest]
     assert rows("ledger_of('*')") == rows("ledger")
     assert rows(f"ledger_of('{DAYS[5]}')") == []
+    assert rows(f"ledger_of(DATE '{DAYS[0]}')") == expected
+
+
+@pytest.mark.parametrize("given", ["'rubbish'", "'../x'", "''", "5", "2024-11-24", "NULL"])
+def test_a_ledger_of_what_is_no_session_is_refused_in_its_own_words(
+    given: str, store: Store
+) -> None:
+    catalog.write(store)
+
+    with pytest.raises(duckdb.InvalidInputException, match="ledger_of takes a session like '20"):
+        ask(store, f"FROM ledger_of({given})")
 
 
 def test_the_universe_has_each_days_list(store: Store) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from datalake_assets.automation.services import services
 from datalake_assets.cli.terminal import err, tell, working
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.dataset import DAILY, Dataset, minute_dataset
@@ -52,6 +53,14 @@ RowRatio = Annotated[
 UniverseLoss = Annotated[
     float | None,
     typer.Option(**_SHARE, help="Maximum share of active symbols missing from the list."),
+]
+SessionLoss = Annotated[
+    float | None,
+    typer.Option(
+        **_SHARE,
+        help="Maximum share of its symbols that a session may lose when it is replaced by one of "
+        "chosen symbols.",
+    ),
 ]
 Unanswered = Annotated[
     int | None,
@@ -106,17 +115,25 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def load_settings(symbols: str | None = None) -> Settings:
-    """The settings; `--symbols` overrides the environment's symbols.
+    """The settings, for a command that collects or judges: all that Dagster would refuse.
+
+    Commands that only read the lake use `Settings.load`: they need no receiver of alerts.
+
+    Args:
+        symbols: What `--symbols` gives; overrides the environment's symbols.
 
     Raises:
-        SettingsError: A setting or a symbol is invalid.
+        SettingsError: A setting or a symbol is invalid, or no alert can be sent as they say.
     """
     if symbols is None:
-        return Settings.load()
-    if not symbols.strip():
+        settings = Settings.load()
+    elif symbols.strip():
+        both = ("DATALAKE_SYMBOLS", "DATALAKE_MINUTE_SYMBOLS")
+        settings = Settings.load({**os.environ, **dict.fromkeys(both, symbols)})
+    else:
         raise typer.BadParameter("--symbols is empty; leave it out to collect all symbols")
-    both = ("DATALAKE_SYMBOLS", "DATALAKE_MINUTE_SYMBOLS")
-    return Settings.load({**os.environ, **dict.fromkeys(both, symbols)})
+    services(settings)
+    return settings
 
 
 def dataset_of(settings: Settings, *, minutes: bool) -> Dataset:

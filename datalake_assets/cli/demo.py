@@ -12,7 +12,7 @@ from rich.table import Table
 
 from datalake_assets import market_calendar
 from datalake_assets.actions.log import ActionLog
-from datalake_assets.cli.arguments import open_lake, partitions, show_lake
+from datalake_assets.cli.arguments import load_settings, open_lake, partitions, show_lake
 from datalake_assets.cli.chart import draw
 from datalake_assets.cli.marks import marks, words
 from datalake_assets.cli.runs import materialize, sweep_actions, write_report
@@ -24,7 +24,6 @@ from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.lake import Lake
 from datalake_assets.securities.derivation import read_derived
 from datalake_assets.securities.factors import SPLITS
-from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 
 DEMO_SESSIONS = 6
@@ -39,7 +38,7 @@ names, one period of two weeks in fifty has none."""
 def demo() -> None:
     """Collect the newest sessions into a lake and show them. Needs no API key."""
     with plain_errors():
-        settings = Settings.load()
+        settings = load_settings()
         show_lake(open_lake(settings))
         newest = date.fromisoformat(partitions(settings)[-1])
         days = [*market_calendar.previous_sessions(newest, MOST_SESSIONS - 1), newest]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TypeVar
 
 import numpy as np
@@ -58,6 +58,10 @@ def instant(at: datetime) -> datetime:
         raise ValueError(
             f"{at!r} is no instant: give a datetime with its zone, like datetime.now(UTC)"
         )
+    try:
+        at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{at!r} is no instant: it is outside the years 1 to 9999") from error
     return at
 
 

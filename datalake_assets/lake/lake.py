@@ -28,7 +28,7 @@ from datalake_assets.lake.restatements import Restatements, undone
 from datalake_assets.lake.returns import missing, total_returns
 from datalake_assets.lake.security_reader import BARS, SecurityReader, Tables
 from datalake_assets.lake.session_file import Session
-from datalake_assets.securities.adjusting import KINDS, RAW, kinds
+from datalake_assets.securities.adjusting import KINDS, RAW, kinds, several
 from datalake_assets.securities.security import Security
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -102,6 +102,9 @@ class Lake:
             StoreError: The store can't be reached, or refuses.
             WrongLakeError: The lake was made by another version of this program.
         """
+        told: object = uri  # a notebook has no type checker
+        if not isinstance(told, str | Path | None):
+            raise ValueError(f"{uri!r} is no URI: give a local path, or s3://bucket/prefix")
         # An empty one is an unset variable: not a wish for whatever lake the settings have.
         lake = cls(open_store(str(Settings.load().lake_uri if uri is None else uri)))
         try:
@@ -388,6 +391,7 @@ class Lake:
             HoldersWarning, UndecidedWarning, BehindWarning, MissingSessionsWarning: As for `bars`.
         """
         begin, stop, holder_on = _day(start), _day(end), _day(asof)
+        begin = None if begin == date.min else begin  # no close can be before it
         reader, securities = self._readers(known_at)
         securities.required("a total return")
         first, last = span_of(begin, stop)
@@ -473,9 +477,13 @@ class Lake:
         """The tickers that have a bar, ascending: ever, or in this year.
 
         Raises:
+            ValueError: No year.
             BrokenFileError: A file is damaged.
         """
-        return self._reader.symbols(year)
+        told: object = year
+        if year is not None and (isinstance(told, bool) or not isinstance(told, int | np.integer)):
+            raise ValueError(f"{year!r} is no year: give a number like 2024, or None for all")
+        return self._reader.symbols(None if year is None else int(year))
 
     def universe(self, day: Day | None = None) -> pa.Table:
         """The source's list of assets, as it was taken last on or before a day.
@@ -653,7 +661,7 @@ def _columns(columns: str | Iterable[str] | None) -> list[str] | None:
     """The columns of bars that are meant; None for all."""
     if columns is None:
         return None
-    wanted = [columns] if isinstance(columns, str) else list(columns)
+    wanted = several("columns", columns)
     if unknown := [name for name in wanted if name not in BARS.names]:
         raise ValueError(
             f"bars have no column {unknown[0]!r}: give one or more of {', '.join(BARS.names)}"

@@ -45,6 +45,7 @@ from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.year_bars import BAND
 from datalake_assets.lake.year_file import Rows, YearFile, merged
 from datalake_assets.lake.year_files import YearFiles, of_year
+from datalake_assets.securities.adjusting import several
 from datalake_assets.securities.evidence import Days, days_of
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, require_unforked
@@ -443,7 +444,7 @@ class Reader:
 
     def symbols(self, year: int | None = None) -> list[str]:
         """The symbols that have a bar, ascending: ever, or in this year."""
-        years = self._looked_at(*((year, year) if year else _EVER))
+        years = self._looked_at(*(_EVER if year is None else (year, year)))
         unread: list[date] = []
         found: set[str] = set()
         for held in years:
@@ -820,7 +821,9 @@ def as_day(day: date | str | np.datetime64) -> date:
         midnight = day.astype("datetime64[D]")
         if np.isnat(day) or np.datetime_data(day.dtype)[0] in ("Y", "M", "W") or midnight != day:
             raise ValueError(f"{day} is no day: give one, like np.datetime64('2024-07-03')")
-        found: date = midnight.item()
+        found = midnight.item()
+        if not isinstance(found, date):  # of a year after 9999
+            raise ValueError(f"{day} is no day: give one, like np.datetime64('2024-07-03')")
         return found
     if isinstance(day, datetime):
         if day != day:
@@ -876,7 +879,7 @@ def symbols_of(symbols: str | Iterable[str] | None) -> frozenset[str] | None:
         return None
     if isinstance(symbols, pa.Array | pa.ChunkedArray):
         symbols = symbols.to_pylist()  # what they iterate over are scalars, no text
-    names = frozenset(map(symbol_of, [symbols] if isinstance(symbols, str) else symbols))
+    names = frozenset(map(symbol_of, several("symbols", symbols)))
     if not names:
         raise ValueError("no symbol is given: give one or more, or None for all")
     return names

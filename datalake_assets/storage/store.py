@@ -436,8 +436,8 @@ class Store:
         """Removes the object; it is fine when there is none."""
         try:
             with self._attempt("delete", key) as backend:
-                if self._root is not None:
-                    os.unlink(self._base + key)  # noqa: PTH108 - a Path takes longer than the call
+                if self._staging:
+                    self._staging.delete(key)
                 else:
                     obstore.delete(backend, key)
         except FileNotFoundError:
