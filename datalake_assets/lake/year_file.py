@@ -38,8 +38,8 @@ _CODECS = dict.fromkeys(_REPEATED, "snappy") | {"vwap": "none", "volume": "none"
 seventh smaller, and Polars takes a third longer. Snappy leaves vwap as long as it is, and takes a
 quarter of the time to read a file for the tenth of its length that it saves of volumes."""
 
-_TOGETHER = 4
-"""Row groups that are decoded at once where only some of their rows are wanted: 40 MB."""
+_TOGETHER = 6
+"""Row groups that are decoded at once where only some of their rows are wanted: 60 MB."""
 
 _SYMBOL = SCHEMA.get_field_index("symbol")
 _ORDER = [pq.SortingColumn(SCHEMA.get_field_index(name)) for name in ("symbol", "session")]
