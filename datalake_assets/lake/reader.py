@@ -46,7 +46,7 @@ from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.year_bars import BAND
 from datalake_assets.lake.year_file import Rows, YearFile, merged
 from datalake_assets.lake.year_files import YearFiles, of_year
-from datalake_assets.securities.evidence import Days, days_of
+from datalake_assets.securities.evidence import Days
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, require_unforked
 
@@ -927,22 +927,22 @@ def _ordered(
     others = [*found.sessions, *(each.table(columns) for each in found.files)]
     tables = [*found.symbol_years, *others]
     bars = pa.concat_tables(tables).combine_chunks() if tables else empty().select(columns)
-    days = days_of(bars["session"])
-    if held := sum(each.num_rows for each in found.symbol_years):
-        current = [part.numbers for part in parts if not part.file]
-        kept = np.isin(days[:held], np.concatenate(current))
-        if not kept.all():
-            kept = np.append(kept, np.ones(len(days) - held, bool))
-            bars, days = bars.filter(pa.array(kept)).combine_chunks(), days[kept]
     if not bars.num_rows:
         return bars, frozenset()
+    days = bars["session"].chunk(0).view(pa.int32()).to_numpy()
+    stays = np.ones(len(days), bool)
+    if held := sum(each.num_rows for each in found.symbol_years):
+        current = [part.numbers for part in parts if not part.file]
+        stays[:held] = np.isin(days[:held], np.concatenate(current))
     symbols = bars["symbol"].chunk(0).dictionary_encode()
-    names = np.array(symbols.dictionary.to_pylist(), object)
+    names, codes = np.array(symbols.dictionary.to_pylist(), object), symbols.indices.to_numpy()
     rank = np.empty(len(names), np.int64)
     rank[np.argsort(names)] = np.arange(len(names))
-    place = (rank[symbols.indices.to_numpy()] << 32) + days
-    if (place[1:] < place[:-1]).any():
-        bars = bars.take(pa.array(np.argsort(place, kind="stable")))
+    place = (rank[codes] << 32) + days
+    if not stays.all() or (place[1:] < place[:-1]).any():
+        order = np.argsort(place, kind="stable")
+        order = order[stays[order]]
+        bars, names = bars.take(pa.array(order)), names[np.unique(codes[order])]
     return bars, frozenset(names)
 
 
