@@ -27,7 +27,7 @@ from datalake_assets.securities.evidence import days_of
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, open_store
 from datalake_assets_tests.collection.tables import bar, table
-from datalake_assets_tests.lake.files import session_bytes
+from datalake_assets_tests.lake.files import flipped, session_bytes
 
 DAYS = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 8))
 Traded = Mapping[date, Iterable[str]]
@@ -134,6 +134,24 @@ def test_what_is_asked_for_is_what_comes(
 
 
 ENCODED = encoded(FOUR)
+
+
+@pytest.mark.parametrize("days", [None, DAYS[:2]])
+def test_row_groups_that_are_decoded_one_after_the_other_bring_the_same(
+    days: list[date] | None,
+) -> None:
+    with patch.object(year_file, "_TOGETHER", 1):
+        found = read(ENCODED, frozenset("ABD"), days)
+    assert found.equals(truth(FOUR, "ABD", days))
+
+
+@pytest.mark.parametrize("name", SCHEMA.names)
+def test_a_flipped_bit_is_found_in_every_column(name: str) -> None:
+    group = pq.read_metadata(io.BytesIO(ENCODED)).row_group(1)
+    chunk = group.column(SCHEMA.get_field_index(name))
+    begin = chunk.dictionary_page_offset or chunk.data_page_offset
+    with pytest.raises(BrokenFileError, match="here is no whole year file"):
+        read(flipped(ENCODED, begin + chunk.total_compressed_size - 1, 0))
 
 
 def test_columns_that_nobody_wants_are_not_decoded() -> None:
