@@ -232,7 +232,7 @@ def _session_ticks(
         told: list[_SessionResult] = []
         requests: dict[datetime, int] = {}  # shared by sessions that were collected together
         with _Materializations(context) as published:
-            for outcome in _collect(context, collector, source, held, display, names):
+            for outcome in _collect(context, collector, source, held, display, asset, names):
                 requests[outcome.statistics.started] = outcome.statistics.requests
                 if outcome.published:
                     published.add(_materialization(context.asset_key, outcome, held))
@@ -371,6 +371,7 @@ def _collect(
     source: SourceResource,
     lake: LakeWriter,
     display: Display,
+    asset: _Asset,
     names: Names,
 ) -> Iterator[Outcome]:
     """Collect and write the run's sessions."""
