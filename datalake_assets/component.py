@@ -129,10 +129,13 @@ class DatalakeComponent(dg.Component, dg.Resolvable, _Attributes):  # type: igno
         from datalake_assets.definitions import build_definitions
 
         settings, variables = self.settings()
-        root, symbols = context.project_root, settings.symbols
-        if symbols and symbols.startswith("@"):
-            symbols = f"@{_placed(symbols[1:], root)}"
-        settings = replace(settings, lake_uri=_placed(settings.lake_uri, root), symbols=symbols)
+        root = context.project_root
+        settings = replace(
+            settings,
+            lake_uri=_placed(settings.lake_uri, root),
+            symbols=_symbols_of(settings.symbols, root),
+            minute_symbols=_symbols_of(settings.minute_symbols, root),
+        )
         return build_definitions(settings, self.names(), variables)
 
     def names(self) -> Names:
@@ -186,6 +189,11 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
     return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def _symbols_of(given: str | None, root: Path) -> str | None:
+    """Symbols, with their file's place if they are in one."""
+    return f"@{_placed(given[1:], root)}" if given and given.startswith("@") else given
 
 
 def _placed(uri: str, root: Path) -> str:

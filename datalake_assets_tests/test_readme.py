@@ -20,12 +20,15 @@ from typing import Any
 import dagster as dg
 import duckdb
 import duckdb_extensions
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pandas import Timestamp
 
 from datalake_assets.cli import COMMANDS, load
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.minute_audit import MINUTE_RULES
 from datalake_assets.collection.report import State
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.lake import Lake
@@ -261,6 +264,27 @@ def test_the_readme_reads_adjusted_bars_total_returns_and_explanations(lake: Lak
     assert told["returns"].num_rows == told["bars"].num_rows
     assert told["who"].symbol == ONE
     assert told["why"].startswith("2024-07-04 is no trading session")
+
+
+def test_no_thread_of_arrow_is_at_work_when_a_script_ends(
+    collected: LakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is the last to let go of bytes of Python's asks for Python's lock. While Python
+    ends it gets none, and the process aborts: "terminate called without an active exception".
+    """
+    threads: list[bool] = []
+    read = pq.ParquetFile.read
+
+    def watched(
+        file: pq.ParquetFile, columns: Any = None, use_threads: bool = True, **more: Any
+    ) -> pa.Table:
+        threads.append(use_threads)
+        return read(file, columns, use_threads, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", watched)
+    run("README", collected)
+    assert threads
+    assert not any(threads)
 
 
 def test_our_own_reader_gives_bars_a_session_and_an_explanation(lake: LakeWriter) -> None:
@@ -688,7 +712,8 @@ def test_a_message_that_the_program_does_not_say_would_be_found() -> None:
 def test_every_rule_of_the_audit_has_its_line_in_the_runbook() -> None:
     lines = re.findall(r"^\| (`.*?) \|", RUNBOOK, re.MULTILINE)
 
-    assert sorted(re.findall(r"`(\w+)`", " ".join(lines))) == sorted(RULES)
+    rules = {*RULES, *MINUTE_RULES.meanings}
+    assert sorted(re.findall(r"`(\w+)`", " ".join(lines))) == sorted(rules)
 
 
 def test_the_knobs_that_the_documents_name_are_the_collectors() -> None:

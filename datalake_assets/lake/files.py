@@ -196,7 +196,8 @@ class LakeFiles:
         if not days:
             return None
         try:
-            table = pq.read_table(io.BytesIO(self.store.get(layout.survey_key(days[-1]))))
+            data = self.store.get(layout.survey_key(days[-1]))
+            table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
             span = table.schema.metadata
             symbols, years = table["symbol"].to_pylist(), table["years"].to_pylist()
             return Survey(

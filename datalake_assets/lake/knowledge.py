@@ -207,7 +207,7 @@ class KnownSecurities(SecurityReader):
         found: dict[int, float] = {}
         for key in self._store.list(layout.EVIDENCE):
             file = pq.ParquetFile(pa.BufferReader(self._store.get(key)))
-            table = file.read(columns=["session", "market"]).drop_null()
+            table = file.read(["session", "market"], use_threads=False).drop_null()
             found.update(
                 zip(days_of(table["session"]).tolist(), table["market"].to_pylist(), strict=True)
             )

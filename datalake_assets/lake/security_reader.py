@@ -378,7 +378,7 @@ class SecurityReader:
             file = pq.ParquetFile(
                 pa.BufferReader(self._store.get(key)), page_checksum_verification=True
             )
-            return file.read().select(schema.names).cast(schema)
+            return file.read(use_threads=False).select(schema.names).cast(schema)
         except (OSError, pa.ArrowException, ValueError, KeyError) as error:
             raise BrokenFileError(
                 f"{self._store.url(key)} is no whole table ({error!r}): derive it again: {DERIVE}"

@@ -30,7 +30,7 @@ def by_daily_bars(daily: LakeFiles, dataset: Dataset) -> Expected:
     """How many bars of a dataset to expect of a symbol, by its trades on that day.
 
     Where the session's own daily bars are not in the lake, those of the newest of the five sessions
-    before it count. Of a symbol that was not asked for then, every minute is expected to have a bar.
+    before it count. Of a symbol that was not asked for then, every minute is expected.
 
     Args:
         daily: The lake, with its daily bars.
