@@ -5,7 +5,7 @@ of its own for each. Questions are asked of a lake in a folder, and of the same 
 server: one symbol over all sessions, one session of all symbols, and the same put together. The
 first round does not count; the median of the others does.
 
-    python -m benchmarks.minutes [--sessions 252] [--symbols 11000] [--rounds 3]
+    python -m benchmarks.read_minutes [--sessions 252] [--symbols 11000] [--rounds 3]
         [--lake .datalake/minutes] [--local-only]
 """
 
