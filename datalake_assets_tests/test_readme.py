@@ -32,6 +32,7 @@ from datalake_assets.collection.minute_audit import MINUTE_RULES
 from datalake_assets.collection.report import State
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.resampling import resample
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
@@ -43,6 +44,7 @@ from datalake_assets.settings import LAKE_OF_EXCHANGE, SETTINGS, Setting, Settin
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests import environments
+from datalake_assets_tests.lake.minutes import publish_minutes, session_of
 from datalake_assets_tests.securities.bars import action
 from datalake_assets_tests.securities.deriving import derive, say
 
@@ -243,6 +245,7 @@ def newest(lake: LakeWriter) -> Session:
 def test_every_library_that_the_readme_promises_has_its_snippet() -> None:
     assert list(snippets()) == [
         "datalake_assets",
+        "datetime",
         "duckdb",
         "polars",
         "pandas",
@@ -299,6 +302,30 @@ def test_our_own_reader_gives_bars_a_session_and_an_explanation(lake: LakeWriter
     assert told["who"].symbol == ONE
     assert told["newest"] == newest(lake)
     assert told["why"].startswith("2024-07-04 is no trading session")
+
+
+def test_our_own_reader_gives_minutes_and_longer_bars(
+    collected: LakeWriter, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path))
+    for key in collected.store.list():
+        store.put(key, collected.store.get(key))
+    text = snippets()["datetime"]
+    asked = re.findall(r'minutes\(\["(\w+)", "(\w+)"\]', text)[0]
+    for day in SESSIONS:
+        publish_minutes(store, day, session_of(asked, day))
+    told: dict[str, Any] = {}
+    exec(text.replace(LAKE_OF_EXCHANGE, store.uri), told)
+
+    assert told["day"] == SESSIONS[-1]
+    minutes = session_of(asked, SESSIONS[-1])
+    assert told["minutes"].drop_columns("security") == minutes.slice(0, 390)
+    assert told["adjusted"].num_rows == 2 * 390 * len(SESSIONS)
+    assert told["five"] == resample(told["minutes"], "5min")
+    assert told["market"]["symbol"].to_pylist() == sorted(asked)
+    assert told["first"] == told["minutes"].slice(0, 30).select(["timestamp", "close"])
+    assert told["half_hours"].num_rows == 13
+    assert "2024-07-04 is no trading session" in told["why"]
 
 
 def test_duckdb_reads_the_newest_session_and_one_symbol(

@@ -24,7 +24,7 @@ from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
 from datalake_assets.lake import session_file
 from datalake_assets.lake.session_file import footer_size
-from datalake_assets.storage.store import BrokenFileError, Part, Store
+from datalake_assets.storage.store import BrokenFileError, Part, Store, StoreError
 
 FOOTER_GUESS = 320 * 1024
 """Bytes from the end of a file that mostly hold its footer: of three million bars 108 KB of row
@@ -40,8 +40,11 @@ _SYMBOL = SCHEMA.get_field_index("symbol")
 _BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, IndexError)
 
 
-class ReplacedError(RuntimeError):
+class ReplacedError(StoreError):
     """The file was replaced after its footer was read: open it again."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where} was replaced while it was read: run this again", transient=True)
 
 
 class MinuteFile:
@@ -129,12 +132,7 @@ class MinuteFile:
             BrokenFileError: It is damaged.
         """
         groups, start, stop = piece
-        try:
-            part = self._store.part(self._key, stop - start, start)
-        except FileNotFoundError as error:
-            raise ReplacedError(f"{self.where} is gone") from error
-        if part.version != self._version:
-            raise ReplacedError(f"{self.where} was replaced")
+        part = self._part(start, stop)
         try:
             # Parquet's offsets count from the start of the file. The rest of this memory is never
             # touched, so the system gives none for it.
@@ -157,6 +155,18 @@ class MinuteFile:
                 yield _kept(rows.replace_schema_metadata(None).cast(_schema(columns)), names)
             except _BROKEN as error:
                 raise self._broken(error) from error
+
+    def _part(self, start: int, stop: int) -> Part:
+        try:
+            part = self._store.part(self._key, stop - start, start)
+        except StoreError:
+            # A bucket refuses a range beyond the end of a shorter file.
+            if self._store.part(self._key, 1).version == self._version:
+                raise
+            raise ReplacedError(self.where) from None
+        if part.version != self._version:
+            raise ReplacedError(self.where)
+        return part
 
     def _holding(self, names: Sequence[str]) -> Iterator[int]:
         """The row groups that can hold some of these symbols, which ascend."""

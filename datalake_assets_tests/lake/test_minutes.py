@@ -491,8 +491,22 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
 
     found = Lake(ReplacingStore(store, data, 2)).minutes(symbols)
     assert found == (bars.slice(0, 390) if symbols else bars)
-    with pytest.raises(ReplacedError, match="was replaced"):
+    with pytest.raises(ReplacedError, match="was replaced while it was read: run this again"):
         Lake(ReplacingStore(store, data, 9)).minutes(symbols)
+
+
+@pytest.mark.parametrize("place", ["folder", "memory", pytest.param("s3", marks=pytest.mark.s3)])
+def test_a_file_that_a_shorter_one_replaces_is_read_again(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    uris = {"folder": str(tmp_path), "memory": "memory://"}
+    store = open_store(uris.get(place) or request.getfixturevalue("s3_lake_uri"))
+    short = session_of(["S299"], DAYS[0])
+    publish_minutes(store, DAYS[0], short)
+    data = store.get(layout.session_key(DAYS[0], layout.MINUTE))
+    for symbols in ("S299", None):
+        publish_minutes(store, DAYS[0], whole_market())
+        assert Lake(ReplacingStore(store, data, 1)).minutes(symbols) == short
 
 
 def test_a_flipped_bit_is_told_and_not_read(tmp_path: Path) -> None:
