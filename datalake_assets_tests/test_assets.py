@@ -18,8 +18,8 @@ import pytest
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.collect import Page
+from datalake_assets.collection.dataset import DAILY
 from datalake_assets.collection.errors import PermanentError, RefusedError, TransientError
-from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.survey import AskYears, Survey
@@ -740,7 +740,7 @@ def test_an_interrupted_range_keeps_the_sessions_that_were_published_before(
     bench: Workbench,
 ) -> None:
     """A window of them is published while the next one is collected."""
-    days = market_calendar.previous_sessions(FRIDAY, WINDOW + 1)
+    days = market_calendar.previous_sessions(FRIDAY, DAILY.window + 1)
     wednesday = days[-1]
 
     class Halting(Market):
@@ -753,7 +753,7 @@ def test_an_interrupted_range_keeps_the_sessions_that_were_published_before(
 
     class WhenPublished(Interrupting):
         def show(self, snapshot: Snapshot, *, final: bool) -> None:
-            if len(bench.lake.sessions()) == WINDOW:
+            if len(bench.lake.sessions()) == DAILY.window:
                 super().show(snapshot, final=final)
 
     bench.market = Halting(names(5))
@@ -888,7 +888,7 @@ def test_before_a_long_range_one_survey_is_taken_kept_and_packed_by(long: Workbe
 
     assert result.success
     assert questions(long) == [(names(620), 2011, TODAY.year)]
-    assert len(LONG) == WINDOW + 3
+    assert len(LONG) == DAILY.window + 3
     assert len(long.market.requests) == 2, "one for each window: what is silent rides along"
     kept = long.lake.survey()
     assert kept is not None
@@ -915,7 +915,7 @@ def test_without_the_survey_every_symbol_is_expected_in_every_session(long: Work
     assert len(long.market.requests) == 4 + 1
 
 
-@pytest.mark.parametrize(("count", "asked"), [(WINDOW, 0), (WINDOW + 1, 1)])
+@pytest.mark.parametrize(("count", "asked"), [(DAILY.window, 0), (DAILY.window + 1, 1)])
 def test_a_window_is_not_worth_a_survey(count: int, asked: int, long: Workbench) -> None:
     assert long.run(LONG[0], LONG[count - 1], **ROOMY).success
 
@@ -957,7 +957,7 @@ def test_a_survey_is_taken_anew_when_a_later_year_is_asked_for() -> None:
 def test_a_short_range_has_no_survey_even_if_the_lake_has_one() -> None:
     lake, market = LakeWriter(open_store("memory://")), Surveyed(names(3))
     assert surveyed(lake, market, LONG, names(3), LONG[-1]) is not None
-    assert surveyed(lake, market, LONG[:WINDOW], names(3), LONG[-1]) is None
+    assert surveyed(lake, market, LONG[: DAILY.window], names(3), LONG[-1]) is None
     assert len(market.questions) == 1
 
 
