@@ -36,7 +36,7 @@ from benchmarks.compare_lakes import differences
 from benchmarks.measuring import ROOT
 from benchmarks.surroundings import LAST, UNLIMITED, user_environment, years_until_last
 from datalake_assets import market_calendar
-from datalake_assets.collection.plan import WINDOW
+from datalake_assets.collection.dataset import DAILY
 from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
 from datalake_assets.exchange.server import Exchange, Receive, Scope, Send
 from datalake_assets.lake import session_file
@@ -44,7 +44,7 @@ from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 
-UNDER_WAY = 3 * WINDOW
+UNDER_WAY = 3 * DAILY.window
 """Sessions that a kill can lose: `publication` has three windows under way at most."""
 ENDING = 1_800  # seconds within which a backfill that nobody kills must end
 

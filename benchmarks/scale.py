@@ -44,8 +44,9 @@ from datalake_assets.collection.cost import (
     DOLLARS_PER_PUT,
     PRICES_OF,
 )
+from datalake_assets.collection.dataset import DAILY as DAILY_BARS
 from datalake_assets.collection.errors import TransientError
-from datalake_assets.collection.plan import WINDOW, Chunk, Packing, Plan, plan, plan_each, windows
+from datalake_assets.collection.plan import Chunk, Packing, Plan, plan, plan_each, windows
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.retry import RetryPolicy
@@ -70,6 +71,7 @@ SLACK = 0.01
 
 PAGE = 10_000
 MINUTES = 390
+A_WINDOW = DAILY_BARS.window
 TRADES_A_SESSION = 58_652_656
 """Average of 2020, all venues: FINRA, 2021 Industry Snapshot, table 3.2."""
 
@@ -186,7 +188,7 @@ DAILY = Kind(
     1,
     BYTES_PER_BAR,
     Packing(),
-    WINDOW,
+    A_WINDOW,
     BACKFILL_BARS_PER_CPU_SECOND,
     BYTES_PER_SYMBOL_YEAR,
     memory=1,
@@ -856,13 +858,13 @@ def figures() -> dict[str, str]:
     allowed = LIMITS[1] * (1 - SLACK) / 60
     alpaca = [day for day in SESSIONS if day >= date(2016, 1, 4)]
     waiting = 0.5 * DOLLARS_PER_FARGATE_VCPU_HOUR + 2 * DOLLARS_PER_FARGATE_GB_HOUR
-    together = plan(names(), SESSIONS[:WINDOW], MINUTE.packing).requests / WINDOW
+    together = plan(names(), SESSIONS[:A_WINDOW], MINUTE.packing).requests / A_WINDOW
     years = (FREEZING_PARTITIONS - len(SESSIONS)) / A_YEAR
     in_time = (LAMBDA_SECONDS - RESERVE) * LIMITS[0] * (1 - SLACK) / 60
     return {
         "sessions since 2016-01-04, where Alpaca begins": f"{len(alpaca):,}",
         "rows of a page": f"{PAGE:,}",
-        "symbols × sessions on a page of daily bars": f"{Packing().bars // WINDOW} × {WINDOW}",
+        "symbols × sessions on a page of daily bars": f"{Packing().bars // A_WINDOW} × {A_WINDOW}",
         "minutes of a session, and with early and late trading": f"{MINUTES}, ×{EXTENDED_HOURS}",
         "trades of a session": f"{TRADES_A_SESSION:,} in 2020 (FINRA, table 3.2)",
         "requests for a session of minute bars, if 63 sessions shared them": f"{together:,.0f}",

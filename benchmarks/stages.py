@@ -31,7 +31,7 @@ STAGES = {
     "session file: Parquet and JSON": ("lake.session_file", "encode"),
     "look for what is published": ("lake.writer", "LakeWriter.prepare"),
     "write files": ("lake.writer", "LakeWriter.publish"),
-    "describe sessions for Dagster": ("assets.daily_ticks", "_materialization"),
+    "describe sessions for Dagster": ("assets.session_ticks", "_materialization"),
     "Dagster's records: plan of the run": ("records.sqlite", "SqliteEventLog.store_event_batch"),
     "Dagster's records: sessions": ("records.sqlite", "SqliteEventLog._write"),
 }

@@ -21,7 +21,8 @@ import pyarrow as pa
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import LOOKBACK, audit
 from datalake_assets.collection.bars import SCHEMA
-from datalake_assets.collection.plan import WINDOW, plan
+from datalake_assets.collection.dataset import DAILY
+from datalake_assets.collection.plan import plan
 from datalake_assets.collection.report import Ledger, State, States
 from datalake_assets.collection.symbols import Subset, Symbols
 from datalake_assets.collection.window import Block, Grid, Rows, joined, ordered
@@ -30,7 +31,7 @@ from datalake_assets.lake.session_file import Provenance, Session, encode
 
 T = TypeVar("T")
 
-DAYS = market_calendar.sessions(date(2025, 1, 2), date(2025, 5, 1))[:WINDOW]
+DAYS = market_calendar.sessions(date(2025, 1, 2), date(2025, 5, 1))[: DAILY.window]
 TRADING = 0.985
 """Share of the bars that are there."""
 
@@ -52,7 +53,7 @@ def main() -> None:
             began = time.thread_time()
             result = work()
             took.append(time.thread_time() - began)
-        a_bar, a_session = min(took) / bars * 1e6, min(took) / WINDOW * 1e3
+        a_bar, a_session = min(took) / bars * 1e6, min(took) / DAILY.window * 1e3
         print(f"{stage:34} {a_bar:6.3f} µs a bar {a_session:6.2f} ms a session")
         return result
 

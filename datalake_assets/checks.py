@@ -1,7 +1,7 @@
 """Asset checks that read the lake.
 
 Belongs here: checks that read what is already in the lake. Does not belong here: the audit of a
-session, which decides whether it gets there (`collection.audit`, shown by `assets.daily_ticks`).
+session, which decides whether it gets there (`collection.audit`, shown by `assets.session_ticks`).
 
 https://docs.dagster.io/guides/test/asset-checks
 """

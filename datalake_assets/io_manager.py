@@ -18,8 +18,8 @@ import pyarrow as pa
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.assets import (
     corporate_actions,
-    daily_ticks,
     securities,
+    session_ticks,
     stock_universe,
     symbol_year_ticks,
     year_ticks,
@@ -96,7 +96,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         lake, name = self.lake.read(), context.asset_key.path[-1]
         metadata = context.definition_metadata
         columns: list[str] | None = metadata.get(COLUMNS)
-        if name == daily_ticks.KEY.path[-1]:
+        if name == session_ticks.DAILY_TICKS.path[-1]:
             days = [date.fromisoformat(key) for key in _own(context)]
             return _bars(lake, days, columns, partial=bool(metadata.get(ALLOW_MISSING)))
         if name in _OF_YEARS:
@@ -107,7 +107,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
             return _bars(lake, days, columns, partial=False)
         if name not in _WHOLE:
             raise NotInLakeError(
-                f"the lake has no table of it, but of {daily_ticks.KEY.path[-1]}, "
+                f"the lake has no table of it, but of {session_ticks.DAILY_TICKS.path[-1]}, "
                 f"{', '.join((*_OF_YEARS, *_WHOLE))}"
             )
         table = _WHOLE[name](lake)

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import dagster as dg
 from pydantic import Field, create_model
 
-from datalake_assets.collection.audit import Thresholds
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import Dataset
+from datalake_assets.collection.minute_audit import MinuteThresholds
 from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import Budget, RateLimiter
@@ -93,6 +94,11 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default="",
         description="Comma-separated symbols, or @file, to collect instead of the universe.",
     )
+    minute_symbols: str = Field(
+        default="",
+        description="Comma-separated symbols, or @file, whose minute bars are collected. Empty: "
+        "the same as for daily bars.",
+    )
     repair: bool = Field(
         default=False,
         description="Request only the symbols of the lake's session that failed, are pending or "
@@ -145,6 +151,26 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=1,
         ge=0,
         description="Number of bars with impossible prices that only cause a warning.",
+    )
+    max_contradicted: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Minute bars: maximum share of the symbols whose minutes the daily bars "
+        "contradict. Up to it, they only cause a warning.",
+    )
+    min_hour_ratio: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Minute bars: minimum number of bars of liquid symbols in any hour, as a share "
+        "of that in the fullest hour.",
+    )
+    sparse_allowed: int = Field(
+        default=0,
+        ge=0,
+        description="Minute bars: number of liquid symbols that may have only a handful of "
+        "minutes, where the daily bar tells that there were more.",
     )
     max_universe_loss: float = Field(
         default=0.1,
@@ -199,6 +225,12 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         return read_symbols(self.symbols) if self.symbols else None
 
+    def chosen_for(self, dataset: Dataset) -> tuple[str, ...] | None:
+        """The same for the bars of a dataset: minute bars can have symbols of their own."""
+        if dataset.step is not None and self.minute_symbols:
+            return read_symbols(self.minute_symbols, "DATALAKE_MINUTE_SYMBOLS")
+        return self.chosen_symbols
+
     def timeouts(self) -> Timeouts:
         """The limits of each request."""
         return Timeouts(
@@ -221,7 +253,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 retry=RetryPolicy(attempts=self.attempts, seconds=self.retry_seconds),
                 packing=Packing(bars=self.bars_per_request, symbols=self.symbols_per_request),
                 workers=self.max_workers,
-                thresholds=Thresholds(
+                thresholds=MinuteThresholds(
                     success_rate=self.min_success_rate,
                     coverage=self.min_coverage,
                     invalid_bars=self.max_invalid_bars,
@@ -229,6 +261,9 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                     unanswered_allowed=self.unanswered_allowed,
                     silent_allowed=self.silent_allowed,
                     invalid_bars_allowed=self.invalid_bars_allowed,
+                    contradicted=self.max_contradicted,
+                    hour_ratio=self.min_hour_ratio,
+                    sparse_allowed=self.sparse_allowed,
                 ),
                 seconds=self.deadline_seconds or None,
             )

@@ -142,6 +142,12 @@ def _function(text: str) -> str:
     return text
 
 
+def _minutes(text: str) -> str:
+    if text not in ("regular", "extended", "off"):
+        raise ValueError("must be regular, extended or off")
+    return text
+
+
 def _weekly_or_daily(text: str) -> str:
     if text.lower() not in ("weekly", "daily"):
         raise ValueError("must be weekly or daily")
@@ -346,6 +352,24 @@ SETTINGS: tuple[Setting, ...] = (
         _symbol_list,
     ),
     Setting(
+        "DATALAKE_MINUTES",
+        "minutes",
+        "off",
+        "",
+        "minute bars beside the daily ones: regular (of regular hours), extended (04:00 to 20:00 "
+        "in New York) or off",
+        _minutes,
+    ),
+    Setting(
+        "DATALAKE_MINUTE_SYMBOLS",
+        "minute_symbols",
+        None,
+        "",
+        "the symbols of minute bars: comma-separated, or @file with them. Not set: those of "
+        "DATALAKE_SYMBOLS",
+        _symbol_list,
+    ),
+    Setting(
         "DATALAKE_MAX_WORKERS",
         "max_workers",
         "20",
@@ -494,6 +518,8 @@ class Settings:
     start_date: date
     closures: str | None
     symbols: str | None
+    minutes: Literal["regular", "extended", "off"]
+    minute_symbols: str | None
     max_workers: int
     sessions_per_run: int
     upload_workers: int

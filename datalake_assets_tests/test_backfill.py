@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from datalake_assets import market_calendar
-from datalake_assets.assets.daily_ticks import KEY
+from datalake_assets.assets.session_ticks import DAILY_TICKS as KEY
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.resources import (

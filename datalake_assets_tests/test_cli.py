@@ -28,7 +28,7 @@ from datalake_assets.actions.log import ActionLog
 from datalake_assets.cli import app, terminal
 from datalake_assets.cli.demo import DEMO_SESSIONS, MOST_SESSIONS, with_a_split
 from datalake_assets.cli.terminal import TerminalDisplay
-from datalake_assets.collection.plan import WINDOW
+from datalake_assets.collection.dataset import DAILY
 from datalake_assets.collection.progress import Snapshot
 from datalake_assets.exchange.faults import Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
@@ -744,11 +744,11 @@ def test_an_interrupted_collection_is_recorded_as_ended_and_keeps_what_it_has(
     remote: Remote, empty_folder: Path
 ) -> None:
     """Ctrl-C, while the second window of the sessions gets no answer."""
-    days = market_calendar.previous_sessions(date(2024, 7, 3), WINDOW + 2)
+    days = market_calendar.previous_sessions(date(2024, 7, 3), DAILY.window + 2)
     silence = Rule(
         Fault(kind="silence", seconds=60),
         times=None,
-        when=lambda arrival: arrival.query.get("start", "").startswith(f"{days[WINDOW]}"),
+        when=lambda arrival: arrival.query.get("start", "").startswith(f"{days[DAILY.window]}"),
     )
     remote.exchange.faults = FaultScript([silence])
     settings = {name: value for name, value in os.environ.items() if name.startswith("ALPACA_")}
@@ -764,7 +764,7 @@ def test_an_interrupted_collection_is_recorded_as_ended_and_keeps_what_it_has(
     )
     try:
         for _ in range(600):
-            if len(remote.lake.sessions() + remote.lake.incomplete()) == WINDOW:
+            if len(remote.lake.sessions() + remote.lake.incomplete()) == DAILY.window:
                 break
             try:
                 process.wait(0.1)
@@ -784,8 +784,8 @@ def test_an_interrupted_collection_is_recorded_as_ended_and_keeps_what_it_has(
     (run,) = runs(empty_folder)
     assert run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
     # In so small a universe, two symbols without a print can be too few for the audit.
-    assert sorted(remote.lake.sessions() + remote.lake.incomplete()) == days[:WINDOW]
-    assert len(remote.lake.sessions()) > WINDOW / 2
+    assert sorted(remote.lake.sessions() + remote.lake.incomplete()) == days[: DAILY.window]
+    assert len(remote.lake.sessions()) > DAILY.window / 2
 
 
 def test_a_terminal_without_the_signs_gets_others_and_the_collection_its_end(
@@ -907,7 +907,7 @@ def test_a_backfill_sends_the_requests_that_were_planned(
     were refused for one of the two names that the exchange calls none: a few in each run, however
     long it is. The runs are whole windows.
     """
-    monkeypatch.setenv("DATALAKE_SESSIONS_PER_RUN", f"{4 * WINDOW}")
+    monkeypatch.setenv("DATALAKE_SESSIONS_PER_RUN", f"{4 * DAILY.window}")
     with ExchangeServer(Exchange(SyntheticMarket(7, 450, 150))) as server:
         monkeypatch.setenv("ALPACA_DATA_URL", server.url)
         monkeypatch.setenv("ALPACA_TRADING_URL", server.url)
@@ -926,7 +926,7 @@ def test_a_backfill_sends_the_requests_that_were_planned(
 
 def test_a_run_of_a_backfill_is_whole_windows_as_they_are_planned() -> None:
     """A session over costs a request for each 500 names: 2,334 for 15 years instead of 2,103."""
-    assert Settings.load({}).sessions_per_run % WINDOW == 0
+    assert Settings.load({}).sessions_per_run % DAILY.window == 0
 
 
 # --- status ---

@@ -17,7 +17,7 @@ from dagster._core.test_utils import create_run_for_test
 from dagster.components.testing import create_defs_folder_sandbox
 
 import datalake_assets
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.session_ticks import DAILY_TICKS
 from datalake_assets.automation.jobs import ASSETS
 from datalake_assets.automation.runs import PURPOSE
 from datalake_assets.component import DatalakeComponent, attribute

@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from datalake_assets import market_calendar
-from datalake_assets.assets.daily_ticks import KEY
+from datalake_assets.assets.session_ticks import DAILY_TICKS as KEY
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage.store import open_store

@@ -14,10 +14,10 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from datalake_assets import __version__, liveness
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.lake_asset import OWNERS
 from datalake_assets.assets.securities import FACTORS_KEY
+from datalake_assets.assets.session_ticks import DAILY_TICKS
 from datalake_assets.assets.stock_universe import GROUP
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS

@@ -16,8 +16,8 @@ from datalake_assets import catalog
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.assets.corporate_actions import GROUP
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.lake_asset import column_schema, lake_asset
+from datalake_assets.assets.session_ticks import DAILY_TICKS
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.lake.derived import gathered
 from datalake_assets.lake.files import LakeFiles

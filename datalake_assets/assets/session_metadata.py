@@ -26,6 +26,7 @@ def session_metadata(
     failures: Mapping[str, str],
     uri: str | None,
     size: int | None,
+    rows: int | None = None,
 ) -> dict[str, Any]:
     """The numbers of a session, under the names of its plots.
 
@@ -39,10 +40,12 @@ def session_metadata(
         failures: Symbols with their errors.
         uri: The session's object; None if there is none.
         size: Its size in bytes; None if nothing was written.
+        rows: Its bars; None if each present symbol has one.
     """
+    rows = counts["present"] if rows is None else rows
     metadata: dict[str, Any] = {
-        "dagster/partition_row_count": counts["present"],
-        "row_count": counts["present"],
+        "dagster/partition_row_count": rows,
+        "row_count": rows,
         **counts,
         "requested": requested,
         "asked": asked,

@@ -21,9 +21,9 @@ import dagster as dg
 from pydantic import Field
 
 from datalake_assets import liveness
-from datalake_assets.assets.daily_ticks import LogDisplay
 from datalake_assets.assets.failure import Failed
 from datalake_assets.assets.published import everything_is_published
+from datalake_assets.assets.session_ticks import LogDisplay
 from datalake_assets.assets.years import compared, year_asset
 from datalake_assets.collection import progress
 from datalake_assets.collection.clock import Clock

@@ -14,9 +14,9 @@ from typing import Any
 import dagster as dg
 
 from datalake_assets import catalog, liveness
-from datalake_assets.assets.daily_ticks import LogDisplay
 from datalake_assets.assets.failure import Failed
 from datalake_assets.assets.published import everything_is_published
+from datalake_assets.assets.session_ticks import LogDisplay
 from datalake_assets.assets.years import compared, year_asset
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import Display, Displays, many

@@ -10,9 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from datalake_assets.assets.daily_ticks import BARS_METADATA
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.lake_asset import lake_asset
+from datalake_assets.assets.session_ticks import BARS_METADATA, DAILY_TICKS
 from datalake_assets.assets.stock_universe import GROUP
 from datalake_assets.collection.progress import many
 from datalake_assets.names import Names

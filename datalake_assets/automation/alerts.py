@@ -14,8 +14,8 @@ from urllib.parse import quote, urlsplit
 
 import dagster as dg
 
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.failure import reason as reason_of
+from datalake_assets.assets.session_ticks import DAILY_TICKS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import runs

@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 
 from datalake_assets import market_calendar
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
+from datalake_assets.assets.session_ticks import DAILY_TICKS
 from datalake_assets.automation import due
 from datalake_assets.automation.alerts import NOBODY, receivers
 from datalake_assets.automation.jobs import NEWEST_SESSION, OUR_JOBS, Jobs, sensor_status

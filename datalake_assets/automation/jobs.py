@@ -8,9 +8,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from datalake_assets import market_calendar
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.securities import FACTORS_KEY, SECURITIES_KEY
+from datalake_assets.assets.session_ticks import DAILY_TICKS, MINUTE_TICKS
 from datalake_assets.assets.source_agrees import NAME as SOURCE_AGREES_NAME
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
@@ -29,6 +29,7 @@ SOURCE_AGREES = dg.AssetCheckKey(FACTORS_KEY, SOURCE_AGREES_NAME)
 ASSETS = (
     STOCK_UNIVERSE,
     DAILY_TICKS,
+    MINUTE_TICKS,
     SYMBOL_YEAR_TICKS,
     YEAR_TICKS,
     CORPORATE_ACTIONS,
@@ -47,10 +48,11 @@ class Jobs:
 
     Args:
         names: What the lake's definitions are called.
+        minutes: Whether the lake has minute bars.
     """
 
-    def __init__(self, names: Names = OURS) -> None:
-        self.names = names
+    def __init__(self, names: Names = OURS, *, minutes: bool = False) -> None:
+        self.names, self.minutes = names, minutes
         sessions = self._of(DAILY_TICKS) - AssetSelection.checks(names.check(NEWEST_SESSION))
         self.daily_ticks = self._job(
             "daily_ticks_job",
@@ -61,6 +63,12 @@ class Jobs:
             "repair_job",
             sessions,
             "Request the symbols that a session lacks, with the collector's `repair` on.",
+        )
+        self.minute_ticks = self._job(
+            "minute_ticks_job",
+            self._of(MINUTE_TICKS),
+            "Collect the minute bars of sessions, or with the collector's `repair` on what they "
+            "lack: one partition, or a range of them.",
         )
         self.symbol_year_ticks = self._job(
             "symbol_year_ticks_job",
@@ -101,6 +109,7 @@ class Jobs:
         self.all = (
             self.daily_ticks,
             self.repair,
+            *((self.minute_ticks,) if minutes else ()),
             self.symbol_year_ticks,
             self.year_ticks,
             self.corporate_actions,
@@ -127,7 +136,10 @@ class Jobs:
 
     def made(self, run: dg.DagsterRun) -> bool:
         """Whether a run is of one of these jobs, or of assets of this lake."""
-        names = {*(job.name for job in self.all), self.names.of(LAMBDA_SESSION_JOB)}
+        names = {
+            *(job.name for job in (*self.all, self.minute_ticks)),
+            self.names.of(LAMBDA_SESSION_JOB),
+        }
         assets = frozenset(map(self.names.key, ASSETS))
         return run.job_name in names or not assets.isdisjoint(run.asset_selection or ())
 

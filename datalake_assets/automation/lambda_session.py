@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from datalake_assets import liveness
-from datalake_assets.assets.daily_ticks import KEY, POOL, REQUESTS_TAG
 from datalake_assets.assets.failure import Failed, plain_failures
 from datalake_assets.assets.session_metadata import failures_table, session_metadata
+from datalake_assets.assets.session_ticks import DAILY_TICKS as KEY
+from datalake_assets.assets.session_ticks import POOL, REQUESTS_TAG
 from datalake_assets.collection.audit import Finding, Verdict
 from datalake_assets.names import OURS, Names
 from datalake_assets.resources import CollectorResource

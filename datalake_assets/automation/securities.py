@@ -7,8 +7,8 @@ Belongs here: when they are out of date. Does not belong here: how they are deri
 import dagster as dg
 
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.securities import FACTORS_KEY
+from datalake_assets.assets.session_ticks import DAILY_TICKS
 from datalake_assets.automation import runs
 from datalake_assets.automation.following import follow
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status

@@ -19,10 +19,9 @@ import dagster as dg
 
 from datalake_assets import market_calendar
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
-from datalake_assets.assets.daily_ticks import REQUESTS_TAG
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.securities import FACTORS_KEY
+from datalake_assets.assets.session_ticks import DAILY_TICKS, REQUESTS_TAG
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.symbol_year_ticks import prove_written
 from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS

@@ -6,8 +6,8 @@ Belongs here: when a run is due. Does not belong here: what to request (`pipelin
 import dagster as dg
 
 from datalake_assets import market_calendar
-from datalake_assets.assets.daily_ticks import KEY as DAILY_TICKS
 from datalake_assets.assets.securities import FACTORS_KEY
+from datalake_assets.assets.session_ticks import DAILY_TICKS
 from datalake_assets.automation import runs
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
 from datalake_assets.automation.sensors import DAY_TAG

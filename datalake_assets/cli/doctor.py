@@ -171,11 +171,11 @@ def _known() -> _Known:
     """The sessions and years that Dagster has as materialized; none without its records."""
     if not (dagster_home() / "dagster.yaml").exists():
         return set(), set(), set()  # a check must not create them
-    from datalake_assets.assets import daily_ticks, symbol_year_ticks, year_ticks
+    from datalake_assets.assets import session_ticks, symbol_year_ticks, year_ticks
 
     with instance() as records:
         return (
-            set(records.get_materialized_partitions(daily_ticks.KEY)),
+            set(records.get_materialized_partitions(session_ticks.DAILY_TICKS)),
             set(records.get_materialized_partitions(symbol_year_ticks.KEY)),
             set(records.get_materialized_partitions(year_ticks.KEY)),
         )

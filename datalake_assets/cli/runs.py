@@ -407,7 +407,7 @@ _NOT_CAPTURED = {
 
 def _requests(records: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
     """The number of the run's requests for market data."""
-    from datalake_assets.assets.daily_ticks import REQUESTS_TAG
+    from datalake_assets.assets.session_ticks import REQUESTS_TAG
 
     run = records.get_run_by_id(result.run_id)
     sent = run.tags.get(REQUESTS_TAG) if run else None

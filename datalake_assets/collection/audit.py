@@ -1,7 +1,8 @@
 """The audit: is a session good enough to be published?
 
-Belongs here: the rules, their thresholds, and the offenders that they name. Does not belong here:
-what follows from them (`assets`: publish, keep as incomplete, fail the run).
+Belongs here: what a rule says and is told, the rules that every dataset shares, and those of daily
+bars. Does not belong here: the rules that only minute bars have (`minute_audit`), and what follows
+from a finding (`assets`: publish, keep as incomplete, fail the run).
 
 A rule that can't be judged, because the lake holds no session before, says so and passes: at the
 start of history there is nothing to compare with.
@@ -15,17 +16,20 @@ The rules work on arrays with a value for each symbol or bar, not on sets of nam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import date, timedelta
 from enum import StrEnum
+from functools import cached_property
 from statistics import median
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import PRICES, SCHEMA
+from datalake_assets.collection.minute_totals import Hours, MinuteCounts
 from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Ledger, State
 from datalake_assets.collection.symbols import Flags, Subset
@@ -53,9 +57,6 @@ class Verdict(StrEnum):
 THIN_FEEDS = frozenset({"iex", "otc", "boats"})
 """Feeds of one venue, or of one market, where many symbols have no trade on an ordinary day. On
 thin names IEX covers 83 % of the minutes that the consolidated tape has 99.7 % of."""
-
-_SHARES = ("success_rate", "coverage", "invalid_bars", "row_ratio")
-_COUNTS = ("unanswered_allowed", "silent_allowed", "invalid_bars_allowed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +92,15 @@ class Thresholds:
     invalid_bars_allowed: int = 1
 
     def __post_init__(self) -> None:
-        for name in _SHARES:
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
-        for name in _COUNTS:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is a number from 0 up, not {getattr(self, name)}")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(each.default, float) and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{each.name} is a share from 0 to 1, not {value}")
+            if isinstance(each.default, int) and value < 0:
+                raise ValueError(f"{each.name} is a number from 0 up, not {value}")
 
     @classmethod
-    def of_feed(cls, feed: str) -> Thresholds:
+    def of_feed(cls, feed: str) -> Self:
         """What a session of this feed must reach when nobody says otherwise.
 
         On a thin feed a symbol that printed in one of five sessions often does not in the next.
@@ -150,19 +151,78 @@ class Finding:
         return cls(rule, verdict, value, threshold, detail, named, len(offenders))
 
 
-RULES = {
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A session, and all that its audit may hold it against.
+
+    Args:
+        bars: The session's bars.
+        ledger: The state of each of its symbols.
+        before: The symbols that printed, for each of the sessions before that the lake holds.
+            Symbols that are not asked for today are not expected today.
+        thresholds: What the session must reach.
+        inactive: The symbols that the source lists as inactive: silence of theirs is no fault.
+            None: it lists none.
+        hours: Of minute bars: from when to when they start. None: the regular hours.
+        daily: Of minute bars: the session's daily bars. None: the lake has none.
+        minutes_before: Of minute bars: how many minutes each symbol had, for each of the sessions
+            before that the lake holds.
+    """
+
+    bars: pa.Table = field(repr=False)
+    ledger: Ledger
+    before: Sequence[Subset] = ()
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    inactive: Subset | None = None
+    hours: Hours | None = None
+    daily: pa.Table | None = field(default=None, repr=False)
+    minutes_before: Sequence[MinuteCounts] = ()
+
+    @cached_property
+    def known(self) -> list[Flags]:
+        """For each session before: which of the symbols asked for today printed in it?"""
+        states = self.ledger.states
+        asked = states.asked
+        return [printed.on(states.symbols) & asked for printed in self.before]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules that the sessions of a dataset are judged by.
+
+    Args:
+        meanings: The name of every rule and what it means, in the order of the findings.
+        judge: The findings of a session, one for each rule.
+        needs_daily: Whether they hold a session against its daily bars, and against the minutes of
+            the sessions before: who audits reads both for them.
+    """
+
+    meanings: Mapping[str, str]
+    judge: Callable[[Case], list[Finding]]
+    needs_daily: bool = False
+
+
+SHARED_RULES = {
     "success_rate": "Share of the requested symbols that the source answered for, with a bar or "
     "with the answer that there is none",
     "coverage": "Share of the symbols that printed in one of the five sessions before and have a "
     "bar in this one; symbols that the source lists as inactive are not expected",
     "schema": "Columns and types are those of the lake's contract, no value is missing that must "
     "be there, and all bars are of the session",
-    "one_row_per_symbol": "No symbol has two bars, and bars and ledger name the same symbols",
     "valid_prices": "Prices are positive and finite; low <= open, close <= high; an average only "
     "where something was traded",
+}
+"""The rules that every dataset has, and what they mean."""
+
+RULES = {
+    "success_rate": SHARED_RULES["success_rate"],
+    "coverage": SHARED_RULES["coverage"],
+    "schema": SHARED_RULES["schema"],
+    "one_row_per_symbol": "No symbol has two bars, and bars and ledger name the same symbols",
+    "valid_prices": SHARED_RULES["valid_prices"],
     "row_count": "Number of bars against the median of the five sessions before",
 }
-"""Every rule of the audit and what it means."""
+"""Every rule of daily bars and what it means."""
 
 
 def audit(
@@ -172,7 +232,7 @@ def audit(
     thresholds: Thresholds | None = None,
     inactive: Subset | None = None,
 ) -> list[Finding]:
-    """Judge one session by every rule.
+    """Judge one session of daily bars by every rule.
 
     Args:
         bars: The session's bars.
@@ -186,25 +246,26 @@ def audit(
     Returns:
         One finding for each of `RULES`, in their order.
     """
-    limits = thresholds or Thresholds()
-    states = ledger.states
-    asked = states.asked
-    known = [printed.on(states.symbols) & asked for printed in before]
-    schema = _schema(bars, ledger)
+    return DAILY_RULES.judge(Case(bars, ledger, before, thresholds or Thresholds(), inactive))
+
+
+def _daily(case: Case) -> list[Finding]:
+    schema = schema_finding(case)
     if schema.verdict is Verdict.FAIL:
-        # The other rules read columns that may not be there.
-        unread = [
-            Finding(rule, Verdict.FAIL, None, 0.0, "not judged: the schema is broken")
-            for rule in ("one_row_per_symbol", "valid_prices")
-        ]
+        unread = unread_findings("one_row_per_symbol", "valid_prices")
     else:
-        unread = [_one_row_per_symbol(bars, ledger), _valid_prices(bars, limits)]
+        unread = [_one_row_per_symbol(case.bars, case.ledger), valid_prices(case)]
+    return [success_rate(case), coverage(case), schema, *unread, _row_count(case)]
+
+
+DAILY_RULES = Rules(RULES, _daily)
+"""The rules of daily bars."""
+
+
+def unread_findings(*rules: str) -> list[Finding]:
+    """Findings of rules that can't be judged, as they read columns that may not be there."""
     return [
-        _success_rate(ledger, limits),
-        _coverage(ledger, known, inactive, limits),
-        schema,
-        *unread,
-        _row_count(ledger, known, limits),
+        Finding(rule, Verdict.FAIL, None, 0.0, "not judged: the schema is broken") for rule in rules
     ]
 
 
@@ -213,12 +274,14 @@ def passed(findings: Sequence[Finding]) -> bool:
     return all(finding.verdict is not Verdict.FAIL for finding in findings)
 
 
-def _success_rate(ledger: Ledger, limits: Thresholds) -> Finding:
+def success_rate(case: Case) -> Finding:
+    """The share of the requested symbols that were answered for."""
+    ledger, limits = case.ledger, case.thresholds
     answered = len(ledger.present) + len(ledger.no_print)
     rate, missing = ledger.success_rate, ledger.missing
     return Finding.of(
         "success_rate",
-        _verdict(
+        verdict_of(
             rate >= limits.success_rate,
             answered > 0 and len(missing) <= limits.unanswered_allowed,
         ),
@@ -230,18 +293,17 @@ def _success_rate(ledger: Ledger, limits: Thresholds) -> Finding:
     )
 
 
-def _verdict(reached: bool, allowed: bool) -> Verdict:
+def verdict_of(reached: bool, allowed: bool) -> Verdict:
     """Pass when the share is reached, a warning when only the number of symbols allows it."""
     if reached:
         return Verdict.PASS
     return Verdict.WARN if allowed else Verdict.FAIL
 
 
-def _coverage(
-    ledger: Ledger, before: Sequence[Flags], inactive: Subset | None, limits: Thresholds
-) -> Finding:
-    states = ledger.states
-    printed = np.logical_or.reduce([np.zeros(len(states.symbols), bool), *before])
+def coverage(case: Case) -> Finding:
+    """The share of the expected symbols that have a bar."""
+    states, inactive, limits = case.ledger.states, case.inactive, case.thresholds
+    printed = np.logical_or.reduce([np.zeros(len(states.symbols), bool), *case.known])
     silent = printed & ~states.are(State.PRESENT)
     delisted = silent & inactive.on(states.symbols) if inactive else np.zeros_like(silent)
     silent &= ~delisted
@@ -256,7 +318,7 @@ def _coverage(
     return Finding.of(
         "coverage",
         # Without a single bar nobody can tell a quiet day from a source that has nothing.
-        _verdict(
+        verdict_of(
             share >= limits.coverage,
             len(missing) <= limits.silent_allowed and len(missing) < expected,
         ),
@@ -267,7 +329,9 @@ def _coverage(
     )
 
 
-def _schema(bars: pa.Table, ledger: Ledger) -> Finding:
+def schema_finding(case: Case) -> Finding:
+    """Columns, types, missing values, and bars of another session."""
+    bars, ledger = case.bars, case.ledger
     schema, wrong = bars.schema, list[str]()  # made anew each time that a table is asked
     for expected in SCHEMA:
         if schema.get_field_index(expected.name) < 0:
@@ -334,11 +398,18 @@ def impossible_prices(bars: pa.Table) -> list[str]:
     return list(bars["symbol"].filter(pa.array(~valid)).to_pylist())
 
 
-def _valid_prices(bars: pa.Table, limits: Thresholds) -> Finding:
+def valid_prices(case: Case, *, each_once: bool = False) -> Finding:
+    """The share of the bars with impossible prices.
+
+    Args:
+        case: The session.
+        each_once: Whether a symbol is named once, however many of its bars are impossible.
+    """
+    bars, limits = case.bars, case.thresholds
     offenders = impossible_prices(bars)
     share = len(offenders) / bars.num_rows if bars.num_rows else 0.0
     few = share <= limits.invalid_bars or len(offenders) <= limits.invalid_bars_allowed
-    verdict = _verdict(not offenders, few)
+    verdict = verdict_of(not offenders, few)
     return Finding.of(
         "valid_prices",
         verdict,
@@ -346,11 +417,12 @@ def _valid_prices(bars: pa.Table, limits: Thresholds) -> Finding:
         limits.invalid_bars,
         f"{len(offenders):,} of {many(bars.num_rows, 'bar')} "
         f"{'has' if len(offenders) == 1 else 'have'} impossible prices",
-        offenders,
+        list(dict.fromkeys(offenders)) if each_once else offenders,
     )
 
 
-def _row_count(ledger: Ledger, before: Sequence[Flags], limits: Thresholds) -> Finding:
+def _row_count(case: Case) -> Finding:
+    ledger, before, limits = case.ledger, case.known, case.thresholds
     usual = median([int(np.count_nonzero(printed)) for printed in before]) if before else 0
     if not usual:
         detail = "unknown: the lake holds none of the five sessions before"
@@ -362,7 +434,7 @@ def _row_count(ledger: Ledger, before: Sequence[Flags], limits: Thresholds) -> F
     ratio = len(ledger.present) / usual
     return Finding.of(
         "row_count",
-        _verdict(
+        verdict_of(
             ratio >= limits.row_ratio,
             usual - len(ledger.present) <= limits.silent_allowed,
         ),

@@ -1,4 +1,4 @@
-"""The table of bars: its columns, its order, and one row per symbol and session.
+"""The table of bars: its columns, its order, and one row for each bar.
 
 Belongs here: the Arrow schema that sources fill and the lake stores, and putting pages together.
 Does not belong here: how a page is decoded (`sources`) or encoded as Parquet (`lake`).
@@ -33,9 +33,15 @@ SCHEMA = pa.schema(
     ]
 )
 """Raw prices in US dollars, volume in shares. `timestamp` is the bar's start as the source gives
-it, New York midnight; `session` is the trading day that it stands for. `vwap` and `trade_count`
-are null where the source has none: they are statistics beside the bar, and not all sources keep
-them; prices and volume are the bar."""
+it, New York midnight for a daily bar; `session` is the trading day that it belongs to. `vwap` and
+`trade_count` are null where the source has none: they are statistics beside the bar, and not all
+sources keep them; prices and volume are the bar."""
+
+A_SESSION = ("session", "symbol")
+"""What tells one daily bar from another, in the order of the lake."""
+
+A_TIME = (*A_SESSION, "timestamp")
+"""What tells one bar from another where a symbol has several in a session."""
 
 NO_COUNT = -1  # of trades: what stands in `Columns` for the table's null
 
@@ -100,41 +106,42 @@ def price_text(price: float) -> str:
     return kept + text[len(kept) :].rstrip("0")
 
 
-def combine(tables: Iterable[pa.Table]) -> tuple[pa.Table, list[tuple[str, date]]]:
-    """Put pages together, ordered by session and symbol, each bar once.
+def combine(
+    tables: Iterable[pa.Table], key: Sequence[str] = A_SESSION
+) -> tuple[pa.Table, list[tuple[str, date]]]:
+    """Put pages together, in the order of their key, each bar once.
 
     Pages may repeat a bar (facts of the wire: a token can resume on a bar already served). The
-    same bar twice is one bar. Two different bars for one symbol and session contradict each
-    other: neither is kept.
+    same bar twice is one bar. Two different bars with one key contradict each other: neither is
+    kept.
+
+    Args:
+        tables: The pages.
+        key: What tells one bar from another: `A_SESSION` or `A_TIME`.
 
     Returns:
-        The bars, and the (symbol, session) pairs whose bars contradicted each other.
+        The bars, and the (symbol, session) pairs of which bars contradicted each other.
     """
-    table = pa.concat_tables([empty(), *tables]).combine_chunks()
-    table = table.sort_by([("session", "ascending"), ("symbol", "ascending")])
-    if not _repeats(table).any():
+    order = [(name, "ascending") for name in key]
+    table = pa.concat_tables([empty(), *tables]).combine_chunks().sort_by(order)
+    if not _repeats(table, key).any():
         return table, []
     table = table.group_by(SCHEMA.names, use_threads=False).aggregate([])
-    table = table.cast(SCHEMA).sort_by([("session", "ascending"), ("symbol", "ascending")])
-    later = _repeats(table)
+    table = table.cast(SCHEMA).sort_by(order)
+    later = _repeats(table, key)
     contradicting = later | np.append(later[1:], False)
     clash = table.filter(pa.array(contradicting)).select(["symbol", "session"]).to_pylist()
     pairs = sorted({(row["symbol"], row["session"]) for row in clash})
     return table.filter(pa.array(~contradicting)).combine_chunks(), pairs
 
 
-def _repeats(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """For each row of a sorted table: has it the same symbol and session as the row before?"""
-    flags = np.zeros(table.num_rows, dtype=bool)
-    if table.num_rows > 1:
-        same = pc.and_(
-            *(
-                pc.equal(table[name].slice(1), table[name].slice(0, table.num_rows - 1))
-                for name in ("symbol", "session")
-            )
-        )
-        flags[1:] = same.to_numpy()
-    return flags
+def _repeats(table: pa.Table, key: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """For each row of a sorted table: has it the key of the row before?"""
+    same = np.ones(max(0, table.num_rows - 1), dtype=bool)
+    for name in key:
+        column = table[name]
+        same &= pc.equal(column.slice(1), column.slice(0, len(column) - 1)).to_numpy()
+    return np.concatenate([np.zeros(min(1, table.num_rows), dtype=bool), same])
 
 
 def by_session(table: pa.Table) -> Iterator[tuple[date, pa.Table]]:

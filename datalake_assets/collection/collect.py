@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.errors import (
     BadRequestError,
     CollectionError,
@@ -190,6 +191,7 @@ class Collection:
         deadline: Reading of the clock after which no request is sent.
         display: Where progress is shown.
         label: What is being collected, for people.
+        dataset: Whose bars.
         clock, draw: Time, and random numbers from 0 to below 1.
     """
 
@@ -206,6 +208,7 @@ class Collection:
         deadline: float | None = None,
         display: Display | None = None,
         label: str = "",
+        dataset: Dataset = DAILY,
         clock: Clock | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -226,7 +229,7 @@ class Collection:
             draw=draw,
         )
         symbols = Symbols(symbol for chunk in plan.chunks for symbol in chunk.symbols)
-        self._grid = Grid(symbols, plan.sessions)
+        self._grid = Grid(symbols, plan.sessions, dataset)
         self._queue = deque(plan.chunks)
         self._lock = threading.Lock()
         self._outcomes: dict[Chunk, _Outcome] = {}
@@ -313,10 +316,9 @@ class Collection:
             grid,
             joined([part for outcome in outcomes.values() for part in outcome.bars]),
             # A bar beside one that can't be used contradicts it, as two different ones do.
-            without=[grid.cell(symbol, day) for day, items in odd.items() for symbol in items],
+            without=[(symbol, day) for day, items in odd.items() for symbol in items],
         )
-        for cell in contradictions:
-            symbol, day = grid.at(cell)
+        for symbol, day in contradictions:
             odd[day][symbol] = "the source gave two different bars for this session"
         ledgers = _ledgers(self._plan, window, outcomes, odd)
         yield from zip(window.by_session(), ledgers, strict=True)
@@ -464,10 +466,12 @@ class Collection:
         """
         outcome.bars.append(walk.bars)
         grid = self._grid
-        cells = frozenset(walk.bars.cells.tolist()) if walk.odd or walk.strangers else frozenset()
+        told: frozenset[tuple[str, date]] = frozenset()
+        if walk.odd or walk.strangers:
+            told = frozenset(map(grid.at, walk.bars.cells.tolist()))
         for symbol, session, why in walk.odd:
             # Of which session it is may be unknown: then it may be any without a bar.
-            days = [day for day in chunk.sessions if grid.cell(symbol, day) not in cells]
+            days = [day for day in chunk.sessions if (symbol, day) not in told]
             for day in (session,) if session in chunk.sessions else days:
                 outcome.odd[day].setdefault(symbol, why)
         with self._lock:
@@ -475,8 +479,8 @@ class Collection:
             self._rounded += walk.rounded
         if not walk.strangers:
             return ()
-        told = {grid.at(cell)[0] for cell in cells} | {item.symbol for item in walk.odd}
-        return tuple(symbol for symbol in symbols if symbol not in told)
+        known = {symbol for symbol, _ in told} | {item.symbol for item in walk.odd}
+        return tuple(symbol for symbol in symbols if symbol not in known)
 
     def _walk(self, symbols: tuple[str, ...], chunk: Chunk, search: _Search) -> _Walk:
         """Follow the pages of one request to their end.
@@ -584,7 +588,7 @@ class Collection:
         if chunk.expected is not None:
             return chunk.expected * len(symbols) / len(chunk.symbols)
         with self._lock:
-            share = min(1.0, self._bars / self._answered) if self._answered else 0.0
+            share = min(chunk.each, self._bars / self._answered) if self._answered else 0.0
         return share * len(symbols) * len(chunk.sessions)
 
 
@@ -610,7 +614,7 @@ def _ledgers(
 ) -> Iterator[Ledger]:
     """The state of every symbol of each session, from the outcomes of the chunks that hold it."""
     grid = window.grid
-    codes = np.full(grid.shape, NOT_ASKED, np.uint8)
+    codes = np.full(grid.shape[:2], NOT_ASKED, np.uint8)
     why: dict[date, dict[str, str]] = {day: dict(odd.get(day, {})) for day in grid.sessions}
 
     def put(state: State, symbols: Iterable[str], sessions: Sequence[date]) -> None:
@@ -627,7 +631,8 @@ def _ledgers(
             for day in chunk.sessions if told else ():
                 why[day] |= told
     if (twice := window.present & (codes != States.code(State.NO_PRINT))).any():
-        symbol, day = grid.at(int(np.flatnonzero(twice)[0]))
+        row, place = np.argwhere(twice)[0].tolist()
+        symbol, day = grid.symbols.names[place], grid.sessions[row]
         raise ValueError(f"{day}: two states for one symbol: {symbol} has a bar beside another")
     codes[window.present] = States.code(State.PRESENT)
     for row, day in enumerate(grid.sessions):

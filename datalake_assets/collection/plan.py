@@ -14,21 +14,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from itertools import groupby
 
 from datalake_assets import market_calendar
-
-WINDOW = 63
-"""How many sessions are collected together: a quarter of a year. 5,000 symbols have 315,000 bars,
-32 requests (157 symbols x 63 sessions) and about 30 MB as Arrow. A shorter window packs worse; a
-longer one uses more memory and loses more in a crash."""
-
-_SHORTEST = 56
-"""Sessions of a window at least, where it is known what they bring: the last request of a window is
-half empty on average, and a window that is some sessions shorter fills it."""
-
+from datalake_assets.collection.dataset import DAILY, Dataset
 
 Expected = Callable[[Sequence[date]], Callable[[str], float]]
 """How many bars to expect of a symbol in some sessions."""
@@ -59,17 +50,19 @@ class Chunk:
     """The content of one request: each of the symbols in each of the sessions.
 
     The sessions are consecutive, because a request names only the first and
-    the last. `expected` is how many bars are expected; None: all.
+    the last. `expected` is how many bars are expected; None: all. `each` is how many a symbol can
+    have in a session.
     """
 
     symbols: tuple[str, ...]
     sessions: tuple[date, ...]
     expected: float | None = None
+    each: int = 1
 
     @property
     def bars(self) -> int:
         """The most bars that can come back."""
-        return len(self.symbols) * len(self.sessions)
+        return len(self.symbols) * len(self.sessions) * self.each
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +98,12 @@ class Plan:
         return self.requests / requests_per_minute
 
 
-def plan(symbols: Iterable[str], sessions: Iterable[date], packing: Packing | None = None) -> Plan:
+def plan(
+    symbols: Iterable[str],
+    sessions: Iterable[date],
+    packing: Packing | None = None,
+    dataset: Dataset = DAILY,
+) -> Plan:
     """Pack all these symbols in all these sessions.
 
     Symbols are sorted and made unique, so that the same input gives the same plan.
@@ -113,13 +111,14 @@ def plan(symbols: Iterable[str], sessions: Iterable[date], packing: Packing | No
     Raises:
         ValueError: A day is not a session.
     """
-    return plan_each(dict.fromkeys(sessions, tuple(symbols)), packing)
+    return plan_each(dict.fromkeys(sessions, tuple(symbols)), packing, dataset=dataset)
 
 
 def plan_each(
     wanted: Mapping[date, Sequence[str]],
     packing: Packing | None = None,
     expected: Expected | None = None,
+    dataset: Dataset = DAILY,
 ) -> Plan:
     """Pack symbols that differ from session to session, as in a repair.
 
@@ -128,7 +127,8 @@ def plan_each(
     Args:
         wanted: The symbols to request, by session.
         packing: The limits of one request.
-        expected: How many bars to expect of a symbol in some sessions; None: one in each.
+        expected: How many bars to expect of a symbol in some sessions; None: all that there can be.
+        dataset: Whose bars.
     """
     packing = packing or Packing()
     days = sorted(wanted)
@@ -140,11 +140,11 @@ def plan_each(
     asked = [(day, ordered[id(wanted[day])]) for day in days]
     chunks: list[Chunk] = []
     for symbols, alike in groupby(asked, key=lambda pair: pair[1]):
-        for run in _consecutive([day for day, _ in alike]):
+        for run in _runs([day for day, _ in alike], dataset):
             chunks += (
-                _pack(symbols, run, packing)
+                _pack(symbols, run, packing, dataset)
                 if expected is None
-                else _pack_by(expected(run), symbols, run, packing)
+                else _pack_by(expected(run), symbols, run, packing, dataset)
             )
     return Plan(tuple(chunks))
 
@@ -153,6 +153,7 @@ def plan_windows(
     wanted: Mapping[date, Sequence[str]],
     packing: Packing | None = None,
     expected: Expected | None = None,
+    dataset: Dataset = DAILY,
 ) -> list[tuple[tuple[date, ...], Plan]]:
     """Split sessions into windows and pack each: its sessions, and its plan.
 
@@ -161,21 +162,26 @@ def plan_windows(
         packing: As for `plan_each`.
         expected: As for `plan_each`. Where it is known what sessions bring, a window is as long as
             fills its requests best.
+        dataset: Whose bars.
     """
     packing = packing or Packing()
     days, found = sorted(wanted), []
     while days:
-        size = min(len(days), WINDOW)
-        if expected is not None and len(days) > _SHORTEST:
-            size = _best_size(wanted, days[:size], packing, expected)
+        size = min(len(days), dataset.window)
+        if expected is not None and size > dataset.shortest:
+            size = _best_size(wanted, days[:size], packing, expected, dataset.shortest)
         window, days = tuple(days[:size]), days[size:]
-        plan = plan_each({day: wanted[day] for day in window}, packing, expected)
+        plan = plan_each({day: wanted[day] for day in window}, packing, expected, dataset)
         found.append((window, plan))
     return found
 
 
 def _best_size(
-    wanted: Mapping[date, Sequence[str]], days: list[date], packing: Packing, expected: Expected
+    wanted: Mapping[date, Sequence[str]],
+    days: list[date],
+    packing: Packing,
+    expected: Expected,
+    shortest: int,
 ) -> int:
     """How many of the first of these sessions take the fewest requests for each of them."""
     symbols = wanted[days[0]]
@@ -186,10 +192,10 @@ def _best_size(
         # A thousandth more: symbols are not split, so no request is quite full.
         return max(least, math.ceil(a_session * size * 1.001 / packing.bars)) / size
 
-    return min(range(len(days), _SHORTEST - 1, -1), key=requests)
+    return min(range(len(days), shortest - 1, -1), key=requests)
 
 
-def windows(sessions: Iterable[date], size: int = WINDOW) -> list[tuple[date, ...]]:
+def windows(sessions: Iterable[date], size: int = DAILY.window) -> list[tuple[date, ...]]:
     """Split sessions into windows that are collected, held in memory and published together.
 
     Args:
@@ -200,6 +206,16 @@ def windows(sessions: Iterable[date], size: int = WINDOW) -> list[tuple[date, ..
     return [tuple(days[start : start + size]) for start in range(0, len(days), size)]
 
 
+def _runs(days: Sequence[date], dataset: Dataset) -> Iterator[tuple[date, ...]]:
+    """Split ascending sessions into those that requests may span, each with as many bars."""
+    for run in _consecutive(days):
+        size = dataset.a_request or len(run)
+        for start in range(0, len(run), size):
+            part = run[start : start + size]
+            for _, alike in groupby(part, key=dataset.bars):
+                yield tuple(alike)
+
+
 def _consecutive(days: Sequence[date]) -> Iterator[tuple[date, ...]]:
     """Split ascending sessions wherever the calendar has another session in between."""
     calendar = market_calendar.sessions(days[0], days[-1])
@@ -208,16 +224,20 @@ def _consecutive(days: Sequence[date]) -> Iterator[tuple[date, ...]]:
         yield tuple(day for _, day in run)
 
 
-def _pack(symbols: tuple[str, ...], run: tuple[date, ...], packing: Packing) -> Iterator[Chunk]:
-    for start in range(0, len(run), packing.bars):
-        days = run[start : start + packing.bars]
-        width = min(packing.symbols, packing.bars // len(days))
+def _pack(
+    symbols: tuple[str, ...], run: tuple[date, ...], packing: Packing, dataset: Dataset
+) -> Iterator[Chunk]:
+    each = dataset.bars(run[0])
+    most = max(1, packing.bars // each)
+    for start in range(0, len(run), most):
+        days = run[start : start + most]
+        width = min(packing.symbols, max(1, most // len(days)))
         # Spread evenly: 501 symbols are two requests of about 250, which run in parallel, rather
         # than one of 500 and one of 1.
         count = -(-len(symbols) // width)
         for part in range(count):
             low, high = part * len(symbols) // count, (part + 1) * len(symbols) // count
-            yield Chunk(symbols[low:high], days)
+            yield Chunk(symbols[low:high], days, each=each)
 
 
 def _pack_by(
@@ -225,8 +245,11 @@ def _pack_by(
     symbols: tuple[str, ...],
     run: tuple[date, ...],
     packing: Packing,
+    dataset: Dataset,
 ) -> Iterator[Chunk]:
     """Pack by the expected bars; symbols without any are added to the requests of others."""
+    packing = replace(packing, bars=max(1, int(packing.bars * dataset.filled)))
+    each = dataset.bars(run[0])
     for start in range(0, len(run), packing.bars):
         days = run[start : start + packing.bars]
         share = len(days) / len(run)
@@ -242,7 +265,7 @@ def _pack_by(
             if _pages(more, packing) >= pages:
                 break
             hands = more
-        yield from (Chunk(tuple(sorted(hand.symbols)), days, hand.expected) for hand in hands)
+        yield from (Chunk(tuple(sorted(hand.symbols)), days, hand.expected, each) for hand in hands)
 
 
 @dataclass(slots=True)

@@ -1,18 +1,21 @@
-"""A window of sessions as one array: which symbol has a bar in which session, and in which row.
+"""A window of sessions as one array: which symbol has a bar at which time, and in which row.
 
 Belongs here: where a row belongs, and putting the pages of many requests in the order of the lake.
 Does not belong here: which pages there are (`collect`), or what a symbol without a bar is
 (`report`).
 
-Each symbol in each session is a cell of a grid, numbered session by session and symbol by symbol,
-which is the order of the lake. A row is looked up once, when its page comes. Writing each row's
-number into its cell orders the rows of a window without a sort, shows which cells have a bar, and
-finds the bars that came twice: their number is then less than that of the rows.
+Each time at which a bar of a symbol may start is a cell of a grid: one for each symbol in each
+session for daily bars, one for each minute of it for others. Cells are numbered session by session,
+symbol by symbol and minute by minute, which is the order of the lake. A row is looked up once, when
+its page comes. Writing each row's number into its cell orders the rows of a window without a sort,
+shows which cells have a bar, and finds the bars that came twice: their number is then less than
+that of the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -23,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets.collection.bars import SCHEMA, combine, empty
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.symbols import Flags, Places, Symbols
 
 Cells = npt.NDArray[np.int32]
@@ -32,24 +36,28 @@ _EPOCH = date(1970, 1, 1).toordinal()
 
 
 class Grid:
-    """The symbols and sessions of a plan: one cell for each symbol in each session.
+    """The symbols and sessions of a plan: one cell for each bar that a symbol may have in each.
 
     Args:
         symbols: The symbols, in any order.
         sessions: The sessions, ascending.
+        dataset: Whose bars.
     """
 
-    def __init__(self, symbols: Symbols, sessions: Sequence[date]) -> None:
-        self.symbols, self.sessions = symbols, tuple(sessions)
+    def __init__(
+        self, symbols: Symbols, sessions: Sequence[date], dataset: Dataset = DAILY
+    ) -> None:
+        self.symbols, self.sessions, self.dataset = symbols, tuple(sessions), dataset
+        self.width = max((dataset.bars(day) for day in self.sessions), default=1)
         self._row = {day: row for row, day in enumerate(self.sessions)}
 
     def __len__(self) -> int:
-        return len(self.symbols) * len(self.sessions)
+        return math.prod(self.shape)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Sessions and symbols: what a flat array of cells is reshaped to."""
-        return len(self.sessions), len(self.symbols)
+    def shape(self) -> tuple[int, int, int]:
+        """Sessions, symbols, and cells of a symbol: what a flat array of cells is reshaped to."""
+        return len(self.sessions), len(self.symbols), self.width
 
     @cached_property
     def dates(self) -> pa.Array:
@@ -60,14 +68,15 @@ class Grid:
         """Where these sessions stand."""
         return np.fromiter((self._row[day] for day in sessions), np.int32)
 
-    def cell(self, symbol: str, session: date) -> int:
-        """The number of a cell."""
+    def cells(self, symbol: str, session: date) -> range:
+        """The cells of a symbol in a session."""
         (place,) = self.symbols.places([symbol]).tolist()
-        return self._row[session] * len(self.symbols) + int(place)
+        first = (self._row[session] * len(self.symbols) + int(place)) * self.width
+        return range(first, first + self.width)
 
     def at(self, cell: int) -> tuple[str, date]:
         """The symbol and the session of a cell."""
-        row, place = divmod(cell, len(self.symbols))
+        row, place = divmod(cell // self.width, len(self.symbols))
         return str(self.symbols.names[place]), self.sessions[row]
 
 
@@ -87,7 +96,9 @@ class Block:
         self._first = sessions[0].toordinal() - _EPOCH
         days = [day.toordinal() - sessions[0].toordinal() for day in sessions]
         self._starts = np.full(days[-1] + 2, -1, np.int32)
-        self._starts[days] = grid.rows(sessions) * np.int32(len(grid.symbols))
+        self._starts[days] = grid.rows(sessions) * np.int32(len(grid.symbols) * grid.width)
+        self._places[:-1] *= grid.width
+        self._times = _Times(grid.dataset, sessions, len(self._starts)) if grid.width > 1 else None
 
     def cells(self, bars: pa.Table) -> tuple[Cells, list[str]]:
         """The cell of each row, -1 for one that was not asked for.
@@ -98,12 +109,48 @@ class Block:
         codes = pc.fill_null(pc.index_in(bars["symbol"], self._names), -1).to_numpy()
         places = self._places[codes]
         days = bars["session"].cast(pa.int32()).to_numpy() - np.int32(self._first)
-        starts = self._starts[np.clip(days, -1, len(self._starts) - 1)]
-        cells = np.where((places < 0) | (starts < 0), np.int32(-1), starts + places)
+        days = np.clip(days, -1, len(self._starts) - 1)
+        starts = self._starts[days]
+        outside = (places < 0) | (starts < 0)
+        cells = starts + places
+        if self._times:
+            number, other = self._times.numbers(bars["timestamp"], days)
+            cells += number
+            outside |= other
+        cells[outside] = -1
         others: list[str] = []
         if (unknown := places < 0).any():
             others = sorted(pc.unique(bars["symbol"].filter(pa.array(unknown))).to_pylist())
         return cells, others
+
+
+class _Times:
+    """When the bars of a block may start, for sessions that have many.
+
+    Args:
+        dataset: Whose bars.
+        sessions: The sessions, ascending.
+        size: How many days there are from the first one on, and one more.
+    """
+
+    def __init__(self, dataset: Dataset, sessions: Sequence[date], size: int) -> None:
+        self._first, self._count = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        days = [(day - sessions[0]).days for day in sessions]
+        self._first[days] = [dataset.first(day) for day in sessions]
+        self._count[days] = [dataset.bars(day) for day in sessions]
+        self._step = dataset.step_microseconds
+
+    def numbers(self, timestamp: pa.ChunkedArray, days: Cells) -> tuple[Cells, Flags]:
+        """The number of each bar in its session, and which start when none does.
+
+        Args:
+            timestamp: When the bars start.
+            days: The days of their sessions, from the first one on.
+        """
+        since = timestamp.cast(pa.int64()).to_numpy() - self._first[days]
+        number, rest = np.divmod(since, self._step)
+        outside: Flags = (rest != 0) | (number < 0) | (number >= self._count[days])
+        return np.where(outside, 0, number).astype(np.int32), outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,49 +180,55 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The bars of a grid, by session and symbol, one for a cell.
+    """The bars of a grid, by session, symbol and time, one for a cell.
 
     Args:
         grid: The grid.
         bars: The bars.
         present: For each session and symbol: is there a bar?
+        counts: The bars of each session.
     """
 
     grid: Grid
     bars: pa.Table
     present: Flags
+    counts: Places
 
     def by_session(self) -> Iterator[pa.Table]:
         """The bars of each session of the grid, without copying."""
         start = 0
-        for count in np.count_nonzero(self.present, axis=1).tolist():
+        for count in self.counts.tolist():
             yield self.bars.slice(start, count)
             start += count
 
 
-def ordered(grid: Grid, rows: Rows, without: Sequence[int] = ()) -> tuple[Window, list[int]]:
+def ordered(
+    grid: Grid, rows: Rows, without: Iterable[tuple[str, date]] = ()
+) -> tuple[Window, list[tuple[str, date]]]:
     """Put rows in the order of the lake, one for a cell.
 
     Pages may repeat a bar (facts of the wire: a token can resume on a bar already served). The
-    same bar twice is one bar. Two different bars in one cell contradict each other: neither is
-    kept.
+    same bar twice is one bar. Two different bars in one cell contradict each other: no bar of that
+    symbol is kept in that session.
 
     Args:
         grid: The grid of the cells.
         rows: Rows that all have a cell.
-        without: Cells whose bars are left out.
+        without: Symbols in sessions whose bars are left out.
 
     Returns:
-        The window, and the cells whose bars contradicted each other.
+        The window, and which symbols had bars that contradicted each other, in which sessions.
     """
-    place, clashing = _places(grid, rows.cells), list[int]()
+    place, clashing = _places(grid, rows.cells), list[tuple[str, date]]()
     if np.count_nonzero(place >= 0) < len(rows.cells):
         rows, clashing = _each_once(grid, rows)
         place = _places(grid, rows.cells)
-    place[list(without)] = -1
+    for symbol, day in (*without, *clashing):
+        place[grid.cells(symbol, day)] = -1
     present = place >= 0
     taken = pa.array(place[present])
-    sessions, symbols = np.divmod(np.flatnonzero(present), max(1, len(grid.symbols)))
+    whose = np.flatnonzero(present) // grid.width
+    sessions, symbols = np.divmod(whose, max(1, len(grid.symbols)))
     columns = {
         "symbol": grid.symbols.column.take(pa.array(symbols)),
         "session": grid.dates.take(pa.array(sessions)),
@@ -183,7 +236,10 @@ def ordered(grid: Grid, rows: Rows, without: Sequence[int] = ()) -> tuple[Window
     for name in SCHEMA.names[2:]:
         columns[name] = rows.bars[name].combine_chunks().take(taken)
     bars = pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-    return Window(grid, bars, present.reshape(grid.shape)), clashing
+    cells = present.reshape(grid.shape)
+    counts = np.count_nonzero(cells, axis=(1, 2))
+    printed = cells[:, :, 0] if grid.width == 1 else np.logical_or.reduce(cells, axis=2)
+    return Window(grid, bars, printed, counts), clashing
 
 
 def _places(grid: Grid, cells: Cells) -> Places:
@@ -193,11 +249,10 @@ def _places(grid: Grid, cells: Cells) -> Places:
     return place
 
 
-def _each_once(grid: Grid, rows: Rows) -> tuple[Rows, list[int]]:
-    """The rows without repetitions, and the cells that contradict themselves."""
+def _each_once(grid: Grid, rows: Rows) -> tuple[Rows, list[tuple[str, date]]]:
+    """The rows without repetitions, and whose bars contradicted each other in which session."""
     several = np.bincount(rows.cells, minlength=len(grid))[rows.cells] > 1
-    kept, contradictions = combine([rows.bars.filter(pa.array(several))])
+    kept, contradictions = combine([rows.bars.filter(pa.array(several))], grid.dataset.key)
     block = Block(grid, grid.symbols.names.tolist(), grid.sessions)
     single = Rows(rows.bars.filter(pa.array(~several)), rows.cells[~several])
-    clashing = [grid.cell(*pair) for pair in contradictions]
-    return joined([single, Rows(kept, block.cells(kept)[0])]), clashing
+    return joined([single, Rows(kept, block.cells(kept)[0])]), contradictions

@@ -73,8 +73,10 @@ class Adjusting:
     def bars(self, symbols: Sequence[str], first: int, stop: int) -> Bars:
         """The adjusted bars of `symbols` in the sessions `first` … `stop`."""
         bars = self.raw(symbols, first, stop)
-        if not len(bars):
-            return bars
+        return multiplied(bars, *self.factors(bars, first)) if len(bars) else bars
+
+    def factors(self, bars: Bars, first: int) -> tuple[Floats, Floats]:
+        """What prices and volumes of daily bars are multiplied by; `first` is not after them."""
         prices, volumes = np.ones(len(bars)), np.ones(len(bars))
         begin = np.searchsorted(bars.symbol, np.arange(len(bars.symbols) + 1))
         for at, symbol in enumerate(bars.symbols):
@@ -88,7 +90,7 @@ class Adjusting:
                 day, price, volume = self._factors(symbol, actions, first)
                 place = np.searchsorted(day, session, side="right")
                 prices[rows], volumes[rows] = price[place], volume[place]
-        return _multiplied(bars, prices, volumes)
+        return prices, volumes
 
     def _factors(
         self, symbol: str, actions: Sequence[Action], first: int
@@ -139,7 +141,8 @@ def _ratio(action: Action) -> float:
     return float(row["new_rate"]) / float(row["old_rate"])
 
 
-def _multiplied(bars: Bars, prices: Floats, volumes: Floats) -> Bars:
+def multiplied(bars: Bars, prices: Floats, volumes: Floats) -> Bars:
+    """The bars, multiplied; prices come out in cents."""
     touched = (prices != 1.0) | (volumes != 1.0)
 
     def cents(column: Ints) -> Ints:

@@ -17,8 +17,9 @@ import numpy as np
 from datalake_assets import market_calendar
 from datalake_assets.exchange.actions import Action, Edit, Register
 from datalake_assets.exchange.draws import draw, unit
-from datalake_assets.exchange.events import Kind
+from datalake_assets.exchange.events import Flags, Kind
 from datalake_assets.exchange.market import Bars, Market
+from datalake_assets.exchange.minutes import DAY, OPEN, MinuteBars
 
 Mistake = Literal[
     # Of actions. The examples are Alpaca's.
@@ -36,8 +37,16 @@ Mistake = Literal[
     "zero_volume",  # the day's bar has no volume and the close before (MRBK 2023-03-21)
     "tenth",  # the day's prices are a tenth of the true ones
     "low_restated",  # until `at`, the low is that of a sale that is cancelled (EDSA 2025-02-13)
+    "late_trade",  # the day's bar has a tenth more volume, by a trade that no minute has
+    "stray_high",  # the day's high is above that of every minute
+    # Of minutes; the day's bar is right.
+    "few_minutes",  # five minutes are left of the session, until it is filled in
+    "missing_hour",  # an hour is missing, of all symbols if it is said of `*`
+    "cancelled_trade",  # the busiest minute has a trade of a tenth of the day's volume too many
 ]
-OF_BARS = frozenset[str](get_args(Mistake)[-3:])
+"""What changes bars, too, is right from `at` on, if there is one."""
+OF_MINUTES = frozenset[str](get_args(Mistake)[-3:])
+OF_BARS = frozenset[str](get_args(Mistake)[-8:])
 
 _SPLITS = (Kind.FORWARD_SPLIT, Kind.REVERSE_SPLIT)
 _OF = {
@@ -59,11 +68,12 @@ class Erratum:
     Attributes:
         mistake: Which.
         symbol: The ticker under which the security trades on `day`.
-        day: The day on which the action counts (ex-date, effective date), or of the bar.
+        day: The day on which the action counts (ex-date, effective date), or of the bars.
         kind: Which of the day's actions, when there are several; `None`: the first that can
             have the mistake.
         at: The instant of a change, where there is one; aware.
         rate: Dollars that are listed instead of the true ones, where there are any.
+        hour: Which hour is missing: that of New York's clock in which its minutes begin.
     """
 
     mistake: Mistake
@@ -72,6 +82,7 @@ class Erratum:
     kind: Kind | None = None
     at: datetime | None = None
     rate: float | None = None
+    hour: int = 11
 
     def __post_init__(self) -> None:
         if self.mistake not in get_args(Mistake):
@@ -82,6 +93,10 @@ class Erratum:
             raise ValueError(f"{self}: it needs `at`, an instant with a time zone")
         if self.mistake == "corrected" and self.rate is None:
             raise ValueError(f"{self}: it needs `rate`, the dollars that are listed at first")
+        if not 4 <= self.hour <= 19:
+            raise ValueError(f"{self}: hour={self.hour}: what is traded begins in the hours 4 … 19")
+        if self.symbol == "*" and self.mistake != "missing_hour":
+            raise ValueError(f"{self}: only missing_hour can be of all symbols; name one")
 
     def __str__(self) -> str:
         return f"{self.mistake} {self.symbol} {self.day}"
@@ -113,7 +128,11 @@ class Errata:
         return [edit for erratum in errata for edit in _edits(erratum, register)]
 
     def blemishes(self, market: Market, register: Register) -> "Blemishes":
-        """What they change of bars."""
+        """What they change of bars.
+
+        Raises:
+            ValueError: the market has no session on that day.
+        """
         of_bars = [erratum for erratum in self.of(register) if erratum.mistake in OF_BARS]
         return Blemishes(market, of_bars)
 
@@ -214,14 +233,36 @@ class Blemishes:
             now: What is restated by now is right.
         """
         for erratum, session, security in self._errata:
-            if erratum.at is not None and now >= erratum.at:
+            if erratum.mistake in OF_MINUTES or not _stands(erratum, now):
                 continue
             for at, symbol in enumerate(bars.symbols):
-                means = held(symbol)
-                if symbol == erratum.symbol if means is None else means == security:
+                if _is_of(erratum, security, symbol, held):
                     rows = np.flatnonzero((bars.symbol == at) & (bars.session == session))
                     bars = self._blemish(erratum, session, bars, rows)
         return bars
+
+    def of_minutes(
+        self, held: Callable[[str], int | None], now: datetime
+    ) -> Callable[[MinuteBars], MinuteBars] | None:
+        """What puts the mistakes into the minutes of whole days; `None`: there are none."""
+        standing = [
+            each for each in self._errata if each[0].mistake in OF_MINUTES and _stands(each[0], now)
+        ]
+
+        def blemished(minutes: MinuteBars) -> MinuteBars:
+            for erratum, session, security in standing:
+                bars = minutes.bars
+                symbols = [
+                    at
+                    for at, symbol in enumerate(bars.symbols)
+                    if _is_of(erratum, security, symbol, held)
+                ]
+                rows = (bars.session // DAY == session) & np.isin(bars.symbol, symbols)
+                if rows.any():
+                    minutes = _blemish_minutes(erratum, minutes, rows)
+            return minutes
+
+        return blemished if standing else None
 
     def _blemish(self, erratum: Erratum, session: int, bars: Bars, rows: Any) -> Bars:
         columns = {name: getattr(bars, name).copy() for name in _COLUMNS}
@@ -229,6 +270,11 @@ class Blemishes:
         if erratum.mistake == "tenth":
             for name in prices:
                 columns[name][rows] = np.maximum(columns[name][rows] // 1_000, 1) * 100
+        elif erratum.mistake == "late_trade":
+            columns["volume"][rows] += columns["volume"][rows] // 10 + 1
+            columns["trade_count"][rows] += 1
+        elif erratum.mistake == "stray_high":
+            columns["high"][rows] = -(-columns["high"][rows] * 104 // 1_000_000) * 10_000
         elif erratum.mistake == "low_restated":
             low = columns["low"][rows] * 96 // 100
             columns["low"][rows] = np.maximum(low // 10_000, 1) * 10_000
@@ -239,6 +285,36 @@ class Blemishes:
             columns["volume"][rows] = 0
             columns["trade_count"][rows] = 0
         return replace(bars, **columns)
+
+
+def _stands(erratum: Erratum, now: datetime) -> bool:
+    return erratum.at is None or now < erratum.at
+
+
+def _is_of(
+    erratum: Erratum, security: int | None, symbol: str, held: Callable[[str], int | None]
+) -> bool:
+    """Whether a mistake is about bars under a symbol."""
+    if erratum.symbol == "*":
+        return True
+    means = held(symbol)
+    return symbol == erratum.symbol if means is None else means == security
+
+
+def _blemish_minutes(erratum: Erratum, minutes: MinuteBars, rows: Flags) -> MinuteBars:
+    """The minutes with a mistake about some of them, which are of one session."""
+    bars = minutes.bars
+    if erratum.mistake == "missing_hour":
+        return minutes.take(np.flatnonzero(~rows | (bars.session % DAY // 60 != erratum.hour)))
+    if erratum.mistake == "few_minutes":
+        regular = rows & (bars.session % DAY >= OPEN)
+        return minutes.take(np.sort(np.append(np.flatnonzero(~rows), np.flatnonzero(regular)[:5])))
+    (mine,) = np.nonzero(rows)
+    busiest = mine[np.argmax(bars.volume[mine])]
+    volume, count = bars.volume.copy(), bars.trade_count.copy()
+    volume[busiest] += bars.volume[mine].sum() // 10 + 1
+    count[busiest] += 1
+    return replace(minutes, bars=replace(bars, volume=volume, trade_count=count))
 
 
 _COLUMNS = ("open", "high", "low", "close", "vwap", "volume", "trade_count")
@@ -324,6 +400,7 @@ def _erratum(
     kind: str | None = None,
     at: str | None = None,
     rate: float | None = None,
+    hour: int = 11,
 ) -> Erratum:
     return Erratum(
         mistake=mistake,
@@ -332,4 +409,5 @@ def _erratum(
         kind=None if kind is None else Kind[kind.upper()],
         at=None if at is None else datetime.fromisoformat(at),
         rate=rate,
+        hour=hour,
     )

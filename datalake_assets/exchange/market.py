@@ -37,9 +37,10 @@ def is_ticker(symbol: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bars:
-    """Daily bars as columns of equal length; prices in millionths of a dollar.
+    """Bars as columns of equal length; prices in millionths of a dollar.
 
-    `symbol` and `session` are positions: in `symbols`, and in the market's own `sessions`.
+    `symbol` and `session` are positions: in `symbols`, and in the market's own `sessions`. Bars of
+    other lengths than a day have positions of their own there, as their stamps tell.
     """
 
     symbols: Sequence[str]
@@ -59,6 +60,11 @@ class Bars:
     def take(self, rows: Ints | slice) -> Self:
         """The same columns with these rows, in this order."""
         return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
+
+    @classmethod
+    def none(cls) -> Self:
+        """No bar."""
+        return cls(symbols=(), **{name: np.zeros(0, np.int64) for name in _COLUMNS})
 
     @classmethod
     def concatenate(cls, symbols: Sequence[str], parts: Sequence[Self]) -> Self:

@@ -3,9 +3,10 @@
 Here belongs the behaviour of one exchange. The spelling of the wire is in `wire`, the bars in the
 markets, and how the application is run in `process`.
 
-Deliberately not as Alpaca: only daily bars and those of years are served, history begins where
-the market's does (Alpaca's in 2016), and a session's bar appears once, 15 minutes after its
-close. Where Alpaca's text of an error is not known, this one says plainly what is wrong.
+Deliberately not as Alpaca: bars of weeks and of single months are not served, history begins
+where the market's does (Alpaca's in 2016), and a session's bars appear at once, 15 minutes after
+its close; minutes later than that appear when they are over. Where Alpaca's text of an error is
+not known, this one says plainly what is wrong.
 """
 
 import asyncio
@@ -15,8 +16,16 @@ import re
 import socket
 import struct
 import time
-from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from bisect import bisect_left
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -34,7 +43,9 @@ from datalake_assets.exchange.adjusting import Adjusting, read_adjustment
 from datalake_assets.exchange.errata import Errata
 from datalake_assets.exchange.events import Kind
 from datalake_assets.exchange.faults import ODD_KINDS, PAGE_KINDS, Arrival, Fault, Faults
+from datalake_assets.exchange.grains import DayGrain, Grain, MinuteGrain, minutes_of
 from datalake_assets.exchange.market import Bars, Market, is_ticker
+from datalake_assets.exchange.minutes import Minutes
 from datalake_assets.exchange.wire import (
     Position,
     Stamps,
@@ -62,6 +73,7 @@ _HTML = b"text/html"
 _TIMEFRAME = re.compile(
     r"([1-5]?\d)(Min|T)|(1?\d|2[0-3])(Hour|H)|1(Day|D|Week|W)|([12346]|12)(Month|M)"
 )
+_SERVED = ("1Day", "1D", "12Month", "12M")  # beside minutes and hours
 _SINGLE = re.compile(r"/v2/stocks/([^/]+)/bars")
 _PHRASES = {
     401: "Authorization Required",
@@ -152,7 +164,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of the 
 class BarsQuery:
     """A request for bars, checked: positions in the grain's stamps, symbols in order."""
 
-    grain: "Grain"
+    grain: Grain
     symbols: Sequence[str]
     first: int
     stop: int
@@ -160,15 +172,6 @@ class BarsQuery:
     descending: bool
     position: Position | None
     currency: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Grain:
-    """How long a bar is: the bars' stamps, and the bars of symbols from one of them to another."""
-
-    stamps: Stamps
-    visible: int
-    bars: Callable[[Sequence[str], int, int], Bars]
 
 
 class Exchange:
@@ -224,6 +227,7 @@ class Exchange:
         self._monotonic = monotonic
         self._stamps = Stamps.of(market.sessions)
         self._years = Years(market)
+        self._minutes = Minutes(market.sessions)
         # Mistakes about what is not there are found here, not by the first request.
         self._blemishes = None if errata is None else errata.blemishes(market, self._register)
         self._buckets: dict[Api, TokenBucket] = {
@@ -351,9 +355,9 @@ class Exchange:
                 400, "Invalid format for parameter symbols: query parameter 'symbols' is required"
             )
         timeframe = query.get("timeframe", "")
-        if timeframe not in ("1Day", "1D", "12Month", "12M"):
-            known = _TIMEFRAME.fullmatch(timeframe) is not None
-            more = ": this exchange serves 1Day and 12Month only" if known else ""
+        known = _TIMEFRAME.fullmatch(timeframe) is not None
+        if not known or (timeframe not in _SERVED and minutes_of(timeframe) is None):
+            more = ": this exchange serves minutes, hours, 1Day and 12Month" if known else ""
             raise Refusal(400, f"invalid timeframe: {timeframe}{more}")
         for name, legal in (
             ("feed", ("sip", "iex")),
@@ -377,6 +381,8 @@ class Exchange:
         if token := query.get("page_token"):
             try:
                 position = Position.parse(token)
+                if position.unit != ("M" if minutes_of(timeframe) else "D"):
+                    raise ValueError(f"invalid page_token: {token}")
             except ValueError as error:
                 raise Refusal(400, str(error)) from error
         try:
@@ -390,8 +396,8 @@ class Exchange:
         return BarsQuery(
             grain=grain,
             symbols=sorted(set(symbols)),
-            first=bisect_left(grain.stamps.at, start),
-            stop=min(bisect_right(grain.stamps.at, end), grain.visible),
+            first=grain.stamps.place(start),
+            stop=min(grain.stamps.place(end, after=True), grain.visible),
             limit=limit,
             descending=query.get("sort") == "desc",
             position=position,
@@ -406,13 +412,17 @@ class Exchange:
         def held(symbol: str) -> int | None:
             return None if asof is None else self.market.held(symbol, asof)
 
-        def raw(symbols: Sequence[str], first: int, stop: int) -> Bars:
+        def true(symbols: Sequence[str], first: int, stop: int) -> Bars:
             bars = self.market.bars(symbols, first, stop, asof)
             if self._closed:
                 bars = bars.take(np.flatnonzero(~np.isin(bars.session, self._closed)))
+            return bars
+
+        def raw(symbols: Sequence[str], first: int, stop: int) -> Bars:
+            bars = true(symbols, first, stop)
             return bars if self._blemishes is None else self._blemishes.on(bars, held, now)
 
-        daily = raw
+        daily, adjusting = raw, None
         if kinds:
             adjusting = Adjusting(
                 raw=raw,
@@ -425,12 +435,25 @@ class Exchange:
             )
             daily = adjusting.bars
 
+        if every := minutes_of(timeframe):
+            blemished = None if self._blemishes is None else self._blemishes.of_minutes(held, now)
+            return MinuteGrain(
+                minutes=self._minutes,
+                every=every,
+                midnights=self._stamps,
+                sessions=sessions,
+                now=nanoseconds(now),
+                days=true,
+                adjusting=adjusting,
+                blemished=blemished,
+            )
+
         def yearly(symbols: Sequence[str], first: int, stop: int) -> Bars:
             return self._years.bars(daily, symbols, first, stop, sessions)
 
         if timeframe.startswith("1D"):
-            return Grain(self._stamps, sessions, daily)
-        return Grain(self._years.stamps, self._years.visible(sessions), yearly)
+            return DayGrain(self._stamps, sessions, daily)
+        return DayGrain(self._years.stamps, self._years.visible(sessions), yearly)
 
     def _bounds(self, query: Mapping[str, str], now: datetime) -> tuple[int, int]:
         """Start and end in nanoseconds, both inclusive."""
@@ -450,34 +473,37 @@ class Exchange:
         Symbols in alphabetical order, each one's bars in order of time. That descending order
         leaves the symbols ascending is inferred from tokens of Alpaca's that invert only the time.
         """
-        position, symbols = query.position, query.symbols
-        if position is not None:
-            symbols = symbols[bisect_left(symbols, position.symbol) :]
-        first, stop = query.first, query.stop
         parts: list[Bars] = []
-        found = begin = 0
-        while begin < len(symbols) and found <= query.limit and first < stop:
-            low, high, count = first, stop, 1
-            if position is not None and symbols[begin] == position.symbol:
-                if query.descending:
-                    high = min(stop, bisect_right(query.grain.stamps.at, position.at))
-                else:
-                    low = max(first, bisect_left(query.grain.stamps.at, position.at))
-            else:
-                # No more symbols at a time than the page needs if each of them is full.
-                count = math.ceil((query.limit + 1 - found) / (stop - first))
-            part = query.grain.bars(symbols[begin : begin + count], low, max(low, high))
-            if query.descending:
-                part = part.take(np.lexsort((-part.session, part.symbol)))
+        found = 0
+        for part in self._from_position(query):
             parts.append(part)
             found += len(part)
-            begin += count
+            if found > query.limit:
+                break
         if not parts:
-            return query.grain.bars((), 0, 0), None
-        bars = parts[0] if len(parts) == 1 else Bars.concatenate(symbols, parts)
+            return Bars.none(), None
+        bars = parts[0] if len(parts) == 1 else Bars.concatenate(query.symbols, parts)
         if len(bars) <= query.limit:
             return bars, None
         return bars.take(slice(query.limit)), _position(query, bars, query.limit)
+
+    def _from_position(self, query: BarsQuery) -> Iterator[Bars]:
+        """The bars from the query's position on, in parts; ended early when a page is full."""
+        symbols, first, stop, grain = query.symbols, query.first, query.stop, query.grain
+        enough, descending = query.limit + 1, query.descending
+        if (position := query.position) is not None:
+            symbols = symbols[bisect_left(symbols, position.symbol) :]
+            if symbols and symbols[0] == position.symbol:
+                low, high = first, stop
+                if descending:
+                    high = min(stop, grain.stamps.place(position.at, after=True))
+                else:
+                    low = max(first, grain.stamps.place(position.at))
+                for part in grain.parts(symbols[:1], low, high, enough, descending=descending):
+                    enough -= len(part)
+                    yield part
+                symbols = symbols[1:]
+        yield from grain.parts(symbols, first, stop, max(1, enough), descending=descending)
 
     def _disturb_page(
         self, kind: str, query: BarsQuery, bars: Bars, following: Position | None
@@ -492,10 +518,10 @@ class Exchange:
             # another fault, a token that never ends.
             asked = query.position
             at = asked.at if asked is not None and asked.symbol == here.symbol else here.at
-            return bars.take(slice(0)), Position(here.symbol, at - onward)
+            return bars.take(slice(0)), replace(here, at=at - onward)
         if kind == "trailing_page" and following is None:
             last = _position(query, bars, len(bars) - 1)
-            return bars, Position(last.symbol, last.at + onward)
+            return bars, replace(last, at=last.at + onward)
         if kind == "repeated_bar":
             return bars.take(np.append(0, np.arange(len(bars)))), following
         if kind == "overlapping_page" and following is not None and len(bars) > 1:
@@ -671,7 +697,8 @@ class _Connection:
 
 
 def _position(query: BarsQuery, bars: Bars, row: int) -> Position:
-    return Position(bars.symbols[bars.symbol[row]], int(query.grain.stamps.at[bars.session[row]]))
+    (at,) = query.grain.stamps.instants(bars.session[row : row + 1]).tolist()
+    return Position(bars.symbols[bars.symbol[row]], at, query.grain.unit)
 
 
 def _error(status: int, message: str, *, spaced: bool = False) -> Reply:

@@ -2,8 +2,8 @@
 
 Here belongs the text of the wire, both ways; what to answer belongs in `server`. The facts were
 recorded from the live API: compact JSON, a bar's keys in alphabetical order, integral prices as
-JSON integers (`1105`), a symbol without bars without a key, a daily bar stamped with New York's
-midnight in UTC.
+JSON integers (`1105`), a symbol without bars without a key, a bar stamped with its beginning in
+UTC, a daily one with New York's midnight.
 """
 
 import base64
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from functools import cache
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -25,6 +26,8 @@ from datalake_assets.exchange.market import DOLLAR, Bars, Ints
 Text = npt.NDArray[np.uint32]  # four characters an item, NUL where there is none
 
 SECOND = 1_000_000_000  # nanoseconds
+_MINUTE = 60 * SECOND
+_DAY = 1_440  # minutes
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9})\d*)?(?:[Zz]|([+-])(\d\d):(\d\d))"
@@ -66,6 +69,19 @@ def parse_instant(text: str, parameter: str) -> int:
     )
 
 
+class Times(Protocol):
+    """The instants that bars of one length carry; a bar's `session` is a place among them."""
+
+    def instants(self, places: Ints) -> Ints:
+        """Nanoseconds since 1970."""
+
+    def spelt(self, places: Ints) -> Sequence[npt.NDArray[np.bytes_]]:
+        """Columns that together spell the instants as on the wire (`2026-09-03T04:00:00Z`)."""
+
+    def place(self, instant: int, *, after: bool = False) -> int:
+        """The first place whose instant is not before this one; `after`: the first after it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stamps:
     """The instants that daily bars carry, one per session: New York's midnight.
@@ -83,20 +99,76 @@ class Stamps:
         text = np.datetime_as_string((at // SECOND).astype("datetime64[s]"), timezone="UTC")
         return cls(at.astype(np.int64), text.astype("S20"))
 
+    def instants(self, places: Ints) -> Ints:
+        """See `Times`."""
+        return self.at[places]
+
+    def spelt(self, places: Ints) -> Sequence[npt.NDArray[np.bytes_]]:
+        """See `Times`."""
+        return (self.text[places],)
+
+    def place(self, instant: int, *, after: bool = False) -> int:
+        """See `Times`."""
+        return int(np.searchsorted(self.at, instant, "right" if after else "left"))
+
+
+class MinuteStamps:
+    """The instants of the minutes of sessions: a place is session × 1,440 + minute of the day.
+
+    Args:
+        midnights: Stamps of the sessions.
+        every: How many minutes a bar is long; places of bars are multiples of it, within a day.
+    """
+
+    def __init__(self, midnights: Stamps, every: int = 1) -> None:
+        self._midnights, self._every = midnights.at, every
+        self._minutes = midnights.at // _MINUTE
+
+    def instants(self, places: Ints) -> Ints:
+        """See `Times`."""
+        return self._midnights[places // _DAY] + places % _DAY * _MINUTE
+
+    def spelt(self, places: Ints) -> Sequence[npt.NDArray[np.bytes_]]:
+        """See `Times`."""
+        minutes = self._minutes[places // _DAY] + places % _DAY
+        day = minutes // _DAY
+        days, clock = _minute_words()
+        return days[day], clock[minutes - day * _DAY]
+
+    def place(self, instant: int, *, after: bool = False) -> int:
+        """See `Times`."""
+        session = int(np.searchsorted(self._midnights, instant, "right")) - 1
+        if session < 0:
+            return 0
+        since, step = instant - int(self._midnights[session]), self._every * _MINUTE
+        steps = since // step + 1 if after else -(-since // step)
+        return session * _DAY + min(steps * self._every, _DAY)
+
+
+@cache
+def _minute_words() -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.bytes_]]:
+    """The days since 1970 and the minutes of a day as the wire spells them."""
+    last = (market_calendar.LAST - date(1970, 1, 1)).days + 2
+    days = np.datetime_as_string(np.arange(last).astype("datetime64[D]"))
+    clock = [f"T{minute // 60:02d}:{minute % 60:02d}:00Z".encode() for minute in range(_DAY)]
+    return days.astype("S10"), np.array(clock, "S10")
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where a page begins: at the first bar of `symbol` not before `at` (nanoseconds).
 
-    In descending order: not after it.
+    In descending order: not after it. `unit` tells how long the bars are: D for days and years,
+    M for minutes. That bars of hours have M, too, is inferred.
     """
 
     symbol: str
     at: int
+    unit: str = "D"
 
     def token(self) -> str:
         """The page token; to a client it is opaque."""
-        return base64.b64encode(f"{self.symbol}|D|{self.at}".encode()).decode()
+        return base64.b64encode(f"{self.symbol}|{self.unit}|{self.at}".encode()).decode()
 
     @classmethod
     def parse(cls, token: str) -> "Position":
@@ -106,22 +178,22 @@ class Position:
             ValueError: it is no token of ours.
         """
         try:
-            symbol, timeframe, at = base64.b64decode(token, validate=True).decode().split("|")
-            if timeframe != "D":
-                raise ValueError(timeframe)
-            return cls(symbol, int(at))
+            symbol, unit, at = base64.b64decode(token, validate=True).decode().split("|")
+            if unit not in ("D", "M"):
+                raise ValueError(unit)
+            return cls(symbol, int(at), unit)
         except (binascii.Error, UnicodeDecodeError, ValueError) as error:
             raise ValueError(f"invalid page_token: {token}") from error
 
 
-def pages_json(bars: Bars, stamps: Stamps, token: str | None, *, currency: str | None) -> bytes:
+def pages_json(bars: Bars, stamps: Times, token: str | None, *, currency: str | None) -> bytes:
     """The body of `/v2/stocks/bars`: bars by symbol."""
     ending = _ending(token, currency)
     return b'{"bars":{' + _bars(bars, stamps, named=True) + b"}" + ending
 
 
 def page_json(
-    symbol: str, bars: Bars, stamps: Stamps, token: str | None, *, currency: str | None
+    symbol: str, bars: Bars, stamps: Times, token: str | None, *, currency: str | None
 ) -> bytes:
     """The body of `/v2/stocks/{symbol}/bars`: one symbol's bars."""
     ending = b',"symbol":' + msgspec.json.encode(symbol) + _ending(token, currency)
@@ -179,7 +251,7 @@ def _ending(token: str | None, currency: str | None) -> bytes:
     return b"," + msgspec.json.encode(tail)[1:]
 
 
-def _bars(bars: Bars, stamps: Stamps, *, named: bool) -> bytes:
+def _bars(bars: Bars, stamps: Times, *, named: bool) -> bytes:
     """Bars as JSON objects; `named`: in one list per symbol, after its name.
 
     A table of text, one row per bar, is filled column by column; what is shorter than its column
@@ -198,7 +270,7 @@ def _bars(bars: Bars, stamps: Stamps, *, named: bool) -> bytes:
         b',"l":', *_decimal(bars.low),
         b',"n":', *_integer(bars.trade_count),
         b',"o":', *_decimal(bars.open),
-        b',"t":"', stamps.text[bars.session],
+        b',"t":"', *stamps.spelt(bars.session),
         b'","v":', *_integer(bars.volume),
         b',"vw":', *_decimal(bars.vwap),
         tails[np.append(starts[1:], True).astype(np.intp)] if named else b"}",

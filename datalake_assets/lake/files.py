@@ -10,16 +10,17 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.universe import Snapshots
 from datalake_assets.lake import session_file, universe_file
@@ -46,10 +47,16 @@ class LakeFiles:
     Args:
         store: Where its objects are.
         clock: Time: files dated in the future are ignored.
+        dataset: Whose sessions.
     """
 
-    def __init__(self, store: Store, clock: Clock | None = None) -> None:
-        self.store, self._clock = store, clock or Clock()
+    def __init__(self, store: Store, clock: Clock | None = None, dataset: Dataset = DAILY) -> None:
+        self.store, self._clock, self.dataset = store, clock or Clock(), dataset
+        self.folders = layout.FOLDERS[dataset.name]
+
+    def of(self, dataset: Dataset) -> Self:
+        """The same lake with the sessions of another dataset."""
+        return type(self)(self.store, self._clock, dataset)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.store.uri!r})"
@@ -79,11 +86,20 @@ class LakeFiles:
 
     def sessions(self) -> list[date]:
         """The published sessions, ascending."""
-        return layout.dated(layout.SESSIONS, self.store.list(layout.SESSIONS))
+        return self.folders.days(self.store.list(self.folders.sessions))
 
     def incomplete(self) -> list[date]:
         """The sessions that wait in `incomplete/`, ascending."""
-        return layout.dated(layout.INCOMPLETE, self.store.list(layout.INCOMPLETE))
+        folder = self.folders.incomplete
+        return layout.dated(folder, self.store.list(folder))
+
+    def session_key(self, day: date) -> str:
+        """The key of a published session."""
+        return layout.session_key(day, self.folders)
+
+    def incomplete_key(self, day: date) -> str:
+        """The key of a session that waits in `incomplete/`."""
+        return layout.incomplete_key(day, self.folders)
 
     def read(self, day: date) -> Session:
         """A published session.
@@ -92,7 +108,7 @@ class LakeFiles:
             FileNotFoundError: It is not published.
             BrokenFileError: The object is damaged.
         """
-        key = layout.session_key(day)
+        key = self.session_key(day)
         return session_file.decode(self.store.get(key), self.store.url(key))
 
     def printed(self, days: Iterable[date]) -> dict[date, frozenset[str]]:
@@ -100,13 +116,31 @@ class LakeFiles:
         found: dict[date, frozenset[str]] = {}
         for day in days:
             try:
-                found[day] = frozenset(self.read(day).ledger.present)
+                found[day] = self._printed(day)
             except FileNotFoundError:
                 continue
             except BrokenFileError as error:
                 # Those after it are collected all the same: nobody else may be there to mend it.
                 _log.warning("%s. Until then no session is compared with it", error)
         return found
+
+    def _printed(self, day: date) -> frozenset[str]:
+        if self.dataset.step is None:
+            return frozenset(self.read(day).ledger.present)
+        return frozenset(self.rows_of_symbols(day))
+
+    def rows_of_symbols(self, day: date) -> Mapping[str, int]:
+        """How many bars each symbol has in a published session in which one can have several.
+
+        Only the footer is read.
+
+        Raises:
+            FileNotFoundError: The session is not published.
+            BrokenFileError: The object is damaged.
+        """
+        key = self.session_key(day)
+        footer = session_file.read_footer(self.store, key)
+        return session_file.rows_of_symbols(footer, self.store.url(key))
 
     def summaries(
         self, keys: Iterable[str], workers: int = 16

@@ -16,12 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datalake_assets.collection.bars import SCHEMA as BARS
-from datalake_assets.collection.bars import combine
+from datalake_assets.collection.dataset import DAILY, Dataset
+from datalake_assets.lake.session_file import Session
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store
 
@@ -48,33 +51,62 @@ SCHEMA = pa.schema(
 new ones. Units are those of the bars."""
 
 
-def changes(before: pa.Table, after: pa.Table, known_from: datetime, at: datetime) -> pa.Table:
-    """The bars that differ between two states of a session, in `SCHEMA`, by symbol.
+def changes(
+    before: pa.Table,
+    after: pa.Table,
+    known_from: datetime,
+    at: datetime,
+    dataset: Dataset = DAILY,
+) -> pa.Table:
+    """The bars that differ between two states of a session, in `SCHEMA`, by symbol and time.
 
     Args:
         before: The session's bars, in their schema, by symbol.
         after: The same after the later collection.
         known_from: When the first state was collected, UTC.
         at: When the second was.
+        dataset: Whose bars.
     """
-    old, new = set(before["symbol"].to_pylist()), set(after["symbol"].to_pylist())
-    _, restated = combine([before, after])
-    kinds = {symbol: "restated" for symbol, _ in restated}
-    kinds |= dict.fromkeys(new - old, "added") | dict.fromkeys(old - new, "removed")
-    symbols = sorted(kinds)
-    rows = len(symbols)
+    key = [name for name in dataset.key if name != "session"]
+    if before.equals(after):
+        before = after = after.slice(0, 0)
+    old, new = (
+        bars.select(key).append_column(f"{age}_row", pa.array(np.arange(bars.num_rows)))
+        for age, bars in (("old", before), ("new", after))
+    )
+    both = old.join(new, key, join_type="full outer", use_threads=False)
+    rows = {age: both[f"{age}_row"].combine_chunks() for age in ("old", "new")}
+    found = {"old": before.take(rows["old"]), "new": after.take(rows["new"])}
+    differs = np.zeros(both.num_rows, dtype=bool)
+    for name in VALUES:
+        differs |= ~_same(found["old"][name], found["new"][name])
+    was, new_one = (found[age]["symbol"].is_valid().to_numpy() for age in ("old", "new"))
+    kind = np.where(was & new_one, "restated", np.where(was, "removed", "added"))
+    table = both.select(key)
     columns: dict[str, pa.Array] = {
-        "symbol": pa.array(symbols, pa.string()),
-        "change": pa.array([kinds[symbol] for symbol in symbols], pa.string()),
-        "session": pa.repeat(_session(before, after), rows),
-        "known_from": pa.repeat(pa.scalar(known_from, _INSTANT), rows),
-        "changed_at": pa.repeat(pa.scalar(at, _INSTANT), rows),
+        "symbol": table["symbol"],
+        "change": pa.array(kind.tolist(), pa.string()),
+        "session": pa.repeat(_session(before, after), both.num_rows),
+        "known_from": pa.repeat(pa.scalar(known_from, _INSTANT), both.num_rows),
+        "changed_at": pa.repeat(pa.scalar(at, _INSTANT), both.num_rows),
     }
-    for age, bars in (("old", before), ("new", after)):
-        where = pc.index_in(columns["symbol"], bars["symbol"].combine_chunks())
-        found = bars.take(where)
-        columns |= {f"{age}_{name}": found[name] for name in VALUES}
-    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+    for age, bars in found.items():
+        columns |= {f"{age}_{name}": bars[name] for name in VALUES}
+    told = pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+    order = [
+        ("symbol", "ascending"),
+        ("old_timestamp", "ascending"),
+        ("new_timestamp", "ascending"),
+    ]
+    return told.filter(pa.array(differs)).sort_by(order).combine_chunks()
+
+
+def _same(old: pa.ChunkedArray, new: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """For each row: have both the same value, or neither one?"""
+    equal = pc.fill_null(pc.equal(old, new), False).to_numpy()
+    neither = pc.and_(pc.is_null(old), pc.is_null(new)).to_numpy()
+    same: npt.NDArray[np.bool_] = equal | neither
+    return same
 
 
 class Restatements:
@@ -82,10 +114,17 @@ class Restatements:
 
     Args:
         store: Where the lake is.
+        dataset: Whose sessions.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, dataset: Dataset = DAILY) -> None:
+        self._store, self._dataset = store, dataset
+        self._folders = layout.FOLDERS[dataset.name]
+
+    def between(self, before: Session, after: Session) -> pa.Table:
+        """What differs between two states of a session: `changes`."""
+        was, at = before.provenance.collected_at, after.provenance.collected_at
+        return changes(before.bars, after.bars, was, at, self._dataset)
 
     def keep(self, changed: pa.Table) -> None:
         """Keep what one collection changed of a session; nothing when it changed nothing."""
@@ -93,20 +132,22 @@ class Restatements:
             return
         buffer = pa.BufferOutputStream()
         pq.write_table(changed, buffer, compression="zstd", write_page_checksum=True)
-        self._store.put(_key(changed), bytes(buffer.getvalue()))
+        self._store.put(self._key(changed), bytes(buffer.getvalue()))
 
     def take_back(self, changed: pa.Table) -> None:
         """Remove what `keep` kept: another collection came first, and what stood is no more."""
         if changed.num_rows:
-            self._store.delete(_key(changed))
+            self._store.delete(self._key(changed))
 
     def of(self, session: date) -> pa.Table:
         """Every change of a session's bars, in `SCHEMA`, oldest first."""
-        return self._read(self._keys(layout.restatements_of(session)))
+        return self._read(self._keys(layout.restatements_of(session, self._folders)))
 
     def sessions(self) -> list[date]:
         """The sessions of which something changed, ascending."""
-        return sorted(set(filter(None, map(layout.restatement, self._keys(layout.RESTATEMENTS)))))
+        return sorted(
+            {day for key in self._keys(self._folders.restatements) if (day := self._day(key))}
+        )
 
     def after(self, at: datetime) -> pa.Table:
         """Every change of any session that was made after an instant, in `SCHEMA`, oldest first.
@@ -116,7 +157,7 @@ class Restatements:
         """
         # The name of a file is the instant of its change.
         name = layout.restatement_key(date.min, at.astimezone(UTC)).rpartition("/")[2]
-        keys = self._store.list(layout.RESTATEMENTS)
+        keys = self._store.list(self._folders.restatements)
         return self._read(key for key in keys if key.rpartition("/")[2] > name)
 
     def newest(self, count: int) -> pa.Table:
@@ -126,7 +167,9 @@ class Restatements:
             count: How many rows at most.
         """
         # The name of a file is the instant of its change.
-        keys = sorted(self._keys(layout.RESTATEMENTS), key=lambda key: key.rpartition("/")[2])
+        keys = sorted(
+            self._keys(self._folders.restatements), key=lambda key: key.rpartition("/")[2]
+        )
         found: list[pa.Table] = []
         while keys and sum(table.num_rows for table in found) < count:
             found.append(self._read([keys.pop()]))
@@ -136,7 +179,14 @@ class Restatements:
 
     def _keys(self, folder: str) -> list[str]:
         """The log's files below a folder; what else somebody put there is none of them."""
-        return [key for key in self._store.list(folder) if layout.restatement(key)]
+        return [key for key in self._store.list(folder) if self._day(key)]
+
+    def _day(self, key: str) -> date | None:
+        return layout.restatement(key, self._folders)
+
+    def _key(self, changed: pa.Table) -> str:
+        at = changed["changed_at"][0].as_py().astimezone(UTC)
+        return layout.restatement_key(changed["session"][0].as_py(), at, self._folders)
 
     def _read(self, keys: Iterable[str]) -> pa.Table:
         tables = [SCHEMA.empty_table()]
@@ -175,12 +225,6 @@ def undone(bars: pa.Table, log: pa.Table, at: datetime) -> pa.Table:
     old |= {name: first[f"old_{name}"] for name in VALUES}
     restored = pa.table({name: old[name] for name in BARS.names}, schema=BARS)
     return pa.concat_tables([kept, restored]).sort_by("symbol").combine_chunks()
-
-
-def _key(changed: pa.Table) -> str:
-    return layout.restatement_key(
-        changed["session"][0].as_py(), changed["changed_at"][0].as_py().astimezone(UTC)
-    )
 
 
 def _session(before: pa.Table, after: pa.Table) -> pa.Scalar:

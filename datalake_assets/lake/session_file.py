@@ -1,15 +1,16 @@
 """The session file: one session's bars as Parquet, with its ledger and provenance inside.
 
-Belongs here: the bytes of one file. Does not belong here: where it lies (`layout`) and when it is
-written (`writer`).
+Belongs here: what one file says of itself, and its proof. Does not belong here: how its rows are
+encoded (`encoding`), where it lies (`layout`) and when it is written (`writer`).
 
 Bars and ledger are one object, so they can't come apart, and a file tells by itself what is in
-it, what is not, and why. Four texts are in the file's key-value metadata, as JSON:
+it, what is not, and why. These texts are in the file's key-value metadata, as JSON:
 
     datalake.ledger      the state of every symbol that has no row, with reasons
     datalake.audit       every rule, its value and its verdict, of what the collection brought
     datalake.provenance  when, by which run and from which source it was collected
-    datalake.digest      what the rows and the other three texts hash to
+    datalake.symbols     the rows of each symbol, where one can have several
+    datalake.digest      what the rows and the other texts hash to
 
 The digest proves what was written: when another program rewrites the file, a dropped row, another
 price or an edited text is told. It also tells from their footers alone whether two files hold the
@@ -29,12 +30,15 @@ from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
-from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.bars import SCHEMA, Ints
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.report import Ledger, Reason, State, reasons
+from datalake_assets.lake.encoding import ENCODINGS, encode_bars, runs
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, symbol_hashes
 from datalake_assets.storage.store import BrokenFileError, Store
 
@@ -42,6 +46,7 @@ _LEDGER = b"datalake.ledger"
 _AUDIT = b"datalake.audit"
 _PROVENANCE = b"datalake.provenance"
 _DIGEST = b"datalake.digest"
+_SYMBOLS = b"datalake.symbols"
 
 FOOTER_GUESS = 64 * 1024
 """Bytes from the end of a session file that mostly hold its footer, ledger included: one that names
@@ -104,16 +109,27 @@ class Session:
     provenance: Provenance
 
 
-def encode(session: Session, findings: Sequence[Finding]) -> bytes:
+def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAILY) -> bytes:
     """The session as a Parquet file.
 
+    Args:
+        session: Its bars, in the order of its dataset.
+        findings: What its audit found.
+        dataset: Whose bars.
+
     Raises:
-        ValueError: The rows are not those of the ledger, one for each present symbol, in order.
+        ValueError: The rows are not those of the ledger, at least one for each present symbol, or
+            are not in the dataset's order.
     """
     bars, ledger = session.bars, session.ledger
-    states = ledger.states
-    if not bars["symbol"].equals(pa.chunked_array([states.column(State.PRESENT)])):
-        raise ValueError(f"{ledger.session}: the bars are not those that the ledger calls present")
+    states, several = ledger.states, dataset.step is not None
+    names, counts = runs(bars["symbol"])
+    present = names.equals(states.column(State.PRESENT))
+    if not present or not _in_order(bars, counts, several=several):
+        raise ValueError(
+            f"{ledger.session}: the bars are not those that the ledger calls present, by "
+            f"{' and '.join(dataset.key[1:])}, each of them once"
+        )
     audit = [
         {
             "rule": finding.rule,
@@ -130,26 +146,22 @@ def encode(session: Session, findings: Sequence[Finding]) -> bytes:
         _PROVENANCE: session.provenance.to_json(),
     }
     symbols = symbol_hashes(states.symbols)[states.are(State.PRESENT)]
+    if several:
+        rows = dict(zip(names.to_pylist(), counts.tolist(), strict=True))
+        metadata[_SYMBOLS] = json.dumps(rows, separators=(",", ":"))
+        symbols = symbols.repeat(counts)
     metadata[_DIGEST] = _digest(fingerprint(bars, symbols), metadata)
-    buffer = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        buffer,
-        SCHEMA,
-        compression="zstd",
-        # Only these two repeat within a session. Statistics serve the columns that readers
-        # filter by; a file is read whole or by symbol.
-        use_dictionary=["session", "timestamp"],
-        write_statistics=["symbol", "session"],
-        # Sorted rows, so a reader's range on `symbol` skips whole row groups.
-        sorting_columns=[pq.SortingColumn(SCHEMA.get_field_index("symbol"))],
-        # Arrow's own schema blob would be a fifth of the footer; Parquet's types are enough.
-        store_schema=False,
-        # zstd as Parquet uses it has no checksum: a flipped bit would be another price.
-        write_page_checksum=True,
-    ) as writer:
-        writer.write_table(bars, row_group_size=65_536)
-        writer.add_key_value_metadata(metadata)
-    return bytes(buffer.getvalue())
+    return encode_bars(bars, metadata, ENCODINGS[dataset.name])
+
+
+def _in_order(bars: pa.Table, counts: Ints, *, several: bool) -> bool:
+    """Are the rows of each symbol in order, each once? `counts` tells how many each has."""
+    if not several:
+        return bool((counts == 1).all())
+    times = bars["timestamp"].cast(pa.int64()).to_numpy()
+    later = times[1:] > times[:-1]
+    later[np.cumsum(counts)[:-1] - 1] = True  # where the next symbol begins
+    return bool(later.all())
 
 
 def decode(data: bytes, where: str) -> Session:
@@ -164,13 +176,15 @@ def decode(data: bytes, where: str) -> Session:
     """
     try:
         bars, told = _read(data)
-        ledger = Ledger.from_json(told[_LEDGER], tuple(bars["symbol"].to_pylist()))
+        whose = runs(bars["symbol"])[0] if _SYMBOLS in told else bars["symbol"]
+        ledger = Ledger.from_json(told[_LEDGER], tuple(whose.to_pylist()))
         session = Session(bars, ledger, Provenance.from_json(told[_PROVENANCE]))
         digest = _digest_of(told)
     except _BROKEN as error:
         raise _broken(where, error) from error
-    if told[_DIGEST].decode() != _digest(fingerprint(bars), told):
-        raise altered(where, digest, fingerprint(bars))
+    rows = fingerprint(bars)
+    if told[_DIGEST].decode() != _digest(rows, told):
+        raise altered(where, digest, rows)
     return session
 
 
@@ -228,10 +242,10 @@ def _read(data: bytes) -> tuple[pa.Table, Mapping[bytes, bytes]]:
 def _digest(rows: Fingerprint, texts: Mapping[bytes, str | bytes]) -> str:
     """What the digest's text is for these rows and texts."""
     hashed = hashlib.blake2b(digest_size=16)
-    for name in (_LEDGER, _AUDIT, _PROVENANCE):
-        text = texts[name]
-        hashed.update(text.encode() if isinstance(text, str) else text)
-        hashed.update(b"\0")
+    for name in (_LEDGER, _AUDIT, _PROVENANCE, _SYMBOLS):
+        if (text := texts.get(name)) is not None:
+            hashed.update(text.encode() if isinstance(text, str) else text)
+            hashed.update(b"\0")
     told = {"rows": rows.to_text(), "texts": hashed.hexdigest()}
     return json.dumps(told, separators=(",", ":"))
 
@@ -290,6 +304,24 @@ def unbarred(footer: bytes, where: str) -> Ledger:
         raise _broken(where, error) from error
 
 
+def rows_of_symbols(footer: bytes, where: str) -> Mapping[str, int]:
+    """How many rows each symbol has, in their order: of a file in which one can have several.
+
+    Args:
+        footer: The end of the file, at least its footer.
+        where: Its place, for the message.
+
+    Raises:
+        BrokenFileError: These are not the last bytes of such a file, or too few of them.
+    """
+    try:
+        told = pq.read_metadata(pa.BufferReader(footer)).metadata or {}
+        rows: dict[str, int] = json.loads(told[_SYMBOLS])
+    except _BROKEN as error:
+        raise _broken(where, error) from error
+    return rows
+
+
 def read_footer(store: Store, key: str) -> bytes:
     """The end of a session's object, from its footer on.
 
@@ -345,7 +377,8 @@ def summarize(footer: bytes, where: str) -> Summary:
         ledger = json.loads(told[_LEDGER])
         session = date.fromisoformat(ledger.pop("session"))
         counts = {state: len(symbols) for state, symbols in ledger.items()}
-        counts["present"] = metadata.num_rows
+        several = told.get(_SYMBOLS)
+        counts["present"] = len(json.loads(several)) if several else metadata.num_rows
         return Summary(
             session,
             metadata.num_rows,

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datalake_assets.collection.audit import Finding
-from datalake_assets.collection.bars import combine
+from datalake_assets.collection.bars import A_TIME, combine
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.lake import session_file, universe_file
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
-from datalake_assets.lake.restatements import Restatements, changes
+from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Session
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError, Store
@@ -38,6 +39,7 @@ class Written:
     Args:
         key: Where it lies.
         size: Bytes.
+        rows: Of a session, its bars.
         changes: The bars that the session published before did not have, has no longer, or had
             with other values (`restatements.SCHEMA`). None when there was none.
         ledger: Of the session as it was published.
@@ -47,6 +49,7 @@ class Written:
 
     key: str
     size: int
+    rows: int = 0
     changes: pa.Table | None = field(default=None, compare=False, repr=False)
     ledger: Ledger | None = field(default=None, compare=False, repr=False)
     unchanged: bool = False
@@ -77,6 +80,11 @@ class Prepared:
     version: str | None
     changes: pa.Table | None
 
+    def written(self, key: str, *, unchanged: bool = False) -> Written:
+        """What writing it did."""
+        rows, ledger = self.session.bars.num_rows, self.session.ledger
+        return Written(key, self.size, rows, self.changes, ledger, unchanged)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
@@ -99,11 +107,12 @@ class LakeWriter(LakeFiles):
     Args:
         store: Where its objects are.
         clock: Time: files dated in the future are ignored.
+        dataset: Whose sessions.
     """
 
-    def __init__(self, store: Store, clock: Clock | None = None) -> None:
-        super().__init__(store, clock)
-        self._restatements = Restatements(store)
+    def __init__(self, store: Store, clock: Clock | None = None, dataset: Dataset = DAILY) -> None:
+        super().__init__(store, clock, dataset)
+        self._restatements = Restatements(store, dataset)
 
     def claim(self, source: str) -> None:
         """Make the lake this source's, or make sure that it already is.
@@ -161,13 +170,13 @@ class LakeWriter(LakeFiles):
             ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
         """
         day = session.ledger.session
-        key = layout.session_key(day)
+        key = self.session_key(day)
         while True:
             ready = prepared or self.prepare(session, findings)
             changed = ready.changes
             if ready.data is None:
-                self.store.delete(layout.incomplete_key(day))
-                return Written(key, ready.size, changed, ready.session.ledger, unchanged=True)
+                self.store.delete(self.incomplete_key(day))
+                return ready.written(key, unchanged=True)
             if changed is not None:
                 self._restatements.keep(changed)
             try:
@@ -182,8 +191,8 @@ class LakeWriter(LakeFiles):
                     raise
                 # What was kept of one that is replaced by now is out of date.
                 prepared = None
-        self.store.delete(layout.incomplete_key(day))
-        return Written(key, ready.size, changed, ready.session.ledger)
+        self.store.delete(self.incomplete_key(day))
+        return ready.written(key)
 
     def prepare(self, session: Session, findings: Sequence[Finding]) -> Prepared:
         """Everything that publishing a session takes, but for writing it; in any thread.
@@ -197,13 +206,13 @@ class LakeWriter(LakeFiles):
         if before:
             session = completed(session, before)
             if _same(before, session):
-                nothing = changes(before.bars, before.bars, _at(before), _at(session))
+                nothing = self._restatements.between(before, session)
                 return Prepared(session, None, size, version, nothing)
             told, was = session.provenance, before.provenance
             since = was.known_since or was.collected_at
             session = replace(session, provenance=replace(told, known_since=since))
-            changed = changes(before.bars, session.bars, was.collected_at, told.collected_at)
-        data = session_file.encode(session, findings)
+            changed = self._restatements.between(before, session)
+        data = session_file.encode(session, findings, self.dataset)
         return Prepared(session, data, len(data), version, changed)
 
     def keep_incomplete(
@@ -219,17 +228,17 @@ class LakeWriter(LakeFiles):
         Raises:
             ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
         """
-        key = layout.incomplete_key(session.ledger.session)
-        data = session_file.encode(session, findings)
+        key = self.incomplete_key(session.ledger.session)
+        data = session_file.encode(session, findings, self.dataset)
         if replacing:
             self.store.replace(key, data, replacing.versions.get(key))
         else:
             self.store.put(key, data)
-        return Written(key, len(data))
+        return Written(key, len(data), session.bars.num_rows)
 
     def clear_incomplete(self, day: date) -> None:
         """Remove the incomplete session that a killed run left beside a newer published one."""
-        self.store.delete(layout.incomplete_key(day))
+        self.store.delete(self.incomplete_key(day))
 
     def stored(self, day: date) -> StoredSession | None:
         """What a repair starts from; None when the lake has neither session.
@@ -239,8 +248,8 @@ class LakeWriter(LakeFiles):
         """
         found, versions, broken = [], {}, None
         for key, published in (
-            (layout.session_key(day), True),
-            (layout.incomplete_key(day), False),
+            (self.session_key(day), True),
+            (self.incomplete_key(day), False),
         ):
             try:
                 data, versions[key] = self.store.get_versioned(key)
@@ -258,7 +267,7 @@ class LakeWriter(LakeFiles):
 
     def _published(self, day: date) -> tuple[Session | None, str | None, int]:
         """The published session, and the version and the length of its object."""
-        key = layout.session_key(day)
+        key = self.session_key(day)
         try:
             data, version = self.store.get_versioned(key)
         except FileNotFoundError:
@@ -323,5 +332,6 @@ def repaired(standing: Session, bars: pa.Table, ledger: Ledger) -> tuple[pa.Tabl
     told = standing.ledger
     ledger = ledger.restricted_to(ledger.symbols - (told.symbols - frozenset(told.missing)))
     bars = bars.filter(pc.is_in(bars["symbol"], pa.array(ledger.present, pa.string())))
-    merged, _ = combine([standing.bars, bars])
+    # A symbol has bars of one of the two, so no two of them contradict each other.
+    merged, _ = combine([standing.bars, bars], A_TIME)
     return merged, told.repaired_by(ledger)

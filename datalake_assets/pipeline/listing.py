@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY
 from datalake_assets.collection.errors import CollectionError, PermanentError
-from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
@@ -136,7 +136,7 @@ def take_survey(
     Raises:
         RefusedError: The source refuses every request.
     """
-    if len(wanted) <= WINDOW:
+    if len(wanted) <= DAILY.window:
         return None
     # Usually all sessions have the same symbols, in the same tuple object.
     distinct = {id(symbols): symbols for symbols in wanted.values()}.values()

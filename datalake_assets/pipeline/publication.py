@@ -21,16 +21,18 @@ import pyarrow as pa
 from datalake_assets import __version__, market_calendar
 from datalake_assets.collection.audit import (
     LOOKBACK,
+    Case,
     Finding,
     Thresholds,
     Verdict,
-    audit,
     passed,
 )
 from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Collection, Fetch
-from datalake_assets.collection.plan import Packing, Plan, plan_windows
+from datalake_assets.collection.dataset import DAILY, MINUTE
+from datalake_assets.collection.minute_totals import MinuteCounts
+from datalake_assets.collection.plan import Expected, Packing, Plan, plan_windows
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, State, Statistics
@@ -50,10 +52,6 @@ from datalake_assets.storage.store import BrokenFileError, ChangedError, StoreEr
 
 _TURN = 0.1
 """Seconds between two looks at the collections that run."""
-
-_WINDOWS = 3
-"""Windows under way at most: one being written, one being collected, one that begins when the
-last requests of the other are waited for."""
 
 _AHEAD = LOOKBACK
 """Sessions audited and being encoded, which wait to be written in their order. No more, as an audit
@@ -104,6 +102,7 @@ class Outcome:
         published: Whether the session passed and is in its place.
         written: What was written; None when a repair found the published session whole, or when
             nothing was answered.
+        rows: Bars of the session, as it was written.
         asked: Symbols asked for by this collection: fewer than the ledger's after a repair.
         statistics: What the collection took, shared by `sessions` sessions.
         failed: Why symbols failed in this collection, those included of which the ledger has an
@@ -117,6 +116,7 @@ class Outcome:
     findings: list[Finding]
     published: bool
     written: Written | None
+    rows: int
     asked: int
     statistics: Statistics
     sessions: int
@@ -130,9 +130,10 @@ class Publication:
 
     Args:
         wanted: The symbols to ask for in each session.
-        lake: Where they go; already claimed for the source.
+        lake: Where they go, and of which dataset; already claimed for the source.
         options: How to collect.
         survey: What is known of the years in which symbols traded, to pack by.
+        expected: How many bars to expect of symbols, where that is known better than by a survey.
         repair: Start from what the lake holds and ask for its failed and pending symbols, and for
             those that are wanted and were never asked for; of one that lacks nothing and did not
             pass, for all of its symbols. A session that it does not hold, or holds damaged, is
@@ -149,6 +150,7 @@ class Publication:
         options: CollectionOptions,
         *,
         survey: Survey | None = None,
+        expected: Expected | None = None,
         repair: bool = False,
         inactive: Set[str] = frozenset(),
         least: int | None = None,
@@ -158,6 +160,7 @@ class Publication:
         self._standing: set[date] = set()
         self._whole: set[date] = set()
         self._printed: dict[date, Subset | None] = {}
+        self._minutes: dict[date, MinuteCounts | None] = {}
         for day in wanted if repair else ():
             found = None
             with suppress(BrokenFileError):  # there is nothing to start from
@@ -182,9 +185,9 @@ class Publication:
             self._standing.add(day)
             if found.published and not missing:
                 self._whole.add(day)
-        known = survey is not None and survey.covers(self._asked)
-        expected = survey.expected if survey is not None and known else None
-        self._windows = plan_windows(self._asked, options.packing, expected)
+        if expected is None and survey is not None and survey.covers(self._asked):
+            expected = survey.expected
+        self._windows = plan_windows(self._asked, options.packing, expected, lake.dataset)
 
     @property
     def plan(self) -> Plan:
@@ -237,10 +240,12 @@ class Publication:
                 rejected=rejected,
                 stop=stop,
                 deadline=deadline,
+                dataset=self._lake.dataset,
                 clock=clock,
             )
 
-        under_way = _UnderWay(self._windows, collection, display or Display(), clock)
+        at_once = self._lake.dataset.under_way
+        under_way = _UnderWay(self._windows, at_once, collection, display or Display(), clock)
         threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _AHEAD), "encode")
         try:
             for days, collected in under_way:
@@ -305,6 +310,7 @@ class Publication:
                 findings=audited.findings,
                 published=audited.good,
                 written=written,
+                rows=written.rows if written else audited.session.bars.num_rows,
                 asked=len(self._asked[day]),
                 statistics=statistics,
                 sessions=together,
@@ -357,6 +363,7 @@ class Publication:
         """Look for what is published of these when the sessions after them are audited."""
         for each in audited:
             self._printed.pop(each.session.ledger.session, None)
+            self._minutes.pop(each.session.ledger.session, None)
 
     def _salvage(
         self, days: deque[date], collection: Collection, origin: Origin, by_hand: bool
@@ -410,8 +417,23 @@ class Publication:
         printed = [subset for subset in self._printed.values() if subset is not None]
         if not printed and not session.ledger.present:
             printed = self._printed_last(session.ledger.session)
-        thresholds = self._options.thresholds
-        return audit(session.bars, session.ledger, printed, thresholds, self._inactive)
+        case = Case(session.bars, session.ledger, printed, self._options.thresholds, self._inactive)
+        dataset = self._lake.dataset
+        if dataset.rules.needs_daily:
+            case = self._with_daily(case, before)
+        return dataset.rules.judge(case)
+
+    def _with_daily(self, case: Case, before: Sequence[date]) -> Case:
+        """The case of a session of minutes, with its daily bars and the minutes before it."""
+        day, dataset = case.ledger.session, self._lake.dataset
+        unread = [each for each in before if each not in self._minutes]
+        self._minutes |= {each: _minutes_of(self._lake, each) for each in unread}
+        self._minutes = {each: self._minutes[each] for each in before}
+        daily = None
+        with suppress(FileNotFoundError, BrokenFileError):  # then nothing is known of it
+            daily = self._lake.of(DAILY).read(day).bars
+        known = [counts for counts in self._minutes.values() if counts is not None]
+        return replace(case, hours=dataset.hours(day), daily=daily, minutes_before=known)
 
     def _printed_last(self, day: date) -> list[Subset]:
         """The symbols that printed in the newest published session before this one, if any.
@@ -454,11 +476,11 @@ class _UnderWay:
     """The windows being collected, one of them handed out at a time when it is whole.
 
     The next one begins when every request of those before it is under way, so that neither the
-    wait for the last answers nor the writing leaves the account's limit unused. `_WINDOWS` bounds
-    what is held in memory.
+    wait for the last answers nor the writing leaves the account's limit unused.
 
     Args:
         windows: The sessions of each window and its plan, in order.
+        at_once: How many are held in memory at most.
         collection: How to collect a plan.
         display, clock: As for `Publication.run`.
     """
@@ -466,11 +488,12 @@ class _UnderWay:
     def __init__(
         self,
         windows: Sequence[tuple[Sequence[date], Plan]],
+        at_once: int,
         collection: Callable[[Plan], Collection],
         display: Display,
         clock: Clock,
     ) -> None:
-        self._waiting = deque(windows)
+        self._waiting, self._at_once = deque(windows), at_once
         self._running: deque[tuple[deque[date], Collection]] = deque()
         self._collection, self._display, self._clock = collection, display, clock
         self._began, self._shown = clock.seconds(), -math.inf
@@ -498,7 +521,7 @@ class _UnderWay:
         """Begin the next window if it is time; to be called now and then."""
         while (
             self._waiting
-            and len(self._running) < _WINDOWS
+            and len(self._running) < self._at_once
             and all(collection.drained for _, collection in self._running)
         ):
             days, plan = self._waiting.popleft()
@@ -521,6 +544,15 @@ class _UnderWay:
         now = sum((collection.snapshot() for _, collection in self._running), self._done)
         now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds - self._began)
         self._display.show(now, final=final)
+
+
+def _minutes_of(lake: LakeWriter, day: date) -> MinuteCounts | None:
+    """How many minutes each symbol has in a published session; None when nobody can tell."""
+    try:
+        rows = lake.rows_of_symbols(day)
+    except (FileNotFoundError, BrokenFileError):
+        return None
+    return MinuteCounts.of_rows(rows, MINUTE.bars(day))
 
 
 def _provenance(origin: Origin, statistics: Statistics) -> Provenance:

@@ -26,10 +26,10 @@ from urllib.parse import urlsplit
 import msgspec
 import pyarrow as pa
 
-from datalake_assets import market_calendar
 from datalake_assets.actions.sweep import ActionsPage
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Fetch, Page
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.errors import (
     BadRequestError,
     PermanentError,
@@ -110,7 +110,7 @@ class Account:
 
 
 class AlpacaSource:
-    """Daily bars and the list of assets, from Alpaca or a server that speaks its protocol.
+    """Bars and the list of assets, from Alpaca or a server that speaks its protocol.
 
     Thread-safe, for as many threads as it has connections.
 
@@ -144,10 +144,17 @@ class AlpacaSource:
         self._decoding.shutdown(wait=False, cancel_futures=True)
         self._transport.close()
 
-    def bars(self, *, adjustment: str = "raw", asof: str | None = AS_TRADED) -> Fetch:
-        """The function that fetches one page of daily bars: `collection`'s `Fetch`.
+    def bars(
+        self,
+        dataset: Dataset = DAILY,
+        *,
+        adjustment: str = "raw",
+        asof: str | None = AS_TRADED,
+    ) -> Fetch:
+        """The function that fetches one page of a dataset's bars: `collection`'s `Fetch`.
 
         Args:
+            dataset: Whose bars.
             adjustment: `raw`, which a lake stores, or Alpaca's own: `split`, `dividend`,
                 `spin-off`, `all`.
             asof: What a symbol means: by default the bars that traded under it. None: the
@@ -161,11 +168,13 @@ class AlpacaSource:
             # Imported here because it takes two seconds, which `dagster dev` should not.
             from alpaca.data.timeframe import TimeFrame
 
-            start = datetime.combine(first, time(), UTC)
-            end = self._end(last)
-            body = self._bars(TimeFrame.Day, symbols, start, end, page_token, adjustment, asof)
-            page = decode_regular(body, self._parse)
-            return self._decoding.submit(decode, body).result() if page is None else page
+            unit = TimeFrame.Day if dataset.step is None else TimeFrame.Minute
+            start, end = self._bounds(dataset, first, last)
+            body = self._bars(unit, symbols, start, end, page_token, adjustment, asof)
+            page = decode_regular(body, self._parse, dataset)
+            if page is None:
+                page = self._decoding.submit(decode, body, dataset).result()
+            return page
 
         return fetch
 
@@ -297,20 +306,24 @@ class AlpacaSource:
         params = {"ids": ",".join(ids), "limit": ACTIONS_PAGE_LIMIT}
         return decode_actions(self._ask(self._actions, "/corporate-actions", params))
 
-    def _end(self, last: date) -> datetime:
-        """The end of a range, within what the source serves at this time.
+    def _bounds(self, dataset: Dataset, first: date, last: date) -> tuple[datetime, datetime]:
+        """The range from the first to the last session, within what the source serves now.
 
-        A bare date would end the range at 00:00Z, before the bar of that day (04:00Z).
+        Both ends are inclusive. A bare date would end it at 00:00Z, before the daily bar of that
+        day (04:00Z), and the end of the hours would bring the minute after them.
         """
         latest = self._clock.now() - DELAY
-        close = market_calendar.session_close(last)
+        close = dataset.hours(last).end
         if latest < close:
             raise RefusedError(
                 f"the session of {last} is not available yet: it closes at "
                 f"{close:%Y-%m-%d %H:%M} UTC and its bars are served {DELAY.seconds // 60} "
                 "minutes later; collect it then"
             )
-        return min(latest, datetime.combine(last, time(23, 59, 59), UTC))
+        if dataset.step is None:
+            end = datetime.combine(last, time(23, 59, 59), UTC)
+            return datetime.combine(first, time(), UTC), min(latest, end)
+        return dataset.hours(first).first, close - timedelta(milliseconds=1)
 
     def _import_client(self) -> None:
         """Import alpaca-py's client in this thread, before threads use it.

@@ -14,7 +14,9 @@ There are three ways, and each reads what the one before it refuses, to the same
    and become eight columns at once.
 3. Item by item, so that an odd one costs nothing but itself.
 
-The first two give instants; that a daily bar's is midnight in New York is looked at afterwards.
+The first two give instants. Whether a dataset's bars can start then, and in which session, is
+looked at afterwards (`Starts`): a daily bar starts at midnight in New York, and others on a full
+minute.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
@@ -36,6 +39,7 @@ import pyarrow as pa
 
 from datalake_assets.collection.bars import NO_COUNT, SCHEMA, Columns, Ints, empty
 from datalake_assets.collection.collect import OddItem, Page
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.errors import UnreadableError
 from datalake_assets.sources.text import line, visible
 
@@ -55,10 +59,12 @@ _NEW_YORK = ZoneInfo("America/New_York")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = _EPOCH.toordinal()
 _DAY = 86_400_000_000  # microseconds
+_MINUTE = 60_000_000
 _MICROSECOND = timedelta(microseconds=1)
 _DAYS = date(2200, 1, 1).toordinal() - _EPOCH_DAY  # bars from then on are read item by item
 
 _MOST = (1 << 63) - 1  # what an Arrow int64 holds; more would be a crash here
+Days = npt.NDArray[np.int32]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 
 _ROW = struct.Struct("qdddddqq")  # the columns of a bar, from `instant` to `trade_count`
@@ -105,33 +111,58 @@ class _OddError(ValueError):
         self.session = session
 
 
-def decode(body: bytes) -> Page:
-    """Decode one answer of `/v2/stocks/bars` with daily bars.
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """When the bars of a timeframe can start, and in which session.
+
+    Args:
+        days: The sessions of these instants, in days since 1970. None if one is no such start.
+        session: The session of Alpaca's `t`, and the instant. It raises `_OddError`.
+    """
+
+    days: Callable[[Ints], Days | None]
+    session: Callable[[str], tuple[date, datetime]]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Starts:
+        """Those of a dataset's bars."""
+        return _DAILY if dataset.step is None else _MINUTES
+
+
+def decode(body: bytes, dataset: Dataset = DAILY) -> Page:
+    """Decode one answer of `/v2/stocks/bars`.
 
     Bars that can't be used are told beside the others (`Page.odd`), as are symbols and pages that
     are null.
 
+    Args:
+        body: The answer.
+        dataset: Whose bars were asked for.
+
     Raises:
         UnreadableError: The body is no such answer: cut, damaged, or of another shape.
     """
+    starts = Starts.of(dataset)
     try:
         answer = decoder.decode(body)
         token, bars = answer.next_page_token or None, answer.bars
         # Each symbol has one list. If more were sent, a symbol stands there twice, and only the
         # last of its lists is in the dictionary. (It takes a hundredth of the decoding.)
         if body.count(b"[") != len(bars or ()):
-            return _decode_tolerantly(body, None)
+            return _decode_tolerantly(body, None, starts)
         if bars is None or not any(bars.values()):
             return Page(empty(), token, len(body), null=bars is None)
         columns = typed_columns(bars)
     except (msgspec.DecodeError, _OddError) as error:
-        return _decode_tolerantly(body, error)
-    if (days := _sessions(columns.instant)) is None:
-        return _decode_tolerantly(body, None)
+        return _decode_tolerantly(body, error, starts)
+    if (days := starts.days(columns.instant)) is None:
+        return _decode_tolerantly(body, None, starts)
     return Page(_table(columns, days), token, len(body))
 
 
-def decode_regular(body: bytes, parse: Parse | None = COMPILED) -> Page | None:
+def decode_regular(
+    body: bytes, parse: Parse | None = COMPILED, dataset: Dataset = DAILY
+) -> Page | None:
     """As `decode`, without Python's lock; None for what `decode` must read.
 
     That is every page that is not exactly as Alpaca writes it (`_pages.c` says how that is), and
@@ -140,7 +171,7 @@ def decode_regular(body: bytes, parse: Parse | None = COMPILED) -> Page | None:
     if (parsed := regular_columns(body, parse)) is None:
         return None
     columns, token = parsed
-    if (days := _sessions(columns.instant)) is None:
+    if (days := Starts.of(dataset).days(columns.instant)) is None:
         return None
     return Page(_table(columns, days), token, len(body))
 
@@ -241,22 +272,38 @@ def _since_epoch(stamp: str) -> int:
         raise _OddError(f"a bar has an unreadable time: {_shown(stamp)}") from error
 
 
-def _sessions(instant: Ints) -> npt.NDArray[np.int32] | None:
-    """The sessions of daily bars, in days since 1970, from the instants at which they start.
+def _midnight_days(instant: Ints) -> Days | None:
+    """The days that begin at these instants in New York; None if one is no midnight there."""
+    if (found := _days_and_midnights(instant)) is None:
+        return None
+    days, midnights = found  # midnight in New York is on the same day in UTC
+    return days.astype(np.int32) if (midnights == instant).all() else None
 
-    None if one of them is no midnight in New York.
+
+def _minute_days(instant: Ints) -> Days | None:
+    """The days in New York of these instants; None if one is no full minute."""
+    if (instant % _MINUTE).any() or (found := _days_and_midnights(instant)) is None:
+        return None
+    days, midnights = found
+    return (days - (instant < midnights)).astype(np.int32)
+
+
+def _days_and_midnights(instant: Ints) -> tuple[Ints, Ints] | None:
+    """The days of these instants in UTC, since 1970, and when each of them begins in New York.
+
+    None if one is not within the years that are read at once.
     """
-    days = instant // _DAY  # midnight there is on the same day in UTC
+    days = instant // _DAY
     first, last = int(days.min()), int(days.max())
     if first < 0 or last >= _DAYS:
         return None
     years = [date.fromordinal(_EPOCH_DAY + day).year for day in (first, last)]
     midnights = np.concatenate([_midnights(year) for year in range(years[0], years[1] + 1)])
     january = date(years[0], 1, 1).toordinal() - _EPOCH_DAY
-    return days.astype(np.int32) if (midnights[days - january] == instant).all() else None
+    return days, midnights[days - january]
 
 
-def _table(columns: Columns, days: npt.NDArray[np.int32]) -> pa.Table:
+def _table(columns: Columns, days: Days) -> pa.Table:
     """The rows in the lake's schema; `days` are their sessions, since 1970."""
     symbol = np.repeat(np.arange(len(columns.symbols)), columns.counts)
     known = [
@@ -289,19 +336,14 @@ def _microseconds(instant: datetime) -> int:
 
 
 @lru_cache(maxsize=16_384)
-def _session_start(stamp: str) -> tuple[date, datetime]:
+def _midnight_start(stamp: str) -> tuple[date, datetime]:
     """The session of a daily bar, and its start, from Alpaca's `t`.
 
     A daily bar is stamped with midnight in New York: 04:00Z in summer, 05:00Z in winter. The day of
     another stamp is its session's if it is the same day in UTC: else nobody knows which one is
     meant (midnight in UTC is the evening before in New York).
     """
-    try:
-        start = datetime.fromisoformat(stamp)
-        # Go's zero time, 0001-01-01T00:00:00Z, is before the first day that New York has here.
-        local = start.astimezone(_NEW_YORK)
-    except (ValueError, OverflowError) as error:
-        raise _OddError(f"a bar has an unreadable time: {_shown(stamp)}") from error
+    start, local = _start(stamp)
     if start.tzinfo is None or local.timetz().replace(tzinfo=None) != datetime.min.time():
         known = start.tzinfo is not None and start.astimezone(UTC).date() == local.date()
         raise _OddError(
@@ -309,6 +351,32 @@ def _session_start(stamp: str) -> tuple[date, datetime]:
             local.date() if known else None,
         )
     return local.date(), start
+
+
+@lru_cache(maxsize=16_384)
+def _minute_start(stamp: str) -> tuple[date, datetime]:
+    """The session of a bar that starts on a full minute, and its start, from Alpaca's `t`."""
+    start, local = _start(stamp)
+    if start.tzinfo is None or local.second or local.microsecond:
+        raise _OddError(
+            f"a bar of {line(stamp, 40)}, which is no full minute: no minute bar",
+            local.date() if start.tzinfo else None,
+        )
+    return local.date(), start
+
+
+def _start(stamp: str) -> tuple[datetime, datetime]:
+    """The instant of a stamp, and the same in New York."""
+    try:
+        start = datetime.fromisoformat(stamp)
+        # Go's zero time, 0001-01-01T00:00:00Z, is before the first day that New York has here.
+        return start, start.astimezone(_NEW_YORK)
+    except (ValueError, OverflowError) as error:
+        raise _OddError(f"a bar has an unreadable time: {_shown(stamp)}") from error
+
+
+_DAILY = Starts(_midnight_days, _midnight_start)
+_MINUTES = Starts(_minute_days, _minute_start)
 
 
 # --- item by item ---
@@ -361,7 +429,7 @@ def _read(
     return listed, token or None
 
 
-def _decode_tolerantly(body: bytes, error: Exception | None) -> Page:
+def _decode_tolerantly(body: bytes, error: Exception | None, starts: Starts) -> Page:
     """Decode a page item by item: the bars that can be used, and what is odd about the others."""
     listed, token = _read(body, error)
     odd: list[OddItem] = []
@@ -378,7 +446,7 @@ def _decode_tolerantly(body: bytes, error: Exception | None) -> Page:
             continue
         for bar in bars:
             try:
-                row, fraction = _row(bar)
+                row, fraction = _row(bar, starts)
             except _OddError as wrong:
                 odd.append(OddItem(symbol, wrong.session, str(wrong)))
                 continue
@@ -394,7 +462,7 @@ def _decode_tolerantly(body: bytes, error: Exception | None) -> Page:
     return Page(table, token, len(body), tuple(odd), frozenset(nulls), null, rounded)
 
 
-def _row(bar: Any) -> tuple[tuple[Any, ...], bool]:
+def _row(bar: Any, starts: Starts) -> tuple[tuple[Any, ...], bool]:
     """What stands in the schema after the symbol, and whether the volume was rounded.
 
     Raises:
@@ -407,7 +475,7 @@ def _row(bar: Any) -> tuple[tuple[Any, ...], bool]:
     stamp = bar.get("t")
     if not isinstance(stamp, str):
         raise _OddError(f"a bar has no time (t): {_shown(stamp)}")
-    session, start = _session_start(stamp)
+    session, start = starts.session(stamp)
     try:
         prices = [_price(bar.get(name), name) for name in "ohlc"]
         average = None if bar.get("vw") is None else _price(bar["vw"], "vw")

@@ -6,7 +6,9 @@ Belongs here: building and parsing keys. Does not belong here: reading or writin
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date, datetime
 
 MARKER = "_lake.json"
@@ -38,46 +40,83 @@ ICEBERG_CATALOG = f"{ICEBERG}/catalog.db"
 _SYMBOL_YEAR = re.compile(rf"{SYMBOL_YEARS}/([^/]+)/(\d{{4}})/ticks\.parquet")
 _YEAR_FILE = re.compile(rf"{YEARS}/year=(\d{{4}})/bars\.parquet")
 _MANIFEST = re.compile(rf"{MANIFESTS}/(\d{{4}})\.parquet")
-_RESTATEMENT = re.compile(
-    rf"{RESTATEMENTS}/year=(\d{{4}})/((\d{{4}})-\d{{2}}-\d{{2}})/\d{{8}}T\d{{6}}\.\d{{6}}Z\.parquet"
-)
+_RESTATEMENT = re.compile(r"year=(\d{4})/((\d{4})-\d{2}-\d{2})/\d{8}T\d{6}\.\d{6}Z\.parquet")
 _ACTION_LOG = re.compile(rf"{ACTION_LOG}/(\d{{6}})\.parquet")
 _EVIDENCE = re.compile(rf"{EVIDENCE}/(\d{{4}}-Q[1-4])\.parquet")
 _REGISTERED = re.compile(
     rf"{ICEBERG}/[^/]+/data/year=(\d{{4}})/((\d{{4}})(?:-\d{{2}}-\d{{2}})?)-[0-9a-f]+\.parquet"
 )
 _DATED = re.compile(r"(?:year=(\d{4})/)?((\d{4})-\d{2}-\d{2})\.parquet")
-_BY_YEAR = (SESSIONS, INCOMPLETE)
+_PART = "/part-0"
 
 
-def session_key(session: date) -> str:
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where the sessions of a dataset lie.
+
+    Args:
+        sessions: The folder of the published ones.
+        incomplete: The folder of those that did not pass their audit.
+        restatements: The folder of what later collections changed.
+        part: What stands after the day in the key of a published one. A folder of its own for each
+            session leaves room for several files; all of its bars are in one, so that it is
+            replaced at once.
+    """
+
+    sessions: str
+    incomplete: str
+    restatements: str
+    part: str = ""
+
+    def days(self, keys: Iterable[str]) -> list[date]:
+        """The published sessions among these keys, ascending."""
+        ending = f"{self.part}.parquet"
+        below = [key.removesuffix(ending) for key in keys if key.endswith(ending)]
+        return dated(self.sessions, [f"{key}.parquet" for key in below])
+
+
+DAILY = Folders(SESSIONS, INCOMPLETE, RESTATEMENTS)
+MINUTE = Folders(
+    "data/ticks/minute/sessions",
+    "data/ticks/minute/incomplete",
+    "data/ticks/minute/restatements",
+    _PART,
+)
+FOLDERS = {"daily": DAILY, "minute": MINUTE}
+"""The folders of each dataset, by its name."""
+
+_BY_YEAR = frozenset(part for each in FOLDERS.values() for part in (each.sessions, each.incomplete))
+
+
+def session_key(session: date, of: Folders = DAILY) -> str:
     """The key of a session's published bars."""
-    return f"{sessions_of(session.year)}/{session.isoformat()}.parquet"
+    return f"{sessions_of(session.year, of)}/{session.isoformat()}{of.part}.parquet"
 
 
-def sessions_of(year: int) -> str:
+def sessions_of(year: int, of: Folders = DAILY) -> str:
     """The folder of a year's published sessions."""
-    return f"{SESSIONS}/year={year:04}"
+    return f"{of.sessions}/year={year:04}"
 
 
-def incomplete_key(session: date) -> str:
+def incomplete_key(session: date, of: Folders = DAILY) -> str:
     """The key of a session that did not pass its audit."""
-    return f"{INCOMPLETE}/year={session:%Y}/{session.isoformat()}.parquet"
+    return f"{of.incomplete}/year={session:%Y}/{session.isoformat()}.parquet"
 
 
-def restatements_of(session: date) -> str:
+def restatements_of(session: date, of: Folders = DAILY) -> str:
     """The folder of the changes that later collections made to a session."""
-    return f"{RESTATEMENTS}/year={session.year:04}/{session.isoformat()}"
+    return f"{of.restatements}/year={session.year:04}/{session.isoformat()}"
 
 
-def restatement_key(session: date, changed_at: datetime) -> str:
+def restatement_key(session: date, changed_at: datetime, of: Folders = DAILY) -> str:
     """The key of the changes that the collection at an instant (UTC) made to a session."""
-    return f"{restatements_of(session)}/{changed_at:%Y%m%dT%H%M%S.%fZ}.parquet"
+    return f"{restatements_of(session, of)}/{changed_at:%Y%m%dT%H%M%S.%fZ}.parquet"
 
 
-def restatement(key: str) -> date | None:
+def restatement(key: str, of: Folders = DAILY) -> date | None:
     """The session of such a key; None for keys of another shape."""
-    match = _RESTATEMENT.fullmatch(key)
+    below = f"{of.restatements}/"
+    match = _RESTATEMENT.fullmatch(key.removeprefix(below)) if key.startswith(below) else None
     if match and match[1] == match[3]:
         with suppress(ValueError):  # digits that are not a date
             return date.fromisoformat(match[2])

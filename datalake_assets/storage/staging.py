@@ -296,8 +296,15 @@ def _e_tag(found: os.stat_result) -> str:
     return f'"{found.st_ino:x}-{found.st_mtime_ns // 1000:x}-{found.st_size:x}"'
 
 
-def read_file(path: str, length: int | None = None) -> tuple[bytes, os.stat_result]:
-    """A file's bytes, or its last `length` ones, and what the system says of it.
+def read_file(
+    path: str, length: int | None = None, start: int | None = None
+) -> tuple[bytes, os.stat_result]:
+    """A file's bytes, or some of them, and what the system says of it.
+
+    Args:
+        path: The file.
+        length: How many bytes; None: all.
+        start: The first of them; None: they are the last ones of the file.
 
     Raises:
         OSError: What the system says.
@@ -305,9 +312,12 @@ def read_file(path: str, length: int | None = None) -> tuple[bytes, os.stat_resu
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         found = os.fstat(file)
-        if length is not None and length < found.st_size:
-            os.lseek(file, -length, os.SEEK_END)
         rest = found.st_size if length is None else min(length, found.st_size)
+        if start is not None:
+            os.lseek(file, start, os.SEEK_SET)
+            rest = max(0, min(rest, found.st_size - start))
+        elif rest < found.st_size:
+            os.lseek(file, -rest, os.SEEK_END)
         data = os.read(file, rest)
         while len(data) < rest and (more := os.read(file, rest - len(data))):
             data += more

@@ -135,6 +135,21 @@ def require_unforked() -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some bytes of an object.
+
+    Args:
+        data: The bytes.
+        version: The object's version; two parts with the same are of the same object.
+        size: The object's length in bytes.
+    """
+
+    data: bytes = field(repr=False)
+    version: str
+    size: int
+
+
 class StoreError(RuntimeError):
     """A failed operation of the store: what was attempted, what came back, what to do.
 
@@ -283,6 +298,31 @@ class Store:
                 if "416 Range Not Satisfiable" in str(error):
                     return b""
                 raise
+
+    def part(self, key: str, length: int, start: int | None = None) -> Part:
+        """Some bytes of the object, in one request, and the version that they are of.
+
+        Between two requests the object may be replaced, so who puts parts together compares their
+        versions. They are of parts alone: `versions` of a folder tells others.
+
+        Args:
+            key: Which object.
+            length: How many bytes, at least one; fewer come where the object ends.
+            start: The first of them, inside the object; None: they are the last ones.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if length < 1 or (start is not None and start < 0):
+            raise ValueError(f"length={length}, start={start}: at least one byte, from 0 on")
+        with self._attempt("read a part of", key) as backend:
+            if self._root is not None:
+                data, told = read_file(self._base + checked_key(key), length, start)
+                return Part(data, f"{told.st_ino}-{told.st_mtime_ns}-{told.st_size}", told.st_size)
+            span = {"suffix": length} if start is None else (start, start + length)
+            found = obstore.get(backend, key, options={"range": span})
+            version = _version(found.meta["e_tag"], key)
+            return Part(found.bytes().to_bytes(), version, found.meta["size"])
 
     def size(self, key: str) -> int:
         """The object's length in bytes.

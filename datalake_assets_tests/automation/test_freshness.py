@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
-from datalake_assets.assets.daily_ticks import FRESH_FOR
+from datalake_assets.assets.session_ticks import FRESH_FOR
 from datalake_assets.automation.freshness import Deadlines, Freshness, look
 from datalake_assets.automation.jobs import build_daily_schedule
 from datalake_assets.collection.audit import RULES

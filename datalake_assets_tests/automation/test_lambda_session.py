@@ -15,7 +15,8 @@ import dagster as dg
 import pytest
 
 from datalake_assets import lambda_handler as handler_module
-from datalake_assets.assets.daily_ticks import KEY, REQUESTS_TAG
+from datalake_assets.assets.session_ticks import DAILY_TICKS as KEY
+from datalake_assets.assets.session_ticks import REQUESTS_TAG
 from datalake_assets.automation.lambda_session import INVOCATIONS
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.plan import Packing

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.dataset import DAILY
 from datalake_assets.collection.plan import (
-    WINDOW,
     Chunk,
     Packing,
     Plan,
@@ -22,6 +22,7 @@ from datalake_assets.collection.plan import (
 from datalake_assets.collection.survey import Survey
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, names
 
+WINDOW = DAILY.window
 YEAR = market_calendar.sessions(date(2024, 1, 1), date(2024, 12, 31))
 DECADE = market_calendar.sessions(date(2015, 1, 1), date(2024, 12, 31))
 
@@ -175,7 +176,8 @@ def test_windows_hold_every_session_once_in_order_and_all_but_the_last_are_full(
 
 
 @pytest.mark.parametrize(
-    ("count", "shape"), [(WINDOW - 1, [62]), (WINDOW, [63]), (WINDOW + 1, [63, 1]), (0, [])]
+    ("count", "shape"),
+    [(WINDOW - 1, [62]), (WINDOW, [63]), (WINDOW + 1, [63, 1]), (0, [])],
 )
 def test_a_window_is_a_quarter_of_a_year(count: int, shape: list[int]) -> None:
     assert [len(window) for window in windows(YEAR[:count])] == shape

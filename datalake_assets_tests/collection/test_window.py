@@ -249,7 +249,7 @@ def test_a_block_knows_the_cell_of_what_was_asked_for_and_no_other(
     for cell, (symbol, day) in zip(cells.tolist(), keys, strict=True):
         if symbol in symbols and day in sessions:
             assert GRID.at(cell) == (symbol, day)
-            assert GRID.cell(symbol, day) == cell
+            assert GRID.cells(symbol, day) == range(cell, cell + 1)
         else:
             assert cell == -1
     assert others == sorted({symbol for symbol, _ in keys}.difference(symbols))
@@ -258,7 +258,7 @@ def test_a_block_knows_the_cell_of_what_was_asked_for_and_no_other(
 def test_bars_of_cells_that_are_left_out_are_not_in_the_window() -> None:
     bars = every(TWELVE, WEEK)
     cells, _ = Block(GRID, TWELVE, WEEK).cells(bars)
-    left_out = [GRID.cell(TWELVE[3], WEEK[1]), GRID.cell(TWELVE[0], WEEK[5])]
+    left_out = [(TWELVE[3], WEEK[1]), (TWELVE[0], WEEK[5])]
     window, clashing = ordered(GRID, joined([Rows(bars, cells)]), left_out)
     assert clashing == []
     assert np.count_nonzero(window.present) == window.bars.num_rows == len(GRID) - 2

@@ -32,7 +32,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._time import get_current_timestamp
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 
-from datalake_assets.assets.daily_ticks import _Materializations
+from datalake_assets.assets.session_ticks import _Materializations
 from datalake_assets.automation.runs import end_lost
 from datalake_assets.collection.collect import Page
 from datalake_assets.records.event_log import AssetEventLog, together
@@ -672,7 +672,7 @@ def collect_until_killed(
 
     # By name, as Dagster finds it.
     vars(sys.modules["datalake_assets.records.sqlite"])["SqliteStorage"] = Storage
-    vars(sys.modules["datalake_assets.assets.daily_ticks"])["_TOGETHER"] = seconds
+    vars(sys.modules["datalake_assets.assets.session_ticks"])["_TOGETHER"] = seconds
     with ours_at(Path(folder)) as instance:
         Workbench(Path(lake), instance, Market(names(symbols))).run(DAYS[0], DAYS[-1])
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.collection import universe
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY
 from datalake_assets.collection.errors import (
     BadRequestError,
     CollectionError,
@@ -351,7 +352,7 @@ def test_the_end_takes_in_the_last_sessions_bar_and_is_never_too_recent(
 ) -> None:
     now = market_calendar.session_close(last) + later
     with source(None, now) as asking:
-        end = asking._end(last)
+        _, end = asking._bounds(DAILY, last, last)
     assert market_calendar.session_stamp(last) <= end <= now - timedelta(minutes=16)
     assert end < market_calendar.session_stamp(last) + timedelta(days=1)
 

@@ -125,11 +125,33 @@ def test_the_tail_is_the_last_bytes_and_never_more_than_there_are(store: Store) 
         store.tail("k", 0)
 
 
+def test_a_part_is_so_many_bytes_from_where_it_starts_or_from_the_end(store: Store) -> None:
+    store.put("k", b"0123456789")
+    assert store.part("k", 3, 0).data == b"012"
+    assert store.part("k", 1, 9).data == b"9"
+    assert store.part("k", 5, 8).data == b"89"
+    assert store.part("k", 4).data == b"6789"
+    assert store.part("k", 11).data == b"0123456789"
+    assert store.part("k", 1).size == store.part("k", 3, 2).size == 10
+    for length, start in ((0, None), (0, 1), (1, -1)):
+        with pytest.raises(ValueError, match=f"length={length}, start={start}"):
+            store.part("k", length, start)
+
+
+def test_parts_tell_whether_they_are_of_one_object(store: Store) -> None:
+    store.put("k", b"0123456789")
+    first = store.part("k", 3, 0)
+    assert store.part("k", 4).version == first.version
+    store.put("k", b"9876543210")
+    assert store.part("k", 3, 0).version != first.version
+
+
 def test_what_is_missing_is_a_file_not_found_that_says_where_it_was_looked_for(
     store: Store,
 ) -> None:
     store.put("there", b"1")
-    for question in (store.get, store.size, lambda key: store.tail(key, 8)):
+    parts = (lambda key: store.tail(key, 8), lambda key: store.part(key, 8, 1))
+    for question in (store.get, store.size, *parts):
         with pytest.raises(FileNotFoundError) as caught:
             question("not/there")
         assert store.url("not/there") in str(caught.value)

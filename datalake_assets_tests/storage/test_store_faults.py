@@ -99,6 +99,10 @@ def tail(faulty: Faulty) -> None:
     assert faulty.store.tail("k", 100) == OLD[-100:]
 
 
+def part(faulty: Faulty) -> None:
+    assert faulty.store.part("k", 100, 7).data == OLD[7:107]
+
+
 def size(faulty: Faulty) -> None:
     assert faulty.store.size("k") == len(OLD)
 
@@ -113,7 +117,7 @@ Work = Callable[[Faulty], None]
 
 @pytest.mark.s3
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-@pytest.mark.parametrize("work", [*WRITES, delete, get, tail, size, listing])
+@pytest.mark.parametrize("work", [*WRITES, delete, get, tail, part, size, listing])
 def test_what_passes_is_not_noticed(faulty: Faulty, work: Work, fault: Fault) -> None:
     faulty.proxy.meet(fault)
     work(faulty)
@@ -132,7 +136,7 @@ def test_a_body_that_came_late_or_changed_is_refused_and_sent_again(
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("work", [*WRITES, delete, get, tail, size, listing])
+@pytest.mark.parametrize("work", [*WRITES, delete, get, tail, part, size, listing])
 @pytest.mark.parametrize("fault", [BROKEN, SLOW_DOWN, Fault(reset="request")], ids=repr)
 def test_what_does_not_pass_is_an_error_that_says_so_and_changes_nothing_by_halves(
     faulty: Faulty, work: Work, fault: Fault
@@ -189,7 +193,7 @@ def test_a_body_that_always_arrives_changed_is_never_stored(faulty: Faulty, work
         ),
     ],
 )
-@pytest.mark.parametrize("work", [*WRITES, delete, get, tail, listing])
+@pytest.mark.parametrize("work", [*WRITES, delete, get, tail, part, listing])
 def test_a_refusal_is_told_at_once_with_what_to_do(
     faulty: Faulty, work: Work, fault: Fault, code: str, advice: str
 ) -> None:
@@ -272,7 +276,7 @@ def test_a_silent_server_is_left_after_the_time_that_was_given(
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("work", [*WRITES, delete, get, tail, listing])
+@pytest.mark.parametrize("work", [*WRITES, delete, get, tail, part, listing])
 def test_a_missing_bucket_is_no_missing_object(faulty: Faulty, work: Work) -> None:
     # SeaweedFS answers so to reads only: a write of an administrator makes the bucket.
     faulty.proxy.meet(always=Fault(404, "NoSuchBucket"))

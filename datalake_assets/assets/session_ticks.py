@@ -1,7 +1,8 @@
-"""`daily_ticks`: the daily bars of every US equity, one partition per trading session.
+"""`daily_ticks` and `minute_ticks`: bars of every US equity, one partition per trading session.
 
-Belongs here: the asset, and what its runs report: materializations, checks, failures. Does not
-belong here: how bars are collected, audited and written (`pipeline.publication`).
+Belongs here: the assets, and what their runs report: materializations, checks, failures. Does not
+belong here: how bars are collected, audited and written (`pipeline.publication`), and all else in
+which one dataset differs from another (`collection.dataset`).
 
 A session is materialized only if it was published. Dagster leaves a partition green when only its
 check fails, and later runs build on it. So a session that does not pass is not materialized, and
@@ -40,8 +41,9 @@ from datalake_assets.assets.stock_universe import (
     take_universe,
 )
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
-from datalake_assets.collection.audit import RULES, Finding, Verdict
+from datalake_assets.collection.audit import Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.progress import Display, Displays, Snapshot, many
 from datalake_assets.collection.report import Reason, joined, reasons
 from datalake_assets.collection.retry import RetryPolicy
@@ -57,13 +59,14 @@ from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.names import OURS, Names
+from datalake_assets.pipeline.density import by_daily_bars
 from datalake_assets.pipeline.listing import calendar_of, take_survey
 from datalake_assets.pipeline.publication import Origin, Outcome, Publication
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
-from datalake_assets.storage import layout
 
-KEY = dg.AssetKey("daily_ticks")
+DAILY_TICKS = dg.AssetKey("daily_ticks")
+MINUTE_TICKS = dg.AssetKey("minute_ticks")
 
 POOL = "alpaca"
 """Dagster's pool for runs that use the source: `dagster instance concurrency set alpaca N` limits
@@ -128,40 +131,94 @@ class LogDisplay(Display):
 def build_daily_ticks(
     partitions: dg.PartitionsDefinition[str], sessions_per_run: int, names: Names = OURS
 ) -> dg.AssetsDefinition:
-    """The asset.
+    """The asset of daily bars.
 
     Args:
         partitions: Its sessions.
         sessions_per_run: The most sessions that a backfill puts in one run.
         names: What the lake's definitions are called.
     """
+    asset = _Asset(DAILY_TICKS, DAILY, _DAILY_BARS, "collect", deps=(STOCK_UNIVERSE,))
+    return _build(asset, partitions, sessions_per_run, names)
+
+
+def build_minute_ticks(
+    partitions: dg.PartitionsDefinition[str],
+    sessions_per_run: int,
+    dataset: Dataset,
+    names: Names = OURS,
+) -> dg.AssetsDefinition:
+    """The asset of minute bars.
+
+    Args:
+        partitions: Its sessions.
+        sessions_per_run: The most sessions that a backfill puts in one run.
+        dataset: The minutes of regular hours, or of extended ones.
+        names: What the lake's definitions are called.
+    """
+    deps = (STOCK_UNIVERSE, DAILY_TICKS)
+    asset = _Asset(MINUTE_TICKS, dataset, _MINUTE_BARS, "collect --minutes", deps)
+    return _build(asset, partitions, sessions_per_run, names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    """What one of the assets is.
+
+    Args:
+        key: Its key.
+        dataset: Whose bars.
+        description: For the UI.
+        command: The words of the command that collects it.
+        deps: The assets that it is made from.
+    """
+
+    key: dg.AssetKey
+    dataset: Dataset
+    description: str
+    command: str
+    deps: tuple[dg.AssetKey, ...]
+
+
+def _build(
+    asset: _Asset,
+    partitions: dg.PartitionsDefinition[str],
+    sessions_per_run: int,
+    names: Names,
+) -> dg.AssetsDefinition:
     with warnings.catch_warnings():
         # Backfill policies are beta; tests cover what we rely on.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return _daily_ticks(partitions, dg.BackfillPolicy.multi_run(sessions_per_run), names)
+        policy = dg.BackfillPolicy.multi_run(sessions_per_run)
+        return _session_ticks(asset, partitions, policy, names)
 
 
-def _daily_ticks(
-    partitions: dg.PartitionsDefinition[str], backfill_policy: dg.BackfillPolicy, names: Names
+def _session_ticks(
+    asset: _Asset,
+    partitions: dg.PartitionsDefinition[str],
+    backfill_policy: dg.BackfillPolicy,
+    names: Names,
 ) -> dg.AssetsDefinition:
+    rules = asset.dataset.rules.meanings
+
     @lake_asset(
-        KEY,
+        asset.key,
         names,
         GROUP,
-        deps=[names.key(STOCK_UNIVERSE)],
+        deps=[names.key(key) for key in asset.deps],
         partitions_def=partitions,
         backfill_policy=backfill_policy,
         pool=names.of(POOL),
         output_required=False,
         check_specs=[
-            dg.AssetCheckSpec(rule, asset=names.key(KEY), description=meaning)
-            for rule, meaning in RULES.items()
+            dg.AssetCheckSpec(rule, asset=names.key(asset.key), description=meaning)
+            for rule, meaning in rules.items()
         ],
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_FOR),
-        description=_DESCRIPTION,
+        description=asset.description,
         metadata=BARS_METADATA,
     )
-    def daily_ticks(
+    def session_ticks(
         context: dg.AssetExecutionContext,
         collector: CollectorResource,
         source: SourceResource,
@@ -170,7 +227,7 @@ def _daily_ticks(
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         liveness.mark(context)
         _refuse_another_day(context)
-        held = lake.open(source.identity)
+        held = lake.open(source.identity).of(asset.dataset)
         told: list[_SessionResult] = []
         requests: dict[datetime, int] = {}  # shared by sessions that were collected together
         with _Materializations(context) as published:
@@ -183,15 +240,15 @@ def _daily_ticks(
                 told.append(_SessionResult.of(outcome))
         used = {REQUESTS_TAG: str(sum(requests.values()))}
         context.instance.add_run_tags(context.run.run_id, used)
-        yield from (_check(context.asset_key, rule, told) for rule in RULES)
+        yield from (_check(context.asset_key, rule, told) for rule in rules)
         if failed := [session for session in told if not session.published]:
-            raise _failure(failed, held, names)
+            raise _failure(failed, held, asset, names)
         yield everything_is_published()
 
-    return daily_ticks
+    return session_ticks
 
 
-_DESCRIPTION = """\
+_DAILY_BARS = """\
 The daily bars of every US equity, raw and unadjusted. One partition is one trading session with
 all of its symbols, in `data/ticks/sessions/year={year}/{session}.parquet`. The file's own metadata
 has the state of every symbol without a bar.
@@ -200,6 +257,19 @@ A session is published, and its partition materialized, only if it passes its au
 is kept in `data/ticks/incomplete/`, the version published before stays, and the run fails and
 names it. To repair it, materialize it again with the collector's `repair` on, or run
 `datalake collect --session DAY --repair`.
+"""
+
+
+_MINUTE_BARS = """\
+The minute bars of every US equity, raw and unadjusted: no bar for a minute without a trade. One
+partition is one trading session with all of its symbols, in
+`data/ticks/minute/sessions/year={year}/{session}/part-0.parquet`. They are held against the
+session's daily bars, which another part of the source makes: what disagrees is named.
+
+A session is published, and its partition materialized, only if it passes its audit. Otherwise it
+is kept in `data/ticks/minute/incomplete/`, the version published before stays, and the run fails
+and names it. To repair it, materialize it again with the collector's `repair` on, or run
+`datalake collect --minutes --session DAY --repair`.
 """
 
 
@@ -309,7 +379,7 @@ def _collect(
     days = [day for day in keys if day not in finished]
     if not days:
         return
-    chosen = collector.chosen_symbols
+    chosen = collector.chosen_for(lake.dataset)
     context.log.info("from %s into %s", source.identity, lake.store.uri)
     shown.begin("connecting to the source")
     with source.open(collector) as alpaca, collector.options(source.account) as options:
@@ -320,8 +390,10 @@ def _collect(
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
         if unknown := unlisted(chosen or (), universe):
             context.log.warning("%s", unlisted_message(unknown, taken))
-        known = None
-        if collector.survey and not collector.repair:
+        known = expected = None
+        if lake.dataset.step is not None:
+            expected = by_daily_bars(lake.of(DAILY), lake.dataset)
+        elif collector.survey and not collector.repair:
             since = _first_session(context).year
             known = take_survey(alpaca, lake, options, wanted, since, taken, shown)
             if known:
@@ -332,6 +404,7 @@ def _collect(
             lake,
             options,
             survey=known,
+            expected=expected,
             repair=collector.repair,
             inactive=inactive(universe),
             # Configured symbols are all wanted; of the source's list, those listed later are not.
@@ -343,7 +416,9 @@ def _collect(
         # What is loaded by now stays. Left out, looking for garbage takes half of the time.
         gc.freeze()
         try:
-            yield from publication.run(alpaca.bars(), origin, display=shown, calendar=calendar)
+            yield from publication.run(
+                alpaca.bars(lake.dataset), origin, display=shown, calendar=calendar
+            )
         finally:
             gc.unfreeze()
 
@@ -370,7 +445,7 @@ def _finished(
     if not collector.missing_only and not earlier:
         return frozenset()
     published = sorted(frozenset(days).intersection(lake.sessions()))
-    found = lake.summaries(map(layout.session_key, published))
+    found = lake.summaries(map(lake.session_key, published))
     # A damaged session is collected again.
     finished = [summary for summary in found if isinstance(summary, Summary)]
     if not collector.missing_only:
@@ -470,7 +545,8 @@ def _materialization(
         statistics=outcome.statistics.to_dict(),
         findings=outcome.findings,
         failures=outcome.failed,
-        uri=lake.store.url(layout.session_key(ledger.session)),
+        uri=lake.store.url(lake.session_key(ledger.session)),
+        rows=outcome.rows,
         size=written.size if written else None,
     )
     metadata["collected_with_sessions"] = outcome.sessions
@@ -572,7 +648,9 @@ def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, F
     return f"{told}{more}"
 
 
-def _failure(failed: Sequence[_SessionResult], lake: LakeFiles, names: Names) -> Failed:
+def _failure(
+    failed: Sequence[_SessionResult], lake: LakeFiles, asset: _Asset, names: Names
+) -> Failed:
     """The error of a run with sessions that did not pass."""
     lines = []
     for session in failed[:SHOWN]:
@@ -582,11 +660,12 @@ def _failure(failed: Sequence[_SessionResult], lake: LakeFiles, names: Names) ->
     first, last = failed[0].session, failed[-1].session
     days = [str(first)] if first == last else [str(first), str(last)]
     span = f"--session {first}" if first == last else f"--from {first} --to {last}"
+    repair = f"datalake {asset.command} {span} --repair"
     were = "was" if len(failed) == 1 else "were"
     head = f"{many(len(failed), 'session')} did not pass the audit and {were} not published:"
     advice = (
-        f"The collected bars are in {lake.store.url(layout.INCOMPLETE)}. To request what is "
-        f"missing: {names.command(f'datalake collect {span} --repair', KEY, *days, repair=True)}"
+        f"The collected bars are in {lake.store.url(lake.folders.incomplete)}. To request what is "
+        f"missing: {names.command(repair, asset.key, *days, repair=True)}"
     )
     if all(session.closed for session in failed):
         advice = "There is nothing to collect for a day on which the exchange was closed"
