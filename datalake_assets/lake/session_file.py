@@ -123,9 +123,14 @@ def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAI
     """
     bars, ledger = session.bars, session.ledger
     states, several = ledger.states, dataset.step is not None
-    names, counts = runs(bars["symbol"])
-    present = names.equals(states.column(State.PRESENT))
-    if not present or not _in_order(bars, counts, several=several):
+    names, counts = states.column(State.PRESENT), None
+    if several:
+        found, counts = runs(bars["symbol"])
+        right = found.equals(names) and _in_order(bars, counts)
+    else:
+        # The ledger names each symbol once: a column that is equal to its names does so, too.
+        right = bars["symbol"].equals(pa.chunked_array([names]))
+    if not right:
         raise ValueError(
             f"{ledger.session}: the bars are not those that the ledger calls present, by "
             f"{' and '.join(dataset.key[1:])}, each of them once"
@@ -146,7 +151,7 @@ def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAI
         _PROVENANCE: session.provenance.to_json(),
     }
     symbols = symbol_hashes(states.symbols)[states.are(State.PRESENT)]
-    if several:
+    if counts is not None:
         rows = dict(zip(names.to_pylist(), counts.tolist(), strict=True))
         metadata[_SYMBOLS] = json.dumps(rows, separators=(",", ":"))
         symbols = symbols.repeat(counts)
@@ -154,10 +159,8 @@ def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAI
     return encode_bars(bars, metadata, ENCODINGS[dataset.name])
 
 
-def _in_order(bars: pa.Table, counts: Ints, *, several: bool) -> bool:
+def _in_order(bars: pa.Table, counts: Ints) -> bool:
     """Are the rows of each symbol in order, each once? `counts` tells how many each has."""
-    if not several:
-        return bool((counts == 1).all())
     times = bars["timestamp"].cast(pa.int64()).to_numpy()
     later = times[1:] > times[:-1]
     later[np.cumsum(counts)[:-1] - 1] = True  # where the next symbol begins
