@@ -31,7 +31,7 @@ STAGES = {
     "requests, retries, limit": ("collection.collect", "Collection._collect"),
     "order, one row for a symbol, split": ("collection.collect", "ordered"),
     "audit": ("pipeline.publication", "Publication._audit"),
-    "session file: digest": ("lake.session_file", "fingerprint"),
+    "session file: digest": ("pipeline.publication", "hash_rows"),
     "session file: Parquet and JSON": ("lake.session_file", "encode"),
     "look for what is published": ("lake.writer", "LakeWriter.prepare"),
     "write files": ("lake.writer", "LakeWriter.publish"),
