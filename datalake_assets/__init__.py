@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datalake_assets.lake.files import WrongLakeError
     from datalake_assets.lake.lake import Lake
     from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError
+    from datalake_assets.lake.resampling import resample
     from datalake_assets.lake.security_reader import (
         BehindWarning,
         HoldersWarning,
@@ -42,6 +43,7 @@ __all__ = [
     "UndecidedWarning",
     "WrongLakeError",
     "__version__",
+    "resample",
 ]
 
 __version__ = "0.1.0"
@@ -51,6 +53,7 @@ _HOMES = {
     "lake.files": ("WrongLakeError",),
     "lake.lake": ("Lake",),
     "lake.reader": ("MissingSessionsWarning", "NotInLakeError"),
+    "lake.resampling": ("resample",),
     "lake.security_reader": (
         "BehindWarning",
         "HoldersWarning",

@@ -64,6 +64,20 @@ _TYPES = {
     pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
 }
 
+_OF_SESSIONS = r"[0-9*?\[\]-]*[-*?][0-9*?\[\]-]*"
+"""A date, or a pattern of dates; but no number, which 2026-11-20 without quotes is."""
+
+MADE_BY = {
+    "cumulative": "securities",
+    "bars_split": "securities",
+    "bars_all": "securities",
+    "securities": "securities",
+    "factors": "securities",
+    "actions": "securities",
+    "universe": "collect",
+}
+"""Views that a lake may lack, and the command after which it has them."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -172,6 +186,10 @@ def views(store: Store, base: str) -> list[View]:
     if layout.dated(layout.UNIVERSE, store.list(layout.UNIVERSE)):
         meaning = "The source's list of assets, one a day"
         found.append(View("universe", meaning, _universe(base)))
+    if layout.MINUTE.days(store.list(layout.MINUTE.sessions)):
+        meaning = "Minute bars as they traded, by ticker; name a symbol and sessions"
+        query = _read(f"{base}{layout.MINUTE.sessions}/*/*/part-0.parquet", BARS.names)
+        found.append(View("minutes", meaning, query))
     every = _ledger(_text(f"{base}{layout.SESSIONS}/*/*.parquet"))
     meaning = "Symbols without a bar in a session, and why; of a few sessions: ledger_of"
     found.append(View("ledger", meaning, every))
@@ -193,7 +211,12 @@ def ledger_macro(base: str) -> str:
     those files only: DuckDB opens every file of a view that reads footers, whatever is asked.
     """
     path = _text(f"{base}{layout.SESSIONS}/*/")
-    query = _ledger(f"{path} || sessions || '.parquet'")
+    wrong = _text("ledger_of takes a session like '2026-11-20', or a pattern like '2026-11-*'")
+    name = (
+        f"CASE WHEN regexp_full_match(sessions::VARCHAR, {_text(_OF_SESSIONS)}) "
+        f"THEN sessions::VARCHAR ELSE error({wrong}) END"
+    )
+    query = _ledger(f"{path} || {name} || '.parquet'")
     return f"CREATE OR REPLACE MACRO ledger_of(sessions) AS TABLE {query}"
 
 
@@ -259,17 +282,70 @@ def write(store: Store) -> list[View]:
         StoreError: The store can't be reached, or refuses.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / layout.CATALOG
-        with connected(store, str(path)) as connection:
-            if store.near:
-                # DuckDB looks at each file when a view is made. In this setting the lake's own
-                # path could not have a comma, an asterisk or a bracket.
-                link = Path(folder) / "lake"
-                link.symlink_to(store.place(""), target_is_directory=True)
-                connection.execute("SET file_search_path = $1", [str(link)])
-            found = create_views(connection, store, "" if store.near else None)
+        path, found = _made(store, Path(folder))
         store.put(layout.CATALOG, path.read_bytes())
     return found
+
+
+def _made(store: Store, folder: Path) -> tuple[Path, list[View]]:
+    """The catalog of a lake as a file in this folder, and its views."""
+    path = folder / layout.CATALOG
+    with connected(store, str(path)) as connection:
+        if store.near:
+            # DuckDB looks at each file when a view is made. In this setting the lake's own path
+            # could not have a comma, an asterisk or a bracket.
+            link = folder / "lake"
+            link.symlink_to(store.place(""), target_is_directory=True)
+            connection.execute("SET file_search_path = $1", [str(link)])
+        return path, create_views(connection, store, "" if store.near else None)
+
+
+def difference(store: Store) -> str:
+    """What is wrong with the catalog of a lake; empty when it has none, or it is up to date.
+
+    While a year file is behind its sessions, the view of bars may be, too: publishing that year
+    writes the catalog as well.
+
+    Raises:
+        CatalogError: DuckDB is not installed, or can't read the lake.
+        NotInLakeError: No session is published.
+        BrokenFileError: A year file is damaged.
+        StoreError: The store can't be reached, or refuses.
+    """
+    try:
+        data = store.get(layout.CATALOG)
+    except FileNotFoundError:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        # DuckDB spells types in another way until the file is opened again.
+        wanted = _definitions(_made(store, Path(folder))[0])
+        # A copy, as whoever has the file open for writing keeps others out.
+        copy = Path(folder) / "copy.duckdb"
+        copy.write_bytes(data)
+        try:
+            held = _definitions(copy)
+        except _duckdb().Error as error:
+            told = str(error).splitlines()[0].replace(str(copy), layout.CATALOG)
+            return f"it can't be read ({told})"
+    if lacking := sorted(wanted.keys() - held.keys()):
+        return f"it lacks {', '.join(lacking)}, which the lake has"
+    differing = {name for name in wanted if wanted[name] != held[name]}
+    if "bars" in differing and shown_by_year_files(store).changed:
+        differing.remove("bars")
+    if differing:
+        return f"it is older than what it shows: {', '.join(sorted(differing))}"
+    return ""
+
+
+def _definitions(path: Path) -> dict[str, str]:
+    """The SQL of each view of a catalog, and of its macro."""
+    query = (
+        "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal UNION ALL "
+        "SELECT function_name, macro_definition FROM duckdb_functions() "
+        "WHERE function_type = 'table_macro' AND NOT internal"
+    )
+    with _duckdb().connect(str(path), read_only=True) as connection:
+        return dict(connection.execute(query).fetchall())
 
 
 def follow(store: Store) -> None:
@@ -283,9 +359,9 @@ def follow(store: Store) -> None:
             write(store)
     except (CatalogError, StoreError, BrokenFileError, NotInLakeError, OSError) as error:
         _log.warning(
-            "%s was not written again, so queries of it will get slower (%s): datalake catalog",
-            store.url(layout.CATALOG),
-            error,
+            "%s was not written again, so queries of it will get slower (%s): DATALAKE_URI=%s "
+            "datalake catalog",
+            *(store.url(layout.CATALOG), error, store.uri),
         )
 
 

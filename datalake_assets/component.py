@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import dagster as dg
+from click import ClickException
 from dagster.components.component_scaffolding import scaffold_component
 from dagster.components.scaffold.scaffold import Scaffolder, ScaffoldRequest
 from pydantic import ConfigDict, Field, create_model
@@ -60,7 +61,40 @@ def _secret(_context: dg.ResolutionContext, given: str) -> dg.EnvVar:
     return dg.EnvVar(found[1] or found[2] if found else "")
 
 
+def _plain(context: dg.ResolutionContext, given: Any) -> Any:
+    """The value of an attribute, all of whose variables are set.
+
+    Dagster takes None for one that is not: a lake would be in the folder None/sip, and an attribute
+    silently have its default.
+
+    Raises:
+        SettingsError: A variable is not set; says which.
+    """
+    unset = [name for name in _named(given) if not os.environ.get(name)]
+    if unset:
+        raise SettingsError(
+            f"{name} is not set, and {given!r} needs it: set it where the code location loads, "
+            "as in the project's .env"
+            for name in unset
+        )
+    return context.resolve_value(given)
+
+
+def _named(given: Any) -> list[str]:
+    """The variables that a value of YAML refers to."""
+    if isinstance(given, list):
+        return [name for each in given for name in _named(each)]
+    found = _REFERENCE.finditer(given) if isinstance(given, str) else ()
+    return [each[1] or each[2] for each in found]
+
+
 Value = str | int | bool | list[str] | None
+
+
+def _of(kind: Any) -> dg.Resolver:
+    """Resolves an attribute of this type by `_plain`."""
+    return dg.Resolver(_plain, model_field_type=kind, inject_before_resolve=False)
+
 
 _SETTINGS = [each for each in SETTINGS if each.variable not in _OF_THE_PROCESS]
 
@@ -70,7 +104,7 @@ def _field(setting: Setting) -> tuple[Any, Any]:
     unit = f" ({setting.unit})" if setting.unit else ""
     told = f"{setting.meaning[0].upper()}{setting.meaning[1:]}{unit}.{default}"
     if not setting.secret:
-        return Value, Field(None, description=told)
+        return Annotated[Value, _of(Value)], Field(None, description=told)
     kind = dg.Resolver(_secret, model_field_type=str, inject_before_resolve=False)
     told += " Named by its variable: {{ env.NAME }}"
     return Annotated[dg.EnvVar | None, kind], Field(None, description=told)
@@ -91,8 +125,19 @@ class DatalakeScaffolder(Scaffolder[Any]):
     """Writes a `defs.yaml` that works as it is: a lake of the embedded exchange in a folder."""
 
     def scaffold(self, request: ScaffoldRequest[Any]) -> None:
-        """Write the file, with the folder's name as the lake's."""
-        name = re.sub(r"\W", "_", request.target_path.stem)
+        """Write the file, with the folder's name as the lake's.
+
+        Raises:
+            ClickException: A lake can't have this name. No folder is left.
+        """
+        folder = request.target_path
+        name = re.sub(r"\W", "_", folder.stem)
+        try:
+            Names(name)
+        except ValueError as error:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()  # dg has just made it
+            raise ClickException(f"nothing was written: as the name of a lake, {error}") from error
         scaffold_component(request, {"name": name, "uri": f".datalake/{name}"})
 
 
@@ -104,18 +149,18 @@ class DatalakeComponent(dg.Component, dg.Resolvable, _Attributes):  # type: igno
     automatically; `automation: "off"` keeps them stopped.
     """
 
-    uri: str | None = Field(
+    uri: Annotated[str | None, _of(str | None)] = Field(
         description="The lake: s3://bucket/prefix, or a folder, relative to the project's."
     )
-    name: str | None = Field(
+    name: Annotated[str | None, _of(str | None)] = Field(
         None,
         description="The lake's name, with which the names of assets, jobs, sensors, resources, "
         "groups and the pool begin. Needed if there is another lake in the project.",
     )
-    key_prefix: str | list[str] | None = Field(
+    key_prefix: Annotated[str | list[str] | None, _of(str | list[str] | None)] = Field(
         None, description="What the keys of assets begin with. Default: the name."
     )
-    group_name: str | None = Field(
+    group_name: Annotated[str | None, _of(str | None)] = Field(
         None, description="The group of all assets. Default: ticks and securities, with the name."
     )
 
@@ -129,10 +174,13 @@ class DatalakeComponent(dg.Component, dg.Resolvable, _Attributes):  # type: igno
         from datalake_assets.definitions import build_definitions
 
         settings, variables = self.settings()
-        root, symbols = context.project_root, settings.symbols
-        if symbols and symbols.startswith("@"):
-            symbols = f"@{_placed(symbols[1:], root)}"
-        settings = replace(settings, lake_uri=_placed(settings.lake_uri, root), symbols=symbols)
+        root = context.project_root
+        settings = replace(
+            settings,
+            lake_uri=_placed(settings.lake_uri, root),
+            symbols=_symbols_of(settings.symbols, root),
+            minute_symbols=_symbols_of(settings.minute_symbols, root),
+        )
         return build_definitions(settings, self.names(), variables)
 
     def names(self) -> Names:
@@ -144,7 +192,9 @@ class DatalakeComponent(dg.Component, dg.Resolvable, _Attributes):  # type: igno
         prefix = self.key_prefix if self.key_prefix is not None else self.name or []
         parts = prefix.split("/") if isinstance(prefix, str) else prefix
         try:
-            return Names(self.name or "", tuple(filter(None, parts)), self.group_name or "")
+            return Names(
+                self.name or "", tuple(filter(None, parts)), self.group_name or "", ours=False
+            )
         except ValueError as error:
             raise SettingsError([f"name, key_prefix or group_name: {error}"]) from error
 
@@ -186,6 +236,11 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
     return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def _symbols_of(given: str | None, root: Path) -> str | None:
+    """Symbols, with their file's place if they are in one."""
+    return f"@{_placed(given[1:], root)}" if given and given.startswith("@") else given
 
 
 def _placed(uri: str, root: Path) -> str:

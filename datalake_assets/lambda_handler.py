@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import Finding, Thresholds
 from datalake_assets.collection.clock import Clock
-from datalake_assets.collection.errors import CollectionError
+from datalake_assets.collection.errors import CollectionError, PermanentError
 from datalake_assets.collection.report import State
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import inactive, symbols_for
+from datalake_assets.lake.coverage import loss
 from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.pipeline.listing import calendar_of, take_snapshot
@@ -127,7 +128,8 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, Any]:
     """Collect a session and publish it, as far as the remaining time allows.
 
     A session that is in the lake is repaired; for a complete published session nothing is
-    requested. A session with fewer symbols than requested is collected from scratch.
+    requested. A session with fewer symbols than requested is collected from scratch, unless chosen
+    symbols would replace a session of many.
 
     Args:
         event: What to collect (`Request.of`).
@@ -208,6 +210,11 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, LakeWri
             )
             # A repair of an earlier invocation's session, unless that requested fewer symbols.
             repair = _knows(lake, wanted)
+            if chosen and not repair and (found := loss(lake, [request.session], chosen)):
+                raise PermanentError(
+                    f"{found}. Add the symbols that it lacks with datalake collect --session "
+                    f"{request.session} --repair, or give the chosen symbols a lake of their own"
+                )
             publication = Publication(
                 wanted, lake, options, repair=repair, inactive=inactive(lake.universe_of(taken))
             )

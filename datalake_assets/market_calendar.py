@@ -239,7 +239,12 @@ def today(now: datetime) -> date:
     """
     if now.tzinfo is None:
         raise ValueError(f"now={now.isoformat()} has no time zone; pass datetime.now(UTC)")
-    return now.astimezone(_new_york()).date()
+    return new_york(now).date()
+
+
+def new_york(instant: datetime) -> datetime:
+    """An instant on New York's clock."""
+    return instant.astimezone(_new_york())
 
 
 def _require_known(day: date) -> None:

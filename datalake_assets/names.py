@@ -35,6 +35,8 @@ class Names:
             underscore: `sip_daily_ticks_job`, `sip_lake`.
         key_prefix: What the keys of the assets begin with: `sip/daily_ticks`.
         group_name: The group of all assets; empty: our own groups, which begin with the name.
+        ours: Whether the settings of the environment are this lake's, so that `datalake` in a
+            terminal acts on it. Not in a component, which has settings of its own.
 
     Raises:
         ValueError: A name that Dagster would refuse.
@@ -43,6 +45,7 @@ class Names:
     lake: str = ""
     key_prefix: tuple[str, ...] = ()
     group_name: str = ""
+    ours: bool = True
 
     def __post_init__(self) -> None:
         for name in filter(None, (self.lake, *self.key_prefix, self.group_name)):
@@ -76,6 +79,20 @@ class Names:
         """The group of an asset."""
         return self.group_name or self.of(group)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether `datalake` in a terminal acts on this lake, and on its records."""
+        return self.ours and not (self.lake or self.key_prefix)
+
+    def description(self, text: str) -> str:
+        """The description of an asset, with what its commands need for a lake of a project."""
+        if self.is_known or "`datalake " not in text:
+            return text
+        return (
+            f"{text.rstrip()}\n\n`datalake` in a terminal acts on this lake only with DATALAKE_URI "
+            "set to where it is. To collect or publish, launch the asset instead.\n"
+        )
+
     def command(
         self,
         ours: str,
@@ -85,7 +102,7 @@ class Names:
         *,
         repair: bool = False,
     ) -> str:
-        """The command of a message: ours, or that of `dg` for a lake whose names `datalake` lacks.
+        """The command of a message: ours, or that of `dg` for a lake that `datalake` doesn't know.
 
         Args:
             ours: The command in our own code location.
@@ -94,7 +111,7 @@ class Names:
             last: The last of a range; empty: there is one partition.
             repair: With the collector's `repair` on.
         """
-        if not (self.lake or self.key_prefix):
+        if self.is_known:
             return ours
         span = f" --partition-range {first}...{last}" if last else f" --partition {first}"
         told = f"dg launch --assets {self.key(asset).to_user_string()}{span if first else ''}"

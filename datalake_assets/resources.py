@@ -23,6 +23,7 @@ from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
+from datalake_assets.lake.coverage import MAX_LOSS
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
@@ -172,7 +173,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=0,
         ge=0,
         description="Minute bars: number of liquid symbols that may have only a handful of "
-        "minutes, where the daily bar tells that there were more.",
+        "minutes. Two more may where there is no daily bar: a halt looks the same then.",
     )
     max_universe_loss: float = Field(
         default=0.1,
@@ -180,6 +181,14 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         le=1,
         description="Maximum share of active symbols that may be missing from the list of assets, "
         "compared with the previous snapshot.",
+    )
+    max_session_loss: float = Field(
+        default=MAX_LOSS,
+        ge=0,
+        le=1,
+        description="Maximum share of the symbols with a bar that a session may lose when it is "
+        "replaced by one of chosen symbols (the option symbols, or DATALAKE_SYMBOLS). Does not "
+        "apply to a repair, which keeps all of them.",
     )
     survey: bool = Field(
         default=True,
@@ -266,6 +275,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                     contradicted=self.max_contradicted,
                     hour_ratio=self.min_hour_ratio,
                     sparse_allowed=self.sparse_allowed,
+                    halted_allowed=self.sparse_allowed + 2,
                 ),
                 seconds=self.deadline_seconds or None,
             )

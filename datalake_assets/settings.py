@@ -202,6 +202,12 @@ def lake_location(uri: str) -> tuple[Literal["path", "s3", "memory"], str]:
     if not separator:
         if re.match("(s3|file|memory):", uri, re.IGNORECASE):
             raise ValueError(f"{legal}: after the scheme come a colon and two slashes")
+        try:
+            Path(uri).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{legal}: there is no user of the name after ~") from error
+        if "\0" in uri:
+            raise ValueError(f"{legal}: without a null character")
         return "path", uri
     match scheme:
         case "file" if rest.startswith("/"):
@@ -599,8 +605,14 @@ class Settings:
             start += timedelta(days=1)
         return start
 
-    def read_symbols(self) -> tuple[str, ...] | None:
-        """The symbols that restrict the universe, from `read_symbols`; None: all."""
+    def read_symbols(self, *, minutes: bool = False) -> tuple[str, ...] | None:
+        """The symbols that restrict the universe, from `read_symbols`; None: all.
+
+        Args:
+            minutes: Those of minute bars, if they have symbols of their own.
+        """
+        if minutes and self.minute_symbols is not None:
+            return read_symbols(self.minute_symbols, "DATALAKE_MINUTE_SYMBOLS")
         return None if self.symbols is None else read_symbols(self.symbols)
 
     def shown(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ https://docs.dagster.io/guides/build/partitions-and-backfills
 import math
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import dagster as dg
@@ -56,12 +57,12 @@ class TradingDays:
 
     Args:
         calendar: The exchange's ISO code, such as XNYS, XLON or XTKS. XNYS is built in; others come
-            from the package `exchange_calendars` (`pip install "us-equity-datalake[calendars]"`),
+            from the package `exchange_calendars` (`pip install 'us-equity-datalake[calendars]'`),
             which must know them.
 
     Raises:
         ModuleNotFoundError: For another calendar than XNYS, without the extra.
-        ValueError: There is no such calendar.
+        ValueError: There is no such calendar, or the package can't make it.
     """
 
     def __init__(self, calendar: str = XNYS) -> None:
@@ -181,8 +182,12 @@ class TradingDays:
 
         Dagster's mapping of a year begins with the last session of the year before, since 1 January
         is none. `LakeIOManager` leaves it out.
+
+        Raises:
+            ValueError: A day that the calendar does not cover.
         """
         first = _day(start)
+        self._calendar.sessions(first, first)  # refuses what it does not cover
         return dg.TimeWindowPartitionsDefinition(
             start=f"{first.year}",
             fmt="%Y",
@@ -203,6 +208,11 @@ class TradingDays:
 
     def _appears(self, after_close: timedelta) -> timedelta:
         """When a partition appears, since midnight (UTC) of its day: full hours."""
+        told: object = after_close
+        if not isinstance(told, timedelta):
+            raise ValueError(
+                f"after_close={after_close!r} is no timedelta, like timedelta(hours=1)"
+            )
         if after_close < timedelta():
             raise ValueError(f"after_close={after_close} is negative")
         hours = math.ceil((self._calendar.latest_close + after_close) / timedelta(hours=1))
@@ -248,7 +258,7 @@ class _Other:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"the calendar {name} needs the package exchange_calendars: "
-                'pip install "us-equity-datalake[calendars]"',
+                "pip install 'us-equity-datalake[calendars]'",
                 name=error.name,
             ) from error
         known = exchange_calendars.get_calendar_names()
@@ -257,7 +267,14 @@ class _Other:
         if name != XNYS and exchange_calendars.resolve_alias(name) == XNYS:
             raise ValueError(f"{name!r} is another name of {XNYS}, which is built in: give that")
         self.name, self._open = name, exchange_calendars.get_calendar
-        self._calendar: Any = self._open(name)
+        try:
+            self._calendar: Any = self._open(name)
+        except Exception as error:  # whatever goes wrong inside that package, and in pandas
+            raise ValueError(
+                f"exchange_calendars {version('exchange_calendars')} can't make the calendar "
+                f"{name} with pandas {version('pandas')}: another version of the two may "
+                f"({type(error).__name__}: {str(error)[:_LONG]})"
+            ) from error
         self._first: date = self._calendar.first_session.date()
         covered: date = self._calendar.last_session.date()
         tomorrow = covered + _DAY
@@ -310,7 +327,16 @@ class _Other:
 
 
 def _day(day: date | str) -> date:
-    return date.fromisoformat(day) if isinstance(day, str) else day
+    """The day that is meant; ValueError when it is none."""
+    told: object = day  # a notebook has no type checker
+    if isinstance(told, datetime) and told.time() == time():
+        return told.date()  # as pandas has days
+    if isinstance(told, date) and not isinstance(told, datetime):
+        return told
+    try:
+        return date.fromisoformat(day)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{day!r} is no day: give a date, or text like 2024-07-03") from error
 
 
 def _midnight(day: date) -> datetime:

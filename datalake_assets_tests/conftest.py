@@ -3,6 +3,7 @@
 Not here: fixtures of one subject, which live in the folder of its tests.
 """
 
+import functools
 import gc
 import os
 import secrets
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from alembic.script import ScriptDirectory
 
 from datalake_assets_tests.seaweedfs import BUCKET, S3Server
 from datalake_assets_tests.seaweedfs import seaweedfs as server_in
@@ -28,6 +30,9 @@ hypothesis.settings.load_profile("untimed")
 
 # Dagster's modules and what thousands of tests leave make each look for garbage a long one.
 gc.set_threshold(50_000, 20, 20)
+
+# For each file of records Dagster reads all scripts of its migrations, two or three times.
+ScriptDirectory.from_config = functools.cache(ScriptDirectory.from_config)  # type: ignore[method-assign]
 
 OF_THE_DEVELOPER = ("AWS_", "ALPACA_", "DATALAKE_")
 

@@ -18,8 +18,8 @@ import pytest
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.collect import Page
+from datalake_assets.collection.dataset import DAILY
 from datalake_assets.collection.errors import PermanentError, RefusedError, TransientError
-from datalake_assets.collection.plan import WINDOW
 from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.survey import AskYears, Survey
@@ -295,6 +295,47 @@ def test_a_run_tells_why_symbols_failed_that_keep_what_is_published_of_them(
     ]
     rows = [{"error": "HTTP 500 for AAA", "count": 1, "symbols": "AAA"}]
     assert [dict(row.data) for table in told for row in table.records] == rows * 2
+
+
+def test_a_few_chosen_symbols_do_not_replace_a_session_of_many(bench: Workbench) -> None:
+    assert bench.run(MONDAY, TUESDAY).success
+    before = bench.files()
+    bench.market.asked()
+
+    refused = bench.run(MONDAY, TUESDAY, symbols="AAA,AAB")
+
+    assert not refused.success
+    assert bench.files() == before
+    assert bench.market.asked() == set()
+    assert failure(refused).startswith(
+        f"{MONDAY} has bars of 20 symbols in the lake, and this collection would replace it "
+        "without 18 of them; nothing was requested. To add the chosen symbols and keep the others: "
+        f"datalake collect --from {MONDAY} --to {TUESDAY} --repair."
+    )
+    assert bench.run(MONDAY, TUESDAY, symbols="AAA,AAB", missing_only=True).success
+    assert bench.run(MONDAY, symbols="AAA,AAB", repair=True).success
+    assert bench.run(MONDAY, symbols="AAA,AAB", max_session_loss=1.0).success
+    assert bench.lake.read(MONDAY).ledger.symbols == {"AAA", "AAB"}
+    assert len(bench.lake.read(TUESDAY).ledger.symbols) == 20
+
+
+@pytest.mark.parametrize(("dropped", "good"), [(1, True), (2, True), (3, False)])
+def test_a_tenth_of_the_symbols_may_be_dropped_from_a_list(
+    bench: Workbench, dropped: int, good: bool
+) -> None:
+    bench.run(MONDAY)
+    assert bench.run(MONDAY, symbols=",".join(names(20)[dropped:])).success is good
+
+
+def test_a_session_that_waits_for_its_repair_is_not_replaced_by_a_few_symbols(
+    bench: Workbench,
+) -> None:
+    bench.market.failing = {("AAC", MONDAY)}
+    assert not bench.run(MONDAY).success
+    before = bench.files()
+
+    assert "has bars of 19 symbols" in failure(bench.run(MONDAY, symbols="AAA,AAB"))
+    assert bench.files() == before
 
 
 def test_chosen_symbols_that_are_not_on_the_list_are_warned_of(bench: Workbench) -> None:
@@ -699,7 +740,7 @@ def test_an_interrupted_range_keeps_the_sessions_that_were_published_before(
     bench: Workbench,
 ) -> None:
     """A window of them is published while the next one is collected."""
-    days = market_calendar.previous_sessions(FRIDAY, WINDOW + 1)
+    days = market_calendar.previous_sessions(FRIDAY, DAILY.window + 1)
     wednesday = days[-1]
 
     class Halting(Market):
@@ -712,7 +753,7 @@ def test_an_interrupted_range_keeps_the_sessions_that_were_published_before(
 
     class WhenPublished(Interrupting):
         def show(self, snapshot: Snapshot, *, final: bool) -> None:
-            if len(bench.lake.sessions()) == WINDOW:
+            if len(bench.lake.sessions()) == DAILY.window:
                 super().show(snapshot, final=final)
 
     bench.market = Halting(names(5))
@@ -847,7 +888,7 @@ def test_before_a_long_range_one_survey_is_taken_kept_and_packed_by(long: Workbe
 
     assert result.success
     assert questions(long) == [(names(620), 2011, TODAY.year)]
-    assert len(LONG) == WINDOW + 3
+    assert len(LONG) == DAILY.window + 3
     assert len(long.market.requests) == 2, "one for each window: what is silent rides along"
     kept = long.lake.survey()
     assert kept is not None
@@ -874,7 +915,7 @@ def test_without_the_survey_every_symbol_is_expected_in_every_session(long: Work
     assert len(long.market.requests) == 4 + 1
 
 
-@pytest.mark.parametrize(("count", "asked"), [(WINDOW, 0), (WINDOW + 1, 1)])
+@pytest.mark.parametrize(("count", "asked"), [(DAILY.window, 0), (DAILY.window + 1, 1)])
 def test_a_window_is_not_worth_a_survey(count: int, asked: int, long: Workbench) -> None:
     assert long.run(LONG[0], LONG[count - 1], **ROOMY).success
 
@@ -916,7 +957,7 @@ def test_a_survey_is_taken_anew_when_a_later_year_is_asked_for() -> None:
 def test_a_short_range_has_no_survey_even_if_the_lake_has_one() -> None:
     lake, market = LakeWriter(open_store("memory://")), Surveyed(names(3))
     assert surveyed(lake, market, LONG, names(3), LONG[-1]) is not None
-    assert surveyed(lake, market, LONG[:WINDOW], names(3), LONG[-1]) is None
+    assert surveyed(lake, market, LONG[: DAILY.window], names(3), LONG[-1]) is None
     assert len(market.questions) == 1
 
 

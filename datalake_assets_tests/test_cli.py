@@ -405,7 +405,9 @@ def test_symbols_that_are_typed_are_collected_instead_of_all(remote: Remote) -> 
     assert remote.lake.read(date(2024, 7, 3)).ledger.symbols == {one, two}
 
 
-def test_a_few_symbols_do_not_replace_a_session_of_all(remote: Remote) -> None:
+def test_a_few_symbols_do_not_replace_a_session_of_all(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     invoke("collect", "--session", "2024-07-02")
     whole = remote.lake.read(date(2024, 7, 2)).ledger
     one = whole.present[0]
@@ -414,12 +416,48 @@ def test_a_few_symbols_do_not_replace_a_session_of_all(remote: Remote) -> None:
 
     assert refused.exit_code == 2
     told = plain(refused.stderr)
-    assert f"2024-07-02 is published with {sum(whole.counts.values())} symbols" in told
-    assert "add --repair" in told
+    assert f"2024-07-02 has bars of {len(whole.present)} symbols in the lake" in told
+    assert f"without {len(whole.present) - 1} of them; nothing was requested" in told
+    assert "Add --repair" in told
+    monkeypatch.setenv("DATALAKE_SYMBOLS", one)
+    assert invoke("collect", "--session", "2024-07-02").exit_code == 2
+    assert remote.lake.read(date(2024, 7, 2)).ledger == whole
+    monkeypatch.delenv("DATALAKE_SYMBOLS")
     repaired = invoke("collect", "--session", "2024-07-02", "--symbols", one, "--repair")
     assert repaired.exit_code == 0, repaired.output
     assert remote.lake.read(date(2024, 7, 2)).ledger == whole
     assert invoke("collect", "--session", "2024-07-02", "--symbols", " ").exit_code == 2
+    one_alone = ("--session", "2024-07-02", "--symbols", one, "--max-session-loss", "1")
+    assert invoke("collect", *one_alone).exit_code == 0
+    assert remote.lake.read(date(2024, 7, 2)).ledger.symbols == {one}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["status", "--check"],
+        ["doctor"],
+        ["demo"],
+        ["collect", "--session", "2024-07-03"],
+        ["backfill", "--from", "2024-07-03", "--to", "2024-07-03"],
+        ["plan", "--from", "2024-07-03", "--to", "2024-07-03"],
+        ["publish", "--year", "2024"],
+        ["securities"],
+    ],
+)
+def test_an_alert_that_cannot_be_sent_is_told_before_any_work(
+    command: list[str], empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATALAKE_ALERT_URLS", "json://localhost PA55W0RD://token")
+
+    result = invoke(*command)
+
+    assert result.exit_code == 2
+    told = plain(result.output)
+    assert "DATALAKE_ALERT_URLS (not shown) has a URL that Apprise can't use: number 2" in told
+    assert "pa55w0rd" not in told.lower()
+    assert list(empty_folder.iterdir()) == []
 
 
 def test_a_folder_without_a_lake_is_named_and_stays_as_it_is(

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -14,10 +15,12 @@ import pytest
 import yaml
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster._core.test_utils import create_run_for_test
+from dagster.components.resolved.errors import ResolutionException
 from dagster.components.testing import create_defs_folder_sandbox
 
 import datalake_assets
-from datalake_assets.assets.session_ticks import DAILY_TICKS
+from datalake_assets.assets.session_ticks import DAILY_TICKS, MINUTE_TICKS
+from datalake_assets.automation.freshness import Freshness
 from datalake_assets.automation.jobs import ASSETS
 from datalake_assets.automation.runs import PURPOSE
 from datalake_assets.component import DatalakeComponent, attribute
@@ -34,6 +37,9 @@ KEYS = {
     "alpaca_secret_key": "{{ env('IEX_SECRET') }}",
     "alpaca_feed": "iex",
 }
+
+USUAL = [asset for asset in ASSETS if asset != MINUTE_TICKS]
+"""The assets of a lake without minute bars."""
 
 
 def component(**attributes: object) -> DatalakeComponent:
@@ -109,13 +115,33 @@ def test_the_settings_of_the_environment_are_not_those_of_a_component(
 
 
 @pytest.mark.parametrize(
+    "attributes",
+    [
+        {"uri": "{{ env.NOBODY_SET_THIS }}"},
+        {"uri": "s3://bucket/{{ env('NOBODY_SET_THIS') }}"},
+        {"symbols": "{{ env.NOBODY_SET_THIS }}"},
+        {"symbols": ["AAPL", "{{ env.NOBODY_SET_THIS }}"]},
+        {"name": "{{ env.NOBODY_SET_THIS }}"},
+    ],
+)
+def test_a_variable_that_is_not_set_is_named_instead_of_taking_a_default(
+    attributes: dict[str, object],
+) -> None:
+    with pytest.raises(ResolutionException, match="NOBODY_SET_THIS is not set, and .* needs it"):
+        component(**attributes)
+
+
+def test_a_variable_may_have_a_default_in_the_attribute() -> None:
+    assert component(uri="{{ env('NOBODY_SET_THIS', 'here') }}").settings()[0].lake_uri == "here"
+
+
+@pytest.mark.parametrize(
     ("attributes", "told"),
     [
         ({"max_workers": 0}, "max_workers='0' must be a whole number from 1 to 1000"),
         ({"alpaca_feed": "tape"}, "alpaca_feed='tape' must be"),
         ({"uri": "s4://bucket"}, "uri='s4://bucket' must be a local path"),
         ({"uri": None}, "uri is not set"),
-        ({"uri": "{{ env.NOBODY_SET_THIS }}"}, "uri is not set"),
         ({"alpaca_data_url": "http://host"}, "alpaca_data_url is set, but alpaca_api_key and"),
         ({"alpaca_api_key": "{{ env.IEX_KEY }}"}, "alpaca_secret_key is not set, but alpaca_api"),
         ({"name": "two words"}, "name, key_prefix or group_name: 'two words' is not a name"),
@@ -232,7 +258,7 @@ def test_three_lakes_share_no_name() -> None:
     lakes = {name: parts(made(name)) for name in ("", "sip", "iex")}
     together = parts(dg.Definitions.merge(*(made(name) for name in lakes)))
 
-    assert len(lakes[""]["assets"]) == len(ASSETS)
+    assert len(lakes[""]["assets"]) == len(USUAL)
     for kind, all_of_them in together.items():
         each = [lakes[name][kind] for name in lakes]
         assert all(each), f"no {kind}"
@@ -284,6 +310,38 @@ def test_a_message_about_a_lake_with_a_name_gives_a_command_that_knows_the_name(
         "dg launch --assets sip/daily_ticks --partition 2024-07-03 --config-json "
         """'{"resources": {"sip_collector": {"config": {"repair": true}}}}'"""
     )
+
+
+def test_a_component_without_a_name_is_another_lake_than_that_of_the_environment() -> None:
+    made = DatalakeComponent(uri=".datalake/alone").names()
+
+    told = made.command("datalake collect --session 2024-07-03", DAILY_TICKS, "2024-07-03")
+    assert told == "dg launch --assets daily_ticks --partition 2024-07-03"
+
+
+@pytest.mark.parametrize(
+    ("names", "known"), [(OURS, True), (Names("sip", ("sip",)), False), (Names(ours=False), False)]
+)
+def test_no_message_gives_a_command_that_would_act_on_another_lake(
+    names: Names, known: bool, tmp_path: Path
+) -> None:
+    settings = Settings.load({"DATALAKE_URI": str(tmp_path / "lake")})
+    made = build_definitions(settings, names)
+
+    for asset in made.assets or ():
+        assert isinstance(asset, dg.AssetsDefinition)
+        for text in asset.descriptions_by_key.values():
+            assert ("with DATALAKE_URI set" in text) is ("`datalake " in text and not known)
+    missing = tuple(date(2024, 7, day) for day in (2, 3))
+    late = Freshness(missing[-1], datetime(2024, 7, 3, tzinfo=UTC), None, missing, names)
+    one = Freshness(missing[-1], datetime(2024, 7, 3, tzinfo=UTC), None, missing[1:], names)
+    key = names.key(DAILY_TICKS).to_user_string()
+    assert late.command == (
+        "datalake backfill --from 2024-07-02 --to 2024-07-03"
+        if known
+        else f"dg launch --assets {key} --partition-range 2024-07-02...2024-07-03"
+    )
+    assert one.command.startswith("datalake collect" if known else f"dg launch --assets {key} --p")
 
 
 # --- two lakes at work ----------------------------------------------------------------------------
@@ -353,7 +411,7 @@ def test_all_assets_of_each_lake_are_made_under_its_names(lakes: dg.Definitions)
             for name in ("sip", "iex")
         }
 
-    assert found == {f"{name}/{key.path[0]}" for name in ("sip", "iex") for key in ASSETS}
+    assert found == {f"{name}/{key.path[0]}" for name in ("sip", "iex") for key in USUAL}
     assert sessions["sip"] == sessions["iex"] == {"2024-07-01", "2024-07-02", "2024-07-03"}
     assert symbols["sip"] > symbols["iex"] > 0
 

@@ -14,8 +14,9 @@ import pytest
 
 from datalake_assets import definitions
 from datalake_assets.actions.action import SCHEMA as ACTIONS
-from datalake_assets.collection.audit import RULES, Thresholds
+from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.minute_audit import MinuteThresholds
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.definitions import build_collector, build_definitions, build_source
 from datalake_assets.resources import AlpacaResource, EmbeddedExchangeResource, LakeResource
@@ -211,7 +212,7 @@ def test_what_a_session_must_reach_is_the_feeds_own_default(
     environ: dict[str, str], feed: str
 ) -> None:
     with build_collector(Settings.load(environ)).options(None) as how:
-        assert how.thresholds == Thresholds.of_feed(feed)
+        assert how.thresholds == MinuteThresholds.of_feed(feed)
 
 
 @pytest.mark.parametrize(
@@ -355,19 +356,22 @@ def test_loading_reads_the_environment_of_the_process(monkeypatch: pytest.Monkey
         "corporate_actions",
         "daily_ticks",
         "lake_report",
+        "minute_ticks",
         "stock_universe",
         "symbol_year_ticks",
         "year_ticks",
     ],
 )
 def test_an_asset_links_to_its_code(asset: str) -> None:
-    definition = build_definitions(Settings.load({})).resolve_assets_def(asset)
+    settings = Settings.load({"DATALAKE_MINUTES": "regular"})
+    definition = build_definitions(settings).resolve_assets_def(asset)
     metadata = definition.get_asset_spec(dg.AssetKey(asset)).metadata
 
     (reference,) = metadata["dagster/code_references"].code_references
     path = Path(reference.file_path)
-    assert path == ROOT / "datalake_assets" / "assets" / f"{asset}.py"
+    subject = "session_ticks" if asset in ("daily_ticks", "minute_ticks") else asset
+    assert path == ROOT / "datalake_assets" / "assets" / f"{subject}.py"
     lines = path.read_text().splitlines()
     assert any(
-        re.match(rf" *def _?{asset}\(", line) for line in lines[reference.line_number - 1 :][:40]
+        re.match(rf" *def _?{subject}\(", line) for line in lines[reference.line_number - 1 :][:40]
     )

@@ -61,6 +61,35 @@ def test_in_an_empty_folder_it_starts_dagster_with_records_and_a_workspace(
     assert f"http://127.0.0.1:{free}" in result.output
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    ["DATALAKE_ALERT_URLS=nosuchservice://pa55w0rd", "DATALAKE_MAX_WORKERS=many"],
+)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_with_a_wrong_setting_it_starts_nothing_and_names_the_variable(
+    wrong: str,
+    in_file: bool,
+    started: list[list[str]],
+    free: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, _, value = wrong.partition("=")
+    if in_file:
+        (tmp_path / ".env").write_text(f"{wrong}\n")
+        monkeypatch.setenv(name, "7")  # Dagster prefers what the file has
+    else:
+        monkeypatch.setenv(name, value)
+
+    result = CliRunner().invoke(app, ["dev", "--port", str(free)])
+
+    assert result.exit_code == 2
+    assert name in result.output
+    assert "pa55w0rd" not in result.output
+    assert started == []
+    assert not (tmp_path / ".datalake").exists()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "192.0.2.1"])
 def test_on_a_port_that_is_taken_or_an_address_of_another_machine_it_starts_nothing(
     host: str, started: list[list[str]], tmp_path: Path

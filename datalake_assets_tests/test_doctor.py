@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datalake_assets import market_calendar
+from datalake_assets import catalog, market_calendar
 from datalake_assets.collection.clock import Clock
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
@@ -137,6 +137,7 @@ def test_all_is_well_with_a_whole_lake(lake: LakeWriter) -> None:
         "evidence of securities: 0 checked",
         "securities and factors against sessions and actions: 0 checked",
         "comparison with the source: 0 checked",
+        "catalog for DuckDB: 0 checked",
         f"untracked objects: {len(lake.store.list('data'))} checked",
         "Dagster's records: 8 checked",
     ]
@@ -176,7 +177,7 @@ def test_a_place_without_a_lake_is_wrong_input_and_no_healthy_lake(
 
 def test_json_tells_everything(lake: LakeWriter) -> None:
     told = json.loads(doctor("--json").stdout)
-    assert (told["lake"], told["well"], len(told["examinations"])) == (lake.store.uri, True, 16)
+    assert (told["lake"], told["well"], len(told["examinations"])) == (lake.store.uri, True, 17)
     put(lake, layout.session_key(DAYS[1]), b"damaged")
     result = doctor("--json")
     assert result.exit_code == 1
@@ -186,6 +187,58 @@ def test_json_tells_everything(lake: LakeWriter) -> None:
     (defect,) = of_sessions["defects"]
     assert defect["where"] == lake.store.url(layout.session_key(DAYS[1]))
     assert defect["repair"] == f"datalake collect --session {DAYS[1]}"
+
+
+def test_a_catalog_that_shows_the_lake_as_it_is_is_well_also_in_another_folder(
+    lake: LakeWriter, tmp_path: Path
+) -> None:
+    catalog.write(lake.store)
+    assert "catalog for DuckDB: 1 checked" in lines(doctor(), "✓")
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / LAKE, moved, copy_function=os.link)
+    assert catalog.difference(open_store(str(moved))) == ""
+
+
+@pytest.mark.parametrize("length", [0, 100, 5000])
+def test_a_damaged_catalog_is_named_and_written_again(lake: LakeWriter, length: int) -> None:
+    catalog.write(lake.store)
+    lake.store.put(layout.CATALOG, lake.store.get(layout.CATALOG)[:length])
+
+    result = doctor()
+
+    assert result.exit_code == 1
+    assert f"{lake.store.url(layout.CATALOG)}: it can't be read (" in result.stdout
+    assert "copy.duckdb" not in result.stdout
+    assert commands(result) == ["datalake catalog"]
+    assert_repaired(result)
+
+
+def test_a_catalog_that_is_older_than_a_year_file_is_named_and_written_again(
+    lake: LakeWriter,
+) -> None:
+    file = lake.store.get(layout.year_file_key(2024))
+    lake.store.delete(layout.year_file_key(2024))
+    catalog.write(lake.store)
+    lake.store.put(layout.year_file_key(2024), file)
+
+    result = doctor()
+
+    where = lake.store.url(layout.CATALOG)
+    assert f"{where}: it is older than what it shows: bars" in result.stdout
+    assert commands(result) == ["datalake catalog"]
+    assert_repaired(result)
+
+
+def test_a_catalog_that_lacks_a_table_of_the_lake_is_named(lake: LakeWriter) -> None:
+    universe = {key: lake.store.get(key) for key in lake.store.list(layout.UNIVERSE)}
+    for key in universe:
+        lake.store.delete(key)
+    catalog.write(lake.store)
+    for key, data in universe.items():
+        lake.store.put(key, data)
+
+    told = f"{lake.store.url(layout.CATALOG)}: it lacks universe, which the lake has"
+    assert told in doctor().stdout
 
 
 # Damage, and its repair

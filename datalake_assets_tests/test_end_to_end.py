@@ -26,7 +26,7 @@ import pytest
 
 from datalake_assets import market_calendar
 from datalake_assets.automation.runs import end_lost
-from datalake_assets.collection.plan import WINDOW
+from datalake_assets.collection.dataset import DAILY
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import LakeResource
 from datalake_assets.storage import layout
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("KILLS", "4"))
 """Random moments at which a collection is killed; KILLS=20 for an acceptance."""
 SEED = int(os.environ.get("KILL_SEED", "0"))
-SPAN = market_calendar.previous_sessions(date(2024, 7, 3), 2 * WINDOW + 10)
+SPAN = market_calendar.previous_sessions(date(2024, 7, 3), 2 * DAILY.window + 10)
 """Three windows, so that sessions are published while others are collected."""
 
 

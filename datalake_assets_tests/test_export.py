@@ -130,7 +130,7 @@ def test_without_the_tool_s_package_it_says_what_to_install(
     result = invoke("zipline", "out")
 
     assert result.exit_code == 2
-    assert 'not installed: pip install "us-equity-datalake[zipline]"' in result.stderr
+    assert "not installed: pip install 'us-equity-datalake[zipline]'" in result.stderr
     assert "Traceback" not in result.output
     assert not (here / "out").exists()
 

@@ -205,6 +205,19 @@ def test_a_session_that_began_with_a_few_symbols_is_collected_whole_when_all_are
     assert invoke(EVENT)[1]["asked"] == 0
 
 
+def test_a_few_symbols_do_not_replace_a_session_of_many(world: World) -> None:
+    invoke(EVENT)
+    present = world.lake.read(DAY).ledger.present
+    held = world.lake.store.get(layout.session_key(DAY))
+    world.asked()
+
+    told = refused(EVENT | {"symbols": [present[0], "XYZZY"]})
+
+    assert told.startswith(f"{DAY} has bars of {len(present)} symbols in the lake")
+    assert world.asked() == []
+    assert world.lake.store.get(layout.session_key(DAY)) == held
+
+
 def test_the_thresholds_of_the_event_decide_what_is_published(world: World) -> None:
     world.exchange.faults = FaultScript(
         [Rule(Fault(kind="status", status=404), times=None, path="/v2/stocks/bars")]

@@ -90,6 +90,24 @@ def test_the_examples_lakes_are_as_dg_scaffolds_them(project: Path) -> None:
         assert len(text.splitlines()) == 5
 
 
+@pytest.mark.parametrize("name", ["1st", "é"])
+def test_a_name_that_no_lake_can_have_is_refused_by_dg_scaffold(project: Path, name: str) -> None:
+    done = subprocess.run(
+        ["dg", "scaffold", "defs", COMPONENT, name],
+        cwd=project,
+        env=environment(project) | {"PYTHONIOENCODING": "utf-8"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert f"nothing was written: as the name of a lake, {name!r} is not a name" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project / "src/trader/defs" / name).exists()
+
+
 def test_dg_checks_and_lists_it_and_a_downstream_asset_is_made_by_a_backfill(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

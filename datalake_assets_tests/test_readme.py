@@ -20,15 +20,19 @@ from typing import Any
 import dagster as dg
 import duckdb
 import duckdb_extensions
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pandas import Timestamp
 
 from datalake_assets.cli import COMMANDS, load
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.minute_audit import MINUTE_RULES
 from datalake_assets.collection.report import State
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.resampling import resample
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
@@ -40,6 +44,7 @@ from datalake_assets.settings import LAKE_OF_EXCHANGE, SETTINGS, Setting, Settin
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests import environments
+from datalake_assets_tests.lake.minutes import publish_minutes, session_of
 from datalake_assets_tests.securities.bars import action
 from datalake_assets_tests.securities.deriving import derive, say
 
@@ -240,6 +245,7 @@ def newest(lake: LakeWriter) -> Session:
 def test_every_library_that_the_readme_promises_has_its_snippet() -> None:
     assert list(snippets()) == [
         "datalake_assets",
+        "datetime",
         "duckdb",
         "polars",
         "pandas",
@@ -260,6 +266,27 @@ def test_the_readme_reads_adjusted_bars_total_returns_and_explanations(lake: Lak
     assert told["why"].startswith("2024-07-04 is no trading session")
 
 
+def test_no_thread_of_arrow_is_at_work_when_a_script_ends(
+    collected: LakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is the last to let go of bytes of Python's asks for Python's lock. While Python
+    ends it gets none, and the process aborts: "terminate called without an active exception".
+    """
+    threads: list[bool] = []
+    read = pq.ParquetFile.read
+
+    def watched(
+        file: pq.ParquetFile, columns: Any = None, use_threads: bool = True, **more: Any
+    ) -> pa.Table:
+        threads.append(use_threads)
+        return read(file, columns, use_threads, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", watched)
+    run("README", collected)
+    assert threads
+    assert not any(threads)
+
+
 def test_our_own_reader_gives_bars_a_session_and_an_explanation(lake: LakeWriter) -> None:
     told = run("datalake_assets", lake)
 
@@ -275,6 +302,30 @@ def test_our_own_reader_gives_bars_a_session_and_an_explanation(lake: LakeWriter
     assert told["who"].symbol == ONE
     assert told["newest"] == newest(lake)
     assert told["why"].startswith("2024-07-04 is no trading session")
+
+
+def test_our_own_reader_gives_minutes_and_longer_bars(
+    collected: LakeWriter, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path))
+    for key in collected.store.list():
+        store.put(key, collected.store.get(key))
+    text = snippets()["datetime"]
+    asked = re.findall(r'minutes\(\["(\w+)", "(\w+)"\]', text)[0]
+    for day in SESSIONS:
+        publish_minutes(store, day, session_of(asked, day))
+    told: dict[str, Any] = {}
+    exec(text.replace(LAKE_OF_EXCHANGE, store.uri), told)
+
+    assert told["day"] == SESSIONS[-1]
+    minutes = session_of(asked, SESSIONS[-1])
+    assert told["minutes"].drop_columns("security") == minutes.slice(0, 390)
+    assert told["adjusted"].num_rows == 2 * 390 * len(SESSIONS)
+    assert told["five"] == resample(told["minutes"], "5min")
+    assert told["market"]["symbol"].to_pylist() == sorted(asked)
+    assert told["first"] == told["minutes"].slice(0, 30).select(["timestamp", "close"])
+    assert told["half_hours"].num_rows == 13
+    assert "2024-07-04 is no trading session" in told["why"]
 
 
 def test_duckdb_reads_the_newest_session_and_one_symbol(
@@ -661,7 +712,8 @@ def test_a_message_that_the_program_does_not_say_would_be_found() -> None:
 def test_every_rule_of_the_audit_has_its_line_in_the_runbook() -> None:
     lines = re.findall(r"^\| (`.*?) \|", RUNBOOK, re.MULTILINE)
 
-    assert sorted(re.findall(r"`(\w+)`", " ".join(lines))) == sorted(RULES)
+    rules = {*RULES, *MINUTE_RULES.meanings}
+    assert sorted(re.findall(r"`(\w+)`", " ".join(lines))) == sorted(rules)
 
 
 def test_the_knobs_that_the_documents_name_are_the_collectors() -> None:

@@ -1,7 +1,7 @@
 """What the repository promises as a whole: its files agree with each other, and a clone just works.
 
-Here: versions, constraints, Makefile, workspace, instance settings, what loading the definitions
-costs. Not here: what the package does.
+Here: versions, constraints, Makefile, CI, workspace, instance settings, what loading the
+definitions costs. Not here: what the package does.
 """
 
 import json
@@ -363,6 +363,45 @@ def test_clean_removes_the_environment_and_never_the_lake(bare_clone: Path) -> N
     assert (bare_clone / ".datalake" / "kept").exists()
     assert (bare_clone / "datalake_assets" / "kept").exists()
     assert "Kept .datalake" in result.stdout
+
+
+# --- what CI runs ---------------------------------------------------------------------------------
+
+MAKE = """
+echo "made $*"
+case "$1" in # each of these waits until the other one has begun
+    test) touch test; until [ -e docs ]; do sleep 0.1; done; echo "5 passed" ;;
+    docs) touch docs; until [ -e test ]; do sleep 0.1; done ;;
+esac
+for target; do [ "$target" != "$FAILS" ] || exit 2; done
+"""
+
+
+@pytest.mark.parametrize("fails", ["", "types", "docs", "test-ui", "test"])
+def test_ci_tests_beside_the_documents_and_the_ui_and_fails_with_any_of_them(
+    fails: str, tmp_path: Path
+) -> None:
+    (tmp_path / "clone" / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / "clone" / ".ci")
+    programs = folder_of_programs(tmp_path / "bin", make=MAKE, chromium="exit 0")
+    result = subprocess.run(
+        [str(tmp_path / "clone" / ".ci" / "run")],
+        env={"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "FAILS": fails},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert result.returncode == {"": 0, "types": 2}.get(fails, 1), result.stderr
+    told = result.stdout.splitlines()
+    assert told[:2] == ["made .venv/.ui", "made lint types layers definitions"]
+    if fails == "types":
+        assert len(told) == 2, "what takes seconds ends it at once"
+        return
+    assert told[2:] == ["made docs", "made test-ui", "made test ARGS=-n 3", "5 passed"]
+    assert result.stderr == (f"→ failed: make {fails}\n" if fails else "")
 
 
 # --- loading the definitions ----------------------------------------------------------------------

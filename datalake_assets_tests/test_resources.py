@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
-from datalake_assets.collection.audit import Thresholds
+from datalake_assets.collection.minute_audit import MinuteThresholds
 from datalake_assets.collection.rate_limit import RateLimiter, SharedRateLimiter
 from datalake_assets.definitions import build_definitions
 from datalake_assets.exchange.faults import read_faults
@@ -127,6 +127,7 @@ def collector_in_a_run(
         ("requests_per_minute", 1_000),
         ("rate_limit", "NAME_OF_A_VARIABLE"),
         ("symbols", "AAPL,MSFT"),
+        ("minute_symbols", "AAPL"),
         ("repair", True),
         ("missing_only", True),
         ("min_success_rate", 0.5),
@@ -136,7 +137,11 @@ def collector_in_a_run(
         ("unanswered_allowed", 9),
         ("silent_allowed", 9),
         ("invalid_bars_allowed", 9),
+        ("max_contradicted", 0.5),
+        ("min_hour_ratio", 0.5),
+        ("sparse_allowed", 9),
         ("max_universe_loss", 0.5),
+        ("max_session_loss", 0.5),
         ("survey", False),
         ("attempts", 1),
         ("retry_seconds", 1.5),
@@ -198,6 +203,8 @@ def test_what_a_run_does_not_set_is_what_the_settings_say(config: dict[str, Any]
         (CollectorResource, "invalid_bars_allowed", -1, 0),
         (CollectorResource, "max_universe_loss", -0.001, 0),
         (CollectorResource, "max_universe_loss", 1.001, 1),
+        (CollectorResource, "max_session_loss", -0.001, 0),
+        (CollectorResource, "max_session_loss", 1.001, 1),
         (CollectorResource, "attempts", 0, 1),
         (CollectorResource, "retry_seconds", -0.1, 0),
         (CollectorResource, "deadline_seconds", -0.1, 0),
@@ -368,6 +375,9 @@ def test_the_knobs_reach_what_they_steer() -> None:
         unanswered_allowed=5,
         silent_allowed=6,
         invalid_bars_allowed=7,
+        max_contradicted=0.05,
+        min_hour_ratio=0.06,
+        sparse_allowed=8,
         deadline_seconds=60,
         connect_timeout=1,
         read_timeout=2,
@@ -377,7 +387,13 @@ def test_the_knobs_reach_what_they_steer() -> None:
         assert (options.workers, options.seconds) == (3, 60)
         assert (options.retry.attempts, options.retry.seconds) == (2, 9)
         assert (options.packing.symbols, options.packing.bars) == (11, 101)
-        assert options.thresholds == Thresholds(0.1, 0.2, 0.3, 0.4, 5, 6, 7)
+        assert options.thresholds == MinuteThresholds(
+            *(0.1, 0.2, 0.3, 0.4, 5, 6, 7),
+            contradicted=0.05,
+            hour_ratio=0.06,
+            sparse_allowed=8,
+            halted_allowed=10,
+        )
     assert (collector.timeouts().connect, collector.timeouts().read) == (1, 2)
     with CollectorResource().options(None) as options:
         assert options.seconds is None

@@ -286,6 +286,8 @@ def test_a_lake_may_be_a_folder_a_bucket_or_memory(uri: str) -> None:
         "file://srv/lake",
         "memory://name",
         "://x",
+        "~no-such-user-here/lake",
+        "la\0ke",
     ],
 )
 def test_a_lake_that_no_store_can_open_is_refused(uri: str) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from datalake_assets import market_calendar
-from datalake_assets.cli.show import SESSIONS, Gap, candles, draw, show
+from datalake_assets.cli.chart import Gap, candles, draw
+from datalake_assets.cli.show import SESSIONS, show
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.lake import Lake

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from datalake_assets.cli.chart import candles
 from datalake_assets.cli.marks import Mark, letter, words
-from datalake_assets.cli.show import candles
 from datalake_assets.lake.lake import Lake
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.securities.market import DAYS, MARKET, UNDECIDED, factors, lake_of, raw

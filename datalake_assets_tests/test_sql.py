@@ -215,7 +215,14 @@ def test_a_pipe_that_is_closed_early_is_no_error(store: Store) -> None:
         ("ATTACH '{lake}/catalog.duckdb' AS x", "ATTACH"),
         ("EXPORT DATABASE '{lake}/x'", "EXPORT"),
         ("SET threads = 1", "SET"),
-        ("EXPLAIN ANALYZE COPY (SELECT 1) TO '{lake}/x.csv'", "EXPLAIN"),
+        ("EXPLAIN ANALYZE COPY (SELECT 1) TO '{lake}/x.csv'", "EXPLAIN of COPY"),
+        ("EXPLAIN (ANALYZE, FORMAT JSON) COPY (SELECT 1) TO '{lake}/x.csv'", "EXPLAIN of COPY"),
+        ("/* a */ -- b\nexplain analyze /* c */ DELETE FROM bars", "EXPLAIN of DELETE"),
+        ("EXPLAIN SELECT 1; COPY (SELECT 1) TO '{lake}/x.csv'", "EXPLAIN and COPY"),
+        ("PIVOT bars ON symbol USING max(close); DROP VIEW bars", "SELECT and DROP"),
+        ("CREATE TYPE x AS ENUM ('a'); PIVOT bars ON symbol USING max(close)", "CREATE and SELECT"),
+        ("CREATE PERSISTENT SECRET x (TYPE s3, KEY_ID 'a', SECRET 'b')", "CREATE"),
+        ("CALL enable_logging()", "CALL"),
         ("SELECT 1; COPY (SELECT 1) TO '{lake}/x.csv'", "SELECT and COPY"),
         ("/* nothing */", "nothing"),
         ("", "nothing"),
@@ -233,12 +240,76 @@ def test_what_is_no_query_is_refused_and_the_lake_stays_as_it_is(
     assert files(store) == before
 
 
-@pytest.mark.parametrize("query", ["SELECT 1 AS x;", "SHOW TABLES", "DESCRIBE bars", "FROM bars"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT 1 AS x;",
+        "SHOW TABLES",
+        "DESCRIBE bars",
+        "SUMMARIZE bars",
+        "FROM bars",
+        "PIVOT bars ON symbol USING max(close) GROUP BY session",
+        "WITH wide AS (PIVOT bars ON symbol USING max(close)) FROM wide",
+        "UNPIVOT (SELECT symbol, open, close FROM bars) ON open, close",
+        "EXPLAIN SELECT * FROM bars",
+        "/* why */ explain analyze FROM bars;",
+        "EXPLAIN (FORMAT JSON) SELECT 1",
+    ],
+)
 def test_whatever_only_reads_is_run(query: str, store: Store) -> None:
     before = files(store)
 
     assert run(store, query).exit_code == 0
     assert files(store) == before
+
+
+def test_a_pivot_has_a_column_for_each_symbol(store: Store) -> None:
+    wide = "PIVOT bars ON symbol USING max(close) GROUP BY session ORDER BY session"
+    told = run(store, wide, "--csv")
+
+    first, *_ = csv.DictReader(io.StringIO(told.stdout))
+    symbols = {symbol for truth in MARKET for symbol, _ in truth.bars()}
+    assert set(first) == {"session", *symbols}
+
+
+@pytest.mark.parametrize("name", ["factors", "BARS_ALL", "securities", "cumulative", "actions"])
+def test_a_table_that_the_lake_lacks_is_told_with_the_command_that_makes_it(
+    name: str, tmp_path: Path
+) -> None:
+    bare = open_store(str(tmp_path / "lake"))
+    write_bars(bare, MARKET)
+
+    told = run(bare, f"FROM {name}")
+
+    assert told.exit_code == 2
+    assert f"this lake has no table {name} yet: datalake securities" in told.stderr
+    assert "Did you mean" not in told.stderr
+
+
+def test_a_ledger_of_a_session_that_is_not_there_says_where_to_look(store: Store) -> None:
+    told = run(store, "FROM ledger_of('2019-01-02')")
+
+    assert told.exit_code == 2
+    assert "ledger_of found no such session. Those that are there: datalake status" in told.stderr
+    assert "damaged" not in told.stderr
+
+
+@pytest.mark.parametrize(
+    "key", ["data/ticks/years/year=2023/bars.parquet", layout.session_key(DAYS[-1])]
+)
+def test_a_truncated_file_is_told_with_the_command_that_repairs_it(
+    key: str, tmp_path: Path
+) -> None:
+    made = open_store(str(tmp_path / "lake"))
+    write_bars(made, MARKET)
+    YearFiles(made).publish(2023)
+    made.put(key, made.get(key)[:-100])
+
+    told = run(made, "SELECT sum(close) FROM bars")
+
+    assert told.exit_code == 2
+    assert key in told.stderr
+    assert told.stderr.rstrip().endswith("the command that repairs each, says: datalake doctor")
 
 
 @pytest.mark.parametrize("name", ["data/ticks/years/year=2023/bars.parquet", "out.parquet"])

@@ -21,17 +21,19 @@ from datalake_assets.cli.runs import LOCATION
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """Dagster's records of commands that run in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / ".datalake" / "dagster"))
-    monkeypatch.setenv("DATALAKE_SYMBOLS", "AEF,ALES")
-    for days in ("--session 2024-07-01", "--from 2024-07-01 --to 2024-07-02"):
-        result = CliRunner().invoke(app, ("collect", *days.split()))
-        assert result.exit_code == 0, result.output
-    with dg.DagsterInstance.get() as instance:
-        yield instance
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    """Dagster's records of commands that run in an empty folder. Nobody adds to them."""
+    folder = tmp_path_factory.mktemp("terminal")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DAGSTER_HOME", str(folder / ".datalake" / "dagster"))
+        patch.setenv("DATALAKE_SYMBOLS", "AEF,ALES")
+        for days in ("--session 2024-07-01", "--from 2024-07-01 --to 2024-07-02"):
+            result = CliRunner().invoke(app, ("collect", *days.split()))
+            assert result.exit_code == 0, result.output
+        with dg.DagsterInstance.get() as instance:
+            yield instance
 
 
 def test_a_run_in_a_terminal_is_one_of_its_job_in_the_code_location(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import exchange_calendars
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 
@@ -195,6 +196,54 @@ def test_an_unknown_calendar_is_refused() -> None:
         TradingDays("NYSEX")
 
 
+@pytest.mark.parametrize("name", ["ASEX", "XTAE", "XBEL"])
+def test_a_calendar_that_its_package_cannot_make_is_an_error_with_the_versions(name: str) -> None:
+    try:
+        exchange_calendars.get_calendar(name)
+    except Exception:  # noqa: BLE001 - what the package raises is what this is about
+        told = f"exchange_calendars {exchange_calendars.__version__} can't make the calendar {name}"
+        with pytest.raises(ValueError, match=re.escape(told)):
+            TradingDays(name)
+    else:
+        assert TradingDays(name).partitions("2024-01-02").get_partition_keys()
+
+
+@pytest.mark.parametrize(
+    "day",
+    ["nonsense", "", "2024-13-01", 5, None, True, datetime(2024, 1, 3, 5, tzinfo=UTC)],
+    ids=repr,
+)
+@pytest.mark.parametrize("calendar", ["XNYS", "XLON"])
+def test_what_is_no_day_is_refused_everywhere(calendar: str, day: Any) -> None:
+    days = TradingDays(calendar)
+    for asked in (
+        days.is_session,
+        days.opens,
+        days.closes,
+        days.closes_early,
+        days.available,
+        days.partitions,
+        days.years,
+        lambda given: days.sessions("2024-01-02", given),
+    ):
+        with pytest.raises(ValueError, match=f"{re.escape(repr(day))} is no day: give a date"):
+            asked(day)
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
+@pytest.mark.parametrize("calendar", ["XNYS", "XLON"])
+def test_a_day_that_the_calendar_does_not_cover_is_refused(calendar: str, day: str) -> None:
+    for asked in (TradingDays(calendar).years, TradingDays(calendar).is_session):
+        with pytest.raises(ValueError, match=f"{day} is outside the "):
+            asked(day)
+
+
+@pytest.mark.parametrize("pause", [5, None, "1h"])
+def test_a_pause_that_is_no_timedelta_is_refused(pause: Any) -> None:
+    with pytest.raises(ValueError, match="is no timedelta"):
+        TradingDays().partitions("2024-01-02", pause)
+
+
 def test_without_the_extra_xnys_works_and_the_others_say_what_to_install() -> None:
     script = (
         "import sys; sys.modules['exchange_calendars'] = None\n"
@@ -213,7 +262,7 @@ def test_without_the_extra_xnys_works_and_the_others_say_what_to_install() -> No
     )
 
     assert done.stdout.splitlines() == ["Etc/GMT-2", "[]"]
-    assert 'pip install "us-equity-datalake[calendars]"' in done.stderr
+    assert "pip install 'us-equity-datalake[calendars]'" in done.stderr
 
 
 def test_the_document_has_the_partitions_that_it_tells_of() -> None:

@@ -357,7 +357,7 @@ class ActionLog:
         try:
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
             mark = file.schema_arrow.metadata[_UP_TO].decode()
-            return _Published(file.read().cast(SCHEMA), mark, version)
+            return _Published(file.read(use_threads=False).cast(SCHEMA), mark, version)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return _Published(None, "", version)
 
@@ -427,7 +427,8 @@ class ActionLog:
             if not sweeps:
                 raise ValueError("it has no sweep")
             schema = pa.schema([EVENTS.field(name) for name in columns or EVENTS.names])
-            return _Object(number, sweeps, file.read(columns).cast(schema), version)
+            table = file.read(columns, use_threads=False).cast(schema)
+            return _Object(number, sweeps, table, version)
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
             raise BrokenFileError(
                 f"{self._store.url(key)} is a damaged object of the log of corporate actions "

@@ -28,6 +28,7 @@ def lake_asset(
         group: Its group in our own code location.
         more: Further arguments of `dg.asset`.
     """
+    more |= {"description": names.description(more["description"])} if "description" in more else {}
 
     def decorate(body: Callable[..., Any]) -> dg.AssetsDefinition:
         asset: Callable[..., dg.AssetsDefinition] = dg.asset(

@@ -90,7 +90,7 @@ def build_lake_report(
         owners=OWNERS,
         kinds={"python", "html"},
         code_version=__version__,
-        description=_DESCRIPTION,
+        description=names.description(_DESCRIPTION),
     )
     @names.bind
     @plain_failures

@@ -54,6 +54,7 @@ from datalake_assets.collection.universe import (
     unlisted,
     unlisted_message,
 )
+from datalake_assets.lake.coverage import loss
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.restatements import VALUES
 from datalake_assets.lake.session_file import Summary
@@ -231,7 +232,7 @@ def _session_ticks(
         told: list[_SessionResult] = []
         requests: dict[datetime, int] = {}  # shared by sessions that were collected together
         with _Materializations(context) as published:
-            for outcome in _collect(context, collector, source, held, display):
+            for outcome in _collect(context, collector, source, held, display, asset, names):
                 requests[outcome.statistics.started] = outcome.statistics.requests
                 if outcome.published:
                     published.add(_materialization(context.asset_key, outcome, held))
@@ -370,6 +371,8 @@ def _collect(
     source: SourceResource,
     lake: LakeWriter,
     display: Display,
+    asset: _Asset,
+    names: Names,
 ) -> Iterator[Outcome]:
     """Collect and write the run's sessions."""
     keys = [date.fromisoformat(key) for key in context.partition_keys]
@@ -380,6 +383,8 @@ def _collect(
     if not days:
         return
     chosen = collector.chosen_for(lake.dataset)
+    if chosen and not collector.repair:
+        _refuse_to_lose_symbols(lake, days, chosen, collector.max_session_loss, asset, names)
     context.log.info("from %s into %s", source.identity, lake.store.uri)
     shown.begin("connecting to the source")
     with source.open(collector) as alpaca, collector.options(source.account) as options:
@@ -421,6 +426,29 @@ def _collect(
             )
         finally:
             gc.unfreeze()
+
+
+def _refuse_to_lose_symbols(
+    lake: LakeFiles,
+    days: list[date],
+    chosen: Sequence[str],
+    allowed: float,
+    asset: _Asset,
+    names: Names,
+) -> None:
+    """Refuse to replace a session by one of a few chosen symbols: no check would notice."""
+    if found := loss(lake, days, chosen, allowed):
+        first, last = f"{days[0]}", f"{days[-1]}"
+        span = f"--session {first}" if first == last else f"--from {first} --to {last}"
+        partitions = (first,) if first == last else (first, last)
+        ours = f"datalake {asset.command} {span} --repair"
+        repair = names.command(ours, asset.key, *partitions, repair=True)
+        raise Failed(
+            f"{found}. To add the chosen symbols and keep the others: {repair}. To keep a few "
+            "symbols only, give them a lake of their own. To drop the others all the same, set "
+            "the collector's max_session_loss to 1 for one run",
+            allow_retries=False,
+        )
 
 
 def _first_session(context: dg.AssetExecutionContext) -> date:

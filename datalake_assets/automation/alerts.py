@@ -21,7 +21,7 @@ from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import runs
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
 from datalake_assets.automation.sending import AlertError, Attempt, send
-from datalake_assets.automation.services import Service
+from datalake_assets.automation.services import Service, services
 from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
 
@@ -139,8 +139,7 @@ def receivers(settings: Settings) -> Receivers | None:
     found: list[Webhook | Service] = []
     if settings.alert_webhook:
         found.append(Webhook(settings.alert_webhook))
-    for position, url in enumerate(settings.alert_urls or (), 1):
-        found.append(Service(url, position))
+    found += services(settings)
     return Receivers(*found) if found else None
 
 
@@ -210,7 +209,7 @@ def _advice(run: dg.DagsterRun, about: list[str], jobs: Jobs) -> str:
         if len(about) > 1:
             ours = f"datalake backfill --from {about[0]} --to {about[-1]}"
             return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0], about[-1])}"
-        repair = " --repair" if run.job_name == jobs.repair.name else ""
-        ours = f"datalake collect --session {about[0]}{repair}"
-        return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0])}"
+        repair = run.job_name == jobs.repair.name
+        ours = f"datalake collect --session {about[0]}{' --repair' if repair else ''}"
+        return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0], repair=repair)}"
     return "See the run in Dagster's UI."

@@ -82,21 +82,25 @@ class Freshness:
         deadline: That deadline, UTC.
         newest: The newest session of the lake; None if it has none.
         missing: The consecutive missing sessions up to this one; empty if it is there.
+        names: What the lake's definitions are called.
     """
 
     session: date
     deadline: datetime
     newest: date | None
     missing: tuple[date, ...]
+    names: Names = OURS
 
     @property
     def command(self) -> str:
         """The command to run."""
         if not self.missing:
             return "nothing"
-        if len(self.missing) == 1:
-            return f"datalake collect --session {self.session}"
-        return f"datalake backfill --from {self.missing[0]} --to {self.session}"
+        first, last = f"{self.missing[0]}", f"{self.session}"
+        if first == last:
+            return self.names.command(f"datalake collect --session {last}", DAILY_TICKS, last)
+        ours = f"datalake backfill --from {first} --to {last}"
+        return self.names.command(ours, DAILY_TICKS, first, last)
 
     def __str__(self) -> str:
         if not self.missing:
@@ -109,13 +113,16 @@ class Freshness:
         )
 
 
-def look(now: datetime, held: Collection[date], deadlines: Deadlines) -> Freshness | None:
+def look(
+    now: datetime, held: Collection[date], deadlines: Deadlines, names: Names = OURS
+) -> Freshness | None:
     """Compare the sessions of a lake with the newest deadline that has passed.
 
     Args:
         now: The time, UTC.
         held: The published sessions.
         deadlines: The deadlines.
+        names: What the lake's definitions are called.
 
     Returns:
         None before the first deadline.
@@ -134,6 +141,7 @@ def look(now: datetime, held: Collection[date], deadlines: Deadlines) -> Freshne
         deadlines.of_session(session),
         max(there, default=None),
         tuple(reversed(missing)),
+        names,
     )
 
 
@@ -159,7 +167,8 @@ def build_freshness_check(settings: Settings, names: Names = OURS) -> dg.AssetCh
     def newest_session_is_there(
         clock: dg.ResourceParam[Clock], lake: LakeResource
     ) -> dg.AssetCheckResult:
-        return judge(look(clock.now(), LakeFiles(open_store(lake.uri)).sessions(), deadlines))
+        held = LakeFiles(open_store(lake.uri)).sessions()
+        return judge(look(clock.now(), held, deadlines, names))
 
     # `@asset_check` would wait for the asset's output. A run with a session that did not pass has
     # no output, so the check would not be evaluated when it matters most.
@@ -239,7 +248,7 @@ def build_freshness_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.Sens
             memory.told = ""
             told += "" if there else f"; {NOBODY}, so no alert is sent"
         elif late or back:
-            found = look(now, held.sessions(), deadlines)
+            found = look(now, held.sessions(), deadlines, names)
             try:
                 text = f"{found}: the lake is fresh again" if back else str(found)
                 people.tell(text, good=bool(back))

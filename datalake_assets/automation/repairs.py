@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Self
@@ -35,6 +35,11 @@ AT_ONCE = 4
 FOOTERS_A_TICK = 200
 """How many session files one tick opens: a new sensor starts with the whole lake, and a tick must
 be quick."""
+
+
+def typed(day: str) -> str:
+    """The command that repairs a session of our own lake."""
+    return f"datalake collect --session {day} --repair"
 
 
 @dataclass(slots=True)
@@ -159,7 +164,13 @@ class Holes:
                 self.broken[day] = one
 
     def choose(
-        self, now: datetime, *, busy: Mapping[str, str], running: int, left: int
+        self,
+        now: datetime,
+        *,
+        busy: Mapping[str, str],
+        running: int,
+        left: int,
+        by_hand: Callable[[str], str] = typed,
     ) -> tuple[list[Repair], list[str]]:
         """The repairs to request now, the oldest session first, and why the others have none.
 
@@ -170,6 +181,7 @@ class Holes:
             busy: Sessions that are left to a run or sensor, and which one.
             running: The number of repairs in progress.
             left: The requests left in the day's budget.
+            by_hand: The command that repairs a session.
         """
         chosen: list[Repair] = []
         told: list[str] = []
@@ -181,7 +193,7 @@ class Holes:
                 told.append(
                     f"{day}: its collection was stopped by hand, so it is not repaired until "
                     f"{alone:%Y-%m-%d %H:%M} UTC; to continue now, run "
-                    f"`datalake collect --session {day} --repair`"
+                    f"`{by_hand(day)}`"
                 )
             elif broken.tries >= RETRIES.attempts:
                 are = "is" if broken.missing == 1 else "are"
@@ -189,7 +201,7 @@ class Holes:
                 told.append(
                     f"{day}: gave up after {broken.tries} repairs, "
                     f"{lacks if broken.missing else 'it is complete, but did not pass its audit'}; "
-                    f"run `datalake collect --session {day} --repair`"
+                    f"run `{by_hand(day)}`"
                 )
             # A pause longer than the longest one was recorded by a wrong clock.
             elif not_before and now < not_before <= now + RETRIES.longest:

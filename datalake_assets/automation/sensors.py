@@ -28,7 +28,7 @@ from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import due, runs
 from datalake_assets.automation.following import RETRIES, follow
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
-from datalake_assets.automation.repairs import Holes, Repair
+from datalake_assets.automation.repairs import Holes, Repair, typed
 from datalake_assets.automation.years import IN_ONE_FILE, PER_SYMBOL, Years
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.files import LakeFiles
@@ -140,6 +140,9 @@ def _repair(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
     budget = settings.repair_requests_per_day
     delay = timedelta(minutes=settings.collect_after_minutes)
 
+    def by_hand(day: str) -> str:
+        return names.command(typed(day), DAILY_TICKS, day, repair=True)
+
     @dg.sensor(
         name=names.of("repair"),
         job=jobs.repair,
@@ -172,12 +175,12 @@ def _repair(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
             | dict.fromkeys(fresh, "left to the sensor new_sessions"),
             running=sum(not record.dagster_run.is_finished for record in today),
             left=budget - sum(_requests(record.dagster_run) for record in today),
+            by_hand=by_hand,
         )
         for day in [repair.session for repair in repairs if repair.last]:
             context.log.warning(
-                "%s: this is its last automatic repair; if symbols still fail, run "
-                "`datalake collect --session %s --repair`",
-                *(day, day),
+                "%s: this is its last automatic repair; if symbols still fail, run `%s`",
+                *(day, by_hand(day)),
             )
         if unseen:
             told.append(f"{unseen} session files are still to be read")

@@ -16,7 +16,7 @@ from typing import Any
 
 from datalake_assets.automation.sending import Attempt, send
 from datalake_assets.collection.clock import Clock
-from datalake_assets.settings import SettingsError
+from datalake_assets.settings import Settings, SettingsError
 
 VARIABLE = "DATALAKE_ALERT_URLS"
 SUBJECT = "US Equity Data Lake"
@@ -30,9 +30,10 @@ _STATUS = re.compile(r"\berror=(\d{3})\b")
 class Service:
     """A service that receives alerts.
 
-    Its URL is a secret: it holds a password or a token. Errors and the repr contain only its scheme
-    and its position in the setting, and what Apprise and urllib3 log meanwhile is dropped, as they
-    log URLs and answers. Of Apprise's messages only the HTTP status is kept.
+    Its URL is a secret: it holds a password or a token. Errors and the repr contain only its
+    position in the setting, and its scheme if that is one of Apprise's. What Apprise and urllib3
+    log meanwhile is dropped, as they log URLs and answers. Of Apprise's messages only the HTTP
+    status is kept.
 
     Args:
         url: The URL, as Apprise has it.
@@ -53,8 +54,7 @@ class Service:
         timeout: float = 3.0,
         clock: Clock | None = None,
     ) -> None:
-        scheme, found, _ = url.partition("://")
-        self._name = f"{scheme.lower() if found else '…'}:// (number {position})"
+        self._name = f"number {position}"
         self._attempts, self._clock = attempts, clock or Clock()
         if find_spec("apprise") is None:
             raise _wrong(
@@ -65,11 +65,16 @@ class Service:
 
             # Without threads of its own, and with URLs shortened wherever it shows them.
             asset = apprise.AppriseAsset(async_mode=False, secure_logging=True)
+            known: set[str] = apprise.plugins.N_MGR.schemas()  # type: ignore[no-untyped-call]
+            scheme = url.partition("://")[0].lower()
+            # Any other word there may be a part of a secret, as in TOKEN://host.
+            if scheme in known:
+                self._name = f"{scheme}:// ({self._name})"
             service: Any = apprise.Apprise.instantiate(url, asset=asset)
             self._apprise = apprise.Apprise(asset=asset)
         if service is None:
             raise _wrong(
-                f"has a URL that Apprise can't use, {self._name}; each service has its own form, "
+                f"has a URL that Apprise can't use: {self._name}; each service has its own form, "
                 "see https://appriseit.com, and a space inside a URL is %20"
             )
         for name in ("socket_connect_timeout", "socket_read_timeout"):
@@ -106,6 +111,15 @@ class Service:
             return Attempt.failed("it was not reached, or refused")
 
         send(attempt, self._name, VARIABLE, self._attempts, self._clock)
+
+
+def services(settings: Settings) -> list[Service]:
+    """Those of the settings, in their order.
+
+    Raises:
+        SettingsError: Apprise is needed and not installed, or can't use one of the URLs.
+    """
+    return [Service(url, position) for position, url in enumerate(settings.alert_urls or (), 1)]
 
 
 def _wrong(problem: str) -> SettingsError:

@@ -13,8 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from datalake_assets.automation.services import services
 from datalake_assets.cli.terminal import err, tell, working
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, Dataset, minute_dataset
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.writer import LakeWriter
@@ -52,6 +54,14 @@ UniverseLoss = Annotated[
     float | None,
     typer.Option(**_SHARE, help="Maximum share of active symbols missing from the list."),
 ]
+SessionLoss = Annotated[
+    float | None,
+    typer.Option(
+        **_SHARE,
+        help="Maximum share of its symbols that a session may lose when it is replaced by one of "
+        "chosen symbols.",
+    ),
+]
 Unanswered = Annotated[
     int | None,
     typer.Option(**_COUNT, help="Symbols that may fail, whatever --min-success-rate says."),
@@ -66,6 +76,25 @@ OddBars = Annotated[
     int | None,
     typer.Option(**_COUNT, help="Bars that may have impossible prices, whatever their share."),
 ]
+Contradicted = Annotated[
+    float | None,
+    typer.Option(
+        **_SHARE, help="With --minutes: maximum share of symbols that the daily bars contradict."
+    ),
+]
+HourRatio = Annotated[
+    float | None,
+    typer.Option(
+        **_SHARE,
+        help="With --minutes: minimum number of bars in any hour, as a share of the fullest hour.",
+    ),
+]
+Sparse = Annotated[
+    int | None,
+    typer.Option(
+        **_COUNT, help="With --minutes: liquid symbols that may have only a handful of minutes."
+    ),
+]
 """Audit thresholds for one run; where not given, the collector's own."""
 
 Symbols = Annotated[
@@ -77,20 +106,53 @@ Symbols = Annotated[
     ),
 ]
 
+Minutes = Annotated[
+    bool,
+    typer.Option("--minutes", help="Minute bars instead of daily ones (DATALAKE_MINUTES)."),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def load_settings(symbols: str | None = None) -> Settings:
-    """The settings; `--symbols` overrides the environment's symbols.
+    """The settings, for a command that collects or judges: all that Dagster would refuse.
+
+    Commands that only read the lake use `Settings.load`: they need no receiver of alerts.
+
+    Args:
+        symbols: What `--symbols` gives; overrides the environment's symbols.
 
     Raises:
-        SettingsError: A setting or a symbol is invalid.
+        SettingsError: A setting or a symbol is invalid, or no alert can be sent as they say.
     """
     if symbols is None:
-        return Settings.load()
-    if not symbols.strip():
+        settings = Settings.load()
+    elif symbols.strip():
+        both = ("DATALAKE_SYMBOLS", "DATALAKE_MINUTE_SYMBOLS")
+        settings = Settings.load({**os.environ, **dict.fromkeys(both, symbols)})
+    else:
         raise typer.BadParameter("--symbols is empty; leave it out to collect all symbols")
-    return Settings.load({**os.environ, "DATALAKE_SYMBOLS": symbols})
+    services(settings)
+    return settings
+
+
+def dataset_of(settings: Settings, *, minutes: bool) -> Dataset:
+    """Whose bars a command is about.
+
+    Args:
+        settings: The settings.
+        minutes: As `--minutes` says.
+
+    Raises:
+        typer.BadParameter: Minute bars are turned off.
+    """
+    dataset = minute_dataset(settings.minutes) if minutes else DAILY
+    if dataset is None:
+        raise typer.BadParameter(
+            "minute bars are turned off: set DATALAKE_MINUTES to regular (the regular hours) or "
+            "extended (04:00 to 20:00 in New York)"
+        )
+    return dataset
 
 
 def show_lake(lake: LakeFiles) -> None:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from datalake_assets.catalog import write
+from datalake_assets.catalog import MADE_BY, write
 from datalake_assets.cli.arguments import existing_lake, show_lake
 from datalake_assets.cli.terminal import command, out, plain_errors, tell, working
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 
-_ASKED_FOR = {
-    "bars_all": "securities",
-    "securities": "securities",
-    "factors": "securities",
-    "actions": "securities",
-    "universe": "collect",
-}
-"""Views that a lake may lack, and the command after which it has them."""
+_ASKED_FOR = ("bars_all", "securities", "factors", "actions", "universe")
+"""Views that a user misses when a lake has not got them."""
 
 
 def catalog() -> None:
@@ -37,7 +31,7 @@ def catalog() -> None:
     out.print(table, soft_wrap=not out.is_terminal)
     lacking = [name for name in _ASKED_FOR if name not in {view.name for view in views}]
     if lacking:
-        needed = " and ".join(dict.fromkeys(f"{command()} {_ASKED_FOR[name]}" for name in lacking))
+        needed = " and ".join(dict.fromkeys(f"{command()} {MADE_BY[name]}" for name in lacking))
         tell(out, f"not there yet: {', '.join(lacking)}. Run {needed}, then this again")
     where = lake.store.url(layout.CATALOG)
     if lake.store.near:

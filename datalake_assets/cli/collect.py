@@ -8,18 +8,25 @@ from typing import Annotated
 
 import typer
 
+from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import (
+    Contradicted,
     Coverage,
     From,
+    HourRatio,
     InvalidBars,
+    Minutes,
     OddBars,
     RowRatio,
+    SessionLoss,
     Silent,
+    Sparse,
     SuccessRate,
     Symbols,
     To,
     Unanswered,
     UniverseLoss,
+    dataset_of,
     load_settings,
     one_session,
     open_lake,
@@ -28,8 +35,8 @@ from datalake_assets.cli.arguments import (
 )
 from datalake_assets.cli.runs import materialize
 from datalake_assets.cli.terminal import plain_errors
-from datalake_assets.collection.progress import many
-from datalake_assets.lake.coverage import coverage_between
+from datalake_assets.collection.dataset import DAILY, Dataset
+from datalake_assets.lake.coverage import MAX_LOSS, loss
 from datalake_assets.settings import Settings
 
 
@@ -52,15 +59,20 @@ def collect(
             "symbols of a session that did not pass.",
         ),
     ] = False,
+    minutes: Minutes = False,
     symbols: Symbols = None,
     min_success_rate: SuccessRate = None,
     min_coverage: Coverage = None,
     max_invalid_bars: InvalidBars = None,
     min_row_ratio: RowRatio = None,
     max_universe_loss: UniverseLoss = None,
+    max_session_loss: SessionLoss = None,
     unanswered_allowed: Unanswered = None,
     silent_allowed: Silent = None,
     invalid_bars_allowed: OddBars = None,
+    max_contradicted: Contradicted = None,
+    min_hour_ratio: HourRatio = None,
+    sparse_allowed: Sparse = None,
 ) -> None:
     """Collect one session, or every session of a range, into the lake."""
     limits = {
@@ -69,12 +81,17 @@ def collect(
         "max_invalid_bars": max_invalid_bars,
         "min_row_ratio": min_row_ratio,
         "max_universe_loss": max_universe_loss,
+        "max_session_loss": max_session_loss,
         "unanswered_allowed": unanswered_allowed,
         "silent_allowed": silent_allowed,
         "invalid_bars_allowed": invalid_bars_allowed,
+        "max_contradicted": max_contradicted,
+        "min_hour_ratio": min_hour_ratio,
+        "sparse_allowed": sparse_allowed,
     }
     with plain_errors():
         settings = load_settings(symbols)
+        dataset = dataset_of(settings, minutes=minutes)
         if (session is None) == (first is None and last is None):
             raise typer.BadParameter("give either --session, or --from and --to")
         if session is not None:
@@ -83,15 +100,16 @@ def collect(
             start, end = span(partitions(settings), first, last)
         else:
             raise typer.BadParameter("a range needs both --from and --to")
-        if symbols is not None and not repair:
-            _refuse_to_lose_symbols(settings, start, end)
-        good = materialize(settings, start, end, repair=repair, **_given(limits))
+        if not repair:
+            _refuse_to_lose_symbols(settings, dataset, start, end, max_session_loss)
+        good = materialize(settings, dataset, start, end, repair=repair, **_given(limits))
     raise typer.Exit(0 if good else 1)
 
 
 def backfill(
     first: From = None,
     last: To = None,
+    minutes: Minutes = False,
     symbols: Symbols = None,
     min_success_rate: SuccessRate = None,
     min_coverage: Coverage = None,
@@ -101,6 +119,9 @@ def backfill(
     unanswered_allowed: Unanswered = None,
     silent_allowed: Silent = None,
     invalid_bars_allowed: OddBars = None,
+    max_contradicted: Contradicted = None,
+    min_hour_ratio: HourRatio = None,
+    sparse_allowed: Sparse = None,
 ) -> None:
     """Collect the sessions of a range that are not published yet.
 
@@ -115,25 +136,31 @@ def backfill(
         "unanswered_allowed": unanswered_allowed,
         "silent_allowed": silent_allowed,
         "invalid_bars_allowed": invalid_bars_allowed,
+        "max_contradicted": max_contradicted,
+        "min_hour_ratio": min_hour_ratio,
+        "sparse_allowed": sparse_allowed,
     }
     with plain_errors():
         settings = load_settings(symbols)
+        dataset = dataset_of(settings, minutes=minutes)
         keys = partitions(settings)
         start, end = span(keys, first or keys[0], last or keys[-1])
-        good = materialize(settings, start, end, missing_only=True, **_given(limits))
+        good = materialize(settings, dataset, start, end, missing_only=True, **_given(limits))
     raise typer.Exit(0 if good else 1)
 
 
-def _refuse_to_lose_symbols(settings: Settings, start: date, end: date) -> None:
-    """Refuse to replace a published session by one with only a few symbols."""
-    chosen = settings.read_symbols() or ()
-    for held in coverage_between(open_lake(settings), start, end).published:
-        known = sum(held.counts.values())
-        if known > len(chosen):
+def _refuse_to_lose_symbols(
+    settings: Settings, dataset: Dataset, start: date, end: date, allowed: float | None
+) -> None:
+    """Refuse to replace a session by one of a few chosen symbols, before Dagster starts a run."""
+    if chosen := settings.read_symbols(minutes=dataset is not DAILY):
+        share = MAX_LOSS if allowed is None else allowed
+        days = market_calendar.sessions(start, end)
+        if found := loss(open_lake(settings).of(dataset), days, chosen, share):
             raise typer.BadParameter(
-                f"{held.session} is published with {many(known, 'symbol')}, and would be replaced "
-                f"by {len(chosen):,}: add --repair to request those that it lacks and keep the "
-                "others, or set DATALAKE_URI to another location for a lake of these alone"
+                f"{found}. Add --repair to request the symbols that it lacks and keep the others. "
+                "To keep a few symbols only, set DATALAKE_URI to another location. To drop the "
+                "others all the same, add --max-session-loss 1"
             )
 
 

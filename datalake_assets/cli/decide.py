@@ -186,7 +186,7 @@ def _actions(lake: LakeFiles) -> pa.Table:
     _require_a_lake(lake)
     data = lake.store.get(layout.FACTORS_TABLE)
     columns = ["action_id", "symbol", "effective_date"]
-    factors = pq.read_table(pa.BufferReader(data), columns=columns)
+    factors = pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
     factors = factors.rename_columns(["action_id", "symbol", "day"])
     no = pa.array([False] * factors.num_rows, pa.bool_())
     return pa.concat_tables(

@@ -12,18 +12,18 @@ from rich.table import Table
 
 from datalake_assets import market_calendar
 from datalake_assets.actions.log import ActionLog
-from datalake_assets.cli.arguments import open_lake, partitions, show_lake
+from datalake_assets.cli.arguments import load_settings, open_lake, partitions, show_lake
+from datalake_assets.cli.chart import draw
 from datalake_assets.cli.marks import marks, words
 from datalake_assets.cli.runs import materialize, sweep_actions, write_report
-from datalake_assets.cli.show import draw
 from datalake_assets.cli.terminal import command, out, plain_errors, show_table, sparkline, tell
 from datalake_assets.collection.bars import price_text
+from datalake_assets.collection.dataset import DAILY
 from datalake_assets.collection.progress import many
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.lake import Lake
 from datalake_assets.securities.derivation import read_derived
 from datalake_assets.securities.factors import SPLITS
-from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 
 DEMO_SESSIONS = 6
@@ -38,7 +38,7 @@ names, one period of two weeks in fifty has none."""
 def demo() -> None:
     """Collect the newest sessions into a lake and show them. Needs no API key."""
     with plain_errors():
-        settings = Settings.load()
+        settings = load_settings()
         show_lake(open_lake(settings))
         newest = date.fromisoformat(partitions(settings)[-1])
         days = [*market_calendar.previous_sessions(newest, MOST_SESSIONS - 1), newest]
@@ -46,7 +46,7 @@ def demo() -> None:
         # First, as renamed companies are requested by their earlier tickers, too.
         good = sweep_actions(settings, since=days[0])
         if good:
-            good = materialize(settings, with_a_split(open_lake(settings), days), newest)
+            good = materialize(settings, DAILY, with_a_split(open_lake(settings), days), newest)
         if good:
             good = write_report(settings)
             lake = open_lake(settings)

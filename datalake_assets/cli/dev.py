@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import warnings
 from importlib.resources import files
 from typing import Annotated
 
 import typer
 
+from datalake_assets.automation.services import services
 from datalake_assets.cli.runs import prepared_home
 from datalake_assets.cli.terminal import err, out, plain_errors, tell
+from datalake_assets.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 
@@ -37,6 +40,7 @@ def dev(
                 f"Another one: {again}",
             )
             raise typer.Exit(2)
+        _check_settings()
         with prepared_home() as home:
             tell(out, f"Dagster's records are in {home}")
         tell(out, f"Dagster on http://{host}:{port} in about 20 seconds; Ctrl-C ends it")
@@ -45,6 +49,21 @@ def dev(
         words = ["-m", "dagster", "dev", "-w", workspace, "-h", host, "-p", str(port)]
         # In the place of this process, so that signals reach Dagster.
         os.execv(sys.executable, [sys.executable, "-W", "ignore::FutureWarning", *words])
+
+
+def _check_settings() -> None:
+    """Check the settings: with a wrong one, Dagster would start without any of our assets.
+
+    Raises:
+        SettingsError: One is wrong.
+    """
+    from dagster._core.secrets.env_file import get_env_var_dict
+
+    with warnings.catch_warnings():
+        # Of names that are almost a setting's; Dagster shows them when the definitions load.
+        warnings.simplefilter("ignore", UserWarning)
+        # For Dagster, too, the file comes before the environment.
+        services(Settings.load({**os.environ, **get_env_var_dict(".")}, misspelt="warn"))
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -16,7 +16,15 @@ from typing import Annotated, Any
 
 import typer
 
-from datalake_assets.cli.arguments import Json, is_there, open_lake, partitions, show_lake
+from datalake_assets.catalog import CatalogError, difference
+from datalake_assets.cli.arguments import (
+    Json,
+    is_there,
+    load_settings,
+    open_lake,
+    partitions,
+    show_lake,
+)
 from datalake_assets.cli.runs import dagster_home, instance
 from datalake_assets.cli.terminal import (
     TerminalDisplay,
@@ -70,7 +78,7 @@ def doctor(
     Exit code 1 if something needs repair, 2 if there is no lake. Nothing is changed.
     """
     with plain_errors():
-        settings = Settings.load()
+        settings = load_settings()
         lake = open_lake(settings)
         if not as_json:
             show_lake(lake)
@@ -142,7 +150,7 @@ def _years(lake: LakeFiles) -> set[int]:
 def _all(
     lake: LakeFiles, settings: Settings, year: int | None, known: _Known, progress: Progress
 ) -> Iterator[Examination]:
-    besides = [*subjects(lake, Clock().now()), _testimony(lake)]
+    besides = [*subjects(lake, Clock().now()), _testimony(lake), _catalog(lake)]
     yield from examine(
         lake,
         None if year is None else [year],
@@ -165,6 +173,25 @@ def _testimony(lake: LakeFiles) -> Subject:
         return 1, [Defect(where, what, removal(lake.store, layout.TESTIMONY))]
 
     return Subject("comparison with the source", look, layout.TESTIMONY.__eq__)
+
+
+def _catalog(lake: LakeFiles) -> Subject:
+    """The views for DuckDB, which each publication of a year writes again."""
+
+    def look(progress: Progress) -> tuple[int, list[Defect]]:
+        if not lake.store.exists(layout.CATALOG):
+            return 0, []
+        where = lake.store.url(layout.CATALOG)
+        try:
+            wrong = difference(lake.store)
+        except CatalogError as error:
+            tell(err, f"{where} was not checked: {error}")
+            return 0, []
+        except (BrokenFileError, NotInLakeError):
+            return 1, []  # of a year file, which is told already; or there is nothing to show
+        return 1, [Defect(where, wrong, "datalake catalog")] if wrong else []
+
+    return Subject("catalog for DuckDB", look, layout.CATALOG.__eq__)
 
 
 def _known() -> _Known:

@@ -34,7 +34,10 @@ def exchange(
         ),
     ] = "",
     errata: Annotated[
-        str, typer.Option(help='Wrong actions, as JSON: {"rate": 0.01, "seed": 1} has 1 % wrong.')
+        str,
+        typer.Option(
+            help='Wrong actions and bars, as JSON: {"rate": 0.01, "seed": 1} errs about 1 %.'
+        ),
     ] = "",
     closures: Annotated[str, typer.Option(help="Unscheduled closures: 2025-01-09,…")] = "",
 ) -> None:

@@ -15,9 +15,11 @@ from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import (
     From,
     Json,
+    Minutes,
     Symbols,
     To,
     claimed_lake,
+    dataset_of,
     load_settings,
     open_lake,
     partitions,
@@ -32,7 +34,8 @@ from datalake_assets.cli.terminal import (
     show_table,
     working,
 )
-from datalake_assets.collection.cost import PRICES_OF, Cost, cost
+from datalake_assets.collection.cost import PRICES_OF, Cost, cost, cost_of_minutes
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.universe import symbols_for
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
@@ -46,6 +49,7 @@ def plan(
     missing: Annotated[
         bool, typer.Option("--missing", help="Only sessions not published yet: a backfill.")
     ] = False,
+    minutes: Minutes = False,
     symbols: Symbols = None,
     as_json: Json = False,
 ) -> None:
@@ -55,26 +59,29 @@ def plan(
     """
     with plain_errors():
         settings = load_settings(symbols)
+        dataset = dataset_of(settings, minutes=minutes)
         keys = partitions(settings)
         start, end = span(keys, first or keys[0], last or keys[-1])
         if not as_json:
             show_lake(open_lake(settings))
-        told = _cost(settings, market_calendar.sessions(start, end), missing=missing)
+        days = market_calendar.sessions(start, end)
+        told = _cost(settings, dataset, days, missing=missing)
         if as_json:
             out.print_json(json.dumps(asdict(told)))
         else:
-            _show_cost(told, settings)
+            _show_cost(told, settings, dataset)
 
 
-def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
+def _cost(settings: Settings, dataset: Dataset, days: Sequence[date], *, missing: bool) -> Cost:
     """The plan of a run over these days, as the run would make it, and its cost."""
     from datalake_assets.assets.stock_universe import take_universe
     from datalake_assets.definitions import build_collector, build_source
+    from datalake_assets.pipeline.density import by_daily_bars
     from datalake_assets.pipeline.listing import take_survey
     from datalake_assets.pipeline.publication import Publication
 
     with working("starting Dagster"):
-        lake = claimed_lake(settings)
+        lake = claimed_lake(settings).of(dataset)
     # As in a run, fields that name an environment variable get its value.
     collector = build_collector(settings).process_config_and_initialize()
     source = build_source(settings).process_config_and_initialize()
@@ -89,12 +96,18 @@ def _cost(settings: Settings, days: Sequence[date], *, missing: bool) -> Cost:
         if not (listed := lake.universe_days()):
             display.begin("fetching the list of assets, as the lake has none")
             listed = [take_universe(alpaca, lake, collector, source)[0]]
-        chosen = collector.chosen_symbols
+        chosen = collector.chosen_for(dataset)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
-        since = settings.first_session.year
-        known = take_survey(alpaca, lake, options, wanted, since, listed[-1], display)
+        known = expected = None
+        if dataset is DAILY:
+            since = settings.first_session.year
+            known = take_survey(alpaca, lake, options, wanted, since, listed[-1], display)
+        else:
+            expected = by_daily_bars(lake.of(DAILY), dataset)
         display.begin("planning the requests")
-        planned = Publication(wanted, lake, options, survey=known).plan
+        planned = Publication(wanted, lake, options, survey=known, expected=expected).plan
+    if dataset is not DAILY:
+        return cost_of_minutes(planned, settings.requests_per_minute)
     # A survey already leaves out symbols that did not trade: don't count that twice.
     density = 1.0 if known else _density(lake, published)
     return cost(planned, settings.requests_per_minute, density, known.years if known else None)
@@ -109,7 +122,7 @@ def _density(lake: LakeFiles, published: Sequence[date]) -> float:
     return sum(summary.rows for summary in summaries) / asked if asked else 1.0
 
 
-def _show_cost(told: Cost, settings: Settings) -> None:
+def _show_cost(told: Cost, settings: Settings, dataset: Dataset) -> None:
     table = Table(show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
@@ -123,9 +136,12 @@ def _show_cost(told: Cost, settings: Settings) -> None:
         ),
         ("expected bars", f"{told.bars:,}"),
         ("maximum bars", f"{told.bars_at_most:,}"),
-        ("size of both layouts", f"{told.bytes / 1e6:,.1f} MB"),
+        (
+            "size of both layouts" if dataset is DAILY else "size of the sessions",
+            f"{told.bytes / 1e6:,.1f} MB",
+        ),
         ("objects", f"{told.objects:,}"),
-        ("symbol-years among them", f"{told.symbol_years:,}"),
+        *([("symbol-years among them", f"{told.symbol_years:,}")] if dataset is DAILY else []),
         ("PUTs on S3", f"${told.put_dollars:,.4f}"),
         ("storage on S3, per month", f"${told.storage_dollars_a_month:,.4f}"),
     ):

@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from datalake_assets.cli.arguments import open_lake, show_lake
+from datalake_assets.cli.arguments import load_settings, open_lake, show_lake
 from datalake_assets.cli.runs import publish_years
 from datalake_assets.cli.terminal import plain_errors
 from datalake_assets.lake.reader import NotInLakeError
-from datalake_assets.settings import Settings
 
 
 def publish(
@@ -24,7 +23,7 @@ def publish(
     damage or an interruption.
     """
     with plain_errors():
-        settings = Settings.load()
+        settings = load_settings()
         lake = open_lake(settings)
         show_lake(lake)
         years = sorted({day.year for day in lake.sessions()})

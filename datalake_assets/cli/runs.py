@@ -32,6 +32,7 @@ from datalake_assets.cli.terminal import (
     working,
 )
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason, joined
 from datalake_assets.collection.universe import unlisted, unlisted_message
@@ -56,11 +57,14 @@ _REASONS = 5
 """How many of the source's errors are shown; `status --json` and the run's metadata have all."""
 
 
-def materialize(settings: Settings, start: date, end: date, **options: float) -> bool:
-    """Collect these sessions in this process, and publish the years that they change.
+def materialize(
+    settings: Settings, dataset: Dataset, start: date, end: date, **options: float
+) -> bool:
+    """Collect these sessions in this process, and publish the years that daily bars change.
 
     Args:
         settings: The defaults of the resources.
+        dataset: Whose bars.
         start: The first session.
         end: The last one.
         options: Fields of the collector, for this run.
@@ -72,12 +76,13 @@ def materialize(settings: Settings, start: date, end: date, **options: float) ->
     where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
     lake = open_lake(settings)
     new = "" if is_there(lake) else ", a new lake"
-    tell(out, f"Collecting {_days(start, end)} from {where} into {lake.store.uri}{new} …")
+    what = f"{dataset.bars_of} of " if dataset is not DAILY else ""
+    tell(out, f"Collecting {what}{_days(start, end)} from {where} into {lake.store.uri}{new} …")
     with working("starting Dagster"):
         claimed_lake(settings)
     with instance() as records:
         config = {"resources": {"collector": {"config": options}}}
-        which = ("daily_ticks_job", start.isoformat(), end.isoformat())
+        which = (f"{dataset.name}_ticks_job", start.isoformat(), end.isoformat())
         clock = Clock()
         began = clock.seconds()
         result = _run(settings, records, "starting the collection", *which, config)
@@ -90,6 +95,8 @@ def materialize(settings: Settings, start: date, end: date, **options: float) ->
         _show_checks(result)
         _show_reasons(result)
         _show_rounded(result)
+        if dataset is not DAILY:
+            return bool(result.success)
         _show_universe(settings, start, end)
         # Even if a session did not pass: the others did, and readers can have them.
         years = range(start.year, end.year + 1)
@@ -430,7 +437,7 @@ def _show_sessions(result: dg.ExecuteInProcessResult) -> int:
         coverage_told = told.get("coverage")
         sessions.add_row(
             event.partition,
-            f"{told['present']:,}",
+            f"{told['row_count']:,}",
             f"{told['no_print']:,}",
             f"{told['failed']:,}",
             f"{told['success_rate']:.2%}",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from datalake_assets.cli.arguments import open_lake, show_lake
+from datalake_assets.cli.arguments import load_settings, open_lake, show_lake
 from datalake_assets.cli.runs import derive_securities
 from datalake_assets.cli.terminal import plain_errors
 from datalake_assets.lake.reader import NotInLakeError
-from datalake_assets.settings import Settings
 
 
 def securities() -> None:
@@ -18,7 +17,7 @@ def securities() -> None:
     that has actions, `collect`, `backfill` and a sensor do the same.
     """
     with plain_errors():
-        settings = Settings.load()
+        settings = load_settings()
         lake = open_lake(settings)
         show_lake(lake)
         if not lake.sessions():

@@ -1,7 +1,6 @@
-"""`datalake show`: one symbol's bars, as a table and a chart, or raw for a pipe.
+"""`datalake show`: one symbol's bars, as a table and a chart (`chart`), or raw for a pipe.
 
-The chart is drawn here, with characters. The libraries that draw candles in a terminal show only as
-many sessions as it has columns, and no dates.
+Bars are daily, or the minutes of one session.
 """
 
 from __future__ import annotations
@@ -10,12 +9,10 @@ import csv
 import io
 import json
 import warnings
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -26,11 +23,13 @@ from rich.text import Text
 
 from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import open_lake, show_lake
-from datalake_assets.cli.marks import LEGEND, Marks, letter, marks, words
+from datalake_assets.cli.chart import Bar, Gap, draw
+from datalake_assets.cli.marks import Marks, marks, words
 from datalake_assets.cli.terminal import command, err, out, plain_errors, tell, working
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.progress import many
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.minutes import REGULAR
 from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError, as_day
 from datalake_assets.lake.security_reader import SecuritiesWarning
 from datalake_assets.securities.adjusting import RAW, kinds
@@ -44,9 +43,6 @@ _NEWEST = 20
 
 _GAPS = 5
 
-_PRICE_ROWS, _VOLUME_ROWS = 14, 4
-
-Bar = dict[str, Any]
 Day = date | str | None
 
 
@@ -65,6 +61,25 @@ def show(
         str | None,
         typer.Option("--to", metavar="YYYY-MM-DD", help="Last day. Default: the newest session."),
     ] = None,
+    minutes: Annotated[
+        bool, typer.Option("--minutes", help="Show the minutes of one session.")
+    ] = False,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            metavar="YYYY-MM-DD", help="With --minutes: the session. Default: the newest one."
+        ),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LENGTH", help="With --minutes: bars of this length, such as 5min or 1h."
+        ),
+    ] = None,
+    hours: Annotated[
+        str,
+        typer.Option(help="With --minutes: regular, or extended for those before and after too."),
+    ] = REGULAR,
     adjustment: Annotated[
         str,
         typer.Option(help="raw, all, or a comma-separated list of split, spin-off and dividend."),
@@ -81,6 +96,10 @@ def show(
     """Show the bars of one or more symbols: a table and a chart, or CSV or JSON for a pipe."""
     if as_csv and as_json:
         raise typer.BadParameter("give --csv or --json, not both")
+    if minutes and (first or last):
+        raise typer.BadParameter("--minutes shows one session: give --session, not --from or --to")
+    if not minutes and (session or every or hours != REGULAR):
+        raise typer.BadParameter("--session, --every and --hours are for --minutes: add it")
     with plain_errors():
         try:
             held = open_lake(Settings.load())
@@ -90,8 +109,13 @@ def show(
             with warnings.catch_warnings(record=True) as warned, working("reading the lake"):
                 warnings.simplefilter("always", SecuritiesWarning)
                 named = [each for given in symbols for each in given.split(",") if each]
-                found = [_bars(lake, symbol, first, last, adjustment) for symbol in named]
-            marked = [{} if as_csv or as_json else marks(lake, bars) for bars, _, _ in found]
+                if minutes:
+                    day = _session_of(lake, session)
+                    found = [_minutes(lake, n, day, every, hours, adjustment) for n in named]
+                else:
+                    found = [_bars(lake, symbol, first, last, adjustment) for symbol in named]
+            raw = as_csv or as_json or minutes
+            marked = [{} if raw else marks(lake, bars) for bars, _, _ in found]
         except (NotInLakeError, ValueError) as error:
             tell(err, f"error: {error}")
             raise typer.Exit(2) from error
@@ -111,7 +135,9 @@ def show(
         if number:
             tell(out, "")
         tell(out, told)
-        if bars:
+        if bars and minutes:
+            _show_minutes(bars, chart=chart)
+        elif bars:
             shown = bars if first or last else bars[-_NEWEST:]
             _show_bars(shown, bars, gaps, its_marks, chart=chart)
 
@@ -127,33 +153,6 @@ def _show_bars(
         tell(out, str(gap))
     if len(gaps) > _GAPS:
         tell(out, f"… and {many(len(gaps) - _GAPS, 'earlier gap')}: {command()} status")
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Consecutive sessions for which it is unknown whether the symbol traded.
-
-    Args:
-        first, last: The first and the last session.
-        count: The number of sessions.
-        reasons: The distinct reasons, from `lake.reader.MISSING`.
-    """
-
-    first: date
-    last: date
-    count: int
-    reasons: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """The gap and its command: --repair for gaps of this symbol alone."""
-        why = ", ".join(self.reasons)
-        if self.count == 1:
-            span, days = f"--session {self.first}", f"{self.first}: 1 session"
-        else:
-            span = f"--from {self.first} --to {self.last}"
-            days = f"{self.first} to {self.last}: {self.count:,} sessions"
-        repair = "" if self.reasons == ("not published",) else " --repair"
-        return f"{days} missing ({why})  →  {command()} collect {span}{repair}"
 
 
 def _gaps(lake: Lake, symbol: str, bars: Sequence[Bar], start: Day, end: Day) -> list[Gap]:
@@ -216,6 +215,54 @@ def _bars(
     return bars, line, gaps
 
 
+def _session_of(lake: Lake, session: str | None) -> date:
+    """The session whose minutes are meant: by default the newest that has some."""
+    if session is not None:
+        return as_day(session)
+    # Of a lake that has none, the read says so, whatever the day.
+    return max(lake.minute_sessions(), default=market_calendar.FIRST)
+
+
+def _minutes(
+    lake: Lake, symbol: str, day: date, every: str | None, hours: str, adjustment: str
+) -> tuple[list[Bar], str, list[Gap]]:
+    """The minutes of a session, ascending, and a summary line; no gaps."""
+    name = symbol.strip().upper()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingSessionsWarning)  # told below
+        bars: list[Bar] = lake.minutes(
+            symbol, day, day, adjustment, hours=hours, every=every
+        ).to_pylist()
+    if not bars:
+        return [], f"{name} has no minutes on {day}: {lake.explain_minutes(name, day)}", []
+    change = _change(bars[0] | {"close": bars[0]["open"]}, bars[-1])
+    told = "no change" if change is None else f"{change:+.2%}"
+    adjusted = "adjusted for " + ", ".join(kinds(adjustment)) if kinds(adjustment) else "unadjusted"
+    count = many(len(bars), "bar" if every else "minute")
+    line = (
+        f"{name}  {day}, {count} from {_clock(bars[0])} to {_clock(bars[-1])} in New York: "
+        f"{price_text(bars[0]['open'])} to {price_text(bars[-1]['close'])} "
+        f"({told}), US dollars, {adjusted}"
+    )
+    return bars, line, []
+
+
+def _clock(bar: Bar) -> str:
+    """When a bar starts, in New York."""
+    at: str = market_calendar.new_york(bar["timestamp"]).strftime("%H:%M")
+    return at
+
+
+def _show_minutes(bars: Sequence[Bar], *, chart: bool) -> None:
+    shown = [bar | {"session": _clock(bar)} for bar in bars]
+    _print_table(shown[-_NEWEST:], shown, (), {}, header="time")
+    if len(shown) > _NEWEST:
+        tell(out, f"the last {_NEWEST} of {len(shown):,}; for all of them: --csv, or --every 30min")
+    if chart:
+        for line in draw(shown, out.width, ascii_only=out.options.ascii_only, unit="bars"):
+            out.print(line, soft_wrap=True)
+
+
 def _change(before: Bar, bar: Bar) -> float | None:
     """The change of the close, as a share; None if the earlier close is zero."""
     return bar["close"] / before["close"] - 1 if before["close"] else None
@@ -249,28 +296,34 @@ def _json(bars: Sequence[Bar]) -> str:
 
 
 def _print_table(
-    shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marked: Marks
+    shown: Sequence[Bar],
+    bars: Sequence[Bar],
+    gaps: Sequence[Gap],
+    marked: Marks,
+    header: str = "session",
 ) -> None:
     """Print `shown`, the last of all `bars`, in as many columns as fit."""
     unbounded = Console(width=1000)
     if not out.is_terminal:
-        unbounded.print(_table(shown, bars, gaps, marked))  # a pipe has no width
+        unbounded.print(_table(shown, bars, gaps, marked, header))  # a pipe has no width
         return
-    table = _table(shown, bars, gaps, marked)
+    table = _table(shown, bars, gaps, marked, header)
     least = 7 + any(column.header == "event" for column in table.columns)
     while len(table.columns) > least and unbounded.measure(table).maximum > out.width:
         table.columns.pop()  # the number of trades, then vwap
     out.print(table)
 
 
-def _table(shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marked: Marks) -> Table:
+def _table(
+    shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marked: Marks, header: str
+) -> Table:
     events = any(bar["session"] in marked for bar in shown)
-    names = ["session", "open", "high", "low", "close", "change", "volume", "vwap", "trades"]
+    names = [header, "open", "high", "low", "close", "change", "volume", "vwap", "trades"]
     names[7:7] = ["event"] * events
     table = Table(*names, box=None, pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
-        column.justify = "left" if column.header in ("session", "event") else "right"
+        column.justify = "left" if column.header in (header, "event") else "right"
     before = bars[-len(shown) - 1] if len(shown) < len(bars) else None
     # A gap before all bars is listed below the table, not above its first row.
     ahead = deque(gap for gap in gaps if before is None or gap.first > before["session"])
@@ -298,180 +351,3 @@ def _table(shown: Sequence[Bar], bars: Sequence[Bar], gaps: Sequence[Gap], marke
 
 def _or_none(value: float | None, text: Callable[[Any], str]) -> str:
     return "–" if value is None else text(value)
-
-
-# --- the chart ---
-
-
-@dataclass(frozen=True, slots=True)
-class Candle:
-    """One column of the chart: one session, or several consecutive ones."""
-
-    session: date
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-    letter: str = " "
-
-    @property
-    def style(self) -> str:
-        """Green if it closed no lower than it opened, as is usual."""
-        return "green" if self.close >= self.open else "red"
-
-
-def segments(bars: Sequence[Bar], gaps: Sequence[Gap]) -> list[Sequence[Bar]]:
-    """The bars, split wherever sessions are missing between them."""
-    days = [bar["session"] for bar in bars]
-    cuts = sorted({bisect_left(days, gap.first) for gap in gaps} - {0, len(bars)})
-    return [bars[first:stop] for first, stop in pairwise([0, *cuts, len(bars)])]
-
-
-def _together(parts: Sequence[Sequence[Bar]], columns: int) -> int:
-    """How many sessions a candle covers, so that all candles and one column per gap fit.
-
-    0 if they don't fit even with one candle per part.
-    """
-    if 2 * len(parts) - 1 > columns:
-        return 0
-    each = 1
-    while sum(-(-len(part) // each) for part in parts) + len(parts) - 1 > columns:
-        each += 1
-    return each
-
-
-def candles(bars: Sequence[Bar], each: int, marked: Marks | None = None) -> list[Candle]:
-    """The bars in candles of `each` sessions; the first candle may have fewer."""
-    marked = marked or {}
-    # Counted from the newest, so that the last candle is complete.
-    ends = range(len(bars), 0, -each)
-    groups = [bars[max(0, end - each) : end] for end in reversed(ends)]
-    return [
-        Candle(
-            group[0]["session"],
-            group[0]["open"],
-            max(bar["high"] for bar in group),
-            min(bar["low"] for bar in group),
-            group[-1]["close"],
-            sum(bar["volume"] for bar in group),
-            letter([mark for bar in group for mark in marked.get(bar["session"], ())]),
-        )
-        for group in groups
-    ]
-
-
-_EMPTY, _WICK, _BODY = range(3)
-# The upper and the lower half of a character cell.
-_HALVES = {
-    (_EMPTY, _EMPTY): " ",
-    (_WICK, _WICK): "│",
-    (_BODY, _BODY): "┃",
-    (_WICK, _EMPTY): "╵",
-    (_EMPTY, _WICK): "╷",
-    (_BODY, _EMPTY): "╹",
-    (_EMPTY, _BODY): "╻",
-    (_WICK, _BODY): "╽",
-    (_BODY, _WICK): "╿",
-}
-_EIGHTHS = " ▁▂▃▄▅▆▇█"
-
-
-def draw(
-    bars: Sequence[Bar],
-    width: int,
-    gaps: Sequence[Gap] = (),
-    marked: Marks | None = None,
-    *,
-    ascii_only: bool = False,
-) -> Iterator[Text]:
-    """The chart, line by line: candles, volume and marks.
-
-    Args:
-        bars: At least one, ascending.
-        width: The terminal's width in columns.
-        gaps: The gaps between them, each drawn as a dotted column if there is room for all.
-        marked: Events by session.
-        ascii_only: Whether to use ASCII characters only.
-    """
-    top: float = max(bar["high"] for bar in bars)
-    bottom: float = min(bar["low"] for bar in bars)
-    margin = max(len(price_text(top)), len(price_text(bottom)), len("100.0 M")) + 2
-    columns = max(8, width - margin)
-    parts = segments(bars, gaps)
-    each = _together(parts, columns)
-    if not each:
-        parts, each = [bars], -(-len(bars) // columns)
-    shown: list[Candle | None] = []
-    for part_of in parts:
-        found = candles(part_of, each, marked)
-        shown += [None, *found] if shown else found
-    gap = " " * (min(4, columns // len(shown)) - 1)
-    step = (top - bottom) / (2 * _PRICE_ROWS - 1) or 1.0
-
-    def half(price: float) -> int:
-        return round((price - bottom) / step)
-
-    def part(candle: Candle, at: int) -> int:
-        low, high = sorted((half(candle.open), half(candle.close)))
-        if low <= at <= high:
-            return _BODY
-        return _WICK if half(candle.low) <= at <= half(candle.high) else _EMPTY
-
-    for row in reversed(range(_PRICE_ROWS)):
-        line = Text()
-        for candle in shown:
-            if candle is None:
-                line.append((":" if ascii_only else "┊") + gap, "dim")
-                continue
-            upper, lower = part(candle, 2 * row + 1), part(candle, 2 * row)
-            mark = " |#"[max(upper, lower)] if ascii_only else _HALVES[upper, lower]
-            line.append(mark + gap, candle.style)
-        labelled = row % 4 == (_PRICE_ROWS - 1) % 4
-        yield line.append(
-            f"  {price_text(bottom + (2 * row + 1) * step)}" if labelled else "", "dim"
-        )
-    most = max(candle.volume for candle in shown if candle) or 1
-    for row in reversed(range(_VOLUME_ROWS)):
-        line = Text()
-        for candle in shown:
-            if candle is None:
-                line.append((":" if ascii_only else "┊") + gap, "dim")
-                continue
-            filled = min(8, max(0, round(8 * (_VOLUME_ROWS * candle.volume / most - row))))
-            mark = " #"[filled >= 4] if ascii_only else _EIGHTHS[filled]
-            line.append(mark + gap, candle.style)
-        yield line.append(f"  {_short(most)}" if row == _VOLUME_ROWS - 1 else "", "dim")
-    signs = [candle.letter if candle else " " for candle in shown]
-    if any(sign != " " for sign in signs):
-        yield Text(gap.join(signs).rstrip(), "bold")
-        meant = (f"{sign} {what}" for sign, what in LEGEND.items() if sign in signs)
-        yield Text("  ".join(meant), "dim")
-    yield Text(_dates(shown, len(gap) + 1), "dim")
-    told = [f"each column: {each} sessions"] if each > 1 else []
-    if len(parts) > 1:
-        told.append(f"{':' if ascii_only else '┊'} missing sessions")
-    elif segments(bars, gaps)[1:]:
-        told.append("too many gaps to mark the missing sessions")
-    if told:
-        yield Text("; ".join(told), "dim")
-
-
-def _dates(shown: Sequence[Candle | None], stride: int) -> str:
-    """The axis: the first session of some candles."""
-    text = ""
-    for column, candle in enumerate(shown):
-        if candle is None:
-            continue
-        at, day = column * stride, str(candle.session)
-        if not text or len(text) + 4 <= at <= len(shown) * stride - len(day):
-            text = text.ljust(at) + day
-    return text
-
-
-def _short(count: float) -> str:
-    """A compact number of shares."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count:.0f}"

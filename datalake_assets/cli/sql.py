@@ -26,9 +26,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from datalake_assets.catalog import connected, create_views
+from datalake_assets.catalog import MADE_BY, connected, create_views
 from datalake_assets.cli.arguments import existing_lake, show_lake
-from datalake_assets.cli.terminal import err, out, plain_errors, show_table, tell, working
+from datalake_assets.cli.terminal import (
+    command,
+    damage,
+    err,
+    out,
+    plain_errors,
+    show_table,
+    tell,
+    working,
+)
 from datalake_assets.collection.progress import many
 from datalake_assets.settings import Settings
 from datalake_assets.storage.store import Store
@@ -44,6 +53,13 @@ _BATCH = 10_000
 
 _LOGGING = re.compile(r"\benable_logging\b", re.IGNORECASE)
 """The one function of DuckDB by which a SELECT writes files."""
+
+
+_EXPLAIN = re.compile(
+    r"(?:\s|/\*.*?\*/|--[^\n]*(?:\n|$))*EXPLAIN\b\s*(?:\([^)]*\)|ANALYZE\b)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_NO_TABLE = re.compile(r"Table with name (\w+) does not exist")
 
 
 def sql(
@@ -75,7 +91,7 @@ def sql(
             with working("reading the lake"):
                 create_views(connection, lake.store)
             connection.execute("SET lock_configuration = true")
-            with _refused(), working("running the query"):
+            with _refused(query), working("running the query"):
                 _demand_a_query(connection, query)
                 if parquet is not None:
                     _write(connection, query, parquet)
@@ -84,7 +100,7 @@ def sql(
                 rows = _rows(found)
                 first = list(islice(rows, ROWS + 1))
         # Outside `plain_errors`: a pipe that is closed early (`| head`) is not an error.
-        with _refused():
+        with _refused(query):
             if as_csv:
                 _print_csv(found.schema.names, chain(first, rows))
             elif as_json:
@@ -95,30 +111,56 @@ def sql(
 
 
 @contextmanager
-def _refused() -> Iterator[None]:
+def _refused(query: str) -> Iterator[None]:
     """Print what DuckDB has against a query."""
     import duckdb
 
     try:
         yield
     except (duckdb.Error, pa.ArrowException) as error:
-        tell(err, f"error: {error}")
-        if "Catalog Error: Table" in str(error):
-            tell(err, 'The tables are listed by: datalake sql "SHOW TABLES"')
+        lacking = _NO_TABLE.search(str(error))
+        maker = lacking and MADE_BY.get(lacking[1].lower())
+        if lacking and maker:
+            # DuckDB would suggest another table, of other things.
+            tell(err, f"error: this lake has no table {lacking[1]} yet: {command()} {maker}")
+        else:
+            tell(err, f"error: {error}")
+        if lacking:
+            tell(err, f'The tables are listed by: {command()} sql "SHOW TABLES"')
+        elif "ledger_of(" in query and "No files found" in str(error):
+            tell(err, f"ledger_of found no such session. Those that are there: {command()} status")
+        elif ".parquet" in str(error):
+            tell(err, damage())
         raise typer.Exit(2) from error
 
 
 def _demand_a_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """Refuse what is not one query: it could write, into the lake or elsewhere."""
-    found = [statement.type.name for statement in connection.extract_statements(query)]
-    if found != ["SELECT"]:
+    found = _kinds(connection, query)
+    explained = _EXPLAIN.match(query) if found == ["EXPLAIN"] else None
+    if explained:
+        # EXPLAIN ANALYZE runs what it explains.
+        found = [f"EXPLAIN of {kind}" for kind in _kinds(connection, query[explained.end() :])]
+    if found not in (["SELECT"], ["EXPLAIN of SELECT"]):
         what = "nothing" if not found else " and ".join(found)
         raise typer.BadParameter(
-            f"datalake sql runs one query, which reads (SELECT, FROM, WITH, DESCRIBE, SUMMARIZE, "
-            f"SHOW), and this is {what}. To write a file, give --parquet FILE or --csv"
+            f"datalake sql runs one query, which reads (SELECT, FROM, WITH, PIVOT, DESCRIBE, "
+            f"SUMMARIZE, SHOW, EXPLAIN), and this is {what}. To write a file, give --parquet FILE "
+            "or --csv"
         )
     if _LOGGING.search(query):
         raise typer.BadParameter("enable_logging writes files, and datalake sql only reads")
+
+
+def _kinds(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
+    """What the statements are, by DuckDB's own parser."""
+    return [
+        statement.type.name
+        for statement in connection.extract_statements(query)
+        # Before a PIVOT, DuckDB puts statements of its own, without a text. They make a type with
+        # the values that become columns, in memory.
+        if statement.type.name != "CREATE" or statement.query.strip()
+    ]
 
 
 def _demand_distinct(names: list[str]) -> None:

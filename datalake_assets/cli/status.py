@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datalake_assets.automation import due
-from datalake_assets.cli.arguments import Json, existing_lake, open_lake
+from datalake_assets.cli.arguments import Json, existing_lake, load_settings, open_lake
 from datalake_assets.cli.terminal import (
     command,
     fits,
@@ -45,7 +45,6 @@ from datalake_assets.overview.numbers import (
     written,
 )
 from datalake_assets.overview.securities import SecurityNews
-from datalake_assets.settings import Settings
 
 _STEPS = 10
 _NAMES = 12
@@ -92,7 +91,7 @@ def status(
     Neither history before the lake's first session nor an open decision counts.
     """
     with plain_errors():
-        settings = Settings.load()
+        settings = load_settings()
         now = datetime.now(UTC)
         lake = existing_lake(settings) if check else open_lake(settings)
         with working("reading the lake"):

@@ -174,7 +174,14 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(130) from error  # a shell's code for a program ended by SIGINT
     except _FIXABLE as error:
         tell(err, f"error: {error}")
+        if isinstance(error, BrokenFileError) and "datalake " not in str(error):
+            tell(err, damage())
         raise typer.Exit(2) from error
+
+
+def damage() -> str:
+    """What to do about a damaged file."""
+    return f"Which objects are damaged, and the command that repairs each, says: {command()} doctor"
 
 
 _FIXABLE = (

@@ -65,7 +65,7 @@ LIQUID = 1.0
 Odd lots have about 12 % of the volume (Clearpool, 2020). If round lots come at random, one a
 minute, then 37 % of the minutes have none, and with them 4.4 % of the volume has no bar: just less
 than the 5 % that may be missing. With fewer, every thin name would disagree. That the minutes have
-more than the daily bar is also told where only they have so many."""
+more volume than the daily bar, by a round lot at least, is told of all symbols."""
 
 FEW = 0.5
 """Share of the expected minutes below which a symbol has few bars. Trades come in bursts, which
@@ -263,8 +263,8 @@ def _disagreements(totals: MinuteTotals, daily: DailyBars) -> list[pa.Table]:
     symbols, there, liquid = totals.symbols, daily.there, daily.liquid(totals.length)
     volume, trades = _share(totals.volume, daily.volume), _share(totals.trades, daily.trades)
     little, few_trades = liquid & (volume < LEAST_SHARE), liquid & (trades < LEAST_SHARE)
-    # By its minutes as well: what was taken back of the daily bar may have been most of it.
-    busy = liquid | (there & (round_lots(totals.volume, totals.trades) >= LIQUID * totals.length))
+    # Of thin ones as well: odd lots without a bar leave the minutes with less, never with more.
+    more = there & (volume > MOST_SHARE) & (totals.volume - daily.volume >= ROUND_LOT)
     expected = expected_minutes(daily.lots, totals.length)
     lacking = little & ((totals.minutes < FEW * expected) | (totals.gap >= GAP))
     auction = np.zeros(len(symbols), bool)
@@ -298,9 +298,9 @@ def _disagreements(totals: MinuteTotals, daily: DailyBars) -> list[pa.Table]:
     return [
         alone,
         less(little, What.VOLUME, totals.volume, auction),
-        rows(busy & (volume > MOST_SHARE), What.VOLUME, totals.volume, cancelled),
+        rows(more, What.VOLUME, totals.volume, cancelled),
         less(few_trades, What.TRADES, totals.trades, nowhere),
-        rows(busy & (trades > MOST_SHARE), What.TRADES, totals.trades, cancelled),
+        rows(liquid & (trades > MOST_SHARE), What.TRADES, totals.trades, cancelled),
         less(beyond_high, What.HIGH, totals.high, at_high),
         rows(totals.high > daily.high + TOLERANCE, What.HIGH, totals.high, cancelled),
         less(beyond_low, What.LOW, totals.low, at_low),
@@ -312,8 +312,9 @@ def _disagreements(totals: MinuteTotals, daily: DailyBars) -> list[pa.Table]:
 def _share(part: Ints, whole: Ints) -> Floats:
     """A share of what the daily bar has; NaN, which is neither more nor less, if one is unknown."""
     shares = np.full(len(part), np.nan)
-    known = (part != NO_COUNT) & (whole > 0)
-    np.divide(part, whole, out=shares, where=known)
+    known = (part != NO_COUNT) & (whole != NO_COUNT)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a daily bar without volume
+        np.divide(part, whole, out=shares, where=known)
     return shares
 
 

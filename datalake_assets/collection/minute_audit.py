@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.against_daily import (
+    TOLERANCE,
     Comparison,
     DailyBars,
     What,
@@ -231,7 +232,10 @@ def _difference(
     def text(value: float | None) -> str:
         if value is None:
             return "none"
-        return f"{value:,.0f}" if what in (What.VOLUME, What.TRADES) else price_text(value)
+        if what in (What.VOLUME, What.TRADES):
+            return f"{value:,.0f}"
+        cents = abs(value - round(value, 2)) <= TOLERANCE
+        return price_text(value) if cents or value < 1 else f"{value:,.4f}"
 
     return f"{what} {text(minutes)}, daily {text(daily)} ({reason})"
 

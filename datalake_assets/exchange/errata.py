@@ -44,7 +44,7 @@ Mistake = Literal[
     "missing_hour",  # an hour is missing, of all symbols if it is said of `*`
     "cancelled_trade",  # the busiest minute has a trade of a tenth of the day's volume too many
 ]
-"""What changes bars, too, is right from `at` on, if there is one."""
+"""A mistake about bars ends at `at`, if it has one."""
 OF_MINUTES = frozenset[str](get_args(Mistake)[-3:])
 OF_BARS = frozenset[str](get_args(Mistake)[-8:])
 

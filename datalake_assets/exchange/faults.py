@@ -22,7 +22,7 @@ Kind = Literal[
     "repeated_bar",  # the first bar of the page twice
     "overlapping_page",  # the next page begins with this page's last bar
     "endless_token",  # the token leads to this page again
-    "odd_time",  # a bar that starts at 14:30 in UTC
+    "odd_time",  # a bar that starts at 14:30 in UTC; of minutes, one that starts half a minute late
     "unreadable_time",  # a bar whose time is empty
     "odd_volume",  # a bar with a negative volume
     "fractional_volume",  # a bar with half a share more

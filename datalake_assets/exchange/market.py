@@ -1,4 +1,4 @@
-"""What the exchange serves: columns of daily bars, rows of assets, and the `Market` protocol.
+"""What the exchange serves: columns of bars, rows of assets, and the `Market` protocol.
 
 How a market makes or reads its bars stands in `synthetic` and `recorded`; how they look on the
 wire, in `wire`.

@@ -1,8 +1,8 @@
 """The recorded market: replays daily bars from a CSV or Parquet file, exactly as they stand there.
 
 Nothing is invented but what the file lacks and the wire demands: without `vwap` it is the mean of
-high, low and close to four decimals, without `trade_count` it is 1. Bars that break the rules of
-OHLC are replayed too: the real exchange serves such a bar now and then.
+high, low and close to four decimals, without `trade_count` each hundred shares are a trade. Bars
+that break the rules of OHLC are replayed too: the real exchange serves such a bar now and then.
 """
 
 from bisect import bisect_left
@@ -228,7 +228,7 @@ class RecordedMarket:
         if "vwap" not in columns:
             mean = (columns["high"] + columns["low"] + columns["close"]) / 3
             columns["vwap"] = (np.rint(mean / 100) * 100).astype(np.int64)
-        columns.setdefault("trade_count", np.ones_like(columns["volume"]))
+        columns.setdefault("trade_count", np.maximum(columns["volume"] // 100, 1))
         return columns
 
     def _millionths(self, column: Any, name: str) -> Ints:

@@ -12,9 +12,10 @@ invented; a ticker that also exists is chance. Recorded bars of real companies b
 """
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -79,6 +80,8 @@ class SyntheticMarket:
         of = np.array([self._tickers[ticker] for ticker in held.ticker])
         self._place = np.lexsort((held.first, of))
         self._begin = np.searchsorted(of[self._place], np.arange(len(self._tickers) + 1))
+        self._asked: deque[int] = deque(maxlen=32)
+        self._session = lru_cache(maxsize=8)(self._all_on)
         self._today: tuple[date, list[dict[str, Any]]] | None = None
 
     def _key(self, text: bytes) -> int:
@@ -111,6 +114,30 @@ class SyntheticMarket:
 
     def bars(self, symbols: Sequence[str], first: int, stop: int, asof: date | None = None) -> Bars:
         """See `Market.bars`. Prices are in cents; below one dollar, in hundredths of a cent."""
+        if asof is None and stop == first + 1:
+            # Whoever asks for a session of some symbols asks for its other ones next.
+            if first in self._asked:
+                return self._of_all(symbols, first)
+            self._asked.append(first)
+        return self._bars_under(symbols, first, stop, asof)
+
+    def _of_all(self, symbols: Sequence[str], session: int) -> Bars:
+        """The bars of a session, taken from those of all tickers."""
+        everything, begin = self._session(session)
+        known = [symbol for symbol in symbols if symbol in self._tickers]
+        ticker = np.array([self._tickers[symbol] for symbol in known], np.intp)
+        traded = np.flatnonzero(begin[ticker + 1] > begin[ticker])
+        bars = everything.take(begin[ticker[traded]])
+        return Bars(
+            symbols=known, symbol=traded, **{name: getattr(bars, name) for name in _COLUMNS}
+        )
+
+    def _all_on(self, session: int) -> tuple[Bars, Ints]:
+        """The bars of all tickers, and where those of each begin; a ticker has at most one."""
+        bars = self._bars_under(list(self._tickers), session, session + 1, None)
+        return bars, np.searchsorted(bars.symbol, np.arange(len(self._tickers) + 1))
+
+    def _bars_under(self, symbols: Sequence[str], first: int, stop: int, asof: date | None) -> Bars:
         tickers = self._tickers
         known = [symbol for symbol in symbols if symbol in tickers]
         ticker = np.array([tickers[symbol] for symbol in known], np.intp)

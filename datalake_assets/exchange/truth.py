@@ -6,8 +6,9 @@ owner really earned. Nothing that is served over the wire is made from it.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,56 @@ from datalake_assets.exchange.actions import Action, Register
 from datalake_assets.exchange.draws import Floats
 from datalake_assets.exchange.events import NEVER, Events, Histories, Kind
 from datalake_assets.exchange.market import DOLLAR, Bars, Ints, Market
+from datalake_assets.exchange.minutes import DAY, OPEN, Minutes
 from datalake_assets.exchange.prices import Prices
+from datalake_assets.exchange.wire import MinuteStamps, Stamps
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PRICES = ("open", "high", "low", "close")
+
+
+def minute_table(
+    market: Market, symbols: Sequence[str], day: date, *, extended: bool = False
+) -> "pa.Table":
+    """The true minutes of tickers on a session, as the table that a lake keeps of them.
+
+    Args:
+        market: Whose; a recorded one, too.
+        symbols: By the tickers that they traded under that day.
+        day: A session of the market.
+        extended: Also those outside the regular hours, from 04:00 to 20:00.
+
+    Returns:
+        The columns of `collection.bars.SCHEMA`, by symbol, then in time.
+
+    Raises:
+        ValueError: the market has no such session.
+    """
+    import pyarrow as pa  # only those who compare need it
+
+    from datalake_assets.collection.bars import SCHEMA
+
+    session = bisect_left(market.sessions, day)
+    if session == len(market.sessions) or market.sessions[session] != day:
+        raise ValueError(f"the market has no session on {day}")
+    days = market.bars(sorted(set(symbols)), session, session + 1)
+    days = replace(days, session=np.zeros_like(days.session))  # the only one
+    minutes = Minutes((day,))
+    first, stop = (0, DAY) if extended else (OPEN, int(minutes.closes[0]))
+    bars = minutes.of(days, first, stop).bars
+    instants = MinuteStamps(Stamps.of((day,))).instants(bars.session) // 1_000
+    columns = {
+        "symbol": pa.array(bars.symbols, pa.string()).take(pa.array(bars.symbol)),
+        "session": pa.array([day] * len(bars), pa.date32()),
+        "timestamp": pa.array(instants).cast(SCHEMA.field("timestamp").type),
+        **{name: getattr(bars, name) / DOLLAR for name in (*PRICES, "vwap")},
+        "volume": bars.volume,
+        "trade_count": bars.trade_count,
+    }
+    return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
 
 BarsOf = Callable[[int, int, int], Bars]
 """The bars of a security under all of its tickers, from one session up to another."""
@@ -94,6 +144,10 @@ class Truth:
         """The bars of a security from a day to another, under whatever ticker they traded."""
         first, stop = bisect_left(self._sessions, start), bisect_right(self._sessions, end)
         return self._bars(security, first, stop)
+
+    def minutes(self, symbols: Sequence[str], day: date, *, extended: bool = False) -> "pa.Table":
+        """See `minute_table`."""
+        return minute_table(self._market, symbols, day, extended=extended)
 
     def ending(self, security: int) -> Kind | None:
         """The action that ends a security; `None`: it is delisted without one, or does not end."""

@@ -31,7 +31,7 @@ class MissingToolError(RuntimeError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"an export for {extra} is written by {package}, which is not installed: "
-            f'pip install "us-equity-datalake[{extra}]", into an environment of its own'
+            f"pip install 'us-equity-datalake[{extra}]', into an environment of its own"
         )
 
 

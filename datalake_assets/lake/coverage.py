@@ -6,6 +6,7 @@ Belongs here: counting what is there against the calendar. Does not belong here:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -18,6 +19,9 @@ from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
+
+MAX_LOSS = 0.1
+"""The largest share of its symbols that a session may lose to a collection of chosen symbols."""
 
 
 class Held(StrEnum):
@@ -138,6 +142,58 @@ def narrow(
 
 def _asked(summary: Summary) -> int:
     return sum(summary.counts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A session that would lose symbols if it were replaced by one of chosen symbols.
+
+    Args:
+        session: The session.
+        bars: Symbols that have a bar in it now.
+        lost: Those of them that are not among the chosen ones.
+    """
+
+    session: date
+    bars: int
+    lost: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.session} has bars of {self.bars:,} symbols in the lake, and this collection "
+            f"would replace it without {self.lost:,} of them; nothing was requested"
+        )
+
+
+def loss(
+    lake: LakeFiles, days: Iterable[date], chosen: Iterable[str], allowed: float = MAX_LOSS
+) -> Loss | None:
+    """The first of these sessions that would lose more than a share of its symbols, if one would.
+
+    What waits in `incomplete/` counts as well: to publish the session removes it. A damaged file
+    has nothing to lose.
+
+    Args:
+        lake: The lake.
+        days: Sessions that are to be collected anew.
+        chosen: The symbols that are asked for.
+        allowed: The largest share of the symbols with a bar that may be left out, from 0 to 1.
+    """
+    wanted = frozenset(chosen)
+    # In this order: one that is published meanwhile is gone from the first and in the second.
+    waiting, published = frozenset(lake.incomplete()), frozenset(lake.sessions())
+    for day in days:
+        there: set[str] = set()
+        for held, key in (
+            (waiting, lake.incomplete_key(day)),
+            (published, lake.session_key(day)),
+        ):
+            if day in held:
+                with suppress(BrokenFileError, FileNotFoundError):
+                    there.update(lake.symbols_with_bars(key))
+        if there and len(there - wanted) > allowed * len(there):
+            return Loss(day, len(there), len(there - wanted))
+    return None
 
 
 def coverage_between(

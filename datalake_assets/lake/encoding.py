@@ -62,7 +62,8 @@ MINUTE_ENCODING = Encoding(
     # Prices, vwap and volume are smaller without one. Deltas would be smaller for times and
     # fastparquet reads them wrong (docs/decisions/encodings.md).
     dictionary=("symbol", "session", "timestamp", "trade_count"),
-    statistics=("symbol",),
+    # Engines skip the files of other sessions, and in a file the groups of other symbols.
+    statistics=("symbol", "session"),
 )
 """Up to 390 bars for each symbol: three million rows, of which a reader wants a few hundred."""
 
@@ -93,22 +94,24 @@ def encode_bars(bars: pa.Table, metadata: Mapping[bytes, str | bytes], encoding:
         # zstd as Parquet uses it has no checksum: a flipped bit would be another price.
         write_page_checksum=True,
     ) as writer:
-        for part in _groups(bars, encoding):
-            writer.write_table(part, row_group_size=max(part.num_rows, encoding.group_rows))
+        if encoding.whole_symbols:
+            for part in _whole_symbols(bars, encoding.group_rows):
+                writer.write_table(part, row_group_size=max(1, part.num_rows))
+        else:
+            writer.write_table(bars, row_group_size=encoding.group_rows)
         writer.add_key_value_metadata(metadata)
     return bytes(buffer.getvalue())
 
 
-def _groups(bars: pa.Table, encoding: Encoding) -> Iterator[pa.Table]:
-    """The rows of each row group; all of them where the writer may cut anywhere."""
-    if not encoding.whole_symbols or not bars.num_rows:
+def _whole_symbols(bars: pa.Table, least: int) -> Iterator[pa.Table]:
+    """The rows in parts of at least so many, but for the last one, that end where a symbol does."""
+    if not bars.num_rows:
         yield bars
-        return
     _, counts = runs(bars["symbol"])
     ends = np.cumsum(counts)
     start = 0
     while start < bars.num_rows:
-        place = min(int(np.searchsorted(ends, start + encoding.group_rows)), len(ends) - 1)
+        place = min(int(np.searchsorted(ends, start + least)), len(ends) - 1)
         end = int(ends[place])
         yield bars.slice(start, end - start)
         start = end

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from typing import Any, Self
@@ -116,7 +116,7 @@ class LakeFiles:
         found: dict[date, frozenset[str]] = {}
         for day in days:
             try:
-                found[day] = self._printed(day)
+                found[day] = frozenset(self.symbols_with_bars(self.session_key(day)))
             except FileNotFoundError:
                 continue
             except BrokenFileError as error:
@@ -124,10 +124,17 @@ class LakeFiles:
                 _log.warning("%s. Until then no session is compared with it", error)
         return found
 
-    def _printed(self, day: date) -> frozenset[str]:
+    def symbols_with_bars(self, key: str) -> Collection[str]:
+        """The symbols that have bars in a session file.
+
+        Raises:
+            FileNotFoundError: There is none.
+            BrokenFileError: The object is damaged.
+        """
+        where = self.store.url(key)
         if self.dataset.step is None:
-            return frozenset(self.read(day).ledger.present)
-        return frozenset(self.rows_of_symbols(day))
+            return session_file.decode(self.store.get(key), where).ledger.present
+        return session_file.rows_of_symbols(session_file.read_footer(self.store, key), where)
 
     def rows_of_symbols(self, day: date) -> Mapping[str, int]:
         """How many bars each symbol has in a published session in which one can have several.
@@ -196,7 +203,8 @@ class LakeFiles:
         if not days:
             return None
         try:
-            table = pq.read_table(io.BytesIO(self.store.get(layout.survey_key(days[-1]))))
+            data = self.store.get(layout.survey_key(days[-1]))
+            table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
             span = table.schema.metadata
             symbols, years = table["symbol"].to_pylist(), table["years"].to_pylist()
             return Survey(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TypeVar
 
 import numpy as np
@@ -58,6 +58,10 @@ def instant(at: datetime) -> datetime:
         raise ValueError(
             f"{at!r} is no instant: give a datetime with its zone, like datetime.now(UTC)"
         )
+    try:
+        at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{at!r} is no instant: it is outside the years 1 to 9999") from error
     return at
 
 
@@ -207,7 +211,7 @@ class KnownSecurities(SecurityReader):
         found: dict[int, float] = {}
         for key in self._store.list(layout.EVIDENCE):
             file = pq.ParquetFile(pa.BufferReader(self._store.get(key)))
-            table = file.read(columns=["session", "market"]).drop_null()
+            table = file.read(["session", "market"], use_threads=False).drop_null()
             found.update(
                 zip(days_of(table["session"]).tolist(), table["market"].to_pylist(), strict=True)
             )

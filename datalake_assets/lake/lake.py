@@ -8,7 +8,7 @@ programs look after (`files`), and writing (`writer`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,13 +21,14 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.lake.coverage import Coverage, coverage_between
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
 from datalake_assets.lake.knowledge import KnownReader, KnownSecurities, instant
+from datalake_assets.lake.minutes import Asked, Minutes
 from datalake_assets.lake.panel import field_of, panel
 from datalake_assets.lake.reader import NotInLakeError, Reader, as_day, span_of
 from datalake_assets.lake.restatements import Restatements, undone
 from datalake_assets.lake.returns import missing, total_returns
 from datalake_assets.lake.security_reader import BARS, SecurityReader, Tables
 from datalake_assets.lake.session_file import Session
-from datalake_assets.securities.adjusting import KINDS, RAW, kinds
+from datalake_assets.securities.adjusting import KINDS, RAW, kinds, several
 from datalake_assets.securities.security import Security
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -39,11 +40,12 @@ Day = date | str | np.datetime64
 
 
 class Lake:
-    """Daily bars of every US equity, to be read from Python. Nothing here writes.
+    """Bars of every US equity, to be read from Python. Nothing here writes.
 
     Open one with `Lake.open`, and ask:
 
         bars        bars of some securities, or all, raw or adjusted
+        minutes     the same by the minute, or put together to N minutes or sessions
         panel       one field of the bars, as sessions × securities
         returns     total returns, with the payout at a security's end
         security    who held a ticker: its names over time, its actions, its end
@@ -79,7 +81,7 @@ class Lake:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the reader's threads: another process looks for itself."""
-        readers = ("_reader", "_securities", "_firsts")
+        readers = ("_reader", "_securities", "_minutes", "_firsts")
         return {name: value for name, value in vars(self).items() if name not in readers}
 
     @classmethod
@@ -100,6 +102,9 @@ class Lake:
             StoreError: The store can't be reached, or refuses.
             WrongLakeError: The lake was made by another version of this program.
         """
+        told: object = uri  # a notebook has no type checker
+        if not isinstance(told, str | Path | None):
+            raise ValueError(f"{uri!r} is no URI: give a local path, or s3://bucket/prefix")
         # An empty one is an unset variable: not a wish for whatever lake the settings have.
         lake = cls(open_store(str(Settings.load().lake_uri if uri is None else uri)))
         try:
@@ -192,16 +197,7 @@ class Lake:
         first, last, holder_on = _day(start), _day(end), _day(asof)
         reader, securities = self._readers(known_at)
         if not follow:
-            if adjust or asof is not None:
-                raise ValueError(
-                    "follow=False gives the raw rows of tickers: leave out adjustment and asof, "
-                    "or follow the security"
-                )
-            if wanted and "security" in wanted:
-                raise ValueError(
-                    "follow=False gives the rows of tickers, which have no column 'security': "
-                    "leave it out of columns, or follow the security"
-                )
+            _refuse_without_following(adjust, asof, wanted)
             rows = reader.bars(symbols, first, last, wanted)
             _warn(reader.holes(first, last))
             return rows
@@ -212,6 +208,85 @@ class Lake:
             _warn(reader.holes(first, last))
             return answer if wanted is None else answer.select(wanted)
         _warn([*answer.warnings, *reader.holes(first, last)])
+        bars = answer.spans.adjusted(answer.bars, answer.rows, adjust)
+        return bars if wanted is None else bars.select(wanted)
+
+    def minutes(
+        self,
+        symbols: str | Iterable[str] | None = None,
+        start: Day | datetime | None = None,
+        end: Day | datetime | None = None,
+        adjustment: str | Iterable[str] = RAW,
+        asof: Day | None = None,
+        follow: bool = True,
+        columns: str | Iterable[str] | None = None,
+        hours: str = "regular",
+        every: str | timedelta | None = None,
+    ) -> pa.Table:
+        """Minute bars of these securities, raw or adjusted, or put together to longer ones.
+
+        Symbols mean securities, and are adjusted, as for `bars`: a minute has the factor of its
+        session. A minute in which nothing traded has no bar.
+
+        All minutes of the whole market in one session are three million rows, 250 MB. So ask for
+        the whole market session by session, or for longer bars: they are put together while the
+        minutes are read.
+
+        Example:
+            >>> minutes = lake.minutes("AAPL", "2024-07-03", "2024-07-03")
+            >>> lake.minutes(["META", "AAPL"], "2024-01-02", every="5min", adjustment="all")
+            >>> lake.minutes(start="2024-07-03", end="2024-07-03", every="session")  # all symbols
+            >>> noon = datetime(2024, 7, 3, 16, tzinfo=UTC)
+            >>> lake.minutes("AAPL", noon, noon + timedelta(hours=1), columns=["close"])
+
+        Args:
+            symbols: One, several, or None for all, as for `bars`.
+            start: The first session, or an instant with its zone: the first minute's start. None:
+                as far back as there are minutes.
+            end: The last session, or the last minute's start. None: the newest one.
+            adjustment: "raw", "all", or one or several of "split", "spin-off" and "dividend", as
+                for `bars`.
+            asof: A day that tells which security a symbol means, instead of the end of the range.
+            follow: False: the rows of the tickers alone, whosever they were. Raw only.
+            columns: One or several of the columns below; None: all of them. Exactly these come, in
+                this order.
+            hours: "regular": the minutes from the open to the close; "extended": also those before
+                and after, if the lake has them (`DATALAKE_MINUTES=extended`).
+            every: None: minutes. "5min", "1h" and so on, or a timedelta of whole minutes: bars of
+                this length. "session": one bar for each session. `resample` tells how.
+
+        Returns:
+            A table with the columns that `bars` gives; `timestamp` is the start of the bar (UTC),
+            `session` its trading day. Rows are ordered by the security's newest ticker in the
+            answer, session and time; with `follow=False`, and in a lake without tables of
+            securities, by ticker, session and time, without the column `security`.
+
+        Raises:
+            ValueError: As for `bars`; or a time without its zone, unknown hours, or `every` is no
+                length of a bar.
+            NotInLakeError: As for `bars`; or the lake has no minutes at all.
+            BrokenFileError: A file is damaged.
+
+        Warns:
+            HoldersWarning, UndecidedWarning, BehindWarning: As for `bars`.
+            MissingSessionsWarning: Sessions of the range have no minutes in the lake.
+        """
+        asked = Asked.of(start, end, hours, every)
+        adjust, wanted, holder_on = kinds(adjustment), _columns(columns), _day(asof)
+        reader = self._minutes.asked(asked)
+        if not follow:
+            _refuse_without_following(adjust, asof, wanted)
+            rows = reader.bars(symbols, asked.first, asked.last, wanted)
+            _warn(self._minutes.holes(asked))
+            return rows
+        securities = self._securities.over(reader)
+        if wanted and "security" in wanted:
+            securities.required("the column security")
+        answer = securities.bars(symbols, asked.first, asked.last, adjust, holder_on, wanted)
+        if isinstance(answer, pa.Table):
+            _warn(self._minutes.holes(asked))
+            return answer if wanted is None else answer.select(wanted)
+        _warn([*answer.warnings, *self._minutes.holes(asked)])
         bars = answer.spans.adjusted(answer.bars, answer.rows, adjust)
         return bars if wanted is None else bars.select(wanted)
 
@@ -316,6 +391,7 @@ class Lake:
             HoldersWarning, UndecidedWarning, BehindWarning, MissingSessionsWarning: As for `bars`.
         """
         begin, stop, holder_on = _day(start), _day(end), _day(asof)
+        begin = None if begin == date.min else begin  # no close can be before it
         reader, securities = self._readers(known_at)
         securities.required("a total return")
         first, last = span_of(begin, stop)
@@ -393,13 +469,21 @@ class Lake:
         """
         return self._reader.session(as_day(day))
 
+    def minute_sessions(self) -> list[date]:
+        """The sessions whose minutes are published, ascending; `minutes` gives them."""
+        return list(self._minutes.sessions())
+
     def symbols(self, year: int | None = None) -> list[str]:
         """The tickers that have a bar, ascending: ever, or in this year.
 
         Raises:
+            ValueError: No year.
             BrokenFileError: A file is damaged.
         """
-        return self._reader.symbols(year)
+        told: object = year
+        if year is not None and (isinstance(told, bool) or not isinstance(told, int | np.integer)):
+            raise ValueError(f"{year!r} is no year: give a number like 2024, or None for all")
+        return self._reader.symbols(None if year is None else int(year))
 
     def universe(self, day: Day | None = None) -> pa.Table:
         """The source's list of assets, as it was taken last on or before a day.
@@ -431,6 +515,16 @@ class Lake:
                 f"of {wanted} or before"
             )
         return self._files.universe_of(taken)
+
+    def explain_minutes(self, symbol: str, day: Day) -> str:
+        """Why there are minutes of this symbol in a session, or none, in a sentence.
+
+        Raises:
+            ValueError: No day, or no symbol.
+            NotInLakeError: A symbol that neither the lake nor its newest universe knows.
+            BrokenFileError: The session's file is damaged.
+        """
+        return self._minutes.explain(symbol, as_day(day))
 
     def explain(self, symbol: str, day: Day) -> str:
         """Why there is a bar of this symbol on this day, or none, in a sentence or two.
@@ -531,6 +625,10 @@ class Lake:
         return SecurityReader(self.store, self._reader)
 
     @cached_property
+    def _minutes(self) -> Minutes:
+        return Minutes(self.store, self._reader, self._clock)
+
+    @cached_property
     def _firsts(self) -> dict[tuple[date, str], datetime]:
         return {}
 
@@ -563,7 +661,7 @@ def _columns(columns: str | Iterable[str] | None) -> list[str] | None:
     """The columns of bars that are meant; None for all."""
     if columns is None:
         return None
-    wanted = [columns] if isinstance(columns, str) else list(columns)
+    wanted = several("columns", columns)
     if unknown := [name for name in wanted if name not in BARS.names]:
         raise ValueError(
             f"bars have no column {unknown[0]!r}: give one or more of {', '.join(BARS.names)}"
@@ -571,6 +669,22 @@ def _columns(columns: str | Iterable[str] | None) -> list[str] | None:
     if not wanted or len(set(wanted)) < len(wanted):
         raise ValueError(f"columns {wanted!r}: give one or more, each once, or None for all")
     return wanted
+
+
+def _refuse_without_following(
+    adjust: Sequence[str], asof: Day | None, wanted: Sequence[str] | None
+) -> None:
+    """Refuse what needs a security, where rows of tickers are wanted."""
+    if adjust or asof is not None:
+        raise ValueError(
+            "follow=False gives the raw rows of tickers: leave out adjustment and asof, "
+            "or follow the security"
+        )
+    if wanted and "security" in wanted:
+        raise ValueError(
+            "follow=False gives the rows of tickers, which have no column 'security': "
+            "leave it out of columns, or follow the security"
+        )
 
 
 def _close(reader: Reader | KnownReader, symbol: str, day: date) -> float | None:

@@ -1,20 +1,27 @@
 """Projections: what is made from the sessions of a year, for readers who want another order.
 
-Belongs here: what the symbol-years and the year files share, which is whether they show a year's
-sessions as they are now, and how a publication of them fails. Does not belong here: making either
-(`symbol_years`, `year_files`), and comparing versions and digests (`currency`).
+Belongs here: what the symbol-years and the year files share, which is what they were made from,
+whether they show a year's sessions as they are now, and how a publication of them fails. Does not
+belong here: making either (`symbol_years`, `year_files`), and comparing versions and digests
+(`currency`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import date, datetime
 
 from datalake_assets.collection.clock import Clock
 from datalake_assets.lake import currency
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.storage import layout
-from datalake_assets.storage.store import Store
+from datalake_assets.storage.store import BrokenFileError, Store
+
+FOOTER_GUESS = 64 * 1024
+"""Bytes from the end of a manifest or a year file that hold its footer: 252 sessions with their
+versions and digests are about 28 KB, a row group is 1.2 KB, and 11,000 symbols have 22."""
 
 
 class PublicationError(RuntimeError):
@@ -74,3 +81,22 @@ class Projection(ABC):
         versions = self._store.versions(layout.sessions_of(year))
         days = layout.dated(layout.SESSIONS, list(versions))
         return {day: versions[layout.session_key(day)] for day in days}
+
+
+def read_made_from(store: Store, key: str, decode: Callable[[bytes, str], Manifest]) -> Manifest:
+    """What a manifest or a year file says of its sessions: mostly the end of the object is enough.
+
+    Args:
+        store: Where it is.
+        key: The object.
+        decode: What it says, from all of its bytes and its place; the footer may be longer than
+            guessed.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+        BrokenFileError: It is damaged.
+    """
+    where = store.url(key)
+    with suppress(BrokenFileError):
+        return Manifest.without_symbols(store.tail(key, FOOTER_GUESS), where)
+    return decode(store.get(key), where)

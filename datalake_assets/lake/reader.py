@@ -19,16 +19,16 @@ before or as it is after, session by session and symbol by symbol, never torn.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from difflib import get_close_matches
 from functools import cached_property, partial
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -41,11 +41,13 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.report import Ledger, reasons
 from datalake_assets.lake import currency, session_file, symbol_year_file, universe_file
 from datalake_assets.lake.manifest import Manifest
+from datalake_assets.lake.projection import read_made_from
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.year_bars import BAND
 from datalake_assets.lake.year_file import Rows, YearFile, merged
 from datalake_assets.lake.year_files import YearFiles, of_year
-from datalake_assets.securities.evidence import Days, days_of
+from datalake_assets.securities.adjusting import several
+from datalake_assets.securities.evidence import Days
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, require_unforked
 
@@ -60,18 +62,13 @@ the same."""
 GROUP_COST = 28
 """How many symbol-years can be read in the time of one row group of a year file.
 
-Measured in a folder: 7 ms for 131,072 bars, all columns, against 0.25 ms."""
+Measured in a folder: 6.4 ms of CPU for some symbols of 131,072 bars, all columns, against 0.2 ms;
+by the clock 4.2, as it is decoded in two cores."""
 
 _WORKERS = 32
 """Reads under way at once. They wait for the network, not for the processor."""
 
-_CORES = os.cpu_count() or 1
-
 _ORDER = ("symbol", "session")
-
-_FOOTER_GUESS = 40 * 1024
-"""Bytes from the end of a manifest that hold its footer: 252 sessions with their versions and
-digests are about 28 KB."""
 
 _REASONS = 3
 """Errors of the source that are told of a session that waits."""
@@ -217,6 +214,21 @@ class _File:
     opened: YearFile | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was read for an answer.
+
+    Args:
+        symbol_years: Bars of symbols, by symbol and session.
+        files: Bars of years, each by symbol and session.
+        sessions: Bars of sessions, by symbol.
+    """
+
+    symbol_years: Sequence[pa.Table]
+    files: Sequence[Rows]
+    sessions: Sequence[pa.Table]
+
+
 class Reader:
     """Reads a lake. What lies there is looked up once, year by year; `refresh` forgets it.
 
@@ -320,7 +332,7 @@ class Reader:
         for name, day in zip(*(bars[c].to_pylist() for c in ("symbol", "session")), strict=True):
             printed[day].add(name)
         # What lies in the lake of a day that was no session lacks nothing that could be collected.
-        sessions = frozenset(_closed_sessions(first, last, self._clock.now()))
+        sessions = frozenset(closed_sessions(first, last, self._clock.now()))
         doubtful = [day for day in days if len(printed[day]) < len(names) and day in sessions]
         for day, ledger in zip(doubtful, self._each(self._unbarred, doubtful), strict=True):
             known = ledger.symbols
@@ -372,61 +384,14 @@ class Reader:
         parts = [
             self._part(year, names, first, last) for year in self._looked_at(first.year, last.year)
         ]
-        asked = [
-            (name, part.year)
-            for name in sorted(names or ())
-            for part in parts
-            if part.current and not part.file
-        ]
-        days = [day for part in parts for day in part.days]
-        by_symbol = partial(self._symbol_year_bars, columns=read)
-        by_session = partial(self._session_bars, names=names, columns=read)
-        # All reads are under way before the first is waited for. Symbol-years in a folder are read
-        # here: threads would take more of the processor, and little less time (folder-reads.md).
-        sessions = self._begun(by_session, days)
-        of_files = [part for part in parts if part.file]
-        pieces = -(-_CORES // max(1, len(of_files)))
-        read_file = partial(self._file_rows, names=names, columns=read)
-        files = [
-            (part, self._begun(read_file, self._pieces(part, names, pieces))) for part in of_files
-        ]
-        symbol_years = [] if self._near else self._begun(by_symbol, asked)
-        lost: dict[int, frozenset[str] | None] = {}
-        rows: list[Rows] = []
-        try:
-            found = (
-                [by_symbol(one) for one in asked]
-                if self._near
-                else [reading.result() for reading in symbol_years]
-            )
-            for part, groups in files:
-                try:
-                    rows += [each for reading in groups for each in reading.result()]
-                except (BrokenFileError, FileNotFoundError) as error:
-                    _log.warning("%s. Until then sessions are read", error)
-                    lost[part.year] = names
-            tables = [reading.result() for reading in sessions]
-        finally:
-            # After an error or Ctrl-C nobody waits for them, but the end of the process would.
-            for reading in (*symbol_years, *sessions, *(one for _, many in files for one in many)):
-                reading.cancel()
-        for (name, year), bars in zip(asked, found, strict=True):
-            if bars is None:
-                lost[year] = (lost.get(year) or frozenset()) | {name}
-        if rows and not (asked or days or lost):  # as whole years are, whose order is known
-            answer = merged(rows)
-            self._require_known((names or frozenset()) - frozenset(answer.symbols))
-            return answer.table(schema.names)
-        for part in parts:
-            if part.year in lost:
-                again = partial(self._session_bars, names=lost[part.year], columns=read)
-                tables += self._each(again, part.current)
-        none = [empty().select(read)]
-        known = pa.concat_tables([*none, *(bars for bars in found if bars is not None)])
-        tables += [each.table(read) for each in rows]
-        ordered, there = _ordered(pa.concat_tables([_of(known, parts), *tables]))
-        self._require_known((names or frozenset()) - there)
-        return ordered.select(schema.names)
+        found = self._read(parts, names, read)
+        if found.files and not (found.symbol_years or found.sessions):  # their order is known
+            rows = merged(found.files)
+            self.require_known((names or frozenset()) - frozenset(rows.symbols))
+            return rows.table(schema.names)
+        bars, there = _ordered(found, parts, read)
+        self.require_known((names or frozenset()) - there)
+        return bars.select(schema.names)
 
     def session(self, day: date | str) -> Session:
         """A published session: its bars, its ledger, its provenance.
@@ -443,7 +408,7 @@ class Reader:
 
     def symbols(self, year: int | None = None) -> list[str]:
         """The symbols that have a bar, ascending: ever, or in this year."""
-        years = self._looked_at(*((year, year) if year else _EVER))
+        years = self._looked_at(*(_EVER if year is None else (year, year)))
         unread: list[date] = []
         found: set[str] = set()
         for held in years:
@@ -472,7 +437,7 @@ class Reader:
         if isinstance(found, str):
             return found
         if name not in found.ledger.symbols:
-            self._require_known({name})
+            self.require_known({name})
         return _told(name, found)
 
     def published(self, first: date, last: date) -> dict[date, str]:
@@ -512,12 +477,12 @@ class Reader:
         Where the range has no bound of its own, the first and the newest session are its bounds.
         """
         years = self._looked_at(first.year, last.year)
-        held = [day for year in years for day in year.within(first, last)]
+        held = list(chain.from_iterable(year.within(first, last) for year in years))
         if not held and (start is None or end is None):
             return []
         first = held[0] if start is None else first
         last = held[-1] if end is None else last
-        expected = _closed_sessions(first, last, self._clock.now())
+        expected = closed_sessions(first, last, self._clock.now())
         if expected == held:
             return []  # as nearly always; to look for each takes a tenth of a read of 15 years
         there = frozenset(held)
@@ -550,14 +515,9 @@ class Reader:
         return _Year(year, sessions, self._made_from(year) if sessions else None)
 
     def _made_from(self, year: int) -> Manifest | None:
-        key = layout.manifest_key(year)
         try:
-            with suppress(BrokenFileError):  # the footer may be longer than guessed
-                tail = self._store.tail(key, _FOOTER_GUESS)
-                told = Manifest.without_symbols(tail, self._store.url(key))
-                if told.whole:
-                    return told
-            return self._manifest(year)
+            told = read_made_from(self._store, layout.manifest_key(year), Manifest.decode)
+            return replace(told, symbols={}) if told.whole else self._manifest(year)
         except FileNotFoundError:
             return None
         except BrokenFileError as error:
@@ -594,8 +554,7 @@ class Reader:
             part = by_symbol if by_symbol.cost < part.cost else part
         if part.cost <= GROUP_COST or not (file := self._file(year)):
             return part
-        count = len(self._groups(file, names))
-        by_file = self._showing(file.shown, year, days, numbers, GROUP_COST * count)
+        by_file = self._showing(file.shown, year, days, numbers, self._cost(file, names))
         return replace(by_file, file=file) if by_file.cost < part.cost else part
 
     def _showing(
@@ -611,6 +570,43 @@ class Reader:
         cost += SESSION_COST * len(behind)
         # Without a session that it shows, it is no way to read them.
         return _Part(year.year, current, as_numbers(current), behind, cost=cost)
+
+    # Reading
+
+    def _read(
+        self, parts: Sequence[_Part], names: frozenset[str] | None, columns: list[str]
+    ) -> _Found:
+        """Read all parts; what can't be had from a projection, from its sessions."""
+        files = [part for part in parts if part.file]
+        by_symbol = [part for part in parts if part.current and not part.file]
+        asked = [(name, part.year) for name in sorted(names or ()) for part in by_symbol]
+        days = [day for part in parts for day in part.days]
+        read_session = partial(self._session_bars, columns=columns)
+        read_symbol_year = partial(self._symbol_year_bars, columns=columns)
+        read_file = partial(self._file_rows, names=names, columns=columns)
+        # All reads are under way before the first is waited for. What is no session is read by
+        # this thread in a folder: others would take more of the processor, and little less time
+        # (folder-reads.md).
+        with (
+            self._reading(partial(read_session, names=names), days) as of_days,
+            self._reading(read_symbol_year, asked, here=self._near) as of_symbols,
+            self._reading(read_file, files, here=self._near) as of_files,
+        ):
+            symbol_years, rows, sessions = list(of_symbols), list(of_files), list(of_days)
+        lost: dict[int, frozenset[str] | None] = {
+            part.year: names for part, each in zip(files, rows, strict=True) if each is None
+        }
+        for (name, year), bars in zip(asked, symbol_years, strict=True):
+            if bars is None:
+                lost[year] = (lost.get(year) or frozenset()) | {name}
+        for part in parts:
+            if part.year in lost:
+                sessions += self._each(partial(read_session, names=lost[part.year]), part.current)
+        return _Found(
+            [bars for bars in symbol_years if bars is not None],
+            [each for each in rows if each is not None],
+            sessions,
+        )
 
     # Year files
 
@@ -644,39 +640,32 @@ class Reader:
             return None
         return _File(_Shown(year.sessions, made_from), opened)
 
-    def _groups(self, file: _File, names: frozenset[str] | None) -> Sequence[int]:
-        """The row groups of a year file that must be read for these symbols."""
+    def _cost(self, file: _File, names: frozenset[str] | None) -> int:
+        """What reading these symbols from a year file is expected to take, in symbol-years."""
         if file.opened is None:  # it comes whole
-            return range(
-                -(-sum(each.rows for each in file.shown.made_from.digests.values()) // BAND)
-            )
-        return range(file.opened.count) if names is None else file.opened.holding(names)
-
-    def _pieces(
-        self, part: _Part, names: frozenset[str] | None, most: int
-    ) -> list[tuple[_Part, Sequence[int]]]:
-        """A part that is read from its year file, in so many pieces at most."""
-        assert part.file is not None
-        groups = self._groups(part.file, names)
-        length = max(1, -(-len(groups) // (most if part.file.opened else 1)))
-        return [(part, groups[at : at + length]) for at in range(0, len(groups), length)]
+            rows = sum(each.rows for each in file.shown.made_from.digests.values())
+            return GROUP_COST * -(-rows // BAND)
+        groups = file.opened.count if names is None else len(file.opened.holding(names))
+        return GROUP_COST * groups
 
     def _file_rows(
-        self, piece: tuple[_Part, Sequence[int]], names: frozenset[str] | None, columns: list[str]
-    ) -> list[Rows]:
-        """The bars of some row groups of a year file, or of all that are asked for."""
-        part, groups = piece
+        self, part: _Part, names: frozenset[str] | None, columns: list[str]
+    ) -> Rows | None:
+        """A part's bars from its year file; None when they can't be had."""
         assert part.file is not None
         made_from = part.file.shown.made_from
         days = None if len(part.current) == len(made_from.sessions) else part.numbers
-        if (file := part.file.opened) is None:
-            key = layout.year_file_key(part.year)
-            where = self._store.url(key)
-            file = YearFile(self._store.get(key), where)
-            if file.made_from != made_from:
-                raise FileNotFoundError(f"{where} was replaced while it was read")
+        key = layout.year_file_key(part.year)
+        try:
+            if (file := part.file.opened) is None:
+                file = YearFile(self._store.get(key), where := self._store.url(key))
+                if file.made_from != made_from:
+                    raise FileNotFoundError(f"{where} was replaced while it was read")
             groups = range(file.count) if names is None else file.holding(names)
-        return [file.read(number, names, days, columns) for number in groups]
+            return file.read(groups, names, days, columns)
+        except (BrokenFileError, FileNotFoundError) as error:
+            _log.warning("%s. Until then sessions are read", error)
+            return None
 
     def _symbol_year_bars(self, of: tuple[str, int], columns: Sequence[str]) -> pa.Table | None:
         """The bars of a symbol's year; None when there should be some and can't be had."""
@@ -716,8 +705,21 @@ class Reader:
             return bars
         return bars.filter(pc.is_in(bars["symbol"], pa.array(names, pa.string())))
 
-    def _begun(self, do: Callable[[_In], _Out], items: Iterable[_In]) -> list[Future[_Out]]:
-        return [self._threads.submit(do, item) for item in items]
+    @contextmanager
+    def _reading(
+        self, do: Callable[[_In], _Out], items: Iterable[_In], *, here: bool = False
+    ) -> Iterator[Iterator[_Out]]:
+        """Read side by side, which has begun at once; or one after the other, when asked for."""
+        if here:
+            yield map(do, items)
+            return
+        begun = [self._threads.submit(do, item) for item in items]
+        try:
+            yield (reading.result() for reading in begun)
+        finally:
+            # After an error or Ctrl-C nobody waits for them, but the end of the process would.
+            for reading in begun:
+                reading.cancel()
 
     def _each(self, do: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
         return list(self._threads.map(do, items))
@@ -773,7 +775,7 @@ class Reader:
             "(DATALAKE_URI), or collect some: datalake demo, datalake backfill"
         )
 
-    def _require_known(self, names: Iterable[str]) -> None:
+    def require_known(self, names: Iterable[str]) -> None:
         """Refuse names that are no symbols of this lake."""
         doubtful = sorted(names)
         if not doubtful:
@@ -820,7 +822,9 @@ def as_day(day: date | str | np.datetime64) -> date:
         midnight = day.astype("datetime64[D]")
         if np.isnat(day) or np.datetime_data(day.dtype)[0] in ("Y", "M", "W") or midnight != day:
             raise ValueError(f"{day} is no day: give one, like np.datetime64('2024-07-03')")
-        found: date = midnight.item()
+        found = midnight.item()
+        if not isinstance(found, date):  # of a year after 9999
+            raise ValueError(f"{day} is no day: give one, like np.datetime64('2024-07-03')")
         return found
     if isinstance(day, datetime):
         if day != day:
@@ -845,7 +849,7 @@ def known_days(days: Sequence[date], now: datetime) -> list[date]:
     return list(days[: bisect_right(days, market_calendar.today(now))])
 
 
-def _closed_sessions(first: date, last: date, now: datetime) -> list[date]:
+def closed_sessions(first: date, last: date, now: datetime) -> list[date]:
     """The sessions from the first to the last day that have closed, as far as the calendar goes."""
     first, last = max(first, market_calendar.FIRST), min(last, market_calendar.LAST)
     with suppress(market_calendar.OutsideCalendar):
@@ -876,7 +880,7 @@ def symbols_of(symbols: str | Iterable[str] | None) -> frozenset[str] | None:
         return None
     if isinstance(symbols, pa.Array | pa.ChunkedArray):
         symbols = symbols.to_pylist()  # what they iterate over are scalars, no text
-    names = frozenset(map(symbol_of, [symbols] if isinstance(symbols, str) else symbols))
+    names = frozenset(map(symbol_of, several("symbols", symbols)))
     if not names:
         raise ValueError("no symbol is given: give one or more, or None for all")
     return names
@@ -911,35 +915,37 @@ def as_numbers(days: Sequence[date]) -> Days:
     return np.array(days, "datetime64[D]").astype(np.int32)
 
 
-def _of(bars: pa.Table, parts: Sequence[_Part]) -> pa.Table:
-    """The bars of symbol-years that are those of their sessions.
-
-    What was published since the reader looked, or is none of the lake's any more, is left out.
-    """
-    current = [part.numbers for part in parts if part.current and not part.file]
-    if not current:
-        return bars
-    kept = np.isin(days_of(bars["session"]), np.concatenate(current))
-    return bars if kept.all() else bars.filter(pa.array(kept))
-
-
-def _ordered(bars: pa.Table) -> tuple[pa.Table, frozenset[str]]:
+def _ordered(
+    found: _Found, parts: Sequence[_Part], columns: Sequence[str]
+) -> tuple[pa.Table, frozenset[str]]:
     """The bars by symbol and session, in one piece, and which symbols there are.
+
+    A symbol-year may hold bars that were published since the reader looked, or that are none of
+    the lake's any more: they are left out.
 
     Files are sorted and read in order, so mostly there is nothing to do but to see that. A number
     for each symbol and session, compared with the one before, tells it in a twentieth of the time
     that sorting by text takes.
     """
-    bars = bars.combine_chunks()
+    others = [*found.sessions, *(each.table(columns) for each in found.files)]
+    tables = [*found.symbol_years, *others]
+    bars = pa.concat_tables(tables).combine_chunks() if tables else empty().select(columns)
     if not bars.num_rows:
         return bars, frozenset()
+    days = bars["session"].chunk(0).view(pa.int32()).to_numpy()
+    stays = np.ones(len(days), bool)
+    if held := sum(each.num_rows for each in found.symbol_years):
+        current = [part.numbers for part in parts if not part.file]
+        stays[:held] = np.isin(days[:held], np.concatenate(current))
     symbols = bars["symbol"].chunk(0).dictionary_encode()
-    names = np.array(symbols.dictionary.to_pylist(), object)
+    names, codes = np.array(symbols.dictionary.to_pylist(), object), symbols.indices.to_numpy()
     rank = np.empty(len(names), np.int64)
     rank[np.argsort(names)] = np.arange(len(names))
-    place = (rank[symbols.indices.to_numpy()] << 32) + days_of(bars["session"])
-    if (place[1:] < place[:-1]).any():
-        bars = bars.take(pa.array(np.argsort(place, kind="stable")))
+    place = (rank[codes] << 32) + days
+    if not stays.all() or (place[1:] < place[:-1]).any():
+        order = np.argsort(place, kind="stable")
+        order = order[stays[order]]
+        bars, names = bars.take(pa.array(order)), names[np.unique(codes[order])]
     return bars, frozenset(names)
 
 

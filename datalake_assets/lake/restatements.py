@@ -195,7 +195,7 @@ class Restatements:
                 file = pq.ParquetFile(
                     pa.BufferReader(self._store.get(key)), page_checksum_verification=True
                 )
-                tables.append(file.read().cast(SCHEMA))
+                tables.append(file.read(use_threads=False).cast(SCHEMA))
             except (OSError, pa.ArrowException, ValueError) as error:
                 raise BrokenFileError(
                     f"{self._store.url(key)} is no whole restatement file ({error!r}): restore it "

@@ -192,6 +192,12 @@ class SecurityReader:
         self._store, self._reader = store, reader
         self._tables: Tables | None = None
 
+    def over(self, reader: BarReader) -> SecurityReader:
+        """The same over other bars of these securities, with the tables that are read already."""
+        other = SecurityReader(self._store, reader)
+        other._tables = self._tables or self.tables()
+        return other
+
     def refresh(self) -> None:
         """Read the tables again at the next question."""
         self._tables = None
@@ -372,7 +378,7 @@ class SecurityReader:
             file = pq.ParquetFile(
                 pa.BufferReader(self._store.get(key)), page_checksum_verification=True
             )
-            return file.read().select(schema.names).cast(schema)
+            return file.read(use_threads=False).select(schema.names).cast(schema)
         except (OSError, pa.ArrowException, ValueError, KeyError) as error:
             raise BrokenFileError(
                 f"{self._store.url(key)} is no whole table ({error!r}): derive it again: {DERIVE}"

@@ -261,7 +261,8 @@ _BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
 
 def _read(data: bytes) -> tuple[pa.Table, Mapping[bytes, bytes]]:
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    return file.read().replace_schema_metadata(None).cast(SCHEMA), file.metadata.metadata or {}
+    table = file.read(use_threads=False).replace_schema_metadata(None).cast(SCHEMA)
+    return table, file.metadata.metadata or {}
 
 
 def _digest(rows: Fingerprint, texts: Mapping[bytes, str | bytes]) -> str:

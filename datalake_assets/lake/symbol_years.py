@@ -39,15 +39,16 @@ from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.lake import currency, symbol_year_file
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
 from datalake_assets.lake.manifest import Entry, Manifest
-from datalake_assets.lake.projection import OvertakenError, Projection, PublicationError
+from datalake_assets.lake.projection import (
+    OvertakenError,
+    Projection,
+    PublicationError,
+    read_made_from,
+)
 from datalake_assets.lake.year_bars import YearBars
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import THREADS, BrokenFileError, ChangedError, Store
 from datalake_assets.storage.upload import WORKERS, Item, Snapshot, Upload, upload
-
-_FOOTER_GUESS = 40 * 1024
-"""Bytes from the end of a manifest that hold its footer: 252 sessions with their versions and
-digests are about 28 KB."""
 
 _DECODED = 16
 """One in so many of the files with the very bytes that were encoded is decoded nevertheless."""
@@ -156,21 +157,17 @@ class SymbolYears(Projection):
         return self._manifest(year)[0]
 
     def made_from(self, year: int) -> Manifest:
-        """What the manifest of a year says of its sessions: the end of its file is enough.
+        """What the manifest of a year says of its sessions; nothing when it never was published.
 
         Raises:
             BrokenFileError: The manifest is damaged.
         """
         key = layout.manifest_key(year)
         try:
-            end = self._store.tail(key, _FOOTER_GUESS)
+            found = read_made_from(self._store, key, Manifest.decode)
         except FileNotFoundError:
             return Manifest(year)
-        with suppress(BrokenFileError):  # the footer may be longer than guessed
-            found = Manifest.without_symbols(end, self._store.url(key))
-            if found.year == year:
-                return found
-        return replace(self.manifest(year), symbols={})
+        return replace(_of_year(year, found, self._store.url(key)), symbols={})
 
     def publish(
         self,
@@ -526,12 +523,7 @@ class SymbolYears(Projection):
         except FileNotFoundError:
             return Manifest(year), None
         where = self._store.url(key)
-        manifest = Manifest.decode(data, where)
-        if manifest.year != year:
-            raise BrokenFileError(
-                f"{where} is the manifest of {manifest.year}: delete it and publish {year} again"
-            )
-        return manifest, version
+        return _of_year(year, Manifest.decode(data, where), where), version
 
     def _write(self, manifest: Manifest, version: str | None) -> str:
         return self._store.replace(layout.manifest_key(manifest.year), manifest.encode(), version)
@@ -692,6 +684,15 @@ def _fingerprints(read: Mapping[str, _Found]) -> dict[str, Fingerprint | str]:
         hashed = fingerprints(pa.concat_tables(tables.values()), starts)
         found |= dict(zip(tables, hashed, strict=True))
     return found
+
+
+def _of_year(year: int, manifest: Manifest, where: str) -> Manifest:
+    """The manifest, if it is of this year; else BrokenFileError."""
+    if manifest.year != year:
+        raise BrokenFileError(
+            f"{where} is the manifest of {manifest.year}: delete it and publish {year} again"
+        )
+    return manifest
 
 
 def _taken_over(year: int) -> str:

@@ -38,7 +38,8 @@ def decode(data: bytes, where: str) -> pa.Table:
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        return file.read().cast(SCHEMA.with_metadata(file.metadata.metadata))
+        schema = SCHEMA.with_metadata(file.metadata.metadata)
+        return file.read(use_threads=False).cast(schema)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise BrokenFileError(
             f"{where} is no whole snapshot of the universe ({error!r}): remove it, and the next "

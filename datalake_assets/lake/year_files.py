@@ -22,16 +22,12 @@ import numpy as np
 from datalake_assets.lake import currency, year_file
 from datalake_assets.lake.fingerprint import Fingerprint, RowHashes
 from datalake_assets.lake.manifest import Manifest
-from datalake_assets.lake.projection import OvertakenError, Projection
+from datalake_assets.lake.projection import OvertakenError, Projection, read_made_from
 from datalake_assets.lake.year_bars import YearBars
 from datalake_assets.lake.year_file import YearFile
 from datalake_assets.securities.evidence import days_of
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, ChangedError
-
-FOOTER_GUESS = 64 * 1024
-"""Bytes from the end of a year file that hold its footer: 252 sessions with their versions and
-digests are about 28 KB, a row group is 1.2 KB, and 11,000 symbols have 22."""
 
 _TRIES = 5
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -116,11 +112,10 @@ class YearFiles(Projection):
         key = layout.year_file_key(year)
         where = self._store.url(key)
         try:
-            with suppress(BrokenFileError):  # the footer may be longer than guessed
-                return of_year(year, Manifest.without_symbols(self._end(key), where), where)
-            return of_year(year, YearFile(self._store.get(key), where).made_from, where)
+            found = read_made_from(self._store, key, _all_of_it)
         except FileNotFoundError:
             return Manifest(year)
+        return of_year(year, found, where)
 
     def publish(self, year: int, *, run_id: str = "", anew: bool = False) -> PublishedFile:
         """Make a year's file what its sessions say; it is written only when they changed.
@@ -196,9 +191,6 @@ class YearFiles(Projection):
         truth, held = (sum(each.values(), nothing) for each in (told, found))
         return FileProof(year, truth, held, differing, symbols=symbols, bytes=len(data))
 
-    def _end(self, key: str) -> bytes:
-        return self._store.tail(key, FOOTER_GUESS)
-
 
 def of_year(year: int, made_from: Manifest, where: str) -> Manifest:
     """What a file was made from, if it is of this year; else BrokenFileError."""
@@ -207,6 +199,10 @@ def of_year(year: int, made_from: Manifest, where: str) -> Manifest:
             f"{where} is no whole year file (it is of {made_from.year}): publish its year again"
         )
     return made_from
+
+
+def _all_of_it(data: bytes, where: str) -> Manifest:
+    return YearFile(data, where).made_from
 
 
 def _digests(file: YearFile) -> tuple[dict[date, Fingerprint], int]:
@@ -218,7 +214,7 @@ def _digests(file: YearFile) -> tuple[dict[date, Fingerprint], int]:
     sums: dict[int, Fingerprint] = {}
     last, symbols = "", 0
     for number in range(file.count):
-        rows = file.read(number)
+        rows = file.read([number])
         if not rows.symbols:
             continue
         bars = rows.table()

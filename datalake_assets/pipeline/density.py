@@ -9,12 +9,11 @@ them takes twice as many requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 
 import numpy as np
-import pyarrow as pa
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.against_daily import DailyBars, expected_minutes
@@ -23,6 +22,7 @@ from datalake_assets.collection.bars import NO_COUNT
 from datalake_assets.collection.dataset import Dataset
 from datalake_assets.collection.plan import Expected
 from datalake_assets.lake.files import LakeFiles
+from datalake_assets.lake.session_file import Session
 from datalake_assets.storage.store import BrokenFileError
 
 
@@ -30,7 +30,7 @@ def by_daily_bars(daily: LakeFiles, dataset: Dataset) -> Expected:
     """How many bars of a dataset to expect of a symbol, by its trades on that day.
 
     Where the session's own daily bars are not in the lake, those of the newest of the five sessions
-    before it count. Without any, every minute is expected to have a bar.
+    before it count. Of a symbol that was not asked for then, every minute is expected.
 
     Args:
         daily: The lake, with its daily bars.
@@ -38,29 +38,28 @@ def by_daily_bars(daily: LakeFiles, dataset: Dataset) -> Expected:
     """
 
     def expected(sessions: Sequence[date]) -> Callable[[str], float]:
-        found: dict[str, float] = {}
-        full = 0.0
-        for day in sessions:
-            most = dataset.bars(day)
-            bars = _nearest(daily, day)
-            if bars is None:
-                full += most
-                continue
-            symbols = bars["symbol"].combine_chunks()
-            told = DailyBars.of(bars, symbols)
-            # Each trade may be in a minute of its own: too much room is better than too little.
-            trades = np.where(told.trades == NO_COUNT, told.lots, told.trades)
-            minutes = expected_minutes(trades.astype(np.float64), most)
-            for symbol, count in zip(symbols.to_pylist(), minutes.tolist(), strict=True):
-                found[symbol] = found.get(symbol, 0.0) + count
-        return lambda symbol: found.get(symbol, 0.0) + full
+        found = [_minutes(_nearest(daily, day), dataset.bars(day)) for day in sessions]
+        return lambda symbol: sum(minutes.get(symbol, most) for minutes, most in found)
 
     return expected
 
 
-def _nearest(daily: LakeFiles, day: date) -> pa.Table | None:
+def _minutes(daily: Session | None, most: int) -> tuple[Mapping[str, float], int]:
+    """The minutes to expect of each symbol that was asked for its daily bar, and of all others."""
+    if daily is None:
+        return {}, most
+    minutes: dict[str, float] = dict.fromkeys(daily.ledger.no_print, 0.0)
+    symbols = daily.bars["symbol"].combine_chunks()
+    told = DailyBars.of(daily.bars, symbols)
+    # Each trade may be in a minute of its own: too much room is better than too little.
+    trades = np.where(told.trades == NO_COUNT, told.lots, told.trades)
+    known = expected_minutes(trades.astype(np.float64), most)
+    return minutes | dict(zip(symbols.to_pylist(), known.tolist(), strict=True)), most
+
+
+def _nearest(daily: LakeFiles, day: date) -> Session | None:
     """The daily bars of a session, or of the newest before it that the lake has."""
     for each in (day, *reversed(market_calendar.previous_sessions(day, LOOKBACK))):
         with suppress(FileNotFoundError, BrokenFileError):
-            return daily.read(each).bars
+            return daily.read(each)
     return None

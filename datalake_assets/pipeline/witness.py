@@ -100,7 +100,8 @@ def read_testimony(store: Store) -> Testimony | None:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         told = file.metadata.metadata or {}
         day = date.fromisoformat(told[_DAY].decode())
-        return Testimony(day, int(told[_REQUESTS]), file.read().cast(TESTIMONY))
+        rows = file.read(use_threads=False).cast(TESTIMONY)
+        return Testimony(day, int(told[_REQUESTS]), rows)
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException, KeyError, ValueError):

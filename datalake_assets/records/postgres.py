@@ -33,24 +33,43 @@ if TYPE_CHECKING:
 
 
 class PostgresEventLog(AssetEventLog, PostgresEventLogStorage):
-    """Dagster's event log in Postgres, whose rows either class reads and writes."""
+    """Dagster's event log in Postgres, whose rows either class reads and writes.
+
+    When the connection is lost, events are stored again by a new one, unless the rows of the first
+    attempt are there: the server may have committed them and its answer was lost.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._kept = ExitStack()
         self._writer: db.Connection | None = None
+        self._ids: list[int] = []  # of the rows that were sent last, committed or not
         super().__init__(*arguments, **options)
 
     def _write(self, events: Sequence[EventLogEntry]) -> None:
         kept = self._writer is not None
+        self._ids = []
         try:
             self._write_once(events)
         except db.exc.DBAPIError as error:
-            # The server was started anew since the last event, or a proxy closed what was idle.
-            # Nothing was committed, so a new connection may try.
-            if not kept or not error.connection_invalidated:
+            # The server was started anew since the last event, or a proxy closed what was idle, or
+            # the connection was lost in between.
+            if not error.connection_invalidated:
                 raise
             self._release()
+            if self._ids and self._are_there(events):
+                return
+            if not kept:
+                raise
             self._write_once(events)
+
+    def _are_there(self, events: Sequence[EventLogEntry]) -> bool:
+        """Whether the rows of the last attempt were committed: their numbers are nobody else's."""
+        row = SqlEventLogStorageTable.c
+        there = db.select(db.func.count()).where(
+            row.id.in_(self._ids), row.run_id == events[0].run_id
+        )
+        with self.run_connection(events[0].run_id) as connection:
+            return connection.execute(there).scalar_one() == len(self._ids)
 
     def _write_once(self, events: Sequence[EventLogEntry]) -> None:
         if self._writer is None:
@@ -59,7 +78,7 @@ class PostgresEventLog(AssetEventLog, PostgresEventLogStorage):
             self._writer = connection.execution_options(isolation_level="READ COMMITTED")
         insert = self.prepare_insert_event_batch(events).returning(SqlEventLogStorageTable.c.id)
         with self._writer.begin():
-            ids = [int(row[0]) for row in self._writer.execute(insert)]
+            self._ids = ids = [int(row[0]) for row in self._writer.execute(insert)]
             self._store_asset_event_tags(self._writer, events, ids)
             for event, event_id in newest(events, ids):
                 self._store_asset_event(self._writer, event, event_id)

@@ -33,6 +33,24 @@ Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
+def several(name: str, given: str | Iterable[str]) -> list[str]:
+    """One text, or several, as a list.
+
+    Args:
+        name: What they are, for the error.
+        given: What an argument is.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(given, str):
+        return [given]
+    told: object = given  # a notebook has no type checker
+    if isinstance(told, bytes) or not isinstance(told, Iterable):
+        raise ValueError(f"{name} {given!r} is neither a text nor several: give one or a list")
+    return list(given)
+
+
 def kinds(adjustment: str | Iterable[str]) -> tuple[str, ...]:
     """The kinds that are meant, in the order of `KINDS`; none of them for raw bars.
 
@@ -43,7 +61,8 @@ def kinds(adjustment: str | Iterable[str]) -> tuple[str, ...]:
     Raises:
         ValueError: Another word, none at all, or "raw" beside others.
     """
-    words = adjustment.split(",") if isinstance(adjustment, str) else adjustment
+    given = several("adjustment", adjustment)
+    words = given[0].split(",") if isinstance(adjustment, str) else given
     named = {str(word).strip().lower() for word in words}
     known = (RAW, *KINDS, ALL)
     if unknown := sorted(named.difference(known)):

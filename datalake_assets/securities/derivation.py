@@ -220,7 +220,7 @@ def read_derived(store: Store, key: str) -> pa.Table:
     where, schema = store.url(key), DERIVED[key]
     try:
         file = pq.ParquetFile(pa.BufferReader(store.get(key)), page_checksum_verification=True)
-        return file.read().select(schema.names).cast(schema)
+        return file.read(use_threads=False).select(schema.names).cast(schema)
     except FileNotFoundError as error:
         raise NothingDerivedError(
             f"{where} is not there: derive it: datalake securities"

@@ -73,7 +73,8 @@ def read_findings(store: Store) -> pa.Table:
     """
     where = store.url(layout.FINDINGS_TABLE)
     try:
-        return pq.read_table(pa.BufferReader(store.get(layout.FINDINGS_TABLE))).cast(FINDINGS)
+        file = pq.ParquetFile(pa.BufferReader(store.get(layout.FINDINGS_TABLE)))
+        return file.read(use_threads=False).cast(FINDINGS)
     except FileNotFoundError:
         return FINDINGS.empty_table()
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:

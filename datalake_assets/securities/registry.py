@@ -144,7 +144,7 @@ class Registry:
         """
         try:
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-            columns = file.read().cast(REGISTRY).to_pydict()
+            columns = file.read(use_threads=False).cast(REGISTRY).to_pydict()
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise BrokenFileError(
                 f"{where} is no whole registry of securities ({error!r}): restore it from a backup;"

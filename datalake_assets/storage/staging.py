@@ -42,7 +42,8 @@ STAGING = ".staging"
 """The folder, at the lake's root; never listed."""
 
 LOCK = ".lock"
-"""The file, at the lake's root, that those who replace an object hold meanwhile; never listed."""
+"""The file, at the lake's root, that is held while an object is replaced or removed; never listed.
+Also by those who don't look at what stands there: whoever does would replace theirs unseen."""
 
 _WRITER = ".writer"
 """The suffix of a writer's lock file. Its staged files have the same prefix."""
@@ -80,7 +81,7 @@ class Staging:
         Raises:
             BaseError, OSError: What obstore or the system says.
         """
-        return self._write(backend, data, partial(self._place, os.replace, key))
+        return self._write(backend, data, partial(self._put, key))
 
     def copy(self, backend: LocalStore, source: str, key: str) -> str:
         """Write a file, or replace it, with the bytes of another one; its ETag.
@@ -90,7 +91,19 @@ class Staging:
         Raises:
             BaseError, OSError: What obstore or the system says.
         """
-        return self._write(backend, Path(self._root, source), partial(self._place, os.replace, key))
+        return self._write(backend, Path(self._root, source), partial(self._put, key))
+
+    def delete(self, key: str) -> None:
+        """Remove a file.
+
+        Raises:
+            FileNotFoundError: There is none.
+            OSError: What the system says.
+        """
+        place = f"{self._root}/{key}"
+        os.stat(place)  # noqa: PTH116 - in a folder without a lake, no lock is made
+        with self._locked():
+            os.unlink(place)  # noqa: PTH108 - a Path takes longer than the call
 
     def create(self, backend: LocalStore, key: str, data: bytes) -> bool:
         """Write a file unless there is one; False: there is.
@@ -101,7 +114,8 @@ class Staging:
 
         def link(staged: str) -> None:
             try:
-                self._place(os.link, key, staged)
+                with self._locked():
+                    self._place(os.link, key, staged)
             except FileExistsError:
                 raise _TakenError from None
             self._remove(staged)
@@ -209,6 +223,11 @@ class Staging:
                 raise
             return version
         raise AssertionError  # unreachable: the last error was raised
+
+    def _put(self, key: str, staged: str) -> None:
+        """Rename a file to its place, but not between another's look there and its renaming."""
+        with self._locked():
+            self._place(os.replace, key, staged)
 
     def _place(self, move: Callable[[str, str], None], key: str, staged: str) -> None:
         """Rename or link a file to its place, whose folder may not be there yet."""

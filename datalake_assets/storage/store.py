@@ -50,7 +50,7 @@ from datalake_assets.settings import lake_location
 from datalake_assets.storage.staging import LOCK, STAGING, Staging, read_file
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import GetOptions, ObjectMeta
     from obstore.store import S3Config, S3Credential, S3CredentialProvider
 
 Backend = LocalStore | MemoryStore | S3Store
@@ -319,8 +319,10 @@ class Store:
             if self._root is not None:
                 data, told = read_file(self._base + checked_key(key), length, start)
                 return Part(data, f"{told.st_ino}-{told.st_mtime_ns}-{told.st_size}", told.st_size)
-            span = {"suffix": length} if start is None else (start, start + length)
-            found = obstore.get(backend, key, options={"range": span})
+            ask: GetOptions = {
+                "range": {"suffix": length} if start is None else (start, start + length)
+            }
+            found = obstore.get(backend, key, options=ask)
             version = _version(found.meta["e_tag"], key)
             return Part(found.bytes().to_bytes(), version, found.meta["size"])
 
@@ -434,8 +436,8 @@ class Store:
         """Removes the object; it is fine when there is none."""
         try:
             with self._attempt("delete", key) as backend:
-                if self._root is not None:
-                    os.unlink(self._base + key)  # noqa: PTH108 - a Path takes longer than the call
+                if self._staging:
+                    self._staging.delete(key)
                 else:
                     obstore.delete(backend, key)
         except FileNotFoundError:

@@ -189,15 +189,16 @@ def test_others_log_again_after_an_alert(caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "named"),
     [
-        "tgram://pa55w0rd",  # no token that Telegram has
-        "nosuchservice://lake:pa55w0rd@host/T0000",
-        "pagerduty://t0ken",  # without its second key
+        ("tgram://pa55w0rd", "tgram:// (number 2)"),  # no token that Telegram has
+        ("nosuchservice://lake:pa55w0rd@host/T0000", "number 2"),
+        ("pa55w0rd://host/T0000", "number 2"),
+        ("pagerduty://t0ken", "pagerduty:// (number 2)"),  # without its second key
     ],
 )
 def test_a_url_that_apprise_cannot_use_is_refused_when_the_definitions_load(
-    url: str, caplog: pytest.LogCaptureFixture
+    url: str, named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(1)
     good = "json://localhost"
@@ -205,8 +206,7 @@ def test_a_url_that_apprise_cannot_use_is_refused_when_the_definitions_load(
         build_definitions(Settings.load({"DATALAKE_ALERT_URLS": f"{good} {url}"}))
 
     shown = "".join(traceback.format_exception(refused.value)) + caplog.text
-    scheme = url.partition(":")[0]
-    assert f"has a URL that Apprise can't use, {scheme}:// (number 2);" in shown
+    assert f"has a URL that Apprise can't use: {named};" in shown
     assert [secret for secret in SECRETS if secret in shown] == []
 
 

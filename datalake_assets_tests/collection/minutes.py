@@ -166,10 +166,10 @@ def _plainly(rows: list[Row], day: Row | None, hours: Hours) -> Iterable[tuple[s
         less("volume", hours == (opens, closes) and volume >= 0.7 and not few_trades)
     if few:
         less("trades", False)
-    busy = liquid or _lots(_added(rows)) >= length
-    if busy and volume is not None and volume > 1.05:
+    shares = sum(row["volume"] for row in rows)
+    if shares - day["volume"] >= 100 and shares / max(day["volume"], 1e-9) > 1.05:
         found.append(("volume", Reason.CANCELLED_TRADE))
-    if busy and trades is not None and trades > 1.05:
+    if liquid and trades is not None and trades > 1.05:
         found.append(("trades", Reason.CANCELLED_TRADE))
     if not priced:
         return found

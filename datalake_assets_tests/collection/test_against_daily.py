@@ -204,14 +204,19 @@ def test_a_symbol_is_liquid_from_one_round_lot_a_minute_on() -> None:
     assert daily.liquid(210).tolist() == [True, True, True]
 
 
-def test_a_trade_taken_back_that_was_most_of_the_day_is_found_by_the_minutes() -> None:
-    assert of_b(with_b(), volume=300, trade_count=3) == [
-        ("volume", CANCELLED),
-        ("trades", CANCELLED),
-    ]
+@pytest.mark.parametrize(
+    ("volume", "reason"), [(1_001, None), (1_000, CANCELLED), (999, CANCELLED), (0, CANCELLED)]
+)
+def test_a_round_lot_more_than_the_daily_volume_is_a_cancelled_trade_of_thin_symbols_too(
+    volume: int, reason: Reason | None
+) -> None:
+    bars = with_b(range(11), shares=100, trades=1)
+    own = days(bars).drop_columns(["symbol"]).to_pylist()[1]
+    found = of_b(bars, **own | {"volume": volume, "trade_count": 3})
+    assert found == ([("volume", reason)] if reason else [])
 
 
-def test_what_hardly_trades_may_differ_in_volume_and_trades_but_not_in_price() -> None:
+def test_what_hardly_trades_may_lack_volume_and_trades_but_not_differ_in_price() -> None:
     bars = with_b([5, 70, 300], shares=100, trades=1)
     high, low, close = (
         bars.filter(pc.equal(bars["symbol"], "BBB"))[n] for n in ("high", "low", "close")
@@ -541,6 +546,11 @@ def test_the_minutes_of_each_symbol_are_counted_within_the_regular_hours(
     asked = pa.array([*sorted(expected), "ZZZ"], pa.string())
     shares = [expected[symbol] / LENGTH for symbol in sorted(expected)]
     assert counts.shares(asked).tolist() == [*shares, 0.0]
+
+
+def test_bars_as_they_lie_in_the_lake_are_not_sorted_again() -> None:
+    bars = minutes(THREE)
+    assert Stretches.of(bars, regular()).bars is bars
 
 
 def test_a_table_in_many_pieces_is_added_up_as_one() -> None:

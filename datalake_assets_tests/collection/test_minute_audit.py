@@ -213,6 +213,10 @@ def test_symbols_that_only_the_bars_or_only_the_ledger_have_are_named() -> None:
     assert (finding.verdict, finding.offenders) == (FAIL, ("GHOST", "S00000"))
 
 
+def test_symbols_that_trade_in_one_and_the_same_minute_alone_have_it_once_each() -> None:
+    assert judged("one_row_per_minute", minutes(TWELVE, [77])).verdict is PASS
+
+
 # valid_prices
 
 
@@ -241,6 +245,13 @@ def test_a_disagreement_is_named_with_both_values_and_its_reason() -> None:
     )
     assert "S00007: close " in finding.offenders[1]
     assert "daily 1.50 (late trade" in finding.offenders[1]
+
+
+def test_prices_that_differ_by_less_than_a_cent_are_told_to_their_last_step() -> None:
+    same = dict.fromkeys(("open", "low", "close"), 100.0)
+    bars = changed(WHOLE, "S00004", high=100.0001, **same)
+    finding = judged("against_daily", bars, changed(DAYS, "S00004", high=100.0, **same))
+    assert finding.offenders == ("S00004: high 100.0001, daily 100.00 (cancelled trade)",)
 
 
 @pytest.mark.parametrize("values", [{"volume": 170_000}, {"close": 1.5}, {"high": 900.0}])

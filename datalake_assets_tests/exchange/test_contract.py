@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from alpaca.trading.client import TradingClient
 from alpaca.trading.enums import AssetStatus
 from alpaca.trading.requests import GetAssetsRequest, GetCalendarRequest
 
+from datalake_assets import market_calendar
 from datalake_assets.exchange.events import Kind
 from datalake_assets.exchange.market import DOLLAR
 from datalake_assets.exchange.process import ExchangeServer
@@ -71,6 +72,30 @@ def test_the_frame_of_many_pages_is_the_markets_bars(server, data):
         assert np.array_equal(frame[name].to_numpy(), getattr(bars, name) / DOLLAR)
     for name in ("volume", "trade_count"):
         assert np.array_equal(frame[name].to_numpy(), getattr(bars, name))
+
+
+def test_the_frame_of_minutes_is_what_the_truth_says(server, data):
+    server.exchange.requests.clear()
+    day = date(2024, 1, 3)
+    at = MARKET.sessions.index(day)
+    days = MARKET.bars(sorted(row["symbol"] for row in MARKET.assets()), at, at + 1)
+    symbols = [days.symbols[place] for place in days.symbol[:60]]
+    asked = request(symbols).model_copy(
+        update={
+            "timeframe": TimeFrame.Minute,
+            "start": market_calendar.session_open(day),
+            "end": market_calendar.session_close(day) - timedelta(milliseconds=1),
+        }
+    )
+    frame = data.get_stock_bars(asked).df.reset_index()
+    true = MARKET.truth().minutes(symbols, day)
+    assert len(server.exchange.requests) == -(-true.num_rows // 10_000) > 1
+    for name in true.column_names:
+        if name != "session":
+            assert frame[name].tolist() == true[name].to_pylist()
+    hours = data.get_stock_bars(asked.model_copy(update={"timeframe": TimeFrame.Hour})).df
+    assert hours["volume"].sum() < frame["volume"].sum(), "09:00 begins before 09:30"
+    assert set(hours.reset_index()["timestamp"].dt.minute) == {0}
 
 
 def test_a_limit_is_filled_over_pages(data):

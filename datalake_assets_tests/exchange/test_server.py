@@ -196,8 +196,8 @@ def test_the_currency_is_named_only_when_it_was_asked_for():
         ({"timeframe": "3Fortnight"}, "invalid timeframe: 3Fortnight"),
         ({"timeframe": None}, "invalid timeframe: "),
         (
-            {"timeframe": "1Min"},
-            "invalid timeframe: 1Min: this exchange serves 1Day and 12Month only",
+            {"timeframe": "1Week"},
+            "invalid timeframe: 1Week: this exchange serves minutes, hours, 1Day and 12Month",
         ),
         (
             {"start": "not-a-date"},

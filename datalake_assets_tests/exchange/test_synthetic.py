@@ -220,3 +220,18 @@ def test_another_process_serves_the_same_market():
     command = [sys.executable, "-c", code]
     out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert out.stdout.strip() == digest(MARKET)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.sampled_from([*SYMBOLS, "NOSUCH"]), min_size=1, max_size=40, unique=True),
+    st.integers(0, SESSIONS - 1),
+)
+def test_a_session_that_is_asked_for_again_is_the_same(symbols, at):
+    """The second time its bars are taken from those of all tickers."""
+    first = MARKET._bars_under(symbols, at, at + 1, None)
+    MARKET.bars(["NOSUCH"], at, at + 1)
+    again = MARKET.bars(symbols, at, at + 1)
+    assert list(again.symbols) == list(first.symbols)
+    for name in ("symbol", *NAMES):
+        assert np.array_equal(getattr(again, name), getattr(first, name))

@@ -139,7 +139,13 @@ def test_a_token_is_base64_of_the_next_bar():
     assert Position.parse(token) == Position("NVDA", 1788455400000000000)
 
 
-@pytest.mark.parametrize("token", ["*", "QQ", "QXxNfDE=", "QXxEfHg=", "QXxE", "/////w=="])
+def test_a_token_of_minutes_says_so():
+    position = Position("NVDA", 1788455400000000000, "M")
+    assert position.token() == "TlZEQXxNfDE3ODg0NTU0MDAwMDAwMDAwMDA="  # as recorded from Alpaca
+    assert Position.parse(position.token()) == position
+
+
+@pytest.mark.parametrize("token", ["*", "QQ", "QXxXfDE=", "QXxEfHg=", "QXxE", "/////w=="])
 def test_a_token_of_somebody_else_is_refused(token):
     with pytest.raises(ValueError, match="invalid page_token"):
         Position.parse(token)

@@ -8,7 +8,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def test_a_day_is_a_date_its_text_or_what_numpy_and_pandas_have_for_it(day: Any)
         np.datetime64("2024"),
         np.datetime64("2024-07-01", "W"),
         np.datetime64("NaT"),
+        np.datetime64("20000-01-01"),
         pd.NaT,
         pd.Timestamp("2024-07-03 09:30"),
         20240703,
@@ -77,6 +79,76 @@ def test_a_day_is_a_date_its_text_or_what_numpy_and_pandas_have_for_it(day: Any)
 def test_what_is_no_day_is_refused(day: Any) -> None:
     with pytest.raises(ValueError, match=r"is no day|is an instant"):
         as_day(day)
+
+
+# --- what is no argument --------------------------------------------------------------------------
+
+_WORSE: list[Any] = [5, 2.5, True, "rubbish", "", b"META", object(), [None], [], {}, float("nan")]
+_ASKED: dict[str, Callable[[Lake, Any], object]] = {
+    "open": lambda lake, given: Lake.open(given),
+    "bars": lambda lake, given: lake.bars(given),
+    "bars start": lambda lake, given: lake.bars("META", given),
+    "bars end": lambda lake, given: lake.bars("META", None, given),
+    "bars adjustment": lambda lake, given: lake.bars("META", adjustment=given),
+    "bars known_at": lambda lake, given: lake.bars("META", known_at=given),
+    "bars asof": lambda lake, given: lake.bars("META", asof=given),
+    "bars columns": lambda lake, given: lake.bars("META", columns=given),
+    "panel": lambda lake, given: lake.panel("close", given),
+    "panel field": lambda lake, given: lake.panel(given),
+    "returns": lambda lake, given: lake.returns(given),
+    "returns known_at": lambda lake, given: lake.returns("META", known_at=given),
+    "security": lambda lake, given: lake.security(given),
+    "security asof": lambda lake, given: lake.security("META", given),
+    "session": lambda lake, given: lake.session(given),
+    "symbols": lambda lake, given: lake.symbols(given),
+    "universe": lambda lake, given: lake.universe(given),
+    "explain": lambda lake, given: lake.explain(given, DAYS[0]),
+    "explain day": lambda lake, given: lake.explain("META", given),
+    "missing": lambda lake, given: lake.missing(given),
+    "coverage": lambda lake, given: lake.coverage(given),
+    "known": lambda lake, given: lake.known(given, datetime.now(UTC)),
+    "known at": lambda lake, given: lake.known(DAYS[0], given),
+}
+
+
+@pytest.mark.parametrize("asked", _ASKED)
+@pytest.mark.parametrize("given", _WORSE, ids=lambda given: repr(given).split(" at ")[0])
+def test_what_is_no_argument_is_an_error_of_the_lakes_own(
+    asked: str, given: Any, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no lake is
+    if (asked, given) == ("symbols", 5):
+        assert lake.symbols(5) == []  # a year of which the lake has nothing
+        return
+    with pytest.raises((ValueError, NotInLakeError)) as refused:
+        _ASKED[asked](lake, given)
+
+    assert type(refused.value) in (ValueError, NotInLakeError)
+    assert len(str(refused.value)) > 20
+
+
+@pytest.mark.parametrize("year", [0, -1, 99_999])
+def test_a_year_without_sessions_has_no_symbols(year: int, lake: Lake) -> None:
+    assert lake.symbols(year) == []
+    assert lake.symbols(np.int64(2023)) == lake.symbols(2023) != []  # type: ignore[arg-type]
+
+
+def test_the_first_and_the_last_day_of_the_calendar_may_be_asked_for(lake: Lake) -> None:
+    every = lake.returns("META")
+    assert lake.returns("META", date.min, date.max).equals(every)
+    assert lake.bars("META", date.min, date.max).num_rows == lake.bars("META").num_rows
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=5))),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))),
+    ],
+)
+def test_an_instant_that_utc_does_not_have_is_refused(at: datetime, lake: Lake) -> None:
+    with pytest.raises(ValueError, match="is no instant: it is outside the years 1 to 9999"):
+        lake.bars("META", known_at=at)
 
 
 def test_every_question_takes_numpy_days(lake: Lake) -> None:

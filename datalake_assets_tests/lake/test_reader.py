@@ -34,6 +34,7 @@ from datalake_assets.lake import session_file, symbol_year_file
 from datalake_assets.lake.coverage import Held
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.projection import FOOTER_GUESS
 from datalake_assets.lake.reader import (
     GROUP_COST,
     MISSING,
@@ -450,7 +451,7 @@ def test_a_footer_longer_than_guessed_is_read_whole() -> None:
         write(store, day, SYMBOLS)
     publish(store, 2024)
     whole = SymbolYears(store).manifest(2024)
-    mark = "x" * 40_000
+    mark = "x" * FOOTER_GUESS
     long = type(whole)(2024, whole.sessions, whole.symbols, mark, whole.published_at)
     store.put(layout.manifest_key(2024), long.encode())
     counting = CountingStore(store)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA, empty
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.lake import session_file, symbol_year_file
+from datalake_assets.lake import projection, session_file, symbol_year_file
 from datalake_assets.lake.fingerprint import fingerprint
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.projection import PublicationError
@@ -588,8 +588,17 @@ def test_a_damaged_manifest_is_an_error_that_names_it_and_without_it_all_is_writ
 def test_the_manifest_of_another_year_is_an_error() -> None:
     store = published()
     store.put(layout.manifest_key(2023), store.get(layout.manifest_key(YEAR)))
-    with pytest.raises(BrokenFileError, match="manifests/2023.parquet is the manifest of 2024"):
-        SymbolYears(store).publish(2023)
+    for doing in (SymbolYears(store).publish, SymbolYears(store).made_from):
+        with pytest.raises(BrokenFileError, match="manifests/2023.parquet is the manifest of 2024"):
+            doing(2023)
+
+
+def test_what_a_year_was_made_from_is_told_alike_by_a_footer_longer_than_guessed() -> None:
+    years = SymbolYears(published())
+    told = years.made_from(YEAR)
+    assert (told.whole, list(told.sessions), told.symbols) == (True, list(TINY), {})
+    with patch.object(projection, "FOOTER_GUESS", 64):
+        assert years.made_from(YEAR) == told
 
 
 # Stopped, refused

@@ -22,12 +22,12 @@ from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake import year_bars, year_file
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.year_bars import YearBars
-from datalake_assets.lake.year_file import Rows, YearFile, merged
+from datalake_assets.lake.year_file import YearFile, merged
 from datalake_assets.securities.evidence import days_of
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, open_store
 from datalake_assets_tests.collection.tables import bar, table
-from datalake_assets_tests.lake.files import session_bytes
+from datalake_assets_tests.lake.files import flipped, session_bytes
 
 DAYS = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 8))
 Traded = Mapping[date, Iterable[str]]
@@ -83,8 +83,7 @@ def read(
     file = YearFile(data, "here")
     numbers = None if days is None else days_of(pa.chunked_array([pa.array(days, pa.date32())]))
     groups = range(file.count) if names is None else file.holding(names)
-    rows = [file.read(number, names, numbers, columns) for number in groups]
-    return merged(rows or [Rows.none()]).table(columns)
+    return file.read(groups, names, numbers, columns).table(columns)
 
 
 def test_a_file_holds_all_rows_by_symbol_and_session() -> None:
@@ -108,7 +107,8 @@ def test_no_symbol_is_divided_and_the_statistics_tell_where_it_is() -> None:
             column = group.column(number)
             assert column.statistics.has_min_max
             assert column.has_offset_index
-            assert column.compression == "SNAPPY"
+            packed = column.path_in_schema not in ("vwap", "volume")
+            assert column.compression == ("SNAPPY" if packed else "UNCOMPRESSED")
     file = YearFile(data, "here")
     held = [file.holding(frozenset(names)) for names in ("A", "BC", "DA", ["AA"], ["BB"], "0E")]
     # Between A and B only reading tells.
@@ -136,30 +136,49 @@ def test_what_is_asked_for_is_what_comes(
 ENCODED = encoded(FOUR)
 
 
+@pytest.mark.parametrize("days", [None, DAYS[:2]])
+def test_row_groups_that_are_decoded_one_after_the_other_bring_the_same(
+    days: list[date] | None,
+) -> None:
+    with patch.object(year_file, "_TOGETHER", 1):
+        found = read(ENCODED, frozenset("ABD"), days)
+    assert found.equals(truth(FOUR, "ABD", days))
+
+
+@pytest.mark.parametrize("name", SCHEMA.names)
+def test_a_flipped_bit_is_found_in_every_column(name: str) -> None:
+    group = pq.read_metadata(io.BytesIO(ENCODED)).row_group(1)
+    chunk = group.column(SCHEMA.get_field_index(name))
+    begin = chunk.dictionary_page_offset or chunk.data_page_offset
+    with pytest.raises(BrokenFileError, match="here is no whole year file"):
+        read(flipped(ENCODED, begin + chunk.total_compressed_size - 1, 0))
+
+
 def test_columns_that_nobody_wants_are_not_decoded() -> None:
     file = YearFile(ENCODED, "here")
     damaged = bytearray(ENCODED)
     chunk = pq.read_metadata(io.BytesIO(ENCODED)).row_group(0).column(4)
     damaged[chunk.data_page_offset + 40] ^= 1
-    assert YearFile(bytes(damaged), "here").read(0, columns=["symbol", "close"]).symbols == [
-        *file.read(0).symbols
+    assert YearFile(bytes(damaged), "here").read([0], columns=["symbol", "close"]).symbols == [
+        *file.read([0]).symbols
     ]
     with pytest.raises(BrokenFileError, match="here is no whole year file"):
-        YearFile(bytes(damaged), "here").read(0)
+        YearFile(bytes(damaged), "here").read([0])
 
 
 def test_years_are_put_in_one_order() -> None:
     parts = [
-        YearFile(encoded({DAYS[0]: "BD"}), "a").read(0),
-        YearFile(encoded({DAYS[1]: "ABC"}), "b").read(0),
-        YearFile(encoded({DAYS[2]: "BE"}), "c").read(0),
+        YearFile(encoded({DAYS[0]: "BD"}), "a").read([0]),
+        YearFile(encoded({DAYS[1]: "ABC"}), "b").read([0]),
+        YearFile(encoded({DAYS[2]: "BE"}), "c").read([0]),
     ]
     every: Traded = {DAYS[0]: "BD", DAYS[1]: "ABC", DAYS[2]: "BE"}
     assert merged(parts).table().equals(truth(every))
     assert merged(parts).symbols == ["A", "B", "C", "D", "E"]
-    names = [YearFile(encoded({day: "BA"}), "").read(0, columns=["symbol"]) for day in DAYS[:2]]
+    names = [YearFile(encoded({day: "BA"}), "").read([0], columns=["symbol"]) for day in DAYS[:2]]
     assert merged(names).table(["symbol"])["symbol"].to_pylist() == ["A", "A", "B", "B"]
-    assert merged([Rows.none(), parts[0], Rows.none()]).table().equals(truth({DAYS[0]: "BD"}))
+    nothing = YearFile(ENCODED, "").read([])
+    assert merged([nothing, parts[0], nothing]).table().equals(truth({DAYS[0]: "BD"}))
 
 
 def test_a_year_without_a_bar_is_a_file_without_rows() -> None:
@@ -201,6 +220,6 @@ def test_a_file_that_another_program_shuffled_is_refused() -> None:
         writer.write_table(rows.take(list(range(rows.num_rows))[::-1]))
         writer.add_key_value_metadata(YearFile(ENCODED, "").made_from.metadata())
     with pytest.raises(BrokenFileError, match="here is no whole year file"):
-        YearFile(ENCODED[9:], "here").read(0)
+        YearFile(ENCODED[9:], "here").read([0])
     with pytest.raises(BrokenFileError, match="its symbols are not sorted"):
-        YearFile(shuffled.getvalue(), "here").read(0)
+        YearFile(shuffled.getvalue(), "here").read([0])

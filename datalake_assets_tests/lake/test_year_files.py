@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datalake_assets.collection.bars import SCHEMA, empty
-from datalake_assets.lake import year_bars, year_files
+from datalake_assets.lake import projection, year_bars
 from datalake_assets.lake.fingerprint import fingerprint
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.projection import OvertakenError
@@ -223,7 +223,7 @@ def test_rows_out_of_order_are_found() -> None:
 
 def test_a_footer_longer_than_guessed_is_read_nevertheless() -> None:
     store = published()
-    with patch.object(year_files, "FOOTER_GUESS", 64):
+    with patch.object(projection, "FOOTER_GUESS", 64):
         assert YearFiles(store).made_from(YEAR).whole
 
 

@@ -4,12 +4,15 @@ The same runs are recorded twice, by Dagster's storage and by ours, and every ro
 that an event writes is compared.
 """
 
+import contextlib
 import inspect
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -931,6 +934,87 @@ def test_a_postgres_that_is_gone_is_told_and_nothing_is_stored_twice(
     storage.store_event(event("run", 3))
     assert partitions(storage) == {"2024-01-01", "2024-01-03"}
     storage.dispose()
+
+
+class Line:
+    """A connection to a server that breaks when a COMMIT is sent, before it arrives or after.
+
+    Args:
+        port: Of the server, on loopback.
+        arrives: Whether the server gets the COMMIT, and only its answer is lost.
+    """
+
+    def __init__(self, port: int, arrives: bool) -> None:
+        self._far, self._arrives, self.armed = port, arrives, False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.broken = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # it was closed
+            while True:
+                near, _ = self._listener.accept()
+                threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        written = False
+        with near, socket.create_connection(("127.0.0.1", self._far)) as far:
+            while True:
+                ready, _, _ = select.select([near, far], [], [])
+                for one, other in ((near, far), (far, near)):
+                    if one in ready:
+                        try:
+                            data = one.recv(1 << 20)
+                        except ConnectionError:
+                            return
+                        if not data:
+                            return
+                        written = written or b"INSERT INTO event_logs" in data
+                        if self.armed and written and one is near and b"COMMIT\0" in data:
+                            self.armed = False
+                            self.broken += 1
+                            if self._arrives:
+                                far.sendall(data)
+                                assert far.recv(1 << 20)  # it is committed, and nobody is told
+                            return
+                        other.sendall(data)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["the answer is lost", "nothing arrives"])
+def test_a_batch_is_stored_once_when_the_line_breaks_at_its_commit(
+    arrives: bool, server: PostgresServer
+) -> None:
+    name = f"line {arrives}".replace(" ", "_")
+    line = Line(server.port, arrives)
+    storage = PostgresEventLog(url_of(server, name).replace(f":{server.port}/", f":{line.port}/"))
+    storage.store_event(event("run", 1))
+    line.armed = True
+    with storage.together():
+        storage.store_event(event("run", 2))
+        storage.store_event(event("run", 3))
+    storage.store_event(event("run", 4))
+
+    assert line.broken == 1
+    assert len(partitions(storage)) == in_run(storage, "run") == 4
+    storage.dispose()
+    line.close()
+
+
+def test_a_first_batch_whose_commit_arrived_is_no_error(server: PostgresServer) -> None:
+    line = Line(server.port, arrives=True)
+    storage = PostgresEventLog(
+        url_of(server, "first").replace(f":{server.port}/", f":{line.port}/")
+    )
+    line.armed = True
+    storage.store_event(event("run", 1))
+
+    assert (line.broken, in_run(storage, "run")) == (1, 1)
+    storage.dispose()
+    line.close()
 
 
 # --- what Dagster calls its own -------------------------------------------------------------------

@@ -503,6 +503,43 @@ for number in range(int(sys.argv[3])):
 """
 
 
+@pytest.mark.parametrize(
+    ("standing", "other", "left"),
+    [
+        (True, lambda store: store.put("k", b"theirs"), b"theirs"),
+        (True, lambda store: store.copy("source", "k"), b"source"),
+        (True, lambda store: store.delete("k"), None),
+        (False, lambda store: store.put("k", b"theirs"), b"theirs"),
+        (False, lambda store: store.create("k", b"theirs"), b"ours"),  # and is told so
+    ],
+    ids=["put", "copy", "delete", "put where nothing was", "create"],
+)
+def test_nobody_writes_between_the_look_and_the_renaming_of_one_who_replaces(
+    standing: bool, other: Callable[[Store], object], left: bytes | None, tmp_path: Path
+) -> None:
+    store, another = open_store(str(tmp_path)), open_store(str(tmp_path))
+    another.put("source", b"source")
+    version = store.replace("k", b"before", None) if standing else None
+    told: list[object] = []
+    writer = threading.Thread(target=lambda: told.append(other(another)))
+
+    class Interrupted(Staging):
+        def _place(self, move: Callable[[str, str], None], key: str, staged: str) -> None:
+            # Here it has looked, and is about to rename. Without a lock, the other one needs
+            # far less than this time.
+            writer.start()
+            writer.join(0.5)
+            super()._place(move, key, staged)
+
+    store._staging = Interrupted(tmp_path)
+    store.replace("k", b"ours", version)
+    writer.join()
+
+    assert (another.get("k") if another.exists("k") else None) == left
+    if left == b"ours":
+        assert told == [False]
+
+
 def test_processes_that_replace_one_object_in_a_folder_lose_no_update(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     store.put("k", b"")
