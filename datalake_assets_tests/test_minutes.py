@@ -375,9 +375,9 @@ def test_a_symbol_that_the_source_gives_two_bars_of_one_minute_fails_alone(
         honest = alpaca.bars(MINUTE)
 
         def contradicting(
-            asked: tuple[str, ...], first: date, last: date, token: str | None
-        ) -> Any:
-            page = honest(asked, first, last, token)
+            symbols: tuple[str, ...], first: date, last: date, page_token: str | None
+        ) -> Page:
+            page = honest(symbols, first, last, page_token)
             own = page.bars.filter(pc.equal(page.bars["symbol"], symbol)).slice(7, 1)
             place = own.schema.get_field_index("volume")
             other = own.set_column(place, own.field(place), pc.add(own["volume"], 1))
