@@ -25,6 +25,7 @@ from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.world import Asked, World, instants, utc
 from datalake_assets_tests.collection.tables import every, names
 from datalake_assets_tests.lake.files import collected
+from datalake_assets_tests.lake.minutes import collected_minutes, session_of
 
 
 def live(
@@ -607,7 +608,7 @@ def test_minutes_are_collected_on_their_evening_once_their_daily_bars_are_publis
     assert world.tick("new_minutes") == []
     assert world.skipped == (
         "the newest session, 2025-12-05, is published; "
-        "2025-12-08 is collected from 2025-12-08 22:00 UTC"
+        "2025-12-08 is collected from 2025-12-08 22:16 UTC"
     )
 
 
@@ -618,9 +619,7 @@ def test_minutes_that_failed_are_tried_again_after_a_pause(tmp_path: Path) -> No
     world.end(world.launch(request, "minute_ticks_job").run_id, good=False)
 
     assert world.tick("new_minutes") == []
-    assert (
-        world.skipped == "2025-12-05: attempt 1 failed, the next is at 2025-12-05 23:10 UTC"
-    )
+    assert world.skipped == "2025-12-05: attempt 1 failed, the next is at 2025-12-05 23:10 UTC"
     world.clock.time += timedelta(minutes=10)
     (again,) = world.tick("new_minutes")
     assert again.run_key == "new minutes 2025-12-05 #2"
@@ -630,8 +629,8 @@ def test_minutes_that_failed_are_tried_again_after_a_pause(tmp_path: Path) -> No
     ("now", "due"),
     [
         # 20:00 in New York is 01:00 UTC in winter; 16 minutes, and DATALAKE_COLLECT_AFTER_MINUTES.
-        ("2025-12-06 01:35", False),
-        ("2025-12-06 01:36", True),
+        ("2025-12-06 02:35", False),
+        ("2025-12-06 02:36", True),
     ],
 )
 def test_minutes_of_extended_hours_wait_until_these_are_over_and_served(
@@ -642,7 +641,7 @@ def test_minutes_of_extended_hours_wait_until_these_are_over_and_served(
         now,
         "extended",
         DATALAKE_START_DATE="2025-12-05",
-        DATALAKE_COLLECT_AFTER_MINUTES="20",
+        DATALAKE_COLLECT_AFTER_MINUTES="80",
     )
     published(world, "2025-12-05")
 
@@ -675,8 +674,8 @@ def minutes_with_holes(world: World, day: date, present: int, pending: int) -> L
     lake = LakeWriter(open_store(world.lake.uri))
     lake.publish(collected(day, bars.set_column(position, "trade_count", busy)), [])
     minutes = lake.of(MINUTE)
-    some = minute_bars(symbols[:present], day)
-    minutes.keep_incomplete(collected(day, some, pending=symbols[present:]), [])
+    some = session_of(symbols[:present], day)
+    minutes.keep_incomplete(collected_minutes(day, some, pending=symbols[present:]), [])
     return minutes
 
 
