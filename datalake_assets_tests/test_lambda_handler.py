@@ -13,11 +13,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -853,3 +855,27 @@ def test_minutes_of_extended_hours_are_not_asked_for_before_they_are_served(
         # A half day: extended hours end at 17:00 in New York.
         with pytest.raises(EventError, match="are served from 2024-07-03 21:16 UTC"):
             dataset()
+
+
+def test_a_whole_session_that_did_not_pass_is_mended_by_the_range_whose_bars_were_wrong(
+    minutes: LakeWriter,
+) -> None:
+    assert invoke(MINUTES)[0] == 200
+    right = minutes.read(DAY)
+    wrong = pa.array(
+        [symbol in SymbolRange(*RANGES[0]) for symbol in right.bars["symbol"].to_pylist()]
+    )
+    high = pc.if_else(wrong, pc.subtract(right.bars["low"], 1.0), right.bars["high"])
+    position = right.bars.schema.get_field_index("high")
+    bars = right.bars.set_column(position, right.bars.schema.field("high"), high)
+    minutes.store.delete(minutes.session_key(DAY))
+    minutes.keep_incomplete(replace(right, bars=bars), [])
+
+    status, body = invoke(of_range(*RANGES[1]))
+    assert (status, minutes.sessions()) == (207, [])
+    assert 0 < body["asked"] < len(right.ledger.symbols)
+    assert body["counts"] == {state.value: right.ledger.counts[state] for state in State}
+
+    assert invoke(of_range(*RANGES[0]))[0] == 200
+    assert minutes.read(DAY).bars.equals(right.bars)
+    assert minutes.read(DAY).ledger == right.ledger
