@@ -200,6 +200,7 @@ def _report(settings: Settings, jobs: Jobs) -> dg.AssetsDefinition:
         weekly=settings.running_year == "weekly",
         following=lambda now: NextSession(*due.following(now, delay)),
         latest_runs=partial(runs.latest, jobs=jobs),
+        minutes=settings.minutes != "off",
         names=jobs.names,
     )
 

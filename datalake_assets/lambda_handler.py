@@ -5,7 +5,9 @@ session is collected, audited and written (`pipeline.publication`), which is the
 
 It stops sending requests a minute before its end and keeps what it has as an incomplete session.
 When invoked again with the same event, it requests only the rest. So however often it runs out of
-time, the session is the same in the end. Only the 24 bytes of the rate limit are written to /tmp.
+time, the session is the same in the end. Several invocations, side by side or one after another,
+can each collect a range of the symbols: the one that brings the last of them publishes the session.
+Only the 24 bytes of the rate limit are written to /tmp.
 
 When Dagster invokes it, it also reports to Dagster, through Pipes (`automation.lambda_session`).
 
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import Finding, Thresholds
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, Dataset, minute_dataset
 from datalake_assets.collection.errors import CollectionError, PermanentError
 from datalake_assets.collection.report import State
 from datalake_assets.collection.retry import RetryPolicy
@@ -33,13 +36,13 @@ from datalake_assets.collection.universe import inactive, symbols_for
 from datalake_assets.lake.coverage import loss
 from datalake_assets.lake.files import WrongLakeError
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.pipeline.density import by_daily_bars
 from datalake_assets.pipeline.listing import calendar_of, take_snapshot
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
 from datalake_assets.rate_limits.opening import TRADING_REQUESTS_PER_MINUTE, open_limiter
 from datalake_assets.settings import Settings, SettingsError, read_symbols
 from datalake_assets.sources.alpaca import DELAY, Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
-from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, StoreError, open_store
 
 if TYPE_CHECKING:
@@ -86,6 +89,24 @@ class LambdaContext(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class SymbolRange:
+    """The symbols from one to another, both included, in alphabetical order.
+
+    Args:
+        first: The first one; None for no bound.
+        last: The last one; None for no bound.
+    """
+
+    first: str | None
+    last: str | None
+
+    def __contains__(self, symbol: str) -> bool:
+        return (self.first is None or self.first <= symbol) and (
+            self.last is None or symbol <= self.last
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A valid event.
 
@@ -93,17 +114,24 @@ class Request:
         session: The session.
         symbols: The symbols to request; None for those of the settings, or the universe.
         thresholds: Thresholds of the audit that differ from the defaults.
+        dataset: The name of the dataset: `daily` or `minute`.
+        part: The range of these symbols that this invocation collects; None for all of them.
     """
 
     session: date
     symbols: tuple[str, ...] | None
     thresholds: Mapping[str, Any]
+    dataset: str = DAILY.name
+    part: SymbolRange | None = None
 
     @classmethod
     def of(cls, event: object, now: datetime) -> Request:
         """Read an event: `{"session": "2026-11-20", "symbols": ["AAPL"], "thresholds": {…}}`.
 
-        Only the session is required; `newest` means the newest one that can be collected.
+        Only the session is required; `newest` means the newest one that can be collected. With
+        `"dataset": "minute"` its minute bars are collected. With `"symbols_from": "A"` or
+        `"symbols_to": "CZZZ"` or both, only the symbols of this range are; the session is published
+        when other invocations have brought the others.
 
         Args:
             event: The event.
@@ -114,13 +142,15 @@ class Request:
         """
         if not isinstance(event, Mapping):
             raise EventError(f"the event must be an object, not {type(event).__name__}")
-        legal = ("session", "symbols", "thresholds")
+        legal = ("session", "symbols", "thresholds", "dataset", "symbols_from", "symbols_to")
         if unknown := sorted(map(str, set(event) - {*legal, *PIPES})):
             raise EventError(f"unknown: {', '.join(unknown)}; an event has {', '.join(legal)}")
         return cls(
             _session(event.get("session"), now),
             _symbols(event.get("symbols")),
             _thresholds(event.get("thresholds")),
+            _dataset(event.get("dataset", DAILY.name)),
+            _part(event.get("symbols_from"), event.get("symbols_to")),
         )
 
 
@@ -138,7 +168,9 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, Any]:
     Returns:
         `statusCode` and `body`, which is JSON. 200: the session is published. 207: it is in
         `incomplete/`; if `pending` in the body's counts is above 0, invoke again with the same
-        event. 400: the event is invalid. 500: the collection failed; `error` says why.
+        event. Of an event with a range of symbols, `range.missing` in the body says how many of
+        them failed or are pending: if there are none, it is for the events of the other ranges to
+        finish the session. 400: the event is invalid. 500: the collection failed; `error` says why.
     """
     if isinstance(event, Mapping) and PIPES[0] in event:
         with _pipes(event) as pipes:
@@ -156,10 +188,12 @@ def _handle(event: object, context: LambdaContext) -> tuple[int, dict[str, Any]]
         return 400, {"error": str(error)}
     try:
         outcome, lake = _collect(request, context)
+    except EventError as error:  # by the settings
+        return 400, {"error": str(error)}
     except _TOLD as error:
         log.exception("the session %s was not collected", request.session)
         return 500, {"session": request.session.isoformat(), "error": str(error)}
-    told = _told(outcome, lake)
+    told = _told(outcome, lake, request.part)
     log.info(json.dumps({name: told[name] for name in ("session", "published", "counts")}))
     return 200 if outcome.published else 207, told
 
@@ -181,7 +215,8 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, LakeWri
         )
     settings = Settings.load()
     account = _account(settings)
-    lake = LakeWriter(open_store(settings.lake_uri))
+    dataset = _dataset_of(request, settings, Clock().now())
+    lake = LakeWriter(open_store(settings.lake_uri), dataset=dataset)
     lake.claim(account.source)
     threads = workers(int(context.memory_limit_in_mb))
     # A request that retries until the deadline must still leave the reserve.
@@ -193,7 +228,7 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, LakeWri
         if taken is None or taken < request.session:
             with open_limiter(*trading) as limiter:
                 taken, _, _ = take_snapshot(alpaca, lake, limiter, retry)
-        chosen = request.symbols or (read_symbols(settings.symbols) if settings.symbols else None)
+        chosen = request.symbols or _configured(settings, dataset)
         wanted = (
             {request.session: chosen}
             if chosen
@@ -208,21 +243,28 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, LakeWri
                 workers=threads,
                 thresholds=replace(Thresholds.of_feed(settings.alpaca_feed), **request.thresholds),
             )
+            part = request.part
             # A repair of an earlier invocation's session, unless that requested fewer symbols.
-            repair = _knows(lake, wanted)
+            repair = part is not None or _knows(lake, wanted)
             if chosen and not repair and (found := loss(lake, [request.session], chosen)):
                 raise PermanentError(
                     f"{found}. Add the symbols that it lacks with datalake collect --session "
                     f"{request.session} --repair, or give the chosen symbols a lake of their own"
                 )
             publication = Publication(
-                wanted, lake, options, repair=repair, inactive=inactive(lake.universe_of(taken))
+                wanted,
+                lake,
+                options,
+                expected=None if dataset is DAILY else by_daily_bars(lake.of(DAILY), dataset),
+                repair=repair,
+                inactive=inactive(lake.universe_of(taken)),
+                part=None if part is None else part.__contains__,
             )
             # Computed after reading the lake, which must not use up the reserve.
             left = _seconds(context)
             calendar = calendar_of(alpaca, lambda: open_limiter(*trading), retry)
             (outcome,) = publication.run(
-                alpaca.bars(), origin, clock=Clock(), seconds=left, calendar=calendar
+                alpaca.bars(dataset), origin, clock=Clock(), seconds=left, calendar=calendar
             )
     return outcome, lake
 
@@ -278,6 +320,52 @@ def _session(given: object, now: datetime) -> date:
     return day
 
 
+def _dataset(given: object) -> str:
+    if given not in ("daily", "minute"):
+        raise EventError(f"`dataset` must be daily or minute, not {given!r}")
+    return str(given)
+
+
+def _part(first: object, last: object) -> SymbolRange | None:
+    for name, given in (("symbols_from", first), ("symbols_to", last)):
+        if given is not None and not (isinstance(given, str) and given):
+            raise EventError(f'`{name}` must be a ticker or its beginning, like "C", not {given!r}')
+    if first is None and last is None:
+        return None
+    found = SymbolRange(*(str(each).upper() if each else None for each in (first, last)))
+    if found.first and found.last and found.last < found.first:
+        raise EventError(
+            f"`symbols_to` must not be before `symbols_from`: {found.last} is before {found.first}"
+        )
+    return found
+
+
+def _dataset_of(request: Request, settings: Settings, now: datetime) -> Dataset:
+    """The dataset of an event, with the hours of the settings.
+
+    Raises:
+        EventError: The settings have no minute bars, or those of the session are not served yet.
+    """
+    if request.dataset == DAILY.name:
+        return DAILY
+    found = minute_dataset(settings.minutes)
+    if found is None:
+        raise EventError("minute bars are off: set DATALAKE_MINUTES to regular or extended")
+    served = found.hours(request.session).end + DELAY
+    if served > now:
+        raise EventError(
+            f"the minute bars of {request.session} are served from {served:%Y-%m-%d %H:%M} UTC"
+        )
+    return found
+
+
+def _configured(settings: Settings, dataset: Dataset) -> tuple[str, ...] | None:
+    """The symbols of the settings; None for the universe."""
+    if dataset is not DAILY and settings.minute_symbols:
+        return read_symbols(settings.minute_symbols, "DATALAKE_MINUTE_SYMBOLS")
+    return read_symbols(settings.symbols) if settings.symbols else None
+
+
 def _symbols(given: object) -> tuple[str, ...] | None:
     if given is None:
         return None
@@ -306,11 +394,12 @@ def _thresholds(given: object) -> Mapping[str, Any]:
     return dict(given)
 
 
-def _told(outcome: Outcome, lake: LakeWriter) -> dict[str, Any]:
+def _told(outcome: Outcome, lake: LakeWriter, part: SymbolRange | None) -> dict[str, Any]:
     ledger = outcome.ledger
-    key = layout.session_key if outcome.published else layout.incomplete_key
-    return {
+    key = lake.session_key if outcome.published else lake.incomplete_key
+    told: dict[str, Any] = {
         "session": ledger.session.isoformat(),
+        "dataset": lake.dataset.name,
         "published": outcome.published,
         "object": lake.store.url(key(ledger.session)) if outcome.written else None,
         "file_size_bytes": outcome.written.size if outcome.written else None,
@@ -322,6 +411,10 @@ def _told(outcome: Outcome, lake: LakeWriter) -> dict[str, Any]:
         "statistics": outcome.statistics.to_dict(),
         "failures": dict(list(outcome.failed.items())[:_SHOWN]),
     }
+    if part is not None:
+        missing = sum(symbol in part for symbol in ledger.missing)
+        told["range"] = {"from": part.first, "to": part.last, "missing": missing}
+    return told
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

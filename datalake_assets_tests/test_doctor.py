@@ -24,7 +24,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from datalake_assets import catalog, market_calendar
+from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import MINUTE
+from datalake_assets.collection.report import Ledger
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
@@ -774,3 +777,65 @@ def test_a_session_that_has_not_closed_can_not_be_published(
     told = [(one.what, one.repair) for one in found.defects if "still to come" in one.what]
     place = f"rm {lake.store.url(layout.session_key(day))}"
     assert told == [(f"the session of {day} is still to come", place)] * wrong
+
+
+# Minute bars
+
+
+@pytest.fixture
+def minutes(lake: LakeWriter, monkeypatch: pytest.MonkeyPatch) -> LakeWriter:
+    """The lake with the minutes of its last session, which Dagster knows."""
+    monkeypatch.setenv("DATALAKE_MINUTES", "regular")
+    result = invoke("collect", "--minutes", "--session", str(DAYS[-1]))
+    assert result.exit_code == 0, result.output
+    return lake.of(MINUTE)
+
+
+def test_a_session_of_minutes_that_is_gone_or_damaged_is_repaired_by_what_it_says(
+    minutes: LakeWriter,
+) -> None:
+    assert "minute bars: published sessions: 1 checked" in lines(doctor(), "✓")
+    key = minutes.session_key(DAYS[-1])
+    data = minutes.store.get(key)
+
+    minutes.store.delete(key)
+    gone = doctor()
+    assert commands(gone) == [f"datalake collect --minutes --session {DAYS[-1]}"]
+    assert f"minute bars of session {DAYS[-1]}: materialized in Dagster's" in gone.stdout
+    minutes.store.put(key, flipped(data, len(data) // 2, 3))
+    damaged = doctor()
+    assert lines(damaged, "✗") == ["minute bars: published sessions: 1 checked, 1 wrong"]
+    assert_repaired(damaged)
+    assert minutes.read(DAYS[-1]).bars.equals(session_file.decode(data, key).bars)
+
+
+def test_minutes_that_dagster_does_not_know_are_told(minutes: LakeWriter) -> None:
+    with dg.DagsterInstance.from_config(str(RECORDS.resolve())) as records:
+        records.wipe_assets([dg.AssetKey("minute_ticks")])
+
+    result = doctor()
+
+    (day,) = minutes.sessions()
+    assert f"minute bars of session {day}: published, but not in Dagster's records" in result.stdout
+    assert commands(result) == [f"datalake backfill --minutes --from {day} --to {day}"]
+
+
+def test_incomplete_minutes_are_named_with_the_command_that_repairs_them(
+    minutes: LakeWriter,
+) -> None:
+    day = DAYS[-2]
+    standing = minutes.read(DAYS[-1])
+    assert doctor().stdout.count("to repair") == 0
+    ledger = Ledger(day, pending=tuple(sorted(standing.ledger.symbols)))
+    minutes.keep_incomplete(replace(standing, bars=empty(), ledger=ledger), [])
+
+    result = doctor()
+
+    assert result.exit_code == 0, "not damaged"
+    assert f"minute bars of {day} are incomplete" in result.stdout
+    repair = f"datalake collect --minutes --session {day} --repair"
+    assert commands(result) == [repair]
+    assert json.loads(doctor("--json").stdout)["minutes_to_repair"] == [str(day)]
+    assert_repaired(result)
+    assert minutes.incomplete() == []
+    assert minutes.sessions() == DAYS[-2:]

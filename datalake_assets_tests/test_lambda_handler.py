@@ -4,6 +4,7 @@ The handler is the real one, and asks an exchange on loopback. Not here: how Dag
 (`automation.test_lambda_session`).
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,17 +12,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalake_assets import lambda_handler as module
 from datalake_assets.collection.audit import RULES, Thresholds
+from datalake_assets.collection.dataset import DAILY, EXTENDED_MINUTE, MINUTE, Dataset
 from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import State
@@ -30,16 +35,20 @@ from datalake_assets.exchange.faults import Arrival, Fault, FaultScript, Rule
 from datalake_assets.exchange.process import ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
+from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.writer import LakeWriter, StoredSession
 from datalake_assets.lambda_handler import (
     RESERVE,
     EventError,
     Request,
+    SymbolRange,
     _brief,
+    _dataset_of,
     lambda_handler,
     workers,
 )
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Publication
+from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import every, names
@@ -373,6 +382,11 @@ MORNING = datetime(2024, 7, 5, 12, tzinfo=UTC)
         (EVENT | {"thresholds": {"silent_allowed": 1.5}}, "a whole number from 0, not 1.5"),
         (EVENT | {"thresholds": {"invalid_bars_allowed": True}}, "a whole number from 0, not True"),
         (EVENT | {"thresholds": {"coverage": float("nan")}}, "from 0 to 1, not nan"),
+        (EVENT | {"dataset": "minutes"}, "`dataset` must be daily or minute, not 'minutes'"),
+        (EVENT | {"dataset": 1}, "`dataset` must be daily or minute, not 1"),
+        (EVENT | {"symbols_from": 1}, "`symbols_from` must be a ticker or its beginning"),
+        (EVENT | {"symbols_to": ""}, "`symbols_to` must be a ticker or its beginning"),
+        (EVENT | {"symbols_from": "C", "symbols_to": "B"}, "B is before C"),
     ],
 )
 def test_a_bad_event_is_told_what_is_legal(event: object, told: str) -> None:
@@ -390,6 +404,17 @@ def test_a_good_event_is_read_as_it_stands() -> None:
 
     assert (found.session, found.symbols) == (DAY, ("AAPL", "BRK.B"))
     assert found.thresholds == {"coverage": 0, "row_ratio": 1}
+    assert (found.dataset, found.part) == ("daily", None)
+
+
+def test_a_range_of_an_event_has_both_of_its_ends() -> None:
+    found = Request.of(MINUTES | {"symbols_from": "b", "symbols_to": "D"}, MORNING)
+
+    assert (found.dataset, found.part) == ("minute", SymbolRange("B", "D"))
+    inside = [s for s in ("AZ", "B", "BRK.B", "CZ", "D", "DA") if s in SymbolRange("B", "D")]
+    assert inside == ["B", "BRK.B", "CZ", "D"]
+    assert "A" in SymbolRange(None, "A")
+    assert "Z" in SymbolRange("Z", None)
 
 
 def test_a_bad_event_is_a_400_before_any_work(world: World) -> None:
@@ -656,3 +681,214 @@ def test_it_collects_without_dagster(world: World) -> None:
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == {"status": 200, "loaded": []}
     assert world.lake.sessions() == [DAY]
+
+
+# --- ranges of symbols ----------------------------------------------------------------------------
+
+MINUTES = EVENT | {"dataset": "minute"}
+RANGES = (("A", "FZZZZZ"), ("G", "OZZZZZ"), ("P", None))
+
+
+def of_range(first: str | None, last: str | None, **more: Any) -> dict[str, Any]:
+    bounds = {"symbols_from": first, "symbols_to": last}
+    return MINUTES | {name: bound for name, bound in bounds.items() if bound} | more
+
+
+@pytest.fixture
+def minutes(world: World, monkeypatch: pytest.MonkeyPatch) -> LakeWriter:
+    """A lake with the daily bars of the session, and minute bars turned on."""
+    monkeypatch.setenv("DATALAKE_MINUTES", "regular")
+    assert invoke(EVENT)[0] == 200
+    world.exchange.requests.clear()
+    return world.lake.of(MINUTE)
+
+
+def equal_to_one_collected_at_once(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> bool:
+    """Are the bars and the ledger those of a session that one invocation collected?"""
+    folder = tmp_path / "at once"
+    monkeypatch.setenv("DATALAKE_URI", str(folder))
+    assert invoke(EVENT)[0] == invoke(MINUTES)[0] == 200
+    other = LakeWriter(open_store(str(folder)), dataset=MINUTE).read(DAY)
+    return session.bars.equals(other.bars) and session.ledger == other.ledger
+
+
+def test_minutes_of_a_session_are_collected_published_and_told(minutes: LakeWriter) -> None:
+    status, body = invoke(MINUTES)
+
+    assert (status, body["published"], body["dataset"]) == (200, True, "minute")
+    assert body["object"].endswith(f"/lake/{layout.session_key(DAY, layout.MINUTE)}")
+    stored = minutes.read(DAY)
+    assert stored.bars.num_rows > 10 * body["counts"]["present"] > 1_000
+    assert "range" not in body
+    assert invoke(MINUTES)[1]["asked"] == 0
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[::2])
+def test_ranges_one_after_another_end_as_the_session_that_is_collected_at_once(
+    minutes: LakeWriter, order: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *first, last = [of_range(*RANGES[number]) for number in order]
+    for event in first:
+        status, body = invoke(event)
+        assert (status, body["published"], body["range"]["missing"]) == (207, False, 0)
+        assert body["counts"]["pending"] > 0
+        assert (minutes.sessions(), minutes.incomplete()) == ([], [DAY]), "never half of it"
+
+    status, body = invoke(last)
+
+    assert (status, body["counts"]["pending"], body["counts"]["failed"]) == (200, 0, 0)
+    assert (minutes.sessions(), minutes.incomplete()) == ([DAY], [])
+    assert equal_to_one_collected_at_once(minutes.read(DAY), tmp_path, monkeypatch)
+
+
+def test_a_range_that_is_asked_for_again_takes_no_request(
+    world: World, minutes: LakeWriter
+) -> None:
+    invoke(of_range(*RANGES[0]))
+    world.asked()
+
+    status, body = invoke(of_range(*RANGES[0]))
+
+    assert (status, body["asked"], world.asked()) == (207, 0, [])
+    for each in RANGES[1:]:
+        invoke(of_range(*each))
+    assert minutes.sessions() == [DAY]
+    world.asked()
+    assert (invoke(of_range(*RANGES[0]))[0], world.asked()) == (200, [])
+
+
+def test_no_threshold_publishes_a_session_of_which_a_range_is_pending(
+    minutes: LakeWriter,
+) -> None:
+    anything = {"success_rate": 0, "coverage": 0, "row_ratio": 0, "invalid_bars": 1}
+
+    status, body = invoke(of_range(*RANGES[0], thresholds=anything))
+
+    assert (status, minutes.sessions()) == (207, [])
+    (told,) = (each for each in body["audit"] if each["rule"] == "success_rate")
+    assert told["verdict"] == "fail"
+    assert "symbols to be collected yet, such as G" in told["detail"]
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_ranges_side_by_side_of_which_one_fails_and_is_repeated_end_as_one_whole_session(
+    world: World,
+    minutes: LakeWriter,
+    broken: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = Fault(kind="status", status=404)
+    symbols = sorted(minutes.of(DAILY).read(DAY).ledger.symbols)
+    victim = next(each for each in symbols if each in SymbolRange(*RANGES[broken]))
+    world.exchange.faults = FaultScript([Rule(refused, times=None, symbol=victim)])
+
+    with ThreadPoolExecutor(len(RANGES)) as threads:
+        answers = list(threads.map(invoke, [of_range(*each) for each in RANGES]))
+
+    missing = [body["range"]["missing"] for _, body in answers]
+    assert missing[broken] == 1
+    assert sum(missing) == 1, "the answers of the others are not lost"
+    if published := minutes.sessions():  # one symbol of all is within the audit's threshold
+        assert not minutes.read(DAY).ledger.pending, published
+
+    world.exchange.faults = None
+    status, body = invoke(of_range(*RANGES[broken]))
+
+    assert (status, body["range"]["missing"]) == (200, 0)
+    assert (minutes.sessions(), minutes.incomplete()) == ([DAY], [])
+    assert equal_to_one_collected_at_once(minutes.read(DAY), tmp_path, monkeypatch)
+
+
+def test_many_ranges_side_by_side_lose_nothing_of_each_other(minutes: LakeWriter) -> None:
+    """Eight write the first part at the same time; each of them but one has to do so again."""
+    letters = ["", *"CFILORU"]
+    ranges = [
+        (first or None, f"{chr(ord(after) - 1)}ZZZZZ" if after else None)
+        for first, after in zip(letters, [*letters[1:], ""], strict=True)
+    ]
+
+    with ThreadPoolExecutor(len(ranges)) as threads:
+        answers = list(threads.map(invoke, [of_range(*each) for each in ranges]))
+
+    assert {status for status, _ in answers} <= {200, 207}
+    assert sum(body["range"]["missing"] for _, body in answers) == 0
+    assert (minutes.sessions(), minutes.incomplete()) == ([DAY], [])
+    assert not minutes.read(DAY).ledger.missing
+
+
+def test_a_range_out_of_time_is_finished_by_the_same_event(
+    world: World, minutes: LakeWriter
+) -> None:
+    for each in RANGES[1:]:
+        invoke(of_range(*each))
+    world.exchange.latency = 0.4
+    short, body = invoke(of_range(*RANGES[0]), seconds=RESERVE + 0.2, memory=128)
+    assert (short, minutes.sessions()) == (207, [])
+    assert body["range"]["missing"] > 0
+
+    world.exchange.latency = 0.0
+    assert invoke(of_range(*RANGES[0]))[0] == 200
+    assert not minutes.read(DAY).ledger.missing
+
+
+def test_ranges_of_daily_bars_end_as_one_session_too(world: World) -> None:
+    daily = EVENT | {"symbols_to": "MZZZZZ"}
+    assert invoke(daily)[0] == 207
+    assert world.lake.sessions() == []
+
+    assert invoke(EVENT | {"symbols_from": "N"})[0] == 200
+    assert not world.lake.read(DAY).ledger.missing
+
+
+def test_without_minute_bars_in_the_settings_it_says_what_to_set(world: World) -> None:
+    assert invoke(MINUTES) == (
+        400,
+        {"error": "minute bars are off: set DATALAKE_MINUTES to regular or extended"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "good"), [("2024-07-03T21:15:59", False), ("2024-07-03T21:16:00", True)]
+)
+def test_minutes_of_extended_hours_are_not_asked_for_before_they_are_served(
+    now: str, good: bool
+) -> None:
+    at = datetime.fromisoformat(now).replace(tzinfo=UTC)
+    request = Request.of(MINUTES, at)
+
+    def dataset() -> Dataset:
+        return _dataset_of(request, Settings.load({"DATALAKE_MINUTES": "extended"}), at)
+
+    if good:
+        assert dataset() is EXTENDED_MINUTE
+    else:
+        # A half day: extended hours end at 17:00 in New York.
+        with pytest.raises(EventError, match="are served from 2024-07-03 21:16 UTC"):
+            dataset()
+
+
+def test_a_whole_session_that_did_not_pass_is_mended_by_the_range_whose_bars_were_wrong(
+    minutes: LakeWriter,
+) -> None:
+    assert invoke(MINUTES)[0] == 200
+    right = minutes.read(DAY)
+    wrong = pa.array(
+        [symbol in SymbolRange(*RANGES[0]) for symbol in right.bars["symbol"].to_pylist()]
+    )
+    high = pc.if_else(wrong, pc.subtract(right.bars["low"], 1.0), right.bars["high"])
+    position = right.bars.schema.get_field_index("high")
+    bars = right.bars.set_column(position, right.bars.schema.field("high"), high)
+    minutes.store.delete(minutes.session_key(DAY))
+    minutes.keep_incomplete(replace(right, bars=bars), [])
+
+    status, body = invoke(of_range(*RANGES[1]))
+    assert (status, minutes.sessions()) == (207, [])
+    assert 0 < body["asked"] < len(right.ledger.symbols)
+    assert body["counts"] == {state.value: right.ledger.counts[state] for state in State}
+
+    assert invoke(of_range(*RANGES[0]))[0] == 200
+    assert minutes.read(DAY).bars.equals(right.bars)
+    assert minutes.read(DAY).ledger == right.ledger

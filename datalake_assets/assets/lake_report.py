@@ -17,7 +17,7 @@ from datalake_assets import __version__, liveness
 from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.lake_asset import OWNERS
 from datalake_assets.assets.securities import FACTORS_KEY
-from datalake_assets.assets.session_ticks import DAILY_TICKS
+from datalake_assets.assets.session_ticks import DAILY_TICKS, MINUTE_TICKS
 from datalake_assets.assets.stock_universe import GROUP
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
@@ -26,6 +26,7 @@ from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.progress import many
 from datalake_assets.names import OURS, Names
 from datalake_assets.overview import page, pictures
+from datalake_assets.overview.minutes import MinuteNumbers
 from datalake_assets.overview.numbers import (
     NextSession,
     Overview,
@@ -71,6 +72,7 @@ def build_lake_report(
     weekly: bool = False,
     following: Callable[[datetime], NextSession] | None = None,
     latest_runs: LatestRuns | None = None,
+    minutes: bool = False,
     names: Names = OURS,
 ) -> dg.AssetsDefinition:
     """The asset.
@@ -80,12 +82,19 @@ def build_lake_report(
         weekly: Whether the symbol-years of the running year follow once a week.
         following: The session that is collected next, at a time (UTC).
         latest_runs: Reads the runs that the report shows.
+        minutes: Whether the lake has minute bars.
         names: What the lake's definitions are called.
     """
 
     @dg.asset(
         key=names.key(KEY),
-        deps=[names.key(key) for key in (DAILY_TICKS, SYMBOL_YEAR_TICKS, YEAR_TICKS, FACTORS_KEY)],
+        deps=[
+            names.key(key)
+            for key in (
+                *(DAILY_TICKS, *((MINUTE_TICKS,) if minutes else ())),
+                *(SYMBOL_YEAR_TICKS, YEAR_TICKS, FACTORS_KEY),
+            )
+        ],
         group_name=names.group(GROUP),
         owners=OWNERS,
         kinds={"python", "html"},
@@ -116,6 +125,7 @@ def build_lake_report(
             following=following(now) if following else None,
             runs=latest_runs(context.instance, now, context.run.run_id) if latest_runs else None,
             measure=True,
+            minutes=minutes,
         )
         report = page.render(found).encode()
         target.store.put(layout.REPORT, report)
@@ -173,6 +183,8 @@ def report_metadata(found: Overview) -> dict[str, Any]:
     if following := found.following:
         due = f"{following.session}, due {following.at:%Y-%m-%d %H:%M} UTC"
         metadata["next_session"] = dg.MetadataValue.md(_narrow(due))
+    if found.minutes:
+        metadata["minute_bars"] = dg.MetadataValue.md(_minutes(found.minutes))
     if sizes := found.sizes:
         metadata["size_and_growth"] = dg.MetadataValue.md(_narrow(_growth(sizes)))
     if found.runs and found.runs.failed:
@@ -224,7 +236,7 @@ def report_metadata(found: Overview) -> dict[str, Any]:
 def _plotted(found: Overview) -> dict[str, float | None]:
     """The numbers; None if unknown, which leaves a gap in the plot."""
     newest, usage, counts = found.newest, found.usage, found.counts
-    news = found.securities
+    news, minutes = found.securities, found.minutes
     return {
         "sessions_due": found.due,
         "sessions_published": found.published,
@@ -249,6 +261,12 @@ def _plotted(found: Overview) -> dict[str, float | None]:
         "symbols_vanished": len(found.listed.vanished) if found.listed else None,
         "symbols_renamed": len(found.listed.renamed) if found.listed else None,
         "runs_failed_month": found.runs.failures if found.runs else None,
+        "minute_sessions_published": minutes.published if minutes else None,
+        "minute_sessions_incomplete": minutes.incomplete if minutes else None,
+        "minute_sessions_missing": minutes.missing if minutes else None,
+        "minute_rows": minutes.rows if minutes else None,
+        "minute_symbols_newest": minutes.symbols if minutes else None,
+        "minute_bytes": minutes.size if minutes else None,
         "lake_bytes": found.sizes.total if found.sizes else None,
         "bytes_per_session": found.sizes.a_session if found.sizes else None,
         "requests_last_day": usage.requests if usage else None,
@@ -325,6 +343,25 @@ def _years(found: Overview) -> str:
                 year.year_file,
             ]
             for year in reversed(found.years)
+        ),
+    )
+
+
+def _minutes(minutes: MinuteNumbers) -> str:
+    if not minutes.years:
+        return _narrow(minutes.sentence)
+    return _table(
+        ["year", "published", "incomplete", "missing", "bars", "size"],
+        (
+            [
+                f"{year.year}",
+                f"{year.published:,} of {year.due:,}",
+                f"{year.incomplete:,}",
+                f"{year.missing:,}",
+                f"{year.rows:,}",
+                written(year.size, "bytes"),
+            ]
+            for year in reversed(minutes.years)
         ),
     )
 

@@ -15,12 +15,13 @@ from urllib.parse import quote, urlsplit
 import dagster as dg
 
 from datalake_assets.assets.failure import reason as reason_of
-from datalake_assets.assets.session_ticks import DAILY_TICKS
+from datalake_assets.assets.session_ticks import DAILY_TICKS, MINUTE_TICKS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import runs
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
 from datalake_assets.automation.sending import AlertError, Attempt, send
+from datalake_assets.automation.sensors import REPAIR
 from datalake_assets.automation.services import Service, services
 from datalake_assets.collection.clock import Clock
 from datalake_assets.settings import Settings
@@ -205,11 +206,19 @@ def _advice(run: dg.DagsterRun, about: list[str], jobs: Jobs) -> str:
                 jobs.names.command(f"datalake publish --year {year}", asset, year)
                 for year in about[:LINES]
             )
-    if about and (run.job_name in jobs.collecting or key(DAILY_TICKS) in assets):
+    for asset, collecting, option in (
+        (DAILY_TICKS, jobs.collecting, ""),
+        (MINUTE_TICKS, jobs.collecting_minutes, " --minutes"),
+    ):
+        if not about or not (run.job_name in collecting or key(asset) in assets):
+            continue
         if len(about) > 1:
-            ours = f"datalake backfill --from {about[0]} --to {about[-1]}"
-            return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0], about[-1])}"
-        repair = run.job_name == jobs.repair.name
-        ours = f"datalake collect --session {about[0]}{' --repair' if repair else ''}"
-        return f"Run: {jobs.names.command(ours, DAILY_TICKS, about[0], repair=repair)}"
+            ours = f"datalake backfill{option} --from {about[0]} --to {about[-1]}"
+            return f"Run: {jobs.names.command(ours, asset, about[0], about[-1])}"
+        # A repair of minute bars runs in the job that collects them.
+        repair = run.job_name == jobs.repair.name or (
+            run.tags.get(runs.PURPOSE) == jobs.names.purpose(REPAIR)
+        )
+        ours = f"datalake collect{option} --session {about[0]}{' --repair' * repair}"
+        return f"Run: {jobs.names.command(ours, asset, about[0], repair=repair)}"
     return "See the run in Dagster's UI."

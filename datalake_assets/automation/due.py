@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.dataset import DAILY, Dataset
 
 PARTITION_APPEARS = timedelta(hours=22)
 """The time of a session's own day (UTC) at which its partition appears, given
@@ -68,22 +69,26 @@ class Verdict:
     why: str
 
 
-def available_at(session: date, delay: timedelta) -> datetime:
-    """When a session is collected, UTC: some time after its close, but not before 22:00.
+def available_at(session: date, delay: timedelta, dataset: Dataset = DAILY) -> datetime:
+    """When a session is collected, UTC: some time after its hours, but not before 22:00.
 
     Args:
         session: The session.
-        delay: Time after the close. Its partition appears at 22:00 UTC, which is an hour after the
-            close in winter, two in summer, and four or five on a half day.
+        delay: Time after its last bar is over: of daily bars and of minutes of regular hours that
+            is the close. Its partition appears at 22:00 UTC, which is an hour after the close in
+            winter, two in summer, and four or five on a half day.
+        dataset: Whose bars.
     """
     appears = datetime.combine(session, time(), UTC) + PARTITION_APPEARS
-    return max(appears, market_calendar.session_close(session) + delay)
+    return max(appears, dataset.hours(session).end + delay)
 
 
-def next_available(after: date, delay: timedelta) -> tuple[date, datetime]:
+def next_available(
+    after: date, delay: timedelta, dataset: Dataset = DAILY
+) -> tuple[date, datetime]:
     """The session after a day, and when it is collected, UTC."""
     session = _next_session(after)
-    return session, available_at(session, delay)
+    return session, available_at(session, delay, dataset)
 
 
 def following(now: datetime, delay: timedelta) -> tuple[date, datetime]:
@@ -100,10 +105,11 @@ def looked_at_again_at(session: date, sessions_later: int, delay: timedelta) -> 
     return available_at(day, delay)
 
 
-def newest(now: datetime, count: int, delay: timedelta) -> list[date]:
+def newest(now: datetime, count: int, delay: timedelta, dataset: Dataset = DAILY) -> list[date]:
     """The newest sessions that can be collected, ascending."""
-    # Today's session may not be available yet.
-    return [day for day in up_to(now.date(), count) if available_at(day, delay) <= now][-count:]
+    # Today's session may not be available yet, nor yesterday's if its hours end in the night.
+    days = up_to(now.date(), count + 1)
+    return [day for day in days if available_at(day, delay, dataset) <= now][-count:]
 
 
 def up_to(day: date, count: int) -> list[date]:

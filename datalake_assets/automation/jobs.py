@@ -40,6 +40,10 @@ ASSETS = (
 """The assets of all jobs."""
 
 
+UnresolvedJob = UnresolvedAssetJobDefinition
+"""A job of assets, as the definitions hold it."""
+
+
 class Jobs:
     """The jobs of one lake.
 
@@ -123,6 +127,11 @@ class Jobs:
     def collecting(self) -> tuple[str, ...]:
         """The names of the jobs that collect sessions."""
         return (self.daily_ticks.name, self.repair.name, self.names.of(LAMBDA_SESSION_JOB))
+
+    @property
+    def collecting_minutes(self) -> tuple[str, ...]:
+        """The names of the jobs that collect minute bars; none if the lake has none."""
+        return (self.minute_ticks.name,) if self.minutes else ()
 
     @property
     def publishing(self) -> tuple[str, ...]:

@@ -11,15 +11,18 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Self
 
 from datalake_assets import market_calendar
 from datalake_assets.automation.due import RetrySchedule
-from datalake_assets.collection.plan import Packing
+from datalake_assets.collection.dataset import DAILY
+from datalake_assets.collection.plan import Packing, plan_each
 from datalake_assets.collection.progress import many
+from datalake_assets.lake import session_file
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
+from datalake_assets.pipeline.density import by_daily_bars
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
 
@@ -53,6 +56,8 @@ class Broken:
         tries: Repairs requested since it last improved.
         not_before: The earliest time of the next repair.
         stopped: When its collection was stopped by hand; empty if it was not.
+        pages: The requests that the bars of these symbols take, where a symbol can have more than
+            one; 0 where it can't.
     """
 
     missing: int
@@ -61,11 +66,12 @@ class Broken:
     tries: int = 0
     not_before: str = ""
     stopped: str = ""
+    pages: int = 0
 
     @property
     def requests(self) -> int:
         """The requests of a repair if none fails."""
-        return max(1, -(-self.symbols // Packing().symbols))
+        return max(1, self.pages, -(-self.symbols // Packing().symbols))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ class Repair:
 
 @dataclass(slots=True)
 class Holes:
-    """The incomplete sessions, kept between ticks so that unchanged files are not opened again.
+    """A dataset's incomplete sessions, kept between ticks, so that files are not opened again.
 
     Files are identified by their versions, not by their dates: a restored file keeps its old date,
     and a date in the future would hide all others.
@@ -113,16 +119,16 @@ class Holes:
         """Read the session files of the months in which a file changed.
 
         Args:
-            lake: The lake.
+            lake: The lake, with the sessions of a dataset.
             at_most: The most files to open; more only if a single month has more.
 
         Returns:
             The number of files left for the next tick.
         """
         files: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        for folder in (layout.SESSIONS, layout.INCOMPLETE):
+        for folder in (lake.folders.sessions, lake.folders.incomplete):
             for key, version in lake.store.versions(folder).items():
-                for day in layout.dated(folder, [key]):
+                for day in _days(lake.folders, key):
                     files[f"{day:%Y-%m}"][key] = version
         marks = {month: mark(found) for month, found in sorted(files.items())}
         self.months = {month: seen for month, seen in self.months.items() if month in marks}
@@ -145,7 +151,7 @@ class Holes:
         found: dict[str, tuple[Summary, bool]] = {}
         damaged = set()
         for key, summary in zip(keys, lake.summaries(keys), strict=True):
-            incomplete = key.startswith(layout.INCOMPLETE)
+            incomplete = key.startswith(lake.folders.incomplete)
             if isinstance(summary, Summary):
                 day = str(summary.session)
                 # Of two files, the one that a repair starts from: the one collected later.
@@ -153,7 +159,7 @@ class Holes:
                 if not other or _collected(summary) > _collected(other[0]):
                     found[day] = summary, incomplete
             elif isinstance(summary, BrokenFileError):
-                damaged |= {str(day) for day in layout.dated(_folder(key), [key])}
+                damaged |= {str(day) for day in _days(lake.folders, key)}
         self.broken = {
             day: one
             for day, one in self.broken.items()
@@ -161,6 +167,7 @@ class Holes:
         }
         for day, (summary, incomplete) in found.items():
             if one := _broken(summary, before.get(day), incomplete=incomplete):
+                one.pages = _pages(lake, summary, incomplete=incomplete)
                 self.broken[day] = one
 
     def choose(
@@ -251,8 +258,27 @@ def _collected(summary: Summary) -> datetime:
     return summary.provenance.collected_at
 
 
-def _folder(key: str) -> str:
-    return layout.INCOMPLETE if key.startswith(layout.INCOMPLETE) else layout.SESSIONS
+def _days(folders: layout.Folders, key: str) -> list[date]:
+    """The session of a key, published or incomplete; none for keys of another shape."""
+    return folders.days([key]) or layout.dated(folders.incomplete, [key])
+
+
+def _pages(lake: LakeFiles, summary: Summary, *, incomplete: bool) -> int:
+    """The requests of a repair by the bars that it brings; 0 where a symbol has one bar."""
+    if lake.dataset.step is None:
+        return 0
+    day = summary.session
+    key = lake.incomplete_key(day) if incomplete else lake.session_key(day)
+    where = lake.store.url(key)
+    try:
+        footer = session_file.read_footer(lake.store, key)
+        ledger = session_file.unbarred(footer, where)
+        rows = session_file.rows_of_symbols(footer, where)
+    except (BrokenFileError, FileNotFoundError):
+        return 0  # it changed since it was read: the next tick looks again
+    wanted = tuple(ledger.missing) or tuple(sorted(ledger.symbols.union(rows)))
+    expected = by_daily_bars(lake.of(DAILY), lake.dataset)
+    return plan_each({day: wanted}, None, expected, lake.dataset).requests
 
 
 def _until(since: str, longest: timedelta, now: datetime) -> datetime | None:

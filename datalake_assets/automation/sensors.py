@@ -11,8 +11,10 @@ https://docs.dagster.io/guides/automate/sensors
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -21,24 +23,27 @@ from datalake_assets import market_calendar
 from datalake_assets.assets.corporate_actions import KEY as CORPORATE_ACTIONS
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.assets.securities import FACTORS_KEY
-from datalake_assets.assets.session_ticks import DAILY_TICKS, REQUESTS_TAG
+from datalake_assets.assets.session_ticks import DAILY_TICKS, MINUTE_TICKS, REQUESTS_TAG
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.symbol_year_ticks import prove_written
 from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation import due, runs
 from datalake_assets.automation.following import RETRIES, follow
-from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
-from datalake_assets.automation.repairs import Holes, Repair, typed
+from datalake_assets.automation.jobs import OUR_JOBS, Jobs, UnresolvedJob, sensor_status
+from datalake_assets.automation.repairs import Holes, Repair
 from datalake_assets.automation.years import IN_ONE_FILE, PER_SYMBOL, Years
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, Dataset, minute_dataset
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.names import Names
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
+from datalake_assets.sources.alpaca import DELAY
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, open_store
 
 NEW, SECOND_LOOK, REPAIR, REPORT = "new session", "second look", "repair", "report"
+NEW_MINUTES = "new minutes"
 YEAR, YEAR_FILE = "year", "year file"
 """The purposes of the runs: the values of the tag `runs.PURPOSE`."""
 
@@ -55,25 +60,106 @@ def build_sensors(settings: Settings, jobs: Jobs = OUR_JOBS) -> list[dg.SensorDe
         settings: How late, how often, how much, and whether they start automatically.
         jobs: The lake's jobs.
     """
+    daily, *minutes = _collected(settings, jobs)
     return [
-        _new_sessions(settings, jobs),
-        _second_look(settings, jobs),
-        _repair(settings, jobs),
-        _years_follow(settings, jobs),
-        _report_follows(settings, jobs),
+        _new_sessions(settings, jobs, daily),
+        *(_new_sessions(settings, jobs, each, needs=daily) for each in minutes),
+        _second_look(settings, jobs, daily),
+        _repair(settings, jobs, [daily, *minutes]),
+        _years_follow(settings, jobs, daily),
+        _report_follows(settings, jobs, [daily, *minutes]),
     ]
 
 
-def _new_sessions(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
-    names = jobs.names
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    """A dataset that sensors collect and repair.
+
+    Args:
+        dataset: Its bars.
+        asset: Its asset.
+        jobs: The names of the jobs that collect it.
+        sensor: The sensor that collects its new sessions.
+        purpose: The purpose of this sensor's runs.
+        delay: When a session is collected: so long after its hours.
+        job: The job that the sensor launches.
+        repairing: The job that repairs it.
+        option: What `datalake collect` needs to collect it.
+    """
+
+    dataset: Dataset
+    asset: dg.AssetKey
+    jobs: tuple[str, ...]
+    sensor: str
+    purpose: str
+    delay: timedelta
+    job: UnresolvedJob
+    repairing: UnresolvedJob
+    option: str = ""
+
+    def command(self, what: str) -> str:
+        """The command `datalake collect …` or `datalake backfill …` for this dataset."""
+        verb, _, rest = what.partition(" ")
+        return f"datalake {verb}{self.option} {rest}"
+
+    def repair(self, names: Names, day: str) -> str:
+        """The command that repairs a session."""
+        ours = self.command(f"collect --session {day} --repair")
+        return names.command(ours, self.asset, day, repair=True)
+
+    def newest(self, now: datetime, settings: Settings) -> list[date]:
+        """The newest sessions that can be collected, ascending."""
+        days = due.newest(now, settings.catch_up_sessions, self.delay, self.dataset)
+        return _after(settings, days)
+
+
+def _collected(settings: Settings, jobs: Jobs) -> list[_Collected]:
+    """The lake's datasets: daily bars, and minute bars if they are turned on."""
     delay = timedelta(minutes=settings.collect_after_minutes)
+    found = [
+        _Collected(
+            dataset=DAILY,
+            asset=DAILY_TICKS,
+            jobs=jobs.collecting,
+            sensor="new_sessions",
+            purpose=NEW,
+            delay=delay,
+            job=jobs.daily_ticks,
+            repairing=jobs.repair,
+        )
+    ]
+    if minutes := minute_dataset(settings.minutes):
+        found.append(
+            _Collected(
+                dataset=minutes,
+                asset=MINUTE_TICKS,
+                jobs=jobs.collecting_minutes,
+                sensor="new_minutes",
+                purpose=NEW_MINUTES,
+                # The source serves the last minute only some time after it.
+                delay=DELAY + delay,
+                job=jobs.minute_ticks,
+                repairing=jobs.minute_ticks,
+                option=" --minutes",
+            )
+        )
+    return found
+
+
+def _new_sessions(
+    settings: Settings, jobs: Jobs, what: _Collected, needs: _Collected | None = None
+) -> dg.SensorDefinition:
+    """The sensor that collects the new sessions of a dataset, once those it needs are published."""
+    names = jobs.names
+    of = "each session" if needs is None else f"the {what.dataset.bars_of} of each session"
+    once = "" if needs is None else f", once its {needs.dataset.bars_of} are published"
 
     @dg.sensor(
-        name=names.of("new_sessions"),
-        job=jobs.daily_ticks,
+        name=names.of(what.sensor),
+        job=what.job,
         minimum_interval_seconds=120,
         default_status=sensor_status(settings),
-        description="Collect each session on its evening, with retries at growing intervals. Also "
+        description=f"Collect {of} on its evening{once}, with retries at growing intervals. Also "
         f"collects missing ones of the newest {settings.catch_up_sessions} sessions.",
     )
     @names.bind
@@ -81,27 +167,36 @@ def _new_sessions(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
         now = runs.begin_tick(context, clock, jobs)
-        wanted = _after(settings, due.newest(now, settings.catch_up_sessions, delay))
-        published = runs.collected(context.instance, names.key(DAILY_TICKS))
+        wanted = what.newest(now, settings)
+        published = runs.collected(context.instance, names.key(what.asset))
         missing = {str(day): "it can be collected" for day in wanted if str(day) not in published}
-        verdicts = _verdicts(context, jobs, NEW, now, missing)
+        waits: dict[str, str] = {}
+        if needs:
+            there = runs.collected(context.instance, names.key(needs.asset))
+            why = f"waits until its {needs.dataset.bars_of} are published"
+            waits = {day: why for day in missing if day not in there}
+        verdicts = _verdicts(context, jobs, what, what.purpose, now, missing, waits)
         told = [verdict.why for verdict in verdicts]
         if not told:
             following, at = due.next_available(
-                wanted[-1] if wanted else settings.first_session - timedelta(days=1), delay
+                wanted[-1] if wanted else settings.first_session - timedelta(days=1),
+                what.delay,
+                what.dataset,
             )
-            there = f"the newest session, {wanted[-1]}, is published; " if wanted else ""
-            told = [f"{there}{following} is collected from {at:%Y-%m-%d %H:%M} UTC"]
-        told += _older(settings, wanted, published, names)
-        return _answer(context, _requests_of(names.purpose(NEW), verdicts), told)
+            there_is = f"the newest session, {wanted[-1]}, is published; " if wanted else ""
+            told = [f"{there_is}{following} is collected from {at:%Y-%m-%d %H:%M} UTC"]
+        # Minute bars may begin at any session: what is before their first one is not missing.
+        since = min(published, default=None) if needs else str(settings.first_session)
+        told += _older(since, wanted, published, what, names)
+        return _answer(context, _requests_of(names.purpose(what.purpose), verdicts), told)
 
     return new_sessions
 
 
-def _second_look(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
+def _second_look(settings: Settings, jobs: Jobs, what: _Collected) -> dg.SensorDefinition:
     names = jobs.names
     later = settings.second_look_sessions
-    delay = timedelta(minutes=settings.collect_after_minutes)
+    delay = what.delay
 
     @dg.sensor(
         name=names.of("second_look"),
@@ -128,24 +223,20 @@ def _second_look(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
             for day in ripe
             if str(day) in at and at[str(day)] < again[day]
         }
-        verdicts = _verdicts(context, jobs, SECOND_LOOK, now, wanted)
+        verdicts = _verdicts(context, jobs, what, SECOND_LOOK, now, wanted)
         told = [verdict.why for verdict in verdicts] or ["every session had its second look"]
         return _answer(context, _requests_of(names.purpose(SECOND_LOOK), verdicts), told)
 
     return second_look
 
 
-def _repair(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
+def _repair(settings: Settings, jobs: Jobs, datasets: Sequence[_Collected]) -> dg.SensorDefinition:
     names = jobs.names
     budget = settings.repair_requests_per_day
-    delay = timedelta(minutes=settings.collect_after_minutes)
-
-    def by_hand(day: str) -> str:
-        return names.command(typed(day), DAILY_TICKS, day, repair=True)
 
     @dg.sensor(
         name=names.of("repair"),
-        job=jobs.repair,
+        jobs=[what.repairing for what in datasets],
         minimum_interval_seconds=60,
         default_status=sensor_status(settings),
         description="Repair sessions with failed or pending symbols by requesting these again, and "
@@ -161,36 +252,50 @@ def _repair(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
         if not budget:
             return dg.SkipReason("DATALAKE_REPAIR_REQUESTS_PER_DAY is 0: nothing is repaired")
         now = runs.begin_tick(context, clock, jobs)
-        holes = Holes.remembered(context.cursor)
-        unseen = holes.look(LakeFiles(open_store(lake.uri)))
-        published = runs.collected(context.instance, names.key(DAILY_TICKS))
-        newest = due.newest(now, settings.catch_up_sessions, delay)
-        fresh = {str(day) for day in newest} - published
+        files = LakeFiles(open_store(lake.uri))
+        kept = json.loads(context.cursor or "{}")
         today = context.instance.get_run_records(
             dg.RunsFilter(tags={runs.PURPOSE: names.purpose(REPAIR), DAY_TAG: f"{now:%Y-%m-%d}"})
         )
-        repairs, told = holes.choose(
-            now,
-            busy=_under_way(context, jobs)
-            | dict.fromkeys(fresh, "left to the sensor new_sessions"),
-            running=sum(not record.dagster_run.is_finished for record in today),
-            left=budget - sum(_requests(record.dagster_run) for record in today),
-            by_hand=by_hand,
-        )
-        for day in [repair.session for repair in repairs if repair.last]:
-            context.log.warning(
-                "%s: this is its last automatic repair; if symbols still fail, run `%s`",
-                *(day, by_hand(day)),
+        running = sum(not record.dagster_run.is_finished for record in today)
+        left = budget - sum(_requests(record.dagster_run) for record in today)
+        requests: list[dg.RunRequest] = []
+        told: list[str] = []
+        # One budget for all of them; the daily bars, which all else is held against, come first.
+        for what in datasets:
+            name = what.dataset.name
+            holes = Holes.remembered(kept.get(name))
+            unseen = holes.look(files.of(what.dataset))
+            published = runs.collected(context.instance, names.key(what.asset))
+            fresh = {str(day) for day in what.newest(now, settings)} - published
+            repairs, why = holes.choose(
+                now,
+                busy=_under_way(context, jobs, what)
+                | dict.fromkeys(fresh, f"left to the sensor {what.sensor}"),
+                running=running,
+                left=left,
+                by_hand=partial(what.repair, names),
             )
-        if unseen:
-            told.append(f"{unseen} session files are still to be read")
-        requests = [_repair_of(repair, now, names) for repair in repairs]
-        return _answer(context, requests, told or ["no session is incomplete"], holes.cursor())
+            running += len(repairs)
+            left -= sum(repair.granted for repair in repairs)
+            for day in [repair.session for repair in repairs if repair.last]:
+                context.log.warning(
+                    "%s: this is its last automatic repair; if symbols still fail, run `%s`",
+                    *(day, what.repair(names, day)),
+                )
+            if unseen:
+                why.append(f"{unseen} session files are still to be read")
+            of = f"{what.dataset.bars_of} of " if what.option else ""
+            told += [f"{of}{each}" for each in why]
+            requests += [_repair_of(repair, now, names, what) for repair in repairs]
+            kept[name] = holes.cursor()
+        told = told or ["no session is incomplete"]
+        return _answer(context, requests, told, json.dumps(kept))
 
     return repair
 
 
-def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
+def _years_follow(settings: Settings, jobs: Jobs, daily: _Collected) -> dg.SensorDefinition:
     names, proving = jobs.names, prove_written(jobs.names)
 
     @dg.sensor(
@@ -212,7 +317,7 @@ def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
         store = open_store(lake.uri)
         kept = json.loads(context.cursor or "{}")
         versions = store.versions(layout.SESSIONS)
-        collecting = {day[:4] for day in _under_way(context, jobs)}
+        collecting = {day[:4] for day in _under_way(context, jobs, daily)}
 
         def due_now(
             purpose: str, asset: dg.AssetKey, job: str, changed: Mapping[str, datetime]
@@ -269,7 +374,9 @@ def _years_follow(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
     return years_follow
 
 
-def _report_follows(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
+def _report_follows(
+    settings: Settings, jobs: Jobs, datasets: Sequence[_Collected]
+) -> dg.SensorDefinition:
     names = jobs.names
 
     @dg.sensor(
@@ -286,7 +393,11 @@ def _report_follows(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         now = runs.begin_tick(context, clock, jobs)
         partitions = {
-            **_under_way(context, jobs),
+            **{
+                key: why
+                for what in datasets
+                for key, why in _under_way(context, jobs, what).items()
+            },
             **runs.under_way(context, names.key(SYMBOL_YEAR_TICKS), (jobs.symbol_year_ticks.name,)),
             **runs.under_way(context, names.key(YEAR_TICKS), (jobs.year_ticks.name,)),
         }
@@ -298,9 +409,15 @@ def _report_follows(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
             context.instance,
             map(
                 names.key,
-                (DAILY_TICKS, SYMBOL_YEAR_TICKS, YEAR_TICKS, CORPORATE_ACTIONS, FACTORS_KEY),
+                (
+                    *(what.asset for what in datasets),
+                    *(SYMBOL_YEAR_TICKS, YEAR_TICKS, CORPORATE_ACTIONS, FACTORS_KEY),
+                ),
             ),
-            (*jobs.collecting, *jobs.publishing, *jobs.deriving),
+            (
+                *(job for what in datasets for job in what.jobs),
+                *(*jobs.publishing, *jobs.deriving),
+            ),
             now,
         )
         return follow(
@@ -324,26 +441,28 @@ def _after(settings: Settings, days: list[date]) -> list[date]:
     return [day for day in days if day >= settings.first_session]
 
 
-def _under_way(context: dg.SensorEvaluationContext, jobs: Jobs) -> dict[str, str]:
-    return runs.under_way(context, jobs.names.key(DAILY_TICKS), jobs.collecting)
+def _under_way(context: dg.SensorEvaluationContext, jobs: Jobs, what: _Collected) -> dict[str, str]:
+    return runs.under_way(context, jobs.names.key(what.asset), what.jobs)
 
 
 def _verdicts(
     context: dg.SensorEvaluationContext,
     jobs: Jobs,
+    what: _Collected,
     purpose: str,
     now: datetime,
     wanted: dict[str, str],
+    waits: Mapping[str, str] | None = None,
 ) -> list[due.Verdict]:
     return due.decide(
         now,
         wanted,
-        busy=_under_way(context, jobs) if wanted else {},
+        busy={**(waits or {}), **_under_way(context, jobs, what)} if wanted else {},
         attempts={
             day: runs.attempts(context.instance, jobs.names.purpose(purpose), day) for day in wanted
         },
         retries=RETRIES,
-        by_hand=jobs.names.command("datalake collect --session {}", DAILY_TICKS, "{}"),
+        by_hand=jobs.names.command(what.command("collect --session {}"), what.asset, "{}"),
     )
 
 
@@ -390,27 +509,32 @@ def _answer(
 
 
 def _older(
-    settings: Settings, wanted: list[date], published: frozenset[str], names: Names
+    since: str | None,
+    wanted: list[date],
+    published: frozenset[str],
+    what: _Collected,
+    names: Names,
 ) -> Iterator[str]:
-    """Report missing sessions that are too old for the sensor."""
-    if not wanted:
+    """Report missing sessions since a day that are too old for the sensor."""
+    if not wanted or since is None:
         return
-    before = market_calendar.sessions(settings.first_session, wanted[0] - timedelta(days=1))
+    before = market_calendar.sessions(date.fromisoformat(since), wanted[0] - timedelta(days=1))
     missing = [day for day in before if str(day) not in published]
     if missing:
         first, last = str(missing[0]), str(missing[-1])
-        ours = f"datalake backfill --from {first} --to {last}"
+        ours = what.command(f"backfill --from {first} --to {last}")
         yield (
             f"{len(missing):,} older sessions are missing and need a backfill: "
-            f"`{names.command(ours, DAILY_TICKS, first, last)}`"
+            f"`{names.command(ours, what.asset, first, last)}`"
         )
 
 
-def _repair_of(repair: Repair, now: datetime, names: Names) -> dg.RunRequest:
+def _repair_of(repair: Repair, now: datetime, names: Names, what: _Collected) -> dg.RunRequest:
     knobs = {"repair": True, "max_requests": repair.granted}
     return dg.RunRequest(
-        run_key=f"{REPAIR} {repair.session} {now.isoformat()}",
+        run_key=f"{REPAIR}{what.option} {repair.session} {now.isoformat()}",
         partition_key=repair.session,
+        job_name=what.repairing.name,
         run_config={"resources": {names.of("collector"): {"config": knobs}}},
         tags={
             runs.PURPOSE: names.purpose(REPAIR),

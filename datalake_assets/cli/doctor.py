@@ -36,8 +36,9 @@ from datalake_assets.cli.terminal import (
     working,
 )
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, MINUTE
 from datalake_assets.collection.progress import Snapshot
-from datalake_assets.collection.report import Reason
+from datalake_assets.collection.report import Reason, joined
 from datalake_assets.lake.coverage import coverage_between
 from datalake_assets.lake.derived import subjects
 from datalake_assets.lake.examination import (
@@ -60,8 +61,8 @@ from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
 
-_Known = tuple[set[str], set[str], set[str]]
-"""Keys of sessions and of years."""
+_Known = tuple[set[str], set[str], set[str], set[str]]
+"""Keys of sessions, of those of minute bars, and of years."""
 
 _SHOWN = 20
 """How many defects with the same repair are listed; `--json` lists all."""
@@ -100,24 +101,42 @@ def doctor(
                     _show(one)
         defects = [defect for one in examinations for defect in one.defects]
         failed = _failed(lake, year)
+        unfinished = _unfinished(lake.of(MINUTE), year)
         undecided = _undecided(lake) if year is None else []
         if as_json:
-            out.print_json(json.dumps(_as_json(lake, examinations, failed, undecided)))
+            out.print_json(json.dumps(_as_json(lake, examinations, failed, undecided, unfinished)))
         else:
             _tell(defects)
             if failed:
                 tell(out, f"\nnot damaged, but symbols to retry ({command()} status says how):")
             for reason in failed[:_SHOWN]:
                 tell(out, str(reason))
+            _tell_unfinished(unfinished)
             _tell_undecided(undecided)
     raise typer.Exit(1 if defects else 0)
 
 
 def _failed(lake: LakeFiles, year: int | None) -> tuple[Reason, ...]:
     """Why symbols failed in the sessions. A session with failed symbols is not damaged."""
-    if year is None:
-        return coverage_between(lake).reasons
-    return coverage_between(lake, date(year, 1, 1), date(year, 12, 31)).reasons
+    span = () if year is None else (date(year, 1, 1), date(year, 12, 31))
+    both = (lake, lake.of(MINUTE))
+    return joined(reason for each in both for reason in coverage_between(each, *span).reasons)
+
+
+def _unfinished(lake: LakeFiles, year: int | None) -> list[date]:
+    """The sessions of minute bars to repair: incomplete, or with failed or pending symbols."""
+    span = () if year is None else (date(year, 1, 1), date(year, 12, 31))
+    return coverage_between(lake, *span).to_repair
+
+
+def _tell_unfinished(days: Sequence[date]) -> None:
+    if days:
+        tell(out, "\nnot damaged, but minute bars to repair:")
+    for day in days[:_SHOWN]:
+        typed = f"{command()} collect --minutes --session {day} --repair"
+        tell(out, f"minute bars of {day} are incomplete\n  →  {typed}")
+    if len(days) > _SHOWN:
+        tell(out, f"… and {len(days) - _SHOWN:,} more: {command()} status --json")
 
 
 def _undecided(lake: LakeFiles) -> list[dict[str, Any]]:
@@ -143,7 +162,8 @@ def _tell_undecided(undecided: Sequence[dict[str, Any]]) -> None:
 
 
 def _years(lake: LakeFiles) -> set[int]:
-    days = (*lake.sessions(), *lake.incomplete())
+    both = (lake, lake.of(MINUTE))
+    days = [day for each in both for day in (*each.sessions(), *each.incomplete())]
     return {day.year for day in days} | set(SymbolYears(lake.store).years())
 
 
@@ -197,12 +217,13 @@ def _catalog(lake: LakeFiles) -> Subject:
 def _known() -> _Known:
     """The sessions and years that Dagster has as materialized; none without its records."""
     if not (dagster_home() / "dagster.yaml").exists():
-        return set(), set(), set()  # a check must not create them
+        return set(), set(), set(), set()  # a check must not create them
     from datalake_assets.assets import session_ticks, symbol_year_ticks, year_ticks
 
     with instance() as records:
         return (
             set(records.get_materialized_partitions(session_ticks.DAILY_TICKS)),
+            set(records.get_materialized_partitions(session_ticks.MINUTE_TICKS)),
             set(records.get_materialized_partitions(symbol_year_ticks.KEY)),
             set(records.get_materialized_partitions(year_ticks.KEY)),
         )
@@ -213,28 +234,14 @@ def _records(lake: LakeFiles, settings: Settings, year: int | None, records: _Kn
     began = time.monotonic()
     all_days = [date.fromisoformat(key) for key in partitions(settings)]
     days = [day for day in all_days if year in (None, day.year)]
-    known, *known_years = records
-    held, told = set(lake.sessions()), {day for day in days if day.isoformat() in known}
-    here = [day for day in days if day in held]
-    count = len(told | set(here))
-    defects = [
-        Defect(
-            _named(first, last),
-            "published, but not in Dagster's records",
-            f"datalake backfill --from {first} --to {last}",
-        )
-        for first, last in spans(set(here) - told, all_days)
-    ]
-    defects += [
-        Defect(
-            _named(first, last),
-            "materialized in Dagster's records, but not in the lake",
-            f"datalake collect --session {first}"
-            if first == last
-            else f"datalake collect --from {first} --to {last}",
-        )
-        for first, last in spans(told - held, all_days)
-    ]
+    known, known_minutes, *known_years = records
+    count = 0
+    defects: list[Defect] = []
+    for each, keys in ((lake, known), (lake.of(MINUTE), known_minutes)):
+        held, told = set(each.sessions()), {day for day in days if day.isoformat() in keys}
+        here = {day for day in days if day in held}
+        count += len(told | here)
+        defects += _differences(each, here - told, told - held, all_days)
     projections: list[tuple[str, str, Projection]] = [
         ("symbol-years", "published per symbol", SymbolYears(lake.store)),
         ("year file", "published", YearFiles(lake.store)),
@@ -252,6 +259,27 @@ def _records(lake: LakeFiles, settings: Settings, year: int | None, records: _Kn
                 for one in sorted(years)
             ]
     return Examination("Dagster's records", count, defects, time.monotonic() - began)
+
+
+def _differences(
+    lake: LakeFiles, unknown: set[date], gone: set[date], among: Sequence[date]
+) -> Iterator[Defect]:
+    """Sessions of a dataset that Dagster's records or the lake lack."""
+    daily = lake.dataset is DAILY
+    named, option = ("", "") if daily else (f"{lake.dataset.bars_of} of ", " --minutes")
+    for first, last in spans(unknown, among):
+        yield Defect(
+            f"{named}{_named(first, last)}",
+            "published, but not in Dagster's records",
+            f"datalake backfill{option} --from {first} --to {last}",
+        )
+    for first, last in spans(gone, among):
+        span = f"--session {first}" if first == last else f"--from {first} --to {last}"
+        yield Defect(
+            f"{named}{_named(first, last)}",
+            "materialized in Dagster's records, but not in the lake",
+            f"datalake collect{option} {span}",
+        )
 
 
 def _named(first: date, last: date) -> str:
@@ -299,12 +327,14 @@ def _as_json(
     examinations: Sequence[Examination],
     failed: Sequence[Reason],
     undecided: Sequence[dict[str, Any]],
+    unfinished: Sequence[date],
 ) -> dict[str, object]:
     return {
         "lake": lake.store.uri,
         "well": not any(one.defects for one in examinations),
         "examinations": [asdict(one) for one in examinations],
         "failures": [asdict(reason) for reason in failed],
+        "minutes_to_repair": [day.isoformat() for day in unfinished],
         "to_decide": [
             {**row, "session": row["session"] and row["session"].isoformat()} for row in undecided
         ],

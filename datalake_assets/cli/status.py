@@ -31,6 +31,7 @@ from datalake_assets.cli.terminal import (
     working,
 )
 from datalake_assets.collection.progress import many
+from datalake_assets.overview.minutes import MinuteNumbers
 from datalake_assets.overview.numbers import (
     ABSENT_FOR,
     TRADED_FOR,
@@ -103,6 +104,7 @@ def status(
                 requests_per_minute=settings.requests_per_minute,
                 chosen=settings.read_symbols(),
                 weekly=settings.running_year == "weekly",
+                minutes=settings.minutes != "off",
                 following=NextSession(
                     *due.following(now, timedelta(minutes=settings.collect_after_minutes))
                 ),
@@ -225,6 +227,14 @@ def _comparison(found: Overview, sparks: int) -> Table:
 def _details(found: Overview) -> Iterator[str]:
     if following := found.following:
         yield f"next session: {following.session}, due {following.at:%Y-%m-%d %H:%M} UTC"
+    if minutes := found.minutes:
+        yield f"minute bars: {minutes.sentence}"
+        if minutes.newest:
+            size = written(minutes.size, "bytes")
+            yield (
+                f"minute bars of {minutes.newest}: {minutes.rows_newest:,} of "
+                f"{many(minutes.symbols, 'symbol')}; of all sessions {minutes.rows:,}, {size}"
+            )
     if found.stopped:
         names = ", ".join(each.symbol for each in found.stopped[:_NAMES])
         more = f" and {len(found.stopped) - _NAMES:,} more" if len(found.stopped) > _NAMES else ""
@@ -282,6 +292,28 @@ def _of_securities(news: SecurityNews) -> Iterator[str]:
         yield f"unexplained{many}: {first.what}"
 
 
+def _of_minutes(minutes: MinuteNumbers) -> dict[str, Any]:
+    return {
+        "first": minutes.first and minutes.first.isoformat(),
+        "newest": minutes.newest and minutes.newest.isoformat(),
+        "sessions_expected": minutes.due,
+        "sessions_published": minutes.published,
+        "sessions_incomplete": minutes.incomplete,
+        "sessions_missing": minutes.missing,
+        "symbols_newest": minutes.symbols,
+        "bars_newest": minutes.rows_newest,
+        "bars": minutes.rows,
+        "bytes": minutes.size,
+        "to_repair": [day.isoformat() for day in minutes.to_repair],
+        "damaged": [day.isoformat() for day in minutes.damaged],
+        "gaps": [
+            {"from": start.isoformat(), "to": end.isoformat(), "sessions": count}
+            for start, end, count in minutes.gaps
+        ],
+        "years": [asdict(year) for year in minutes.years],
+    }
+
+
 def as_dict(found: Overview) -> dict[str, Any]:
     """The overview, for scripts."""
     held = found.held
@@ -335,6 +367,7 @@ def as_dict(found: Overview) -> dict[str, Any]:
                 for measure in found.measures
             ],
         },
+        "minutes": found.minutes and _of_minutes(found.minutes),
         "stopped_trading": found.stopped
         if found.stopped is None
         else [asdict(each) | {"last": each.last.isoformat()} for each in found.stopped],

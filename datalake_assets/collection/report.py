@@ -12,7 +12,7 @@ import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
@@ -251,6 +251,11 @@ class Ledger:
             pending=tuple(s for s in self.pending if s in symbols),
             rejected={s: why for s, why in self.rejected.items() if s in symbols},
         )
+
+    def with_pending(self, symbols: Iterable[str]) -> Ledger:
+        """This ledger, with symbols that it does not know as pending."""
+        new = frozenset(symbols) - self.symbols
+        return self if not new else replace(self, pending=(*self.pending, *new))
 
     def repaired_by(self, repair: Ledger) -> Ledger:
         """This ledger with the states that a later, smaller collection found out.

@@ -17,7 +17,6 @@ from datalake_assets.collection.report import Reason, joined
 from datalake_assets.collection.universe import least_asked, symbols_for
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
-from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError
 
 MAX_LOSS = 0.1
@@ -227,8 +226,8 @@ def coverage(lake: LakeFiles, expected: Sequence[date], *, besides: bool = True)
     wanted = frozenset(expected)
     # In this order: one that is published meanwhile is gone from the first and in the second.
     looks = (
-        (Held.INCOMPLETE, layout.incomplete_key, lake.incomplete),
-        (Held.PUBLISHED, layout.session_key, lake.sessions),
+        (Held.INCOMPLETE, lake.incomplete_key, lake.incomplete),
+        (Held.PUBLISHED, lake.session_key, lake.sessions),
     )
     keys: dict[Held, list[str]] = {}
     found: dict[Held, list[Summary | BrokenFileError | FileNotFoundError]] = {}

@@ -22,10 +22,12 @@ from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, EXTENDED_MINUTE, MINUTE, Dataset
 from datalake_assets.collection.progress import many
 from datalake_assets.lake import session_file
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
@@ -85,12 +87,14 @@ class Subject:
         look: Looks at all of them; tells how many there are, and what is wrong with them.
         owns: Is this the key of one of them?
         by_year: Whether it is also looked at when only some years are.
+        optional: Whether nothing is told of it where there is none.
     """
 
     name: str
     look: Callable[[Progress], tuple[int, list[Defect]]]
     owns: Callable[[str], bool]
     by_year: bool = False
+    optional: bool = False
 
 
 def examine(
@@ -124,7 +128,8 @@ def examine(
         if years is None or subject.by_year:
             began = timed.seconds()
             count, defects = subject.look(progress or (lambda subject, done, count: None))
-            yield Examination(subject.name, count, defects, timed.seconds() - began)
+            if count or defects or not subject.optional:
+                yield Examination(subject.name, count, defects, timed.seconds() - began)
 
 
 def spans(days: Iterable[date], among: Sequence[date]) -> list[tuple[date, date]]:
@@ -159,6 +164,9 @@ _PUBLISHED, _WAITING = "published sessions", "incomplete sessions"
 _YEARS = "symbol-years against their sessions"
 _FILES = "year files against their sessions"
 
+_AT_ONCE = 2
+"""How many sessions of minutes are looked at at once: one of all symbols takes half a gigabyte."""
+
 
 class _Examiner:
     """Looks at one lake."""
@@ -171,20 +179,11 @@ class _Examiner:
         # Years whose publication is still to come: nobody knows yet what is a stray of theirs.
         self._unsettled: set[int] = set()
         self._source: str | None = None
+        daily, minutes = lake.of(DAILY), lake.of(MINUTE)
         self.subjects = [
             Subject("the lake's marker", self._marker, layout.MARKER.__eq__, by_year=True),
-            Subject(
-                _PUBLISHED,
-                partial(self._sessions, _PUBLISHED, lake.sessions, layout.session_key),
-                partial(_dated, layout.SESSIONS),
-                by_year=True,
-            ),
-            Subject(
-                _WAITING,
-                partial(self._sessions, _WAITING, lake.incomplete, layout.incomplete_key),
-                partial(_dated, layout.INCOMPLETE),
-                by_year=True,
-            ),
+            *self._of_dataset(daily),
+            *self._of_dataset(minutes, "minute bars: "),
             Subject(
                 _YEARS,
                 self._symbol_years,
@@ -197,13 +196,44 @@ class _Examiner:
                 lambda key: layout.year_of_file(key) is not None,
                 by_year=True,
             ),
-            Subject("restatements", self._restatements, lambda key: bool(layout.restatement(key))),
+            self._restated(daily),
+            self._restated(minutes, "minute bars: "),
             Subject(
                 "snapshots of the universe",
                 self._universe,
                 lambda key: _dated(layout.UNIVERSE, key) or _dated(layout.SURVEYS, key),
             ),
         ]
+
+    def _of_dataset(self, lake: LakeFiles, named: str = "") -> list[Subject]:
+        """The sessions of a dataset, published and incomplete."""
+        folders, published, waiting = lake.folders, f"{named}{_PUBLISHED}", f"{named}{_WAITING}"
+        look = partial(self._sessions, lake)
+        return [
+            Subject(
+                published,
+                partial(look, published, lake.sessions, lake.session_key),
+                lambda key: bool(folders.days([key])),
+                by_year=True,
+                optional=bool(named),
+            ),
+            Subject(
+                waiting,
+                partial(look, waiting, lake.incomplete, lake.incomplete_key),
+                partial(_dated, folders.incomplete),
+                by_year=True,
+                optional=bool(named),
+            ),
+        ]
+
+    def _restated(self, lake: LakeFiles, named: str = "") -> Subject:
+        """What later collections changed of the sessions of a dataset."""
+        return Subject(
+            f"{named}restatements",
+            partial(self._restatements, lake),
+            lambda key: bool(layout.restatement(key, lake.folders)),
+            optional=bool(named),
+        )
 
     def _marker(self, progress: Progress) -> _Found:
         days = self._lake.sessions()
@@ -252,6 +282,7 @@ class _Examiner:
 
     def _sessions(
         self,
+        lake: LakeFiles,
         subject: str,
         listed: Callable[[], list[date]],
         key: Callable[[date], str],
@@ -261,19 +292,23 @@ class _Examiner:
         defects = []
 
         def look(day: date) -> Defect | None:
-            return self._session(day, key(day))
+            return self._session(day, key(day), lake.dataset)
 
-        with ThreadPoolExecutor(self._store.readers()) as threads:
+        readers = self._store.readers()
+        if lake.dataset.step is not None:
+            readers = min(readers, _AT_ONCE)
+        with ThreadPoolExecutor(readers) as threads:
             for done, found in enumerate(threads.map(look, days)):
                 if found:
                     defects.append(found)
                 progress(subject, done + 1, len(days))
         return len(days), defects
 
-    def _session(self, day: date, key: str) -> Defect | None:
+    def _session(self, day: date, key: str, dataset: Dataset) -> Defect | None:
         """What is wrong with a session's file; nothing, mostly."""
         where = self._store.url(key)
-        repair = f"datalake collect --session {day}"
+        minutes = "" if dataset is DAILY else "--minutes "
+        repair = f"datalake collect {minutes}--session {day}"
         if not _is_session(day) or not _has_closed(day, self._now):
             repair = removal(self._store, key)
         try:
@@ -287,7 +322,7 @@ class _Examiner:
                 f"it is damaged ({error.__cause__!r})" if error.__cause__ else _short(error, where)
             )
             return Defect(where, why, repair)
-        what = _contradiction(day, session, self._source, self._now)
+        what = _contradiction(day, session, self._source, self._now, dataset)
         return Defect(where, what, repair) if what else None
 
     def _symbol_years(self, progress: Progress) -> _Found:
@@ -364,21 +399,23 @@ class _Examiner:
         proof = files.prove(year)
         return None if proof.holds else Defect(where, proof.disagreement, publish)
 
-    def _restatements(self, progress: Progress) -> _Found:
-        log = Restatements(self._store)
+    def _restatements(self, lake: LakeFiles, progress: Progress) -> _Found:
+        log, folders = Restatements(self._store, lake.dataset), lake.folders
         days, defects = log.sessions(), []
         for day in days:
             try:
                 log.of(day)
             except UnreadableError as error:
-                where = self._store.url(layout.restatements_of(day))
+                where = self._store.url(layout.restatements_of(day, folders))
                 defects.append(Defect(where, str(error), error.repair))
             except BrokenFileError as error:
-                defects.append(Defect(self._store.url(layout.restatements_of(day)), str(error), ""))
+                where = self._store.url(layout.restatements_of(day, folders))
+                defects.append(Defect(where, str(error), ""))
         # The name of each is the instant of its change.
         latest = layout.restatement_key(date.min, self._now + AHEAD).rpartition("/")[2]
-        keys = filter(layout.restatement, self._store.list(layout.RESTATEMENTS))
-        ahead = [key for key in keys if key.rpartition("/")[2] > latest]
+        keys = self._store.list(folders.restatements)
+        found = [key for key in keys if layout.restatement(key, folders)]
+        ahead = [key for key in found if key.rpartition("/")[2] > latest]
         return len(days), defects + self._to_come(ahead)
 
     def _universe(self, progress: Progress) -> _Found:
@@ -467,7 +504,9 @@ def _short(error: BrokenFileError, where: str) -> str:
     return str(error).removeprefix(f"{where} ").rpartition(": ")[0]
 
 
-def _contradiction(day: date, session: Session, source: str | None, now: datetime) -> str:
+def _contradiction(
+    day: date, session: Session, source: str | None, now: datetime, dataset: Dataset
+) -> str:
     """What a session's file says that can't be true of this day in a lake of this source."""
     if not _is_session(day):
         return f"{day} is no trading session"
@@ -478,15 +517,40 @@ def _contradiction(day: date, session: Session, source: str | None, now: datetim
     bars, ledger = session.bars, session.ledger
     if ledger.session != day:
         return f"its ledger is of {ledger.session}"
-    if bars["symbol"].to_pylist() != list(ledger.present):
+    if pc.run_end_encode(bars["symbol"].combine_chunks()).values.to_pylist() != list(
+        ledger.present
+    ):
         return "its rows are not sorted by symbol"
     if days := set(pc.unique(bars["session"]).to_pylist()) - {day}:
         return f"{len(days)} other sessions stand in its rows, such as {min(days)}"
-    stamp = market_calendar.session_stamp(day)
-    if stamps := set(pc.unique(bars["timestamp"]).to_pylist()) - {stamp}:
-        return f"timestamps other than {stamp} stand in its rows, such as {min(stamps)}"
+    if what := _times(day, bars, dataset):
+        return what
     if source is not None and session.provenance.source != source:
         return f"its bars come from {session.provenance.source!r}, the lake's from {source!r}"
+    return ""
+
+
+def _times(day: date, bars: pa.Table, dataset: Dataset) -> str:
+    """What is wrong with the times of a session's bars."""
+    if dataset.step is None:
+        stamp = market_calendar.session_stamp(day)
+        if stamps := set(pc.unique(bars["timestamp"]).to_pylist()) - {stamp}:
+            return f"timestamps other than {stamp} stand in its rows, such as {min(stamps)}"
+        return ""
+    # The lake may have been collected with either setting.
+    hours = EXTENDED_MINUTE.hours(day)
+    odd = [
+        at
+        for at in pc.unique(bars["timestamp"]).to_pylist()
+        if not hours.first <= at < hours.end or (at - hours.first) % dataset.step
+    ]
+    if odd:
+        return f"its rows have times that are no minutes of its hours, such as {min(odd)}"
+    same = pc.equal(bars["symbol"].slice(1), bars["symbol"].slice(0, max(0, bars.num_rows - 1)))
+    times = bars["timestamp"]
+    later = pc.greater(times.slice(1), times.slice(0, max(0, bars.num_rows - 1)))
+    if not pc.all(pc.or_(pc.invert(same), later), min_count=0).as_py():
+        return "its rows are not sorted by symbol and time"
     return ""
 
 

@@ -226,7 +226,12 @@ class LakeWriter(LakeFiles):
         return Prepared(session, data, len(data), version, changed)
 
     def keep_incomplete(
-        self, session: Session, findings: Sequence[Finding], replacing: StoredSession | None = None
+        self,
+        session: Session,
+        findings: Sequence[Finding],
+        replacing: StoredSession | None = None,
+        *,
+        alone: bool = True,
     ) -> Written:
         """Keep a session that did not pass for its repair; what was published stays untouched.
 
@@ -234,14 +239,18 @@ class LakeWriter(LakeFiles):
             session: The session.
             findings: Its audit.
             replacing: What it is a repair of, as for `publish`.
+            alone: Whether it takes the place of what waits there, if it is no repair. Otherwise
+                there must be nothing.
 
         Raises:
-            ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
+            ChangedError: Somebody else wrote what is repaired in the meantime, or wrote the first
+                part of what several collections bring: repair that.
         """
         key = self.incomplete_key(session.ledger.session)
         data = session_file.encode(session, findings, self.dataset)
-        if replacing:
-            self.store.replace(key, data, replacing.versions.get(key))
+        if replacing or not alone:
+            version = replacing.versions.get(key) if replacing else None
+            self.store.replace(key, data, version)
         else:
             self.store.put(key, data)
         return Written(key, len(data), session.bars.num_rows)

@@ -39,6 +39,7 @@ from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Summary
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.year_files import YearFiles
+from datalake_assets.overview.minutes import MinuteNumbers, minute_numbers
 from datalake_assets.overview.runs import Run, Runs
 from datalake_assets.overview.securities import SecurityNews, security_news
 from datalake_assets.overview.sizes import Sizes, sizes
@@ -402,6 +403,7 @@ class Overview:
         following: The session that is collected next; None when nobody told.
         sizes: The size of the lake; None when it was not measured.
         runs: Dagster's runs; None without Dagster.
+        minutes: The minute bars; None when the lake has none, and the settings want none.
     """
 
     now: datetime
@@ -424,6 +426,7 @@ class Overview:
     following: NextSession | None = None
     sizes: Sizes | None = None
     runs: Runs | None = None
+    minutes: MinuteNumbers | None = None
 
     @cached_property
     def counts(self) -> Mapping[SessionState, int]:
@@ -502,6 +505,8 @@ class Overview:
             return Health.UNFINISHED
         if self.securities and self.securities.behind:
             return Health.UNFINISHED
+        if self.minutes and not self.minutes.whole:
+            return Health.UNFINISHED
         return Health.GOOD
 
     @property
@@ -513,6 +518,8 @@ class Overview:
         if self.counts[SessionState.FLAWED] or self.behind or self.files_behind:
             return LakeStatus.LAGGING
         if self.securities and self.securities.behind:
+            return LakeStatus.LAGGING
+        if self.minutes and not self.minutes.whole:
             return LakeStatus.LAGGING
         return LakeStatus.WHOLE
 
@@ -555,6 +562,7 @@ class Overview:
             (len(self.behind), f"the per-symbol files of {behind} are out of date"),
             (len(self.files_behind), f"{_files(self.files_behind)} out of date"),
             (len(self._derive()), "securities and factors are out of date"),
+            (len(self._minutes()), "minute bars are missing or incomplete"),
         ]
         text = "; ".join(reason for count, reason in reasons if count)
         return f"{self.published:,} of {many(self.due, 'session')} {last} are published; {text}."
@@ -569,6 +577,7 @@ class Overview:
             *self._add_symbols(),
             *self._publish(),
             *self._derive(),
+            *self._minutes(),
         ]
 
     def undone(self, run: Run) -> int:
@@ -654,6 +663,10 @@ class Overview:
         why = f"securities and factors cover sessions up to {news.derived}"
         return [Step(f"{why}, the lake has {news.published}", "securities")]
 
+    def _minutes(self) -> list[Step]:
+        told = self.minutes.steps(LISTED_ONE_BY_ONE) if self.minutes else []
+        return [Step(why, command) for why, command in told]
+
     def _publish(self) -> list[Step]:
         damaged = {damage.step.command for damage in self.damaged}
         behind, in_files = (
@@ -701,6 +714,7 @@ def overview(
     following: NextSession | None = None,
     runs: Runs | None = None,
     measure: bool = False,
+    minutes: bool = False,
 ) -> Overview:
     """Read the state of a lake; one that does not exist holds nothing.
 
@@ -715,6 +729,7 @@ def overview(
         following: The session that is collected next, if that is known.
         runs: Dagster's runs, if there is Dagster.
         measure: Whether to list the whole lake for its size: a request for each 1,000 objects.
+        minutes: Whether the settings want minute bars.
 
     Raises:
         StoreError: The lake can't be reached.
@@ -765,6 +780,7 @@ def overview(
         following=following,
         sizes=sizes(lake.store) if measure else None,
         runs=runs,
+        minutes=minute_numbers(lake, first=first, due=due, now=now, wanted=minutes),
     )
 
 

@@ -170,6 +170,8 @@ def render(overview: Overview, program: str = "datalake") -> str:
             sizes=overview.sizes,
             growth=_growth(overview),
             parts=_parts(overview),
+            minutes=overview.minutes,
+            minute_rows=_minute_rows(overview),
             year_columns=_year_columns(overview),
             year_rows=_year_rows(overview),
             legend=[
@@ -228,6 +230,11 @@ def _tiles(overview: Overview) -> list[tuple[str, ...]]:
         ("Sessions published", f"{overview.published:,}", f"of {overview.due:,} due"),
         ("Total bars", f"{overview.rows:,}", f"in {many(years, 'year')}"),
     ]
+    if minutes := overview.minutes:
+        tone = "" if minutes.whole else "warn"
+        sessions = f"{minutes.published:,} of {minutes.due:,}"
+        about = f"{minutes.rows:,} bars, {written(minutes.size, 'bytes')}"
+        found.append(("Sessions of minutes", sessions, about, tone))
     if sizes:
         about = f"{many(sizes.objects, 'object')}"
         if sizes.a_month is not None:
@@ -252,6 +259,7 @@ def _contents(overview: Overview) -> list[tuple[str, str]]:
         ("restatements", "Restatements", True),
         ("size", "Size and growth", overview.sizes),
         ("requests", "Requests", True),
+        ("minutes", "Minute bars", overview.minutes),
         ("years", "Years", True),
         ("coverage", "Coverage", True),
     ]
@@ -436,6 +444,21 @@ def _year_rows(overview: Overview) -> list[tuple[str, ...]]:
                 row += [written(one, "bytes") for one in each]
             rows.append(tuple(row))
     return rows
+
+
+def _minute_rows(overview: Overview) -> list[tuple[str, ...]]:
+    """The years of minute bars, newest first."""
+    return [
+        (
+            f"{year.year}",
+            f"{year.published:,} of {year.due:,}",
+            f"{year.incomplete:,}",
+            f"{year.missing:,}",
+            f"{year.rows:,}",
+            written(year.size, "bytes"),
+        )
+        for year in reversed(overview.minutes.years if overview.minutes else ())
+    ]
 
 
 def _is_untouched(year: YearNumbers) -> bool:

@@ -19,8 +19,11 @@ MEASURED = 20
 
 SESSIONS_A_MONTH, SESSIONS_A_YEAR = 21, 252
 
+_MINUTES = layout.MINUTE.sessions.rpartition("/")[0]
+
 _PARTS = (
     (f"{layout.SESSIONS}/", "session files"),
+    (f"{_MINUTES}/", "minute bars"),
     (f"{layout.SYMBOL_YEARS}/", "files per symbol"),
     (f"{layout.YEARS}/", "year files"),
     (f"{layout.ACTIONS}/", "corporate actions"),

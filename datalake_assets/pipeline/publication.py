@@ -33,7 +33,7 @@ from datalake_assets.collection.collect import Collection, Fetch
 from datalake_assets.collection.dataset import DAILY, MINUTE
 from datalake_assets.collection.minute_totals import MinuteCounts
 from datalake_assets.collection.plan import Expected, Packing, Plan, plan_windows
-from datalake_assets.collection.progress import Display, Snapshot
+from datalake_assets.collection.progress import Display, Snapshot, many
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, State, Statistics
 from datalake_assets.collection.retry import RetryPolicy
@@ -142,6 +142,9 @@ class Publication:
         inactive: The symbols that the source lists as inactive, which need not print.
         least: A repair asks for symbols that were never asked for only in sessions that know
             fewer symbols than this. None: in all of them.
+        part: Which symbols are this collection's, of a session that several collections share; a
+            repair. All others stay pending until theirs bring them, and no session is published
+            before. None: all symbols are.
     """
 
     def __init__(
@@ -155,7 +158,10 @@ class Publication:
         repair: bool = False,
         inactive: Set[str] = frozenset(),
         least: int | None = None,
+        part: Callable[[str], bool] | None = None,
     ) -> None:
+        self._part = part
+        self._left: dict[date, frozenset[str]] = {}
         self._lake, self._options, self._inactive = lake, options, Subset.of(inactive)
         self._asked = {day: tuple(symbols) for day, symbols in wanted.items()}
         self._standing: set[date] = set()
@@ -167,6 +173,8 @@ class Publication:
             with suppress(BrokenFileError):  # there is nothing to start from
                 found = lake.stored(day)
             if not found:
+                if part is not None:
+                    self._standing.add(day)  # what others bring meanwhile is started from
                 continue
             ledger = found.session.ledger
             narrow = least is None or len(ledger.symbols) < least
@@ -186,6 +194,11 @@ class Publication:
             self._standing.add(day)
             if found.published and not missing:
                 self._whole.add(day)
+        if part is not None:
+            for day, symbols in self._asked.items():
+                self._asked[day] = tuple(filter(part, symbols))
+                self._left[day] = frozenset(wanted[day]) | frozenset(symbols)
+                self._left[day] -= frozenset(self._asked[day])
         if expected is None and survey is not None and survey.covers(self._asked):
             expected = survey.expected
         self._windows = plan_windows(self._asked, options.packing, expected, lake.dataset)
@@ -336,6 +349,8 @@ class Publication:
         """Audit a session, and let it be encoded if it is to be published."""
         ledger = session.ledger
         findings, closed = _held_against(calendar, ledger, self._audit(session))
+        if self._part is not None:
+            findings = _whole_only(findings, ledger)
         good, prepared = passed(findings), None
         if good and ledger.session not in self._whole:
             prepared = threads.submit(self._prepared, session, findings, hashes)
@@ -373,7 +388,8 @@ class Publication:
             # Not a newer one, which another collection left since: its answers are later.
             self._lake.clear_incomplete(day)
         elif day not in self._whole and _tells_something(session.ledger):
-            return self._lake.keep_incomplete(session, findings, replacing)
+            alone = self._part is None
+            return self._lake.keep_incomplete(session, findings, replacing, alone=alone)
         return None
 
     def _forget(self, *audited: _Audited) -> None:
@@ -392,7 +408,8 @@ class Publication:
                 session, replacing = self._session(bars, ledger, provenance)
                 # Another repair's may stand there now; then this one's answers are asked again.
                 with suppress(ChangedError):
-                    self._lake.keep_incomplete(session, [], replacing)
+                    alone = self._part is None
+                    self._lake.keep_incomplete(session, [], replacing, alone=alone)
 
     def _with_what_waits(self, session: Session) -> tuple[Session, StoredSession | None]:
         """The session with the answers that wait for its repair: none is asked for twice.
@@ -413,6 +430,8 @@ class Publication:
         self, bars: pa.Table, ledger: Ledger, provenance: Provenance
     ) -> tuple[Session, StoredSession | None]:
         """What was collected, on top of what a repair starts from or of what waits, and that."""
+        if self._part is not None:
+            return self._shared(bars, ledger, provenance)
         replacing = self._lake.stored(ledger.session) if ledger.session in self._standing else None
         if replacing:
             bars, ledger = repaired(replacing.session, bars, ledger)
@@ -423,6 +442,29 @@ class Publication:
             if not replacing and ledger.missing
             else (session, replacing)
         )
+
+    def _shared(
+        self, bars: pa.Table, ledger: Ledger, provenance: Provenance
+    ) -> tuple[Session, StoredSession | None]:
+        """What was collected of a session that others collect, too, on top of what they brought.
+
+        It is looked at whenever this one is to be written: another one may have been there since.
+        """
+        day = ledger.session
+        standing = self._lake.stored(day)
+        if standing and day in self._standing:
+            known = standing.session.ledger.symbols
+            ledger = ledger.with_pending(self._left[day] - known)
+            bars, ledger = repaired(standing.session, bars, ledger)
+            return Session(bars, ledger, provenance), standing
+        if not standing:
+            return Session(bars, ledger.with_pending(self._left[day]), provenance), None
+        # It was whole and did not pass: this collection's answers take the place of earlier ones.
+        earlier = standing.session.ledger.rejected
+        rejected = {name: why for name, why in earlier.items() if name in self._left[day]}
+        ledger = replace(ledger, rejected={**rejected, **ledger.rejected})
+        session = Session(bars, ledger.with_pending(self._left[day]), provenance)
+        return completed(session, standing.session), standing
 
     def _audit(self, session: Session) -> list[Finding]:
         before = market_calendar.previous_sessions(session.ledger.session, LOOKBACK)
@@ -613,6 +655,19 @@ def _held_against(
         for one in findings
     ]
     return told, not held
+
+
+def _whole_only(findings: list[Finding], ledger: Ledger) -> list[Finding]:
+    """The findings, by which no session passes while other collections have to bring a part."""
+    if not ledger.pending:
+        return findings
+    more = f"{many(len(ledger.pending), 'symbol')} to be collected yet, such as {ledger.pending[0]}"
+    return [
+        replace(one, verdict=Verdict.FAIL, detail=f"{one.detail}; {more}")
+        if one.rule == "success_rate"
+        else one
+        for one in findings
+    ]
 
 
 def _tells_something(ledger: Ledger) -> bool:

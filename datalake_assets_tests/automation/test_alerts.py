@@ -23,6 +23,7 @@ from datalake_assets.automation.alerts import (
     build_failure_sensor,
     failure_text,
 )
+from datalake_assets.automation.jobs import Jobs
 from datalake_assets.automation.runs import PURPOSE, TERMINAL
 from datalake_assets.automation.sending import AlertError
 from datalake_assets.definitions import build_definitions
@@ -313,3 +314,42 @@ def test_without_a_receiver_nothing_is_sent_and_the_tick_says_so(
     assert skipped.skip_message == (
         "neither DATALAKE_ALERT_WEBHOOK nor DATALAKE_ALERT_URLS is set: no alert is sent"
     )
+
+
+@pytest.mark.parametrize(
+    ("tags", "command"),
+    [
+        (
+            {"dagster/partition": SESSION},
+            f"datalake collect --minutes --session {SESSION}",
+        ),
+        (
+            {"dagster/partition": SESSION, PURPOSE: "repair"},
+            f"datalake collect --minutes --session {SESSION} --repair",
+        ),
+        (
+            dict(zip(RANGE, (SESSION, LAST), strict=True)),
+            f"datalake backfill --minutes --from {SESSION} --to {LAST}",
+        ),
+    ],
+)
+def test_what_to_type_about_a_run_of_minutes_has_their_option(
+    instance: dg.DagsterInstance, tags: dict[str, str], command: str
+) -> None:
+    @dg.op
+    def fails() -> None:
+        raise dg.Failure("boom", allow_retries=False)
+
+    @dg.job(name="minute_ticks_job")
+    def job() -> None:
+        fails()
+
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    result = job.execute_in_process(
+        instance=instance, raise_on_error=False, run_config=quiet, tags=tags
+    )
+    context = context_of(instance, result.run_id, result.get_run_failure_event())
+
+    text = failure_text(context, Jobs(minutes=True))
+
+    assert text.splitlines()[-1] == f"Run: {command}"

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.test_utils import create_run_for_test
@@ -13,6 +14,7 @@ from dagster._core.test_utils import create_run_for_test
 from datalake_assets import market_calendar
 from datalake_assets.assets.lake_report import KEY as LAKE_REPORT
 from datalake_assets.automation import runs, sensors
+from datalake_assets.collection.dataset import MINUTE
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
@@ -23,6 +25,7 @@ from datalake_assets.storage.store import open_store
 from datalake_assets_tests.automation.world import Asked, World, instants, utc
 from datalake_assets_tests.collection.tables import every, names
 from datalake_assets_tests.lake.files import collected
+from datalake_assets_tests.lake.minutes import collected_minutes, session_of
 
 
 def live(
@@ -559,4 +562,175 @@ def test_a_report_that_failed_is_tried_again_with_growing_pauses_and_given_up(
         "`dagster asset materialize -m datalake_assets.definitions --select lake_report`"
     )
     world.end(run.run_id, good=True, materialized=["2025-12-08"])
+    assert len(world.tick("report_follows")) == 1
+
+
+# Minute bars
+
+MINUTE_TICKS = dg.AssetKey("minute_ticks")
+
+
+def minutes_world(tmp_path: Path, now: str, minutes: str = "regular", **environ: str) -> World:
+    return World(tmp_path, utc(now), {"DATALAKE_MINUTES": minutes, **environ})
+
+
+def published(world: World, *days: str, asset: str = "daily_ticks") -> None:
+    """Let a run that ended have published these sessions."""
+    run = create_run_for_test(
+        world.instance, job_name=f"{asset}_job", status=dg.DagsterRunStatus.STARTED
+    )
+    world.end(run.run_id, good=True, materialized=days, asset=dg.AssetKey(asset))
+
+
+def test_without_minute_bars_there_is_no_sensor_for_them(tmp_path: Path) -> None:
+    world = World(tmp_path, utc("2025-12-05 23:00"))
+
+    assert not world.repository.has_sensor_def("new_minutes")
+
+
+def test_minutes_are_collected_on_their_evening_once_their_daily_bars_are_published(
+    tmp_path: Path,
+) -> None:
+    world = minutes_world(tmp_path, "2025-12-05 23:00", DATALAKE_START_DATE="2025-12-04")
+    published(world, "2025-12-04")
+
+    (request,) = world.tick("new_minutes")
+    assert (request.partition_key, request.job_name) == ("2025-12-04", None)
+    assert request.tags[runs.PURPOSE] == "new minutes"
+    one = world.launch(request, "minute_ticks_job")
+    world.end(one.run_id, good=True, materialized=["2025-12-04"], asset=MINUTE_TICKS)
+    assert world.tick("new_minutes") == []
+    assert world.skipped == "2025-12-05: waits until its daily bars are published"
+
+    published(world, "2025-12-05")
+    assert [each.partition_key for each in world.tick("new_minutes")] == ["2025-12-05"]
+    published(world, "2025-12-05", asset="minute_ticks")
+    assert world.tick("new_minutes") == []
+    assert world.skipped == (
+        "the newest session, 2025-12-05, is published; "
+        "2025-12-08 is collected from 2025-12-08 22:16 UTC"
+    )
+
+
+def test_minutes_that_failed_are_tried_again_after_a_pause(tmp_path: Path) -> None:
+    world = minutes_world(tmp_path, "2025-12-05 23:00", DATALAKE_START_DATE="2025-12-05")
+    published(world, "2025-12-05")
+    (request,) = world.tick("new_minutes")
+    world.end(world.launch(request, "minute_ticks_job").run_id, good=False)
+
+    assert world.tick("new_minutes") == []
+    assert world.skipped == "2025-12-05: attempt 1 failed, the next is at 2025-12-05 23:10 UTC"
+    world.clock.time += timedelta(minutes=10)
+    (again,) = world.tick("new_minutes")
+    assert again.run_key == "new minutes 2025-12-05 #2"
+
+
+@pytest.mark.parametrize(
+    ("now", "due"),
+    [
+        # 20:00 in New York is 01:00 UTC in winter; 16 minutes, and DATALAKE_COLLECT_AFTER_MINUTES.
+        ("2025-12-06 02:35", False),
+        ("2025-12-06 02:36", True),
+    ],
+)
+def test_minutes_of_extended_hours_wait_until_these_are_over_and_served(
+    tmp_path: Path, now: str, due: bool
+) -> None:
+    world = minutes_world(
+        tmp_path,
+        now,
+        "extended",
+        DATALAKE_START_DATE="2025-12-05",
+        DATALAKE_COLLECT_AFTER_MINUTES="80",
+    )
+    published(world, "2025-12-05")
+
+    assert [each.partition_key for each in world.tick("new_minutes")] == ["2025-12-05"] * due
+
+
+def test_minutes_older_than_their_first_session_are_not_missing(tmp_path: Path) -> None:
+    world = minutes_world(
+        tmp_path,
+        "2025-12-05 23:00",
+        DATALAKE_START_DATE="2025-11-03",
+        DATALAKE_CATCH_UP_SESSIONS="1",
+    )
+    published(world, "2025-12-05")
+    published(world, "2025-12-02", "2025-12-05", asset="minute_ticks")
+
+    assert world.tick("new_minutes") == []
+    assert world.skipped.endswith(
+        "2 older sessions are missing and need a backfill: "
+        "`datalake backfill --minutes --from 2025-12-03 --to 2025-12-04`"
+    )
+
+
+def minutes_with_holes(world: World, day: date, present: int, pending: int) -> LakeWriter:
+    """Daily bars of a busy session, and its minutes without some of the symbols."""
+    symbols = names(present + pending)
+    bars = every(symbols, [day])
+    busy = pa.array([1_000_000] * bars.num_rows)
+    position = bars.schema.get_field_index("trade_count")
+    lake = LakeWriter(open_store(world.lake.uri))
+    lake.publish(collected(day, bars.set_column(position, "trade_count", busy)), [])
+    minutes = lake.of(MINUTE)
+    some = session_of(symbols[:present], day)
+    minutes.keep_incomplete(collected_minutes(day, some, pending=symbols[present:]), [])
+    return minutes
+
+
+def test_a_repair_of_minutes_is_granted_the_requests_that_its_bars_take(tmp_path: Path) -> None:
+    world = minutes_world(tmp_path, "2025-12-08 23:00")
+    day = date(2025, 11, 24)
+    minutes_with_holes(world, day, present=2, pending=60)
+
+    (request,) = world.tick("repair")
+
+    assert (request.partition_key, request.job_name) == (str(day), "minute_ticks_job")
+    knobs = request.run_config["resources"]["collector"]["config"]
+    # 60 symbols x 390 minutes are three pages, although their names fit into one request.
+    assert knobs == {"repair": True, "max_requests": 6}
+
+
+def test_minutes_and_daily_bars_share_the_repairs_of_a_day(tmp_path: Path) -> None:
+    world = minutes_world(tmp_path, "2025-12-08 23:00", DATALAKE_REPAIR_REQUESTS_PER_DAY="6")
+    day = date(2025, 11, 24)
+    minutes_with_holes(world, day, present=2, pending=60)
+    fail(LakeWriter(open_store(world.lake.uri)), day, 1)
+
+    (request,) = world.tick("repair")
+    assert request.job_name == "repair_job"
+    world.launch(request, "repair_job")
+    assert world.tick("repair") == []
+    assert f"minute bars of {day}: needs 3 requests, 2 are left for today" in world.skipped
+
+
+def test_the_newest_minutes_are_left_to_the_sensor_that_collects_them(tmp_path: Path) -> None:
+    world = minutes_world(tmp_path, "2025-12-05 23:00")
+    minutes_with_holes(world, date(2025, 12, 5), present=1, pending=1)
+    published(world, "2025-12-05")
+
+    assert world.tick("repair") == []
+    assert world.skipped == "minute bars of 2025-12-05: left to the sensor new_minutes"
+
+
+def test_minutes_that_can_not_be_healed_are_told_with_what_to_type(tmp_path: Path) -> None:
+    world = minutes_world(tmp_path, "2025-12-08 23:00")
+    day = date(2025, 11, 24)
+    minutes_with_holes(world, day, present=1, pending=1)
+    for now in instants("2025-12-09 00:00", "2025-12-10 12:00", 60):
+        world.clock.time = now
+        for request in world.tick("repair"):
+            world.end(world.launch(request, "minute_ticks_job").run_id, good=False)
+
+    assert world.skipped == (
+        f"minute bars of {day}: gave up after 3 repairs, 1 symbol is missing; run "
+        f"`datalake collect --minutes --session {day} --repair`"
+    )
+
+
+def test_the_report_follows_new_minutes_too(tmp_path: Path) -> None:
+    world = minutes_world(tmp_path, "2025-12-05 23:00")
+    published(world, "2025-12-05", asset="minute_ticks")
+
     assert len(world.tick("report_follows")) == 1
