@@ -26,7 +26,7 @@ STAGES = {
     "what was asked for": ("collection.collect", "Collection._asked_for"),
     "requests, retries, limit": ("collection.collect", "Collection._collect"),
     "order, one row for a symbol, split": ("collection.collect", "ordered"),
-    "audit": ("pipeline.publication", "audit"),
+    "audit": ("pipeline.publication", "Publication._audit"),
     "session file: digest": ("lake.session_file", "fingerprint"),
     "session file: Parquet and JSON": ("lake.session_file", "encode"),
     "look for what is published": ("lake.writer", "LakeWriter.prepare"),

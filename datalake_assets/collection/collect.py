@@ -235,6 +235,7 @@ class Collection:
         self._outcomes: dict[Chunk, _Outcome] = {}
         self._fatal: BaseException | None = None
         self._final: Statistics | None = None
+        self._told: list[tuple[pa.Table, Ledger]] | None = None
         self._working = 0
         self._idle = threading.Event()
         self._bars = self._bytes = self._strays = self._odd = self._rounded = 0
@@ -304,9 +305,25 @@ class Collection:
                 self._final = self._count()
 
     def sessions(self) -> Iterator[tuple[pa.Table, Ledger]]:
-        """For each session of the plan, ascending: its bars, by symbol, and its ledger."""
+        """For each session of the plan, ascending: its bars, by symbol, and its ledger.
+
+        The bars of a collection that has ended are kept in this order from then on, and its pages
+        are not: both of a session of minutes would be half a gigabyte.
+        """
+        if self._told is not None:
+            return iter(self._told)
         with self._lock:
-            outcomes = dict(self._outcomes)
+            outcomes, ended = dict(self._outcomes), self._final is not None
+        told = list(self._in_order(outcomes))
+        if ended:
+            self._told = told  # before the pages go: an interruption in between loses nothing
+            for outcome in outcomes.values():
+                outcome.bars.clear()
+        return iter(told)
+
+    def _in_order(
+        self, outcomes: Mapping[Chunk, _Outcome]
+    ) -> Iterator[tuple[pa.Table, Ledger]]:
         grid = self._grid
         odd: dict[date, dict[str, str]] = defaultdict(dict)
         for outcome in outcomes.values():

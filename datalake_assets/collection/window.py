@@ -227,8 +227,8 @@ def ordered(
         place[grid.cells(symbol, day)] = -1
     present = place >= 0
     taken = pa.array(place[present])
-    whose = np.flatnonzero(present) // grid.width
-    sessions, symbols = np.divmod(whose, max(1, len(grid.symbols)))
+    whose = (np.flatnonzero(present) // grid.width).astype(np.int32)
+    sessions, symbols = np.divmod(whose, np.int32(max(1, len(grid.symbols))))
     columns = {
         "symbol": grid.symbols.column.take(pa.array(symbols)),
         "session": grid.dates.take(pa.array(sessions)),
