@@ -164,7 +164,7 @@ def _days(count: int) -> list[date]:
     """The last sessions of a year, none of the last five a half day."""
     from datalake_assets import market_calendar
 
-    return market_calendar.previous_sessions(LAST, count - 1) + [LAST]
+    return [*market_calendar.previous_sessions(LAST, count - 1), LAST]
 
 
 # --- in a process of its own ----------------------------------------------------------------------
