@@ -104,8 +104,8 @@ def _kind(key: str) -> str:
     if layout.year_of_file(key) is not None:
         return YEAR_FILES
     for prefix, kind in (
-        (layout.SESSIONS, SESSIONS),
-        (layout.INCOMPLETE, INCOMPLETE),
+        *((folders.sessions, SESSIONS) for folders in layout.FOLDERS.values()),
+        *((folders.incomplete, INCOMPLETE) for folders in layout.FOLDERS.values()),
         (layout.UNIVERSE, SNAPSHOTS),
     ):
         if key.startswith(prefix + "/"):

@@ -10,8 +10,12 @@ know each session as materialized.
 The exchange notes what it was asked for. A session that was published before a kill must not be
 asked for again; what is asked for again is what was under way, at most three windows of 63.
 
+With `--minutes` it is `datalake backfill --minutes` that is killed, of the last sessions of the
+period, and at most two of them are under way. Their daily bars are collected before, without kills.
+
     python -m benchmarks.kills [--kills 30] [--years 3] [--symbols 2000] [--per-minute 400]
         [--within 8] [--seed 1]
+    python -m benchmarks.kills --minutes [--sessions 21] --kills 20 --per-minute 2000
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from benchmarks.compare_lakes import differences
 from benchmarks.measuring import ROOT
 from benchmarks.surroundings import LAST, UNLIMITED, user_environment, years_until_last
 from datalake_assets import market_calendar
-from datalake_assets.collection.dataset import DAILY
+from datalake_assets.collection.dataset import DAILY, MINUTE, Dataset
 from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
 from datalake_assets.exchange.server import Exchange, Receive, Scope, Send
 from datalake_assets.lake import session_file
@@ -44,8 +48,9 @@ from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 
-UNDER_WAY = 3 * DAILY.window
-"""Sessions that a kill can lose: `publication` has three windows under way at most."""
+TIMEFRAMES = {DAILY.name: "1Day", MINUTE.name: "1Min"}
+"""As requests name the bars of a dataset."""
+
 ENDING = 1_800  # seconds within which a backfill that nobody kills must end
 
 
@@ -61,14 +66,15 @@ class Asked:
 class NotingExchange(Exchange):
     """An exchange that notes which bars it was asked for."""
 
-    def __init__(self, options: ExchangeOptions) -> None:
+    def __init__(self, options: ExchangeOptions, timeframe: str) -> None:
         super().__init__(options.market(), latency=options.latency)
+        self._timeframe = timeframe
         self.asked: list[Asked] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Note a question for daily bars, and answer it; the survey's are for years."""
+        """Note a question for bars of the timeframe, and answer it; the survey's are for years."""
         query = dict(parse_qsl(scope.get("query_string", b"").decode()))
-        if query.get("timeframe") == "1Day":
+        if query.get("timeframe") == self._timeframe:
             self.asked.append(
                 Asked(
                     query["symbols"].count(",") + 1,
@@ -95,17 +101,23 @@ class Place:
     """A lake and Dagster's records, in a folder, with the command that fills them."""
 
     def __init__(self, folder: Path, url: str, given: argparse.Namespace, per_minute: int) -> None:
-        self.home = folder / "dagster"
-        self.lake = LakeFiles(open_store(str(folder / "lake")))
+        self.home, self.dataset = folder / "dagster", _dataset(given)
+        self.lake = LakeFiles(open_store(str(folder / "lake"))).of(self.dataset)
         self._folder = folder
         first = _days(given)[0]
         self._environment = user_environment(folder, url, per_minute, first) | {
             "PYTHONPATH": str(ROOT),
+            "DATALAKE_MINUTES": "regular" if given.minutes else "off",
         }
         self._command = [
             *(sys.executable, "-W", "ignore", "-m", "datalake_assets", "backfill"),
             *("--from", str(first), "--to", str(LAST)),
         ]
+        if given.minutes:
+            daily = self.start()
+            daily.wait(ENDING)
+            self.check_end(daily)
+            self._command.append("--minutes")
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the backfill; what it says goes to a file."""
@@ -130,7 +142,7 @@ def main() -> None:
     """Run an uninterrupted backfill, then one with kills, and compare them."""
     given = _arguments()
     options = ExchangeOptions(active=given.symbols, inactive=0, latency=0.05)
-    noting = NotingExchange(options)
+    noting = NotingExchange(options, TIMEFRAMES[_dataset(given).name])
     with ExchangeServer(noting) as server, tempfile.TemporaryDirectory() as folder:
         whole = Place(Path(folder) / "whole", server.url, given, UNLIMITED)
         startup = _uninterrupted(whole, noting)
@@ -158,17 +170,28 @@ def main() -> None:
             f"{told.kills} kills in {time.perf_counter() - began:.0f} s, {told.early} before the "
             f"first request; {told.objects:,} objects decoded after them; {told.litter} staged "
             f"files of killed writers; asked again after a kill: {max(told.lost)} sessions at most "
-            f"(bound {UNDER_WAY}), {sum(told.lost) / len(told.lost):.0f} on average, by "
-            f"{max(told.again)} requests at most, {sum(told.again)} in all"
+            f"(bound {_under_way(_dataset(given))}), {sum(told.lost) / len(told.lost):.1f} on "
+            f"average, by {max(told.again)} requests at most, {sum(told.again)} in all"
         )
 
 
 def _days(given: argparse.Namespace) -> list[date]:
-    return years_until_last(given.years)
+    days = years_until_last(given.years)
+    return days[-given.sessions :] if given.minutes else days
+
+
+def _dataset(given: argparse.Namespace) -> Dataset:
+    return MINUTE if given.minutes else DAILY
+
+
+def _under_way(dataset: Dataset) -> int:
+    """Sessions that a kill can lose."""
+    return dataset.under_way * dataset.window
 
 
 def _uninterrupted(place: Place, noting: NotingExchange) -> float:
     """Let a backfill run to its end; the seconds until its first request for bars."""
+    noting.asked.clear()
     began = time.perf_counter()
     process = place.start()
     while not noting.asked and process.poll() is None:
@@ -212,7 +235,7 @@ def _with_kills(
         told.litter += _litter(place)
         held = frozenset(place.lake.sessions())
         lost = {day for request in asked for day in _between(request)} - held
-        assert len(lost) <= UNDER_WAY, f"a kill lost {len(lost)} sessions"
+        assert len(lost) <= _under_way(place.dataset), f"a kill lost {len(lost)} sessions"
         told.lost.append(len(lost))
         told.again.append(sum(1 for request in asked if lost.intersection(_between(request))))
         print(
@@ -237,8 +260,11 @@ def _check_objects(place: Place) -> int:
     """Decode every object of the lake, checksums included; their number."""
     store = place.lake.store
     keys = store.list("")
+    folders = tuple(
+        f"{folder}/" for of in layout.FOLDERS.values() for folder in (of.sessions, of.incomplete)
+    )
     for key in keys:
-        if key.startswith((layout.SESSIONS, layout.INCOMPLETE)):
+        if key.startswith(folders):
             session_file.decode(store.get(key), key)
         elif key.endswith(".parquet"):  # a backfill goes on with the years
             pq.read_table(io.BytesIO(store.get(key)), page_checksum_verification=True)
@@ -273,7 +299,8 @@ def _check_records(place: Place, given: argparse.Namespace) -> int:
 
     os.environ["DAGSTER_HOME"] = str(place.home)  # from where its configuration has the folder
     with dg.DagsterInstance.from_config(str(place.home)) as instance:
-        known = instance.get_materialized_partitions(dg.AssetKey("daily_ticks"))
+        asset = dg.AssetKey("minute_ticks" if given.minutes else "daily_ticks")
+        known = instance.get_materialized_partitions(asset)
         assert known == {day.isoformat() for day in _days(given)}, "Dagster knows other sessions"
         unfinished = [run for run in instance.get_runs() if not run.is_finished]
     going_on = [run for run in unfinished if run.status != dg.DagsterRunStatus.NOT_STARTED]
@@ -289,6 +316,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--per-minute", type=int, default=400, help="requests, while killed")
     parser.add_argument("--within", type=float, default=8, help="seconds of collecting, at most")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    parser.add_argument("--minutes", action="store_true", help="kill collections of minute bars")
+    parser.add_argument("--sessions", type=int, default=21, help="of minute bars")
     return parser.parse_args()
 
 

@@ -26,7 +26,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 
@@ -40,13 +40,16 @@ from datalake_assets.collection import bars as bars_table
 from datalake_assets.collection.collect import Collection, Page
 from datalake_assets.collection.cost import (
     BYTES_PER_BAR,
+    BYTES_PER_MINUTE_BAR,
     DOLLARS_PER_GB_MONTH,
     DOLLARS_PER_PUT,
     PRICES_OF,
 )
 from datalake_assets.collection.dataset import DAILY as DAILY_BARS
+from datalake_assets.collection.dataset import MINUTE as MINUTE_BARS
+from datalake_assets.collection.dataset import Dataset
 from datalake_assets.collection.errors import TransientError
-from datalake_assets.collection.plan import Chunk, Packing, Plan, plan, plan_each, windows
+from datalake_assets.collection.plan import Chunk, Packing, Plan, plan_each, windows
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.retry import RetryPolicy
@@ -71,13 +74,14 @@ SLACK = 0.01
 
 PAGE = 10_000
 MINUTES = 390
+MINUTES_A_SESSION = 3_000_000
+"""Of 11,000 symbols, as a real session has them: at the live API, by others."""
 A_WINDOW = DAILY_BARS.window
 TRADES_A_SESSION = 58_652_656
 """Average of 2020, all venues: FINRA, 2021 Industry Snapshot, table 3.2."""
 
 # --- measured, here or elsewhere ------------------------------------------------------------------
 
-BYTES_PER_MINUTE_BAR = 16.0
 BYTES_PER_TRADE = 8.4
 BYTES_PER_SYMBOL_YEAR = 12_536
 """Of a file of daily bars."""
@@ -90,12 +94,19 @@ BYTES_PER_BAR_IN_MEMORY = 76
 """As Arrow; `docs/decisions/windows.md`."""
 
 BACKFILL_BARS_PER_CPU_SECOND = 108_000
+MINUTE_BARS_PER_CPU_SECOND = 884_000
 PATH_BARS_PER_CPU_SECOND = 726_000
 """`docs/benchmarks.md`: a backfill of 15 years with everything around it, where a session has
-5,000 bars; and the path from the question to a Parquet file, which is what counts for millions."""
+5,000 bars; three sessions of minute bars; and the path from the question to a Parquet file, which
+is what counts for trades."""
 
-RUN_MEMORY, DEV_MEMORY = 286, 690
-"""MiB: a run of one session of 11,000 symbols at its peak (`docs/benchmarks.md`); `make dev`."""
+RUN_MEMORY, MINUTE_RUN_MEMORY, DEV_MEMORY = 286, 1_130, 690
+"""MiB: a run of one session of 11,000 symbols at its peak, and of three sessions of minute bars
+(`docs/benchmarks.md`); `make dev`."""
+
+READ_KB, FOOTER_KB = 265, 228
+"""Of a file of minutes (`lake.minute_file`): the range that a symbol's bars lie in, and what the
+file says of itself."""
 
 EXTENDED_HOURS = 2.35
 """Minute bars of a session from early to late, against those of its regular hours: measured at the
@@ -137,13 +148,13 @@ class Kind:
 
     Args:
         name: As the page calls it.
-        rows: Of a symbol in a session: at most for bars, on average for trades.
+        rows: Of a symbol in a session: at most for daily bars, on average otherwise.
         bytes: Of a row in Parquet.
-        packing: Of its requests, in symbol-sessions for minute bars and in rows otherwise.
+        packing: Of its requests.
         window: Sessions that share requests.
         rows_per_cpu_second: From the question to the file.
-        bytes_of_symbol_year: Of its file.
-        memory: GB that a collection needs: three sessions or windows are under way at most.
+        bytes_of_symbol_year: Of its file; 0 where there is none.
+        memory: GB that a collection needs.
         ranges: Objects that a session is split into, by symbol.
     """
 
@@ -195,13 +206,13 @@ DAILY = Kind(
 )
 MINUTE = Kind(
     "minute bars",
-    MINUTES,
+    MINUTES_A_SESSION / SYMBOLS,
     BYTES_PER_MINUTE_BAR,
-    Packing(bars=PAGE // MINUTES),
-    1,
-    PATH_BARS_PER_CPU_SECOND,
-    MINUTES * A_YEAR * BYTES_PER_MINUTE_BAR,
-    memory=4,
+    Packing(),
+    MINUTE_BARS.window,
+    MINUTE_BARS_PER_CPU_SECOND,
+    0,
+    memory=2,
 )
 TRADES = Kind(
     "trades",
@@ -225,11 +236,23 @@ def names() -> tuple[str, ...]:
 
 def planned(kind: Kind, days: Sequence[date]) -> Plan:
     """The requests that bring these sessions, window by window, as a collection plans them."""
-    expected = _average_trades if kind is TRADES else None
+    expected = {"minute bars": _minutes, "trades": _average_trades}.get(kind.name)
+    dataset: Dataset = MINUTE_BARS if kind is MINUTE else DAILY_BARS
     chunks: list[Chunk] = []
     for window in windows(days, kind.window):
-        chunks += plan_each(dict.fromkeys(window, names()), kind.packing, expected).chunks
+        wanted = dict.fromkeys(window, names())
+        chunks += plan_each(wanted, kind.packing, expected, dataset).chunks
     return Plan(tuple(chunks))
+
+
+def _minutes(days: Sequence[date]) -> Callable[[str], float]:
+    """Two fifths of the symbols trade in every minute, the others in any number of them."""
+
+    def expected(symbol: str) -> float:
+        place, kind = divmod(int(symbol[1:]), 5)
+        return len(days) * MINUTES * (1.0 if kind < 2 else place / (SYMBOLS // 5 - 1))
+
+    return expected
 
 
 def _average_trades(days: Sequence[date]) -> Callable[[str], float]:
@@ -306,8 +329,8 @@ def _objects() -> str:
                 _number(kind.all_bytes / len(SESSIONS) / 1e6),
                 _number(kind.bytes_in_memory / 1e6),
                 f"{kind.session_objects:,}",
-                f"{SYMBOLS * len(YEARS):,}",
-                _number(kind.bytes_of_symbol_year / 1e3),
+                f"{SYMBOLS * len(YEARS):,}" if kind.bytes_of_symbol_year else "–",
+                _number(kind.bytes_of_symbol_year / 1e3) if kind.bytes_of_symbol_year else "–",
             ]
             for kind in KINDS
         ),
@@ -322,34 +345,53 @@ def _s3() -> str:
         (
             [
                 kind.name,
-                _dollars((kind.session_objects + (SYMBOLS + 1) * len(YEARS)) * DOLLARS_PER_PUT),
+                _dollars((kind.session_objects + _by_symbol(kind) * len(YEARS)) * DOLLARS_PER_PUT),
                 _dollars(
                     (kind.all_bytes + kind.bytes_of_symbol_year * SYMBOLS * len(YEARS))
                     / 1e9
                     * DOLLARS_PER_GB_MONTH
                 ),
-                _dollars((SYMBOLS + kind.ranges) * A_MONTH * DOLLARS_PER_PUT),
-                _number(kind.bytes_of_symbol_year * SYMBOLS / 1e9),
+                _dollars(((_by_symbol(kind) or 1) + kind.ranges - 1) * A_MONTH * DOLLARS_PER_PUT),
+                _number(kind.bytes_of_symbol_year * SYMBOLS / 1e9)
+                if kind.bytes_of_symbol_year
+                else "–",
             ]
             for kind in KINDS
         ),
     )
 
 
+def _by_symbol(kind: Kind) -> int:
+    """Objects of a year in the layouts by symbol."""
+    return SYMBOLS + 1 if kind.bytes_of_symbol_year else 0
+
+
 def _reading() -> str:
-    """A month of ten people who each read, each day, 100 symbols' years and the newest session."""
+    """A month of ten people who each read, each day, 100 symbols' years and the newest session.
+
+    Of minutes a year is read: for each session what its file says of itself, and a range of it for
+    each symbol.
+    """
+    times = PEOPLE * A_MONTH
+    files, asked = times * READ_SYMBOLS * len(YEARS), times * A_YEAR
     rows = []
-    for kind in (DAILY, MINUTE):
-        sessions = PEOPLE * A_MONTH
-        files = sessions * READ_SYMBOLS * len(YEARS)
-        size = files * kind.bytes_of_symbol_year + sessions * kind.all_bytes / len(SESSIONS)
+    for name, kind, gets, size in (
+        ("daily bars", DAILY, files, files * DAILY.bytes_of_symbol_year),
+        (
+            "minute bars, of one year",
+            MINUTE,
+            asked * (READ_SYMBOLS + 1),
+            asked * (READ_SYMBOLS * READ_KB + FOOTER_KB) * 1e3,
+        ),
+    ):
+        every = size + times * kind.all_bytes / len(SESSIONS)
         rows.append(
             [
-                kind.name,
-                f"{files + sessions:,}",
-                _dollars((files + sessions) * DOLLARS_PER_GET),
-                _number(size / 1e9),
-                _dollars(size / 1e9 * DOLLARS_PER_GB_OUT),
+                name,
+                f"{gets + times:,}",
+                _dollars((gets + times) * DOLLARS_PER_GET),
+                _number(every / 1e9),
+                _dollars(every / 1e9 * DOLLARS_PER_GB_OUT),
             ]
         )
     return _table(["", "GETs", "their price", "read, GB", "if it leaves AWS"], rows)
@@ -670,14 +712,14 @@ def measured_bytes() -> dict[str, float]:
     ]
     # Names that trade all year; a listing in between would make a shorter file.
     whole = [table for table in per_symbol if table.num_rows >= A_YEAR * 0.95]
-    minutes, trades = _minute_bars(200), _trades(40)
+    minutes, trades = _minute_bars(slice(0, None, 9)), _trades(40)
     return {
         "BYTES_PER_BAR": len(_session(daily)) / daily.num_rows,
         "BYTES_PER_SYMBOL_YEAR": float(
             np.mean([len(symbol_year_file.encode(table)) for table in whole])
         ),
         "BYTES_PER_MANIFEST": len(_manifest()),
-        "BYTES_PER_MINUTE_BAR": _encoded(minutes, ["timestamp"]) / minutes.num_rows,
+        "BYTES_PER_MINUTE_BAR": len(_session(minutes, MINUTE_BARS)) / minutes.num_rows,
         "BYTES_PER_TRADE": _encoded(trades, ["exchange", "size", "conditions", "tape"])
         / trades.num_rows,
     }
@@ -706,11 +748,11 @@ def _market_bars(days: Sequence[date], some: slice) -> pa.Table:
     ).sort_by([("session", "ascending"), ("symbol", "ascending")])
 
 
-def _session(bars: pa.Table) -> bytes:
+def _session(bars: pa.Table, dataset: Dataset = DAILY_BARS) -> bytes:
     day = bars["session"][0].as_py()
-    ledger = Ledger(day, tuple(bars["symbol"].to_pylist()))
+    ledger = Ledger(day, tuple(pa.compute.unique(bars["symbol"]).to_pylist()))
     told = Provenance(datetime(2026, 1, 1, tzinfo=UTC), "synthetic", day, "benchmark", "0")
-    return session_file.encode(Session(bars, ledger, told), [])
+    return session_file.encode(Session(bars, ledger, told), [], dataset)
 
 
 def _manifest() -> bytes:
@@ -734,33 +776,14 @@ def _manifest() -> bytes:
     ).encode()
 
 
-def _minute_bars(symbols: int) -> pa.Table:
-    """Walks in cents of one session, every minute with trades: more in the first and the last."""
-    draw, shape = np.random.default_rng(7), (symbols, MINUTES)
-    start = np.exp(draw.normal(3.3, 1.1, (symbols, 1)))
-    deviation = (0.01 + 0.03 * draw.random((symbols, 1)) ** 2) / math.sqrt(MINUTES)
-    path = start * np.exp(np.cumsum(draw.normal(0, 1, shape) * deviation, axis=1))
-    close = np.round(path, 2)
-    open_ = np.round(np.concatenate([start, path[:, :-1]], axis=1), 2)
-    reach = np.abs(draw.normal(0, 1, (2, *shape))) * deviation / 2
-    high = np.round(np.maximum(open_, close) * (1 + reach[0]), 2)
-    low = np.round(np.minimum(open_, close) * (1 - reach[1]), 2)
-    vwap = np.where(high == low, high, np.round(low + (high - low) * draw.random(shape), 6))
-    day = np.exp(draw.normal(12.5, 2.2, (symbols, 1)))
-    bent = 1 + 2 * np.linspace(-1, 1, MINUTES) ** 2
-    volume = np.ceil(day / MINUTES * bent * np.exp(draw.normal(0, 0.8, shape))).astype(np.int64)
-    opening = datetime(2025, 9, 2, 13, 30, tzinfo=UTC)
-    times = [opening + timedelta(minutes=minute) for minute in range(MINUTES)]
-    columns = (open_, high, low, close, vwap, volume, 1 + volume // draw.integers(40, 240, shape))
-    return pa.table(
-        [
-            [name for name in names()[:symbols] for _ in range(MINUTES)],
-            [opening.date()] * (symbols * MINUTES),
-            times * symbols,
-            *(column.ravel() for column in columns),
-        ],
-        schema=bars_table.SCHEMA,
-    )
+def _minute_bars(some: slice) -> pa.Table:
+    """The minutes of some symbols of the embedded market in the last session."""
+    from datalake_assets.exchange.synthetic import SyntheticMarket
+    from datalake_assets.exchange.truth import minute_table
+
+    market = SyntheticMarket(active=SYMBOLS, inactive=0)
+    symbols = sorted(row["symbol"] for row in market.assets())[some]
+    return minute_table(market, symbols, SESSIONS[-1])
 
 
 def _trades(symbols: int) -> pa.Table:
@@ -858,7 +881,6 @@ def figures() -> dict[str, str]:
     allowed = LIMITS[1] * (1 - SLACK) / 60
     alpaca = [day for day in SESSIONS if day >= date(2016, 1, 4)]
     waiting = 0.5 * DOLLARS_PER_FARGATE_VCPU_HOUR + 2 * DOLLARS_PER_FARGATE_GB_HOUR
-    together = plan(names(), SESSIONS[:A_WINDOW], MINUTE.packing).requests / A_WINDOW
     years = (FREEZING_PARTITIONS - len(SESSIONS)) / A_YEAR
     in_time = (LAMBDA_SECONDS - RESERVE) * LIMITS[0] * (1 - SLACK) / 60
     return {
@@ -867,13 +889,19 @@ def figures() -> dict[str, str]:
         "symbols × sessions on a page of daily bars": f"{Packing().bars // A_WINDOW} × {A_WINDOW}",
         "minutes of a session, and with early and late trading": f"{MINUTES}, ×{EXTENDED_HOURS}",
         "trades of a session": f"{TRADES_A_SESSION:,} in 2020 (FINRA, table 3.2)",
-        "requests for a session of minute bars, if 63 sessions shared them": f"{together:,.0f}",
+        "requests against full pages, of a session of minute bars": (
+            f"{planned(MINUTE, SESSIONS[:1]).requests / (MINUTES_A_SESSION / PAGE):.3f}"
+        ),
         "pages a second at 10,000, MB of JSON, rows": f"{allowed:,.0f}, "
-        f"{allowed * BYTES_OF_PAGE / 1e6:,.0f}, {_big(allowed * (PAGE // MINUTES) * MINUTES)}",
-        "rows a CPU second": f"{BACKFILL_BARS_PER_CPU_SECOND:,}, {PATH_BARS_PER_CPU_SECOND:,}",
+        f"{allowed * BYTES_OF_PAGE / 1e6:,.0f}, {_big(allowed * PAGE * MINUTE_BARS.filled)}",
+        "rows a CPU second": f"{BACKFILL_BARS_PER_CPU_SECOND:,}, {MINUTE_BARS_PER_CPU_SECOND:,}, "
+        f"{PATH_BARS_PER_CPU_SECOND:,}",
         "daily bars by one process": _time(DAILY.cpu_hours),
-        "bytes of a row in memory, MB of three sessions of minute bars": (
-            f"{BYTES_PER_BAR_IN_MEMORY}, {3 * MINUTE.bytes_in_memory / 1e6:,.0f}"
+        "bytes of a row in memory, MiB of a run of minute bars": (
+            f"{BYTES_PER_BAR_IN_MEMORY}, {MINUTE_RUN_MEMORY:,}"
+        ),
+        "KB that a symbol's minutes of a session are read from, and of its footer": (
+            f"{READ_KB}, {FOOTER_KB}"
         ),
         "KB that Infrequent Access charges at least": f"{SMALLEST_INFREQUENT_KB}",
         "KB of a manifest": f"{BYTES_PER_MANIFEST / 1e3:,.0f}",

@@ -32,6 +32,7 @@ STAGES = {
     "order, one row for a symbol, split": ("collection.collect", "ordered"),
     "audit": ("pipeline.publication", "Publication._audit"),
     "session file: digest": ("pipeline.publication", "hash_rows"),
+    "session file: digest of one": ("lake.session_file", "fingerprint"),
     "session file: Parquet and JSON": ("lake.session_file", "encode"),
     "look for what is published": ("lake.writer", "LakeWriter.prepare"),
     "write files": ("lake.writer", "LakeWriter.publish"),

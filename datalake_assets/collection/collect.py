@@ -12,6 +12,7 @@ import random
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import NamedTuple, Protocol
@@ -235,6 +236,8 @@ class Collection:
         self._outcomes: dict[Chunk, _Outcome] = {}
         self._fatal: BaseException | None = None
         self._final: Statistics | None = None
+        self._ordering = threading.Lock()
+        self._told: Future[list[tuple[pa.Table, Ledger]]] = Future()
         self._working = 0
         self._idle = threading.Event()
         self._bars = self._bytes = self._strays = self._odd = self._rounded = 0
@@ -304,9 +307,37 @@ class Collection:
                 self._final = self._count()
 
     def sessions(self) -> Iterator[tuple[pa.Table, Ledger]]:
-        """For each session of the plan, ascending: its bars, by symbol, and its ledger."""
+        """For each session of the plan, ascending: its bars, by symbol, and its ledger.
+
+        When a collection has ended, its pages go as their bars are put in order: both of a session
+        of minutes would be half a gigabyte. That is done in a thread, which no signal interrupts:
+        who is interrupted while waiting for it can ask again, and loses nothing.
+        """
+        with ThreadPoolExecutor(1, "order") as thread:
+            return iter(thread.submit(self._in_order).result())
+
+    def _in_order(self) -> list[tuple[pa.Table, Ledger]]:
         with self._lock:
-            outcomes = dict(self._outcomes)
+            outcomes, ended = dict(self._outcomes), self._final is not None
+        if not ended:
+            pages = [part for outcome in outcomes.values() for part in outcome.bars]
+            return list(self._made(outcomes, pages))
+        with self._ordering:
+            if not self._told.done():
+                pages = []
+                for outcome in outcomes.values():
+                    pages += outcome.bars
+                    outcome.bars.clear()
+                try:
+                    self._told.set_result(list(self._made(outcomes, pages)))
+                except BaseException as error:  # noqa: BLE001 - raised again, whenever it is asked
+                    self._told.set_exception(error)
+            return self._told.result()
+
+    def _made(
+        self, outcomes: Mapping[Chunk, _Outcome], pages: list[Rows]
+    ) -> Iterator[tuple[pa.Table, Ledger]]:
+        """The sessions of these outcomes; the list of pages is emptied."""
         grid = self._grid
         odd: dict[date, dict[str, str]] = defaultdict(dict)
         for outcome in outcomes.values():
@@ -314,7 +345,7 @@ class Collection:
                 odd[day] |= items
         window, contradictions = ordered(
             grid,
-            joined([part for outcome in outcomes.values() for part in outcome.bars]),
+            pages,
             # A bar beside one that can't be used contradicts it, as two different ones do.
             without=[(symbol, day) for day, items in odd.items() for symbol in items],
         )

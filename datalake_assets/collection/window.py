@@ -203,7 +203,7 @@ class Window:
 
 
 def ordered(
-    grid: Grid, rows: Rows, without: Iterable[tuple[str, date]] = ()
+    grid: Grid, parts: list[Rows], without: Iterable[tuple[str, date]] = ()
 ) -> tuple[Window, list[tuple[str, date]]]:
     """Put rows in the order of the lake, one for a cell.
 
@@ -213,12 +213,15 @@ def ordered(
 
     Args:
         grid: The grid of the cells.
-        rows: Rows that all have a cell.
+        parts: Rows that all have a cell. The list is emptied, so that each column of them can go as
+            soon as it is in order, if nobody else holds them.
         without: Symbols in sessions whose bars are left out.
 
     Returns:
         The window, and which symbols had bars that contradicted each other, in which sessions.
     """
+    rows = joined(parts)
+    parts.clear()
     place, clashing = _places(grid, rows.cells), list[tuple[str, date]]()
     if np.count_nonzero(place >= 0) < len(rows.cells):
         rows, clashing = _each_once(grid, rows)
@@ -227,14 +230,18 @@ def ordered(
         place[grid.cells(symbol, day)] = -1
     present = place >= 0
     taken = pa.array(place[present])
-    whose = np.flatnonzero(present) // grid.width
-    sessions, symbols = np.divmod(whose, max(1, len(grid.symbols)))
+    whose = (np.flatnonzero(present) // grid.width).astype(np.int32)
+    sessions, symbols = np.divmod(whose, np.int32(max(1, len(grid.symbols))))
     columns = {
         "symbol": grid.symbols.column.take(pa.array(symbols)),
         "session": grid.dates.take(pa.array(sessions)),
     }
+    unordered = rows.bars.drop_columns(list(columns))
+    del rows, place, whose, sessions, symbols
     for name in SCHEMA.names[2:]:
-        columns[name] = rows.bars[name].combine_chunks().take(taken)
+        column = unordered[name]
+        unordered = unordered.drop_columns([name])
+        columns[name] = column.combine_chunks().take(taken)
     bars = pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
     cells = present.reshape(grid.shape)
     counts = np.count_nonzero(cells, axis=(1, 2))

@@ -267,6 +267,7 @@ class Publication:
                     yield outcome
                     under_way.advance()
                     under_way.show()  # the next windows go on while this one is written
+                del collected  # its bars must not be held beside those of the next ones
         except BaseException as error:
             for days, interrupted in under_way.stop():
                 try:
@@ -573,6 +574,7 @@ class _UnderWay:
             yield days, collection
             self._done += collection.snapshot()
             self._running.popleft()
+            del days, collection
             self.advance()
         self.show(final=True)
 

@@ -309,7 +309,7 @@ def _table(columns: Columns, days: Days) -> pa.Table:
     known = [
         pa.array(columns.symbols, pa.string()).take(pa.array(symbol)),
         *(
-            pa.Array.from_buffers(field.type, len(days), [None, pa.py_buffer(values)])
+            pa.Array.from_buffers(field.type, len(days), [None, _in_arrow(values)])
             for field, values in zip(list(SCHEMA)[1:], (days, *columns[2:]), strict=True)
         ),
     ]
@@ -321,6 +321,17 @@ def _table(columns: Columns, days: Days) -> pa.Table:
             place = SCHEMA.get_field_index(name)
             known[place] = pa.array(getattr(columns, name), mask=none)
     return pa.Table.from_arrays(known, schema=SCHEMA)
+
+
+def _in_arrow(values: npt.NDArray[Any]) -> pa.Buffer:
+    """The values in memory of Arrow's, which goes back to the system when it is freed.
+
+    The allocator of Python and numpy has an arena for each thread, and keeps what lies between
+    pages that are held: 300 MB when the pages of a session of minutes have come and gone.
+    """
+    memory = pa.allocate_buffer(values.nbytes)
+    np.frombuffer(memory, values.dtype)[:] = values
+    return memory
 
 
 @lru_cache(maxsize=256)

@@ -1,5 +1,6 @@
 """Every symbol of every session ends in one state, whatever the source does or whoever stops it."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -875,6 +876,29 @@ def test_an_answer_that_comes_after_the_end_changes_nothing_any_more() -> None:
         collecting_ends()
         assert list(done.sessions()) == before
         assert len(held.asked) == 5
+
+
+def test_who_is_interrupted_while_bars_are_put_in_order_can_ask_again() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    wanted, source = plan(names(40), WEEK, Packing(bars=50)), ScriptedSource(every(names(40), WEEK))
+    expected = list(run(collection(wanted, source)).sessions())
+    assert sum(rows.num_rows for rows, _ in expected) == 40 * len(WEEK)
+    before, interrupted = signal.signal(signal.SIGALRM, interrupt), 0
+    try:
+        for microseconds in range(1, 2_000, 50):
+            done = run(collection(wanted, source))
+            try:
+                signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
+                done.sessions()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert list(done.sessions()) == expected
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted
 
 
 def test_the_statistics_do_not_change_after_the_end() -> None:

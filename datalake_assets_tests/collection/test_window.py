@@ -17,7 +17,7 @@ from datalake_assets.collection.plan import Chunk, Packing, Plan, plan_each
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import NOT_ASKED, Ledger, State, States
 from datalake_assets.collection.symbols import Subset, Symbols
-from datalake_assets.collection.window import Block, Grid, Rows, joined, ordered
+from datalake_assets.collection.window import Block, Grid, Rows, ordered
 from datalake_assets_tests.collection import plain
 from datalake_assets_tests.collection.plain import Answer
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
@@ -259,7 +259,7 @@ def test_bars_of_cells_that_are_left_out_are_not_in_the_window() -> None:
     bars = every(TWELVE, WEEK)
     cells, _ = Block(GRID, TWELVE, WEEK).cells(bars)
     left_out = [(TWELVE[3], WEEK[1]), (TWELVE[0], WEEK[5])]
-    window, clashing = ordered(GRID, joined([Rows(bars, cells)]), left_out)
+    window, clashing = ordered(GRID, [Rows(bars, cells)], left_out)
     assert clashing == []
     assert np.count_nonzero(window.present) == window.bars.num_rows == len(GRID) - 2
     assert [part.num_rows for part in window.by_session()] == [12, 11, 12, 12, 12, 11]
