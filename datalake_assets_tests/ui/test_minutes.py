@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.exchange.truth import minute_table
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage.store import open_store
-from datalake_assets_tests.exchange.calling import keys_to
+from datalake_assets_tests.exchange.calling import LaterClock, keys_to
 from datalake_assets_tests.ui.conftest import DagsterDev, make_dev
 
 if TYPE_CHECKING:
@@ -54,16 +53,6 @@ ASSET = "minute_ticks"
 DAYS = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 8))
 BROKEN, HALF_DAY = date(2024, 7, 2), date(2024, 7, 3)
 SYMBOLS = 30
-
-
-@dataclass
-class LaterClock:
-    """The exchange's clock, which a test can put on."""
-
-    by: timedelta = timedelta()
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.by
 
 
 @pytest.fixture(scope="module")
