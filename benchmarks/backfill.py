@@ -19,6 +19,7 @@ measured, where the CPU goes. `--keep` leaves the lakes, for `benchmarks.compare
 from __future__ import annotations
 
 import argparse
+import gc
 import shutil
 import sys
 import tempfile
@@ -211,6 +212,7 @@ def _backfill_here(given: argparse.Namespace) -> dict[str, Any]:
         sys.modules[COMPILED] = None  # type: ignore[assignment] # how Python is told not to import
     days = years_until_last(given.years[0])
     stages = Stages() if given.stages else None
+    gc.set_threshold(100_000, *gc.get_threshold()[1:])  # as each command of `datalake` does
     with working_folder():
         began = time.perf_counter()
         with stages or nullcontext():

@@ -186,6 +186,10 @@ def views(store: Store, base: str) -> list[View]:
     if layout.dated(layout.UNIVERSE, store.list(layout.UNIVERSE)):
         meaning = "The source's list of assets, one a day"
         found.append(View("universe", meaning, _universe(base)))
+    if layout.MINUTE.days(store.list(layout.MINUTE.sessions)):
+        meaning = "Minute bars as they traded, by ticker; name a symbol and sessions"
+        query = _read(f"{base}{layout.MINUTE.sessions}/*/*/part-0.parquet", BARS.names)
+        found.append(View("minutes", meaning, query))
     every = _ledger(_text(f"{base}{layout.SESSIONS}/*/*.parquet"))
     meaning = "Symbols without a bar in a session, and why; of a few sessions: ledger_of"
     found.append(View("ledger", meaning, every))

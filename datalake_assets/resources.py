@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 from pydantic import Field, create_model
@@ -23,7 +23,6 @@ from datalake_assets.collection.plan import Packing
 from datalake_assets.collection.progress import Display
 from datalake_assets.collection.rate_limit import Budget, RateLimiter
 from datalake_assets.collection.retry import RetryPolicy
-from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.coverage import MAX_LOSS
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.symbol_years import SymbolYears
@@ -34,6 +33,9 @@ from datalake_assets.settings import read_symbols, refuse_misspelt
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
 from datalake_assets.storage.store import open_store
+
+if TYPE_CHECKING:
+    from datalake_assets.exchange.process import ExchangeOptions
 
 Resource = TypeVar("Resource", bound=dg.ConfigurableResource[Any])
 
@@ -368,8 +370,11 @@ class EmbeddedExchangeResource(SourceResource):
     )
 
     @property
-    def options(self) -> ExchangeOptions:
+    def options(self) -> "ExchangeOptions":
         """The options of the exchange."""
+        # Imported here: a run with keys needs no exchange and no server.
+        from datalake_assets.exchange.process import ExchangeOptions
+
         return ExchangeOptions(
             seed=self.seed,
             active=self.active,
@@ -382,6 +387,8 @@ class EmbeddedExchangeResource(SourceResource):
     @contextmanager
     def open(self, collector: CollectorResource) -> Iterator[AlpacaSource]:
         """A source with its own exchange, which is stopped when the source is closed."""
+        from datalake_assets.exchange.process import EmbeddedExchange
+
         with EmbeddedExchange(self.options) as exchange:
             url = exchange.url
             account = Account("embedded", "exchange", data_url=url, trading_url=url)

@@ -18,14 +18,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datalake_assets import catalog
+from datalake_assets import catalog, market_calendar
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.catalog import CatalogError
+from datalake_assets.collection.dataset import MINUTE
+from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.restatements import Restatements, changes
 from datalake_assets.lake.security_reader import SecuritiesWarning
+from datalake_assets.lake.session_file import Provenance, Session
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
@@ -370,6 +373,23 @@ def test_a_lake_without_tables_has_no_views_of_them(tmp_path: Path) -> None:
 
     assert [view.name for view in catalog.write(store)] == ["bars", "ledger", "restatements"]
     assert bars(store) == held(store)
+
+
+def test_minutes_are_a_table_where_the_lake_has_any(store: Store) -> None:
+    opens = market_calendar.session_open(DAYS[12])
+    minutes = table(
+        [bar("META", DAYS[12]) | {"timestamp": opens + timedelta(minutes=n)} for n in range(3)]
+    )
+    ledger = Ledger(DAYS[12], present=("META",))
+    origin = Provenance(AT, "test", DAYS[12], "run", "0")
+    LakeWriter(store).of(MINUTE).publish(Session(minutes, ledger, origin), [])
+
+    catalog.write(store)
+
+    assert ask(store, "FROM minutes ORDER BY timestamp") == minutes.to_pylist()
+    day = DAYS[12].isoformat()
+    assert len(ask(store, f"FROM minutes WHERE symbol = 'META' AND session = '{day}'")) == 3
+    assert ask(store, "FROM minutes WHERE symbol = 'AAPL'") == []
 
 
 def test_a_lake_without_a_session_has_no_catalog(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.coverage import coverage
+from datalake_assets.lake.fingerprint import Fingerprint
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.writer import LakeWriter, Prepared
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
@@ -491,9 +492,11 @@ class Encoding(LakeWriter):
         super().__init__(store)
         self._before = before
 
-    def prepare(self, session: Session, findings: Sequence[Finding]) -> Prepared:
+    def prepare(
+        self, session: Session, findings: Sequence[Finding], hashed: Fingerprint | None = None
+    ) -> Prepared:
         self._before(session.ledger.session)
-        return super().prepare(session, findings)
+        return super().prepare(session, findings, hashed)
 
 
 def test_sessions_are_written_in_their_order_however_long_each_takes_to_encode() -> None:

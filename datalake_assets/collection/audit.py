@@ -43,6 +43,9 @@ LOOKBACK = 5
 
 _EPOCH = date(1970, 1, 1)
 
+_NEEDED = tuple(field.name for field in SCHEMA if not field.nullable)
+"""The columns in which no value may be missing."""
+
 
 class Verdict(StrEnum):
     """How a rule judges a session."""
@@ -332,15 +335,10 @@ def coverage(case: Case) -> Finding:
 def schema_finding(case: Case) -> Finding:
     """Columns, types, missing values, and bars of another session."""
     bars, ledger = case.bars, case.ledger
-    schema, wrong = bars.schema, list[str]()  # made anew each time that a table is asked
-    for expected in SCHEMA:
-        if schema.get_field_index(expected.name) < 0:
-            wrong.append(f"{expected.name}: missing")
-        elif schema.field(expected.name).type != expected.type:
-            wrong.append(f"{expected.name}: {schema.field(expected.name).type}")
-        elif not expected.nullable and (missing := bars[expected.name].null_count):
-            wrong.append(f"{expected.name}: {missing} missing values")
-    wrong += [f"{name}: unknown" for name in schema.names if name not in SCHEMA.names]
+    wrong = list[str]()
+    # What is in order is told in a third of the time.
+    if not bars.schema.equals(SCHEMA) or any(bars[name].null_count for name in _NEEDED):
+        wrong = _wrong_columns(bars)
     if not wrong:
         own, others = (ledger.session - _EPOCH).days, set[int]()
         for piece in bars["session"].chunks:
@@ -356,6 +354,19 @@ def schema_finding(case: Case) -> Finding:
         f"{len(SCHEMA)} columns" if not wrong else f"{len(wrong)} faults",
         wrong,
     )
+
+
+def _wrong_columns(bars: pa.Table) -> list[str]:
+    """What is wrong with the columns, by name."""
+    schema, wrong = bars.schema, list[str]()  # made anew each time that a table is asked
+    for expected in SCHEMA:
+        if schema.get_field_index(expected.name) < 0:
+            wrong.append(f"{expected.name}: missing")
+        elif schema.field(expected.name).type != expected.type:
+            wrong.append(f"{expected.name}: {schema.field(expected.name).type}")
+        elif not expected.nullable and (missing := bars[expected.name].null_count):
+            wrong.append(f"{expected.name}: {missing} missing values")
+    return wrong + [f"{name}: unknown" for name in schema.names if name not in SCHEMA.names]
 
 
 def _one_row_per_symbol(bars: pa.Table, ledger: Ledger) -> Finding:

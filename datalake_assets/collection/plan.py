@@ -292,7 +292,7 @@ def _dealt(bars: Mapping[str, float], count: int, most: int) -> list[_Hand]:
     hands = [_Hand() for _ in range(count)]
     # Among equals, the hand with fewest symbols: of those without bars, each gets its share.
     least = [(0.0, 0, number) for number in range(count)]
-    for symbol in sorted(bars, key=lambda symbol: -bars[symbol]):
+    for symbol in sorted(bars, key=bars.__getitem__, reverse=True):
         expected, held, number = least[0]
         hand = hands[number]
         hand.symbols.append(symbol)

@@ -62,7 +62,8 @@ MINUTE_ENCODING = Encoding(
     # Prices, vwap and volume are smaller without one. Deltas would be smaller for times and
     # fastparquet reads them wrong (docs/decisions/encodings.md).
     dictionary=("symbol", "session", "timestamp", "trade_count"),
-    statistics=("symbol",),
+    # Engines skip the files of other sessions, and in a file the groups of other symbols.
+    statistics=("symbol", "session"),
 )
 """Up to 390 bars for each symbol: three million rows, of which a reader wants a few hundred."""
 

@@ -39,7 +39,12 @@ from datalake_assets.collection.bars import SCHEMA, Ints
 from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.report import Ledger, Reason, State, reasons
 from datalake_assets.lake.encoding import ENCODINGS, encode_bars, runs
-from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, symbol_hashes
+from datalake_assets.lake.fingerprint import (
+    Fingerprint,
+    fingerprint,
+    fingerprints_of,
+    symbol_hashes,
+)
 from datalake_assets.storage.store import BrokenFileError, Store
 
 _LEDGER = b"datalake.ledger"
@@ -109,13 +114,30 @@ class Session:
     provenance: Provenance
 
 
-def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAILY) -> bytes:
+def hash_rows(sessions: Sequence[tuple[pa.Table, Ledger]]) -> list[Fingerprint]:
+    """What the rows of sessions with one bar for a symbol hash to: of many at once, for `encode`.
+
+    Args:
+        sessions: For each its bars, those of its present symbols in order, and its ledger.
+    """
+    states = [ledger.states for _, ledger in sessions]
+    symbols = [symbol_hashes(each.symbols)[each.are(State.PRESENT)] for each in states]
+    return fingerprints_of([bars for bars, _ in sessions], symbols)
+
+
+def encode(
+    session: Session,
+    findings: Sequence[Finding],
+    dataset: Dataset = DAILY,
+    hashed: Fingerprint | None = None,
+) -> bytes:
     """The session as a Parquet file.
 
     Args:
         session: Its bars, in the order of its dataset.
         findings: What its audit found.
         dataset: Whose bars.
+        hashed: What `hash_rows` says of it; None to do it here.
 
     Raises:
         ValueError: The rows are not those of the ledger, at least one for each present symbol, or
@@ -123,9 +145,14 @@ def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAI
     """
     bars, ledger = session.bars, session.ledger
     states, several = ledger.states, dataset.step is not None
-    names, counts = runs(bars["symbol"])
-    present = names.equals(states.column(State.PRESENT))
-    if not present or not _in_order(bars, counts, several=several):
+    names, counts = states.column(State.PRESENT), None
+    if several:
+        found, counts = runs(bars["symbol"])
+        right = found.equals(names) and _in_order(bars, counts)
+    else:
+        # The ledger names each symbol once: a column that is equal to its names does so, too.
+        right = bars["symbol"].equals(pa.chunked_array([names]))
+    if not right:
         raise ValueError(
             f"{ledger.session}: the bars are not those that the ledger calls present, by "
             f"{' and '.join(dataset.key[1:])}, each of them once"
@@ -146,18 +173,16 @@ def encode(session: Session, findings: Sequence[Finding], dataset: Dataset = DAI
         _PROVENANCE: session.provenance.to_json(),
     }
     symbols = symbol_hashes(states.symbols)[states.are(State.PRESENT)]
-    if several:
+    if counts is not None:
         rows = dict(zip(names.to_pylist(), counts.tolist(), strict=True))
         metadata[_SYMBOLS] = json.dumps(rows, separators=(",", ":"))
         symbols = symbols.repeat(counts)
-    metadata[_DIGEST] = _digest(fingerprint(bars, symbols), metadata)
+    metadata[_DIGEST] = _digest(hashed or fingerprint(bars, symbols), metadata)
     return encode_bars(bars, metadata, ENCODINGS[dataset.name])
 
 
-def _in_order(bars: pa.Table, counts: Ints, *, several: bool) -> bool:
+def _in_order(bars: pa.Table, counts: Ints) -> bool:
     """Are the rows of each symbol in order, each once? `counts` tells how many each has."""
-    if not several:
-        return bool((counts == 1).all())
     times = bars["timestamp"].cast(pa.int64()).to_numpy()
     later = times[1:] > times[:-1]
     later[np.cumsum(counts)[:-1] - 1] = True  # where the next symbol begins

@@ -24,6 +24,7 @@ from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.survey import Survey
 from datalake_assets.lake import session_file, universe_file
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
+from datalake_assets.lake.fingerprint import Fingerprint
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.session_file import Session
 from datalake_assets.storage import layout
@@ -194,13 +195,20 @@ class LakeWriter(LakeFiles):
         self.store.delete(self.incomplete_key(day))
         return ready.written(key)
 
-    def prepare(self, session: Session, findings: Sequence[Finding]) -> Prepared:
+    def prepare(
+        self,
+        session: Session,
+        findings: Sequence[Finding],
+        hashed: Fingerprint | None = None,
+    ) -> Prepared:
         """Everything that publishing a session takes, but for writing it; in any thread.
 
         Args:
             session: The session.
             findings: Its audit.
+            hashed: What its rows hash to, by `session_file.hash_rows`; None to do it here.
         """
+        collected = session.bars
         before, version, size = self._published(session.ledger.session)
         changed = None
         if before:
@@ -212,7 +220,9 @@ class LakeWriter(LakeFiles):
             since = was.known_since or was.collected_at
             session = replace(session, provenance=replace(told, known_since=since))
             changed = self._restatements.between(before, session)
-        data = session_file.encode(session, findings, self.dataset)
+        if session.bars is not collected:
+            hashed = None
+        data = session_file.encode(session, findings, self.dataset, hashed)
         return Prepared(session, data, len(data), version, changed)
 
     def keep_incomplete(

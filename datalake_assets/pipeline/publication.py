@@ -39,7 +39,8 @@ from datalake_assets.collection.report import Ledger, State, Statistics
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.survey import Survey
 from datalake_assets.collection.symbols import Subset
-from datalake_assets.lake.session_file import Provenance, Session
+from datalake_assets.lake.fingerprint import Fingerprint
+from datalake_assets.lake.session_file import Provenance, Session, hash_rows
 from datalake_assets.lake.writer import (
     LakeWriter,
     Prepared,
@@ -276,6 +277,9 @@ class Publication:
         statistics, together = collected.statistics, len(days)
         provenance = _provenance(origin, statistics)
         found = {ledger.session: (bars, ledger) for bars, ledger in collected.sessions()}
+        hashes = None
+        if len(found) > 1 and self._lake.dataset.step is None:
+            hashes = threads.submit(_hashes_of, list(found.values()))
         # A repair asks nothing for a session that has all it can have.
         nothing = empty()
         ahead: deque[_Audited] = deque()
@@ -284,7 +288,9 @@ class Publication:
                 for day in list(days)[len(ahead) : _AHEAD]:
                     bars, ledger = found.get(day, (nothing, Ledger(day)))
                     session, replacing = self._session(bars, ledger, provenance)
-                    ahead.append(self._audited(session, replacing, calendar, threads))
+                    # What a repair put together is hashed by itself.
+                    known = hashes if session.bars is bars else None
+                    ahead.append(self._audited(session, replacing, calendar, threads, known))
             except StoreError:
                 if not ahead:
                     raise
@@ -325,13 +331,14 @@ class Publication:
         replacing: StoredSession | None,
         calendar: Callable[[date], bool | None],
         threads: ThreadPoolExecutor,
+        hashes: Future[dict[date, Fingerprint]] | None,
     ) -> _Audited:
         """Audit a session, and let it be encoded if it is to be published."""
         ledger = session.ledger
         findings, closed = _held_against(calendar, ledger, self._audit(session))
         good, prepared = passed(findings), None
         if good and ledger.session not in self._whole:
-            prepared = threads.submit(self._lake.prepare, session, findings)
+            prepared = threads.submit(self._prepared, session, findings, hashes)
             if ledger.missing:
                 # What is published of these stays, and the sessions after it are held against it.
                 ledger = prepared.result().session.ledger
@@ -339,6 +346,16 @@ class Publication:
             states = ledger.states
             self._printed[ledger.session] = Subset(states.symbols, states.are(State.PRESENT))
         return _Audited(session, replacing, findings, closed, ledger, prepared)
+
+    def _prepared(
+        self,
+        session: Session,
+        findings: list[Finding],
+        hashes: Future[dict[date, Fingerprint]] | None,
+    ) -> Prepared:
+        """What is published of a session, made in one of the threads that began with the hashes."""
+        hashed = None if hashes is None else hashes.result().get(session.ledger.session)
+        return self._lake.prepare(session, findings, hashed)
 
     def _write(self, audited: _Audited) -> Written | None:
         """Publish a session, or keep it as incomplete; None when there is nothing to write.
@@ -553,6 +570,11 @@ def _minutes_of(lake: LakeWriter, day: date) -> MinuteCounts | None:
     except (FileNotFoundError, BrokenFileError):
         return None
     return MinuteCounts.of_rows(rows, MINUTE.bars(day))
+
+
+def _hashes_of(sessions: list[tuple[pa.Table, Ledger]]) -> dict[date, Fingerprint]:
+    days = [ledger.session for _, ledger in sessions]
+    return dict(zip(days, hash_rows(sessions), strict=True))
 
 
 def _provenance(origin: Origin, statistics: Statistics) -> Provenance:

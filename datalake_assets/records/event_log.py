@@ -28,6 +28,8 @@ from dagster._core.events import EVENT_TYPE_TO_PIPELINE_RUN_STATUS, DagsterEvent
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqlEventLogStorage
 
+from datalake_assets.records.event_text import EventText
+
 _OF_ASSETS = frozenset(
     {
         DagsterEventType.ASSET_MATERIALIZATION,
@@ -46,6 +48,7 @@ class AssetEventLog(SqlEventLogStorage):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._lock = threading.RLock()
         self._gathered: list[EventLogEntry] | None = None  # in a block of `together`
+        self._text = EventText()
         super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
 
     def store_event(self, event: EventLogEntry) -> None:
@@ -99,6 +102,15 @@ class AssetEventLog(SqlEventLogStorage):
         with self._lock:
             self._release()
         super().dispose()
+
+    def _event_to_row(self, event: EventLogEntry) -> dict[str, Any]:
+        parts = self._text.without_metadata(event)
+        if parts is None:
+            return super()._event_to_row(event)
+        bare, metadata = parts
+        row = super()._event_to_row(bare)
+        row["event"] = self._text.joined(row["event"], metadata)
+        return row
 
     def _store_other(self, event: EventLogEntry) -> None:
         super().store_event(event)

@@ -18,12 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datalake_assets.collection.bars import SCHEMA, empty
+from datalake_assets.lake import fingerprint as fingerprint_module
 from datalake_assets.lake.fingerprint import (
     _BLOCK,
     Fingerprint,
     RowHashes,
     fingerprint,
     fingerprints,
+    fingerprints_of,
 )
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
 
@@ -151,6 +153,23 @@ def test_runs_of_rows_have_the_fingerprints_that_they_have_alone(
     assert fingerprints(bars, np.array(starts)) == [
         fingerprint(bars.slice(a, b - a)) for a, b in zip(starts, ends, strict=True)
     ]
+
+
+@given(st.lists(rows(), max_size=6), st.integers(1, 20))
+def test_tables_that_are_hashed_together_have_the_fingerprints_that_they_have_alone(
+    tables: list[pa.Table], block: int
+) -> None:
+    def of_symbol(name: str) -> int:
+        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+    symbols = [
+        np.array([of_symbol(name) for name in each["symbol"].to_pylist()], np.uint64)
+        for each in tables
+    ]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fingerprint_module, "_BLOCK", block)
+        found = fingerprints_of(tables, symbols)
+    assert found == [fingerprint(each) for each in tables]
 
 
 def test_a_row_twice_is_not_the_row_once() -> None:
