@@ -17,11 +17,15 @@ from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.collect import Collection, OddItem, Page
 from datalake_assets.collection.dataset import EXTENDED_MINUTE, MINUTE, Dataset, minute_dataset
 from datalake_assets.collection.plan import Packing, plan, plan_each, plan_windows
+from datalake_assets.collection.rate_limit import RateLimiter
+from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.symbols import Symbols
 from datalake_assets.collection.window import Block, Grid, Rows, joined, ordered
 from datalake_assets_tests.collection.tables import names
+from datalake_assets_tests.fakes import FakeClock
 from datalake_assets_tests.lake.minutes import minute
 
 SPRING, AUTUMN = (date(2024, 3, 8), date(2024, 3, 11)), (date(2024, 11, 1), date(2024, 11, 4))
@@ -270,6 +274,37 @@ def test_a_symbol_that_is_left_out_loses_all_of_its_minutes_in_that_session_alon
 
     assert window.counts.tolist() == [210, 780]
     assert window.present.tolist() == [[False, True], [True, True]]
+
+
+def collected(*odd: OddItem) -> tuple[pa.Table, Ledger]:
+    """A session of two symbols of which the source has all minutes, with these odd items."""
+    bars = table([(s, JULY, at) for s in names(2) for at in starts(MINUTE, JULY)])
+
+    def fetch(symbols: tuple[str, ...], first: date, last: date, token: str | None) -> Page:
+        return Page(bars, None, odd=odd)
+
+    clock = FakeClock()
+    made = plan(names(2), [JULY], dataset=MINUTE)
+    limiter = RateLimiter(1e9, clock=clock)
+    collection = Collection(made, fetch, limiter=limiter, workers=1, dataset=MINUTE, clock=clock)
+    collection.run()
+    (found,) = collection.sessions()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("session", "failed"),
+    [(JULY, True), (None, True), (date(2024, 7, 5), False)],
+    ids=["of the session", "of an unknown one", "of another one"],
+)
+def test_a_minute_that_can_t_be_used_costs_its_symbol_whose_other_minutes_would_lack_it(
+    session: date | None, failed: bool
+) -> None:
+    """A daily bar that can't be used is not that of a session that has one; a minute may be."""
+    bars, ledger = collected(OddItem(names(2)[0], session, "an unreadable time"))
+
+    assert dict(ledger.failed) == ({names(2)[0]: "an unreadable time"} if failed else {})
+    assert bars.num_rows == (1 if failed else 2) * 210
 
 
 def test_an_instant_is_the_same_whatever_its_zone() -> None:
