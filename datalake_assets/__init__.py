@@ -1,4 +1,4 @@
-"""US Equity Data Lake: every US equity's daily bars, one Dagster partition per trading session.
+"""US Equity Data Lake: bars of every US equity, one Dagster partition per trading session.
 
 For analysts: `from datalake_assets import Lake`, and what it raises and warns of beside it. For
 other Dagster projects: `DatalakeComponent` and `TradingDays`. Each is imported on first use, and

@@ -143,7 +143,7 @@ class DatalakeScaffolder(Scaffolder[Any]):
 
 @dg.scaffold_with(DatalakeScaffolder)
 class DatalakeComponent(dg.Component, dg.Resolvable, _Attributes):  # type: ignore[misc]
-    """A lake of daily bars of every US equity: assets, checks, jobs, sensors and resources.
+    """A lake of bars of every US equity: assets, checks, jobs, sensors and resources.
 
     Without keys, bars come from the embedded exchange, a synthetic market. Sensors start
     automatically; `automation: "off"` keeps them stopped.

@@ -122,6 +122,15 @@ def test_the_page_works_from_its_first_line_to_its_last(reader: Reader) -> None:
     reader.follows("Get adjusted prices")
     assert lake.bars("AUE", adjustment="all").num_rows == len(SPAN)
 
+    reader.follows("Add minute bars")
+    assert lake.minute_sessions() == SPAN
+    shown = reader.printed["datalake show AUE --minutes --session 2024-07-03"]
+    assert "from 09:30 to 12:59 in New York" in shown
+    read: dict[str, Any] = {}
+    exec(compile(python("Add minute bars"), "how-to.md", "exec"), read)
+    assert set(read["minutes"]["session"].to_pylist()) == {*SPAN[:3]}
+    assert 40 <= read["five"].num_rows <= 42  # a half day
+
     reader.follows("Ask what was known on a day")
     snippet = python("Ask what was known on a day")
     names: dict[str, Any] = {}

@@ -124,6 +124,7 @@ def test_no_document_names_a_variable_that_is_no_setting() -> None:
 def test_the_layout_is_the_one_that_the_lake_has() -> None:
     told = re.findall(r"^ {4}(\S+) {2,}\S", LAKE_PAGE, re.MULTILINE)
     day, taken = date(2026, 11, 20), date(2026, 11, 23)
+    changed = datetime(2026, 11, 23, 22, 4, 9, tzinfo=UTC)
 
     assert told == [
         layout.MARKER,
@@ -133,7 +134,10 @@ def test_the_layout_is_the_one_that_the_lake_has() -> None:
         layout.manifest_key(2026),
         layout.year_file_key(2026),
         layout.incomplete_key(day),
-        layout.restatement_key(day, datetime(2026, 11, 23, 22, 4, 9, tzinfo=UTC)),
+        layout.restatement_key(day, changed),
+        layout.session_key(day, layout.MINUTE),
+        layout.incomplete_key(day, layout.MINUTE),
+        layout.restatement_key(day, changed, layout.MINUTE),
         layout.STANDING_ACTIONS,
         layout.action_log_key(1),
         layout.SECURITIES_TABLE,

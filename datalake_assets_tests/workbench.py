@@ -4,7 +4,8 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from string import ascii_uppercase
@@ -13,9 +14,12 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.collect import Page
+from datalake_assets.collection.dataset import DAILY, Dataset
 from datalake_assets.collection.errors import PermanentError
 from datalake_assets.collection.progress import Display
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
@@ -102,8 +106,13 @@ class Market(ScriptedSource):
             self.release.wait(60)
         return page
 
-    def bars(self) -> "Market":
-        return self
+    def bars(self, dataset: Dataset = DAILY) -> ScriptedSource:
+        return self if dataset is DAILY else self.minutes
+
+    @cached_property
+    def minutes(self) -> "MinuteMarket":
+        """The same bars by the minute."""
+        return MinuteMarket(self._bars, self)
 
     def assets(self) -> pa.Table:
         self.assets_taken += 1
@@ -124,6 +133,58 @@ class Market(ScriptedSource):
         }
         self.requests.clear()
         return found
+
+
+class MinuteMarket(ScriptedSource):
+    """Minute bars that add up to daily ones, from the open of each session to its close.
+
+    Args:
+        daily: The daily bars.
+        market: The market that they are of; what it fails to answer is not answered here either.
+    """
+
+    def __init__(self, daily: pa.Table, market: Market) -> None:
+        super().__init__(pa.concat_tables(map(minutes_of, daily.to_batches(max_chunksize=1))))
+        self._market = market
+        self.missing: dict[tuple[str, date], int] = {}
+        """Symbols in sessions of which only so many minutes are served, the first ones."""
+
+    def __call__(
+        self, symbols: tuple[str, ...], first: date, last: date, page_token: str | None
+    ) -> Page:
+        page = super().__call__(symbols, first, last, page_token)
+        for symbol, day in sorted(self._market.failing):
+            if symbol in symbols and first <= day <= last:
+                raise PermanentError(f"HTTP 500 for {symbol}")
+        kept = page.bars
+        for (symbol, day), count in self.missing.items():
+            if first <= day <= last and symbol in symbols:
+                until = market_calendar.session_open(day) + count * timedelta(minutes=1)
+                gone = pc.and_(
+                    pc.equal(kept["symbol"], symbol),
+                    pc.greater_equal(kept["timestamp"], pa.scalar(until, kept["timestamp"].type)),
+                )
+                kept = kept.filter(pc.invert(gone))
+        return Page(kept, page.next_token, page.size)
+
+
+def minutes_of(daily: pa.RecordBatch) -> pa.Table:
+    """Minutes that add up to one daily bar: the first has its high, its low and the odd shares."""
+    (day,) = daily.to_pylist()
+    opens = market_calendar.session_open(day["session"])
+    count = (market_calendar.session_close(day["session"]) - opens) // timedelta(minutes=1)
+    columns: dict[str, Any] = {
+        name: [day[name]] * count for name in ("symbol", "session", "open", "close", "vwap")
+    }
+    columns["timestamp"] = [opens + minute * timedelta(minutes=1) for minute in range(count)]
+    highest, lowest = max(day["open"], day["close"]), min(day["open"], day["close"])
+    columns["high"] = [day["high"], *[highest] * (count - 1)]
+    columns["low"] = [day["low"], *[lowest] * (count - 1)]
+    for name in ("volume", "trade_count"):
+        share, rest = divmod(day[name], count)
+        columns[name] = [share + rest, *[share] * (count - 1)]
+    table = pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+    return table.filter(pc.greater(table["volume"], 0))
 
 
 def source_of(market: Market, name: str = "the tests' market") -> SourceResource:
@@ -153,6 +214,7 @@ class Workbench:
     instance: dg.DagsterInstance
     market: Market = field(default_factory=lambda: Market(names(20)))
     source: str = "the tests' market"
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def lake(self) -> LakeWriter:
@@ -164,7 +226,7 @@ class Workbench:
         usual = {"requests_per_minute": 10_000_000, "bars_per_request": 1, "attempts": 1}
         usual |= {"unanswered_allowed": 0}
         return build_definitions(
-            Settings.load({}),
+            Settings.load(self.settings),
             collector=CollectorResource(**(usual | collector)),
             source=source_of(self.market, self.source),
             lake=LakeResource(uri=str(self.folder)),
@@ -202,8 +264,8 @@ class Workbench:
         key = layout.incomplete_key(day)
         return session_file.decode(self.lake.store.get(key), key)
 
-    def materialized(self) -> set[str]:
-        return set(self.instance.get_materialized_partitions(dg.AssetKey("daily_ticks")))
+    def materialized(self, asset: str = "daily_ticks") -> set[str]:
+        return set(self.instance.get_materialized_partitions(dg.AssetKey(asset)))
 
 
 def materializations(
@@ -217,11 +279,13 @@ def materializations(
     }
 
 
-def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+def checks(
+    result: dg.ExecuteInProcessResult, asset: str = "daily_ticks"
+) -> dict[str, dg.AssetCheckEvaluation]:
     return {
         check.check_name: check
         for check in result.get_asset_check_evaluations()
-        if check.asset_key == dg.AssetKey("daily_ticks")
+        if check.asset_key == dg.AssetKey(asset)
     }
 
 

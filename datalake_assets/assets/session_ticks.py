@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Self
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pyarrow as pa
@@ -101,6 +102,8 @@ _TOGETHER = 0.5
 """Seconds for which a published session waits for others, to be recorded with them: one in a
 transaction of its own costs three times as much. A process that is killed meanwhile has published
 sessions that Dagster does not know; the next run tells it of them (`_finished`)."""
+
+_NEW_YORK = ZoneInfo("America/New_York")
 
 LOG_EVERY = 10.0
 """Seconds between progress lines in the run's log: each costs Dagster about 8 ms."""
@@ -585,28 +588,32 @@ def _materialization(
         for kind in ("added", "removed", "restated"):
             metadata[f"bars_{kind}"] = written.changed(kind)
         if written.changes.num_rows:
-            metadata["changes"] = dg.MetadataValue.table(_changes(written.changes))
+            metadata["changes"] = dg.MetadataValue.table(_changes(written.changes, lake.dataset))
     return dg.AssetMaterialization(key, partition=ledger.session.isoformat(), metadata=metadata)
 
 
-def _changes(changes: pa.Table) -> list[dg.TableRecord]:
-    """The first bars that changed, with the values that differ."""
-    return [
-        dg.TableRecord(
-            {
-                "symbol": row["symbol"],
-                "change": row["change"],
-                "values": ", ".join(
-                    f"{name} {row[f'old_{name}']} → {row[f'new_{name}']}"
-                    for name in VALUES
-                    if row[f"old_{name}"] != row[f"new_{name}"]
-                )
-                if row["change"] == "restated"
-                else "",
-            }
+def _changes(changes: pa.Table, dataset: Dataset) -> list[dg.TableRecord]:
+    """The first bars that changed, with the values that differ; and when they start, if many do."""
+    shown = []
+    for row in changes.slice(0, SHOWN).to_pylist():
+        starts = row["old_timestamp"] or row["new_timestamp"]
+        time = {} if dataset.step is None else {"time": f"{starts.astimezone(_NEW_YORK):%H:%M}"}
+        values = [
+            f"{name} {row[f'old_{name}']} → {row[f'new_{name}']}"
+            for name in VALUES
+            if row["change"] == "restated" and row[f"old_{name}"] != row[f"new_{name}"]
+        ]
+        shown.append(
+            dg.TableRecord(
+                {
+                    "symbol": row["symbol"],
+                    **time,
+                    "change": row["change"],
+                    "values": ", ".join(values),
+                }
+            )
         )
-        for row in changes.slice(0, SHOWN).to_pylist()
-    ]
+    return shown
 
 
 def _check(key: dg.AssetKey, rule: str, told: Sequence[_SessionResult]) -> dg.AssetCheckResult:

@@ -119,7 +119,7 @@ def _spare_pandas() -> None:
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="A complete history of daily bars for every US equity, in Parquet, in your own bucket.",
+    help="A complete history of bars for every US equity, in Parquet, in your own bucket.",
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,  # a local variable can hold a key
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -53,6 +53,9 @@ _UNBOUNDED = {"dagster/max_runtime_seconds": "0"}
 LOCATION = "us_equity_datalake"
 """The code location that has the jobs, as `workspace.yaml` names it."""
 
+_OFFENDERS = 5
+"""How many of the bars or symbols that a check is about are shown."""
+
 _REASONS = 5
 """How many of the source's errors are shown; `status --json` and the run's metadata have all."""
 
@@ -551,3 +554,20 @@ def _show_checks(result: dg.ExecuteInProcessResult) -> None:
         checks.add_row(sign, check.check_name, check.description or "")
     if checks.row_count:
         show_table(checks)
+    for check in result.get_asset_check_evaluations():
+        if not check.passed:
+            _show_offenders(check)
+
+
+def _show_offenders(check: dg.AssetCheckEvaluation) -> None:
+    """Name the first bars or symbols of sessions that a check is about."""
+    rows = getattr(check.metadata.get("offenders"), "records", ())
+    told = [
+        f"{row.data['session']}: {row.data['offender']}" for row in rows if "offender" in row.data
+    ]
+    for offender in told[:_OFFENDERS]:
+        tell(out, f"{check.check_name}, {offender}")
+    if told[_OFFENDERS:]:
+        count: Any = check.metadata["offender_count"].value
+        more = f"{count - _OFFENDERS:,} more"
+        tell(out, f"{check.check_name}: and {more}; Dagster's UI shows them with the check")

@@ -501,8 +501,10 @@ class Collection:
         if walk.odd or walk.strangers:
             told = frozenset(map(grid.at, walk.bars.cells.tolist()))
         for symbol, session, why in walk.odd:
-            # Of which session it is may be unknown: then it may be any without a bar.
-            days = [day for day in chunk.sessions if (symbol, day) not in told]
+            # Of which session it is may be unknown: then it may be any without a bar, or any at
+            # all where a session has several.
+            some = session is None and chunk.each > 1
+            days = [day for day in chunk.sessions if some or (symbol, day) not in told]
             for day in (session,) if session in chunk.sessions else days:
                 outcome.odd[day].setdefault(symbol, why)
         with self._lock:

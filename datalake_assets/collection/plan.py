@@ -257,7 +257,8 @@ def _pack_by(
         count = max(
             math.ceil(sum(bars.values()) / packing.bars), math.ceil(len(symbols) / packing.symbols)
         )
-        hands = _dealt(bars, count, packing.symbols)
+        # One symbol can bring more bars than fit a request; then it has a request of its own.
+        hands = _dealt(bars, min(count, len(symbols)), packing.symbols)
         # Where all symbols trade every day, a request is longer than others by a whole symbol, and
         # one request more can spare many a second page.
         while (pages := _pages(hands, packing)) > len(hands):

@@ -206,10 +206,10 @@ class Restatements:
 
 
 def undone(bars: pa.Table, log: pa.Table, at: datetime) -> pa.Table:
-    """A session's bars as they were known at an instant.
+    """A session's daily bars as they were known at an instant: one for each symbol.
 
     Args:
-        bars: Its bars now.
+        bars: Its daily bars now.
         log: All of its changes, oldest first.
         at: The instant, UTC.
     """

@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -30,6 +30,16 @@ def keys_to(url: str, **more: str) -> dict[str, str]:
         "ALPACA_REQUESTS_PER_MINUTE": "100000",
         **more,
     }
+
+
+@dataclass
+class LaterClock:
+    """A clock of an exchange that a test can put on: by then it may have mended its mistakes."""
+
+    by: timedelta = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.by
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,9 @@ def page(browser: Browser, dev: DagsterDev, pictures: Path) -> Iterator[Page]:
 # --- what a person does ---
 
 
-def choose_partitions(page: Page, partitions: str) -> Locator:
+def choose_partitions(page: Page, partitions: str, asset: str = "daily_ticks") -> Locator:
     """The dialog that launches them, with these partitions chosen among those of all time."""
-    page.goto("/assets/daily_ticks")
+    page.goto(f"/assets/{asset}")
     page.get_by_role("button", name="Materialize").first.click()
     # Before the first run Dagster asks whether to go on without a universe; a run takes its own.
     confirm = page.get_by_role("button", name="Confirm")
@@ -171,9 +171,11 @@ def choose_partitions(page: Page, partitions: str) -> Locator:
     return dialog
 
 
-def launch_backfill(page: Page, sessions: Sequence[date], picture: Path) -> str:
+def launch_backfill(
+    page: Page, sessions: Sequence[date], picture: Path, asset: str = "daily_ticks"
+) -> str:
     """Launches the range by clicking and opens the page of its backfill; returns its id."""
-    dialog = choose_partitions(page, f"[{sessions[0]}...{sessions[-1]}]")
+    dialog = choose_partitions(page, f"[{sessions[0]}...{sessions[-1]}]", asset)
     dialog.get_by_text(f"{len(sessions)} partitions", exact=True).wait_for()
     page.screenshot(path=picture)
     dialog.get_by_role("button", name="Launch backfill").click()
@@ -199,8 +201,25 @@ def backfill_ended(page: Page, picture: Path) -> tuple[str, dict[str, int]]:
     return status[1], dict(zip(names, map(int, counts.groups()), strict=True))
 
 
-def expect_partitions(page: Page, materialized: int, failed: int) -> None:
-    page.goto("/assets/daily_ticks?view=partitions")
+def launch_repair(page: Page, session: date, picture: Path, asset: str = "daily_ticks") -> None:
+    """Launches the session by clicking, with the collector's `repair` on."""
+    dialog = choose_partitions(page, f"{session}", asset)
+    dialog.get_by_text("1 partition", exact=True).wait_for()
+    dialog.get_by_text("Config", exact=True).click()
+    dialog.get_by_role("button", name="Add config").click()
+    editor = page.get_by_role("dialog").filter(has_text="Config Editor")
+    editor.locator(".CodeMirror").click()
+    page.keyboard.insert_text("resources: {collector: {config: {repair: true}}}")
+    editor.get_by_text("No errors").wait_for()
+    page.screenshot(path=picture)
+    editor.get_by_role("button", name="Save config").click()
+    dialog.get_by_role("button", name="Launch 1 run").click()
+
+
+def expect_partitions(
+    page: Page, materialized: int, failed: int, asset: str = "daily_ticks"
+) -> None:
+    page.goto(f"/assets/{asset}?view=partitions")
     expect(page.get_by_text(f"Materialized ({materialized:,})")).to_be_visible(timeout=60_000)
     expect(page.get_by_text(f"Failed ({failed:,})")).to_be_visible()
 
@@ -269,16 +288,19 @@ def runs_of_backfill(dev: DagsterDev, backfill: str) -> list[Run]:
     return runs_of(dev, **{"dagster/backfill": backfill})
 
 
-def partitions_by_status(dev: DagsterDev) -> dict[str, set[date]]:
+def partitions_by_status(dev: DagsterDev, asset: str = "daily_ticks") -> dict[str, set[date]]:
     """The sessions that the UI shows green ("materialized") and red ("failed")."""
     told = ask(
         dev,
-        """{ assetNodeOrError(assetKey: {path: ["daily_ticks"]}) { ... on AssetNode {
-            partitionKeys
-            assetPartitionStatuses { ... on TimePartitionStatuses {
-                ranges { status startKey endKey }
-            } }
-        } } }""",
+        """query ($asset: String!) { assetNodeOrError(assetKey: {path: [$asset]}) {
+            ... on AssetNode {
+                partitionKeys
+                assetPartitionStatuses { ... on TimePartitionStatuses {
+                    ranges { status startKey endKey }
+                } }
+            }
+        } }""",
+        asset=asset,
     )["assetNodeOrError"]
     found: dict[str, set[date]] = defaultdict(set)
     keys = [date.fromisoformat(key) for key in told["partitionKeys"]]
@@ -367,17 +389,7 @@ def test_one_spoilt_session_of_a_year_is_red_alone_and_a_repair_makes_it_green(
     page.screenshot(path=pictures / "backfill_8_red_partition.png")
 
     market.settled = True
-    dialog = choose_partitions(page, f"{SPOILT}")
-    dialog.get_by_text("1 partition", exact=True).wait_for()
-    dialog.get_by_text("Config", exact=True).click()
-    dialog.get_by_role("button", name="Add config").click()
-    editor = page.get_by_role("dialog").filter(has_text="Config Editor")
-    editor.locator(".CodeMirror").click()
-    page.keyboard.insert_text("resources: {collector: {config: {repair: true}}}")
-    editor.get_by_text("No errors").wait_for()
-    page.screenshot(path=pictures / "backfill_9_config.png")
-    editor.get_by_role("button", name="Save config").click()
-    dialog.get_by_role("button", name="Launch 1 run").click()
+    launch_repair(page, SPOILT, pictures / "backfill_9_config.png")
     follow_run(page, dev, pictures / "backfill_10_repaired.png")
 
     assert partitions_by_status(dev) == {"MATERIALIZED": before | {*SPOILT_YEAR}, "FAILED": set()}
