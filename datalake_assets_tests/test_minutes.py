@@ -393,3 +393,19 @@ def test_a_symbol_that_the_source_gives_two_bars_of_one_minute_fails_alone(
     stored = lake.stored(DAY)
     assert stored
     assert stored.session.bars.equals(truth(server, others, DAY))
+
+
+def test_a_repair_does_not_mix_the_minutes_of_other_hours(
+    server: ExchangeServer, listed: tuple[str, ...], daily: LakeWriter
+) -> None:
+    few, regular, extended = listed[::9], daily.of(MINUTE), daily.of(EXTENDED_MINUTE)
+    collect(server, regular, few, [DAY])
+    assert regular.read(DAY).provenance.hours == "regular"
+
+    (outcome,) = collect(server, extended, listed, [DAY], repair=True).values()
+
+    assert outcome.asked == len(listed), "all of it is asked for again"
+    assert outcome.published
+    assert extended.read(DAY).bars.equals(truth(server, listed, DAY, EXTENDED_MINUTE))
+    assert extended.read(DAY).provenance.hours == "extended"
+    assert daily.read(DAY).provenance.hours is None

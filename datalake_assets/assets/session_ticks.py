@@ -477,8 +477,12 @@ def _finished(
         return frozenset()
     published = sorted(frozenset(days).intersection(lake.sessions()))
     found = lake.summaries(map(lake.session_key, published))
-    # A damaged session is collected again.
-    finished = [summary for summary in found if isinstance(summary, Summary)]
+    # A damaged session is collected again, and one with the minutes of other hours.
+    finished = [
+        summary
+        for summary in found
+        if isinstance(summary, Summary) and summary.provenance.hours == lake.dataset.hours_name
+    ]
     if not collector.missing_only:
         finished = [summary for summary in finished if summary.provenance.run_id in earlier]
     with _Materializations(context) as untold:

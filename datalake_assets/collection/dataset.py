@@ -56,6 +56,8 @@ class Dataset:
         under_way: How many windows are held at once at most: one being written, and those that are
             collected meanwhile.
         hours: From when to when the bars of a session start.
+        hours_name: What these hours are called, where the dataset can have others; else None. A
+            session of others is no start for a repair.
         rules: What a session must be like to be published.
 
     Raises:
@@ -71,6 +73,7 @@ class Dataset:
     filled: float
     under_way: int
     hours: Callable[[date], Hours]
+    hours_name: str | None
     rules: Rules
 
     def __repr__(self) -> str:
@@ -127,6 +130,7 @@ DAILY = Dataset(
     filled=1.0,
     under_way=3,
     hours=_whole_day,
+    hours_name=None,
     rules=DAILY_RULES,
 )
 """One bar for each symbol and session.
@@ -146,6 +150,7 @@ MINUTE = Dataset(
     filled=0.97,
     under_way=2,
     hours=_regular,
+    hours_name="regular",
     rules=MINUTE_RULES,
 )
 """The minutes of regular hours: 390 from the open to the close, 210 on most half days.
@@ -153,7 +158,7 @@ MINUTE = Dataset(
 One session at a time: 11,000 symbols have about three million bars. A request that spans several
 days brings those of the night as well, 2.35 times as many."""
 
-EXTENDED_MINUTE = replace(MINUTE, hours=_extended)
+EXTENDED_MINUTE = replace(MINUTE, hours=_extended, hours_name="extended")
 """The minutes from 04:00 to 20:00 in New York, to 17:00 on half days: up to 960. The same dataset
 as `MINUTE`, asked for with other hours."""
 

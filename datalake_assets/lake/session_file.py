@@ -73,6 +73,7 @@ class Provenance:
         known_since: Instant (UTC) at which the session was first published, when that was an
             earlier collection; None when it was this one.
         interrupted: Whether somebody stopped the collection before its end.
+        hours: Of minute bars: `regular` or `extended`, the hours that were asked for.
     """
 
     collected_at: datetime
@@ -83,6 +84,7 @@ class Provenance:
     collection: Mapping[str, Any] = field(default_factory=dict)
     known_since: datetime | None = None
     interrupted: bool = False
+    hours: str | None = None
 
     def to_json(self) -> str:
         """As text."""
@@ -92,6 +94,8 @@ class Provenance:
             "listed": self.listed.isoformat(),
             "known_since": self.known_since and self.known_since.isoformat(),
         }
+        if self.hours is None:
+            del told["hours"]
         return json.dumps(told, separators=(",", ":"))
 
     @classmethod

@@ -339,6 +339,8 @@ def completed(session: Session, earlier: Session) -> Session:
         return session
     if told.session != session.ledger.session:
         return session  # somebody put another session in its place, which this one mends
+    if earlier.provenance.hours != session.provenance.hours:
+        return session  # symbols with the minutes of other hours are no part of it
     answered = frozenset((*told.present, *told.no_print))
     told = told.restricted_to(answered.intersection(session.ledger.missing))
     bars, ledger = repaired(session, earlier.bars, told)

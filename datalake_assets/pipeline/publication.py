@@ -30,7 +30,7 @@ from datalake_assets.collection.audit import (
 from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.collect import Collection, Fetch
-from datalake_assets.collection.dataset import DAILY, MINUTE
+from datalake_assets.collection.dataset import DAILY, MINUTE, Dataset
 from datalake_assets.collection.minute_totals import MinuteCounts
 from datalake_assets.collection.plan import Expected, Packing, Plan, plan_windows
 from datalake_assets.collection.progress import Display, Snapshot, many
@@ -172,6 +172,8 @@ class Publication:
             found = None
             with suppress(BrokenFileError):  # there is nothing to start from
                 found = lake.stored(day)
+            if found and part is None and _hours(found) != lake.dataset.hours_name:
+                continue  # minutes of other hours are asked for anew
             if not found:
                 if part is not None:
                     self._standing.add(day)  # what others bring meanwhile is started from
@@ -289,7 +291,7 @@ class Publication:
     ) -> Iterator[Outcome]:
         """Audit and write the sessions of a window, which are taken off as they are written."""
         statistics, together = collected.statistics, len(days)
-        provenance = _provenance(origin, statistics)
+        provenance = _provenance(origin, statistics, self._lake.dataset)
         found = {ledger.session: (bars, ledger) for bars, ledger in collected.sessions()}
         hashes = None
         if len(found) > 1 and self._lake.dataset.step is None:
@@ -403,7 +405,8 @@ class Publication:
         self, days: deque[date], collection: Collection, origin: Origin, by_hand: bool
     ) -> None:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
-        provenance = replace(_provenance(origin, collection.statistics), interrupted=by_hand)
+        provenance = _provenance(origin, collection.statistics, self._lake.dataset)
+        provenance = replace(provenance, interrupted=by_hand)
         for bars, ledger in collection.sessions():
             if ledger.session in days and _tells_something(ledger):
                 session, replacing = self._session(bars, ledger, provenance)
@@ -621,7 +624,11 @@ def _hashes_of(sessions: list[tuple[pa.Table, Ledger]]) -> dict[date, Fingerprin
     return dict(zip(days, hash_rows(sessions), strict=True))
 
 
-def _provenance(origin: Origin, statistics: Statistics) -> Provenance:
+def _hours(stored: StoredSession) -> str | None:
+    return stored.session.provenance.hours
+
+
+def _provenance(origin: Origin, statistics: Statistics, dataset: Dataset) -> Provenance:
     """Of all sessions that were collected together."""
     return Provenance(
         collected_at=statistics.ended,
@@ -630,6 +637,7 @@ def _provenance(origin: Origin, statistics: Statistics) -> Provenance:
         run_id=origin.run_id,
         version=__version__,
         collection=statistics.to_dict(),
+        hours=dataset.hours_name,
     )
 
 

@@ -306,11 +306,12 @@ def _days_and_midnights(instant: Ints) -> tuple[Ints, Ints] | None:
 def _table(columns: Columns, days: Days) -> pa.Table:
     """The rows in the lake's schema; `days` are their sessions, since 1970."""
     symbol = np.repeat(np.arange(len(columns.symbols)), columns.counts)
+    rows: list[npt.NDArray[Any]] = [days, *columns[2:]]
     known = [
         pa.array(columns.symbols, pa.string()).take(pa.array(symbol)),
         *(
             pa.Array.from_buffers(field.type, len(days), [None, _in_arrow(values)])
-            for field, values in zip(list(SCHEMA)[1:], (days, *columns[2:]), strict=True)
+            for field, values in zip(list(SCHEMA)[1:], rows, strict=True)
         ),
     ]
     for name, none in (
