@@ -155,7 +155,7 @@ def _year_file(one: bytes, other: bytes, key: str) -> Iterator[str]:
     here, there = (YearFile(data, key) for data in (one, other))
     yield from _made_from(here.made_from, there.made_from, key)
     tables = [
-        merged([file.read(number) for number in range(file.count)] or [Rows.none()]).table()
+        merged([file.read([number]) for number in range(file.count)] or [Rows.none()]).table()
         for file in (here, there)
     ]
     if not tables[0].equals(tables[1]):

@@ -230,8 +230,11 @@ def ordered(
         place[grid.cells(symbol, day)] = -1
     present = place >= 0
     taken = pa.array(place[present])
-    whose = (np.flatnonzero(present) // grid.width).astype(np.int32)
+    cells = present.reshape(grid.shape)
+    each = (cells[:, :, 0] if grid.width == 1 else np.count_nonzero(cells, axis=2)).ravel()
+    whose = np.arange(len(each), dtype=np.int32)
     sessions, symbols = np.divmod(whose, np.int32(max(1, len(grid.symbols))))
+    sessions, symbols = np.repeat(sessions, each), np.repeat(symbols, each)
     columns = {
         "symbol": grid.symbols.column.take(pa.array(symbols)),
         "session": grid.dates.take(pa.array(sessions)),
@@ -243,9 +246,8 @@ def ordered(
         unordered = unordered.drop_columns([name])
         columns[name] = column.combine_chunks().take(taken)
     bars = pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-    cells = present.reshape(grid.shape)
     counts = np.count_nonzero(cells, axis=(1, 2))
-    printed = cells[:, :, 0] if grid.width == 1 else np.logical_or.reduce(cells, axis=2)
+    printed = each.reshape(grid.shape[:2]) > 0
     return Window(grid, bars, printed, counts), clashing
 
 

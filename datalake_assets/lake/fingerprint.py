@@ -40,6 +40,9 @@ _NULL = np.uint64(0x7FF4_6E75_6C6C_2E2E)
 _BLOCK = 32_768
 """Rows that are hashed at once: their words stay in the processor's cache over all columns."""
 
+_PART = 8 * _BLOCK
+"""Rows whose hashes are kept at once while only their sum is wanted."""
+
 _SIGNED: Mapping[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.int64)}
 """Whole numbers by their width in bytes."""
 
@@ -98,7 +101,11 @@ def fingerprint(bars: pa.Table, symbols: Words | None = None) -> Fingerprint:
         bars: The rows.
         symbols: The hash of each row's symbol, where they are known already.
     """
-    return RowHashes.of(bars, symbols).sum()
+    total = Fingerprint()
+    for start in range(0, bars.num_rows, _PART):
+        words = None if symbols is None else symbols[start : start + _PART]
+        total += RowHashes.of(bars.slice(start, _PART), words).sum()
+    return total
 
 
 _AXES: WeakKeyDictionary[Symbols, Words] = WeakKeyDictionary()
