@@ -23,7 +23,7 @@ from datalake_assets.collection.plan import Packing, plan, plan_each, plan_windo
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.symbols import Symbols
-from datalake_assets.collection.window import Block, Grid, Rows, joined, ordered
+from datalake_assets.collection.window import Block, Grid, Rows, ordered
 from datalake_assets_tests.collection.tables import names
 from datalake_assets_tests.fakes import FakeClock
 from datalake_assets_tests.lake.minutes import minute
@@ -246,7 +246,7 @@ def test_the_rows_of_all_pages_in_order_are_a_plain_sort_without_repetitions(
         bars = pa.concat_tables([SCHEMA.empty_table(), *(table([k], v) for k, v in page)])
         parts.append(Rows(bars, block.cells(bars)[0]))
 
-    window, clashing = ordered(grid, joined(parts))
+    window, clashing = ordered(grid, list(parts))
 
     rows = {row for page in pages for row in page}
     times = Counter(key for key, _ in rows)
@@ -270,7 +270,7 @@ def test_a_symbol_that_is_left_out_loses_all_of_its_minutes_in_that_session_alon
     bars = table([(s, day, at) for day in days for s in names(2) for at in starts(MINUTE, day)])
     rows = Rows(bars, Block(grid, names(2), days).cells(bars)[0])
 
-    window, _ = ordered(grid, rows, [(names(2)[0], JULY)])
+    window, _ = ordered(grid, [rows], [(names(2)[0], JULY)])
 
     assert window.counts.tolist() == [210, 780]
     assert window.present.tolist() == [[False, True], [True, True]]
