@@ -309,7 +309,7 @@ def _table(columns: Columns, days: Days) -> pa.Table:
     known = [
         pa.array(columns.symbols, pa.string()).take(pa.array(symbol)),
         *(
-            pa.Array.from_buffers(field.type, len(days), [None, _in_arrow(values)])
+            pa.Array.from_buffers(field.type, len(days), [None, _in_arrow(np.asarray(values))])
             for field, values in zip(list(SCHEMA)[1:], (days, *columns[2:]), strict=True)
         ),
     ]
