@@ -878,6 +878,8 @@ def test_an_answer_that_comes_after_the_end_changes_nothing_any_more() -> None:
         assert len(held.asked) == 5
 
 
+# Python itself swallows an interruption that meets a callback of a dying thread, and says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_who_is_interrupted_while_bars_are_put_in_order_can_ask_again() -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
