@@ -350,7 +350,7 @@ def test_without_the_tool_s_package_the_error_says_what_to_install(
     tool: str, package: str, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package.partition("-")[0], None)
-    told = rf'{package}, which is not installed: pip install "us-equity-datalake\[{tool}\]"'
+    told = rf"{package}, which is not installed: pip install 'us-equity-datalake\[{tool}\]'"
 
     with pytest.raises(MissingToolError, match=told):
         export(tool, lake, tmp_path / "export")
