@@ -238,7 +238,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def chosen_for(self, dataset: Dataset) -> tuple[str, ...] | None:
         """The same for the bars of a dataset: minute bars can have symbols of their own."""
-        if dataset.step is not None and self.minute_symbols:
+        if dataset.several and self.minute_symbols:
             return read_symbols(self.minute_symbols, "DATALAKE_MINUTE_SYMBOLS")
         return self.chosen_symbols
 

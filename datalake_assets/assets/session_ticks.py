@@ -399,7 +399,7 @@ def _collect(
         if unknown := unlisted(chosen or (), universe):
             context.log.warning("%s", unlisted_message(unknown, taken))
         known = expected = None
-        if lake.dataset.step is not None:
+        if lake.dataset.several:
             expected = by_daily_bars(lake.of(DAILY), lake.dataset)
         elif collector.survey and not collector.repair:
             since = _first_session(context).year
@@ -601,7 +601,7 @@ def _changes(changes: pa.Table, dataset: Dataset) -> list[dg.TableRecord]:
     shown = []
     for row in changes.slice(0, SHOWN).to_pylist():
         starts = row["old_timestamp"] or row["new_timestamp"]
-        time = {} if dataset.step is None else {"time": f"{starts.astimezone(_NEW_YORK):%H:%M}"}
+        time = {"time": f"{starts.astimezone(_NEW_YORK):%H:%M}"} if dataset.several else {}
         values = [
             f"{name} {row[f'old_{name}']} → {row[f'new_{name}']}"
             for name in VALUES

@@ -265,7 +265,7 @@ def _days(folders: layout.Folders, key: str) -> list[date]:
 
 def _pages(lake: LakeFiles, summary: Summary, *, incomplete: bool) -> int:
     """The requests of a repair by the bars that it brings; 0 where a symbol has one bar."""
-    if lake.dataset.step is None:
+    if not lake.dataset.several:
         return 0
     day = summary.session
     key = lake.incomplete_key(day) if incomplete else lake.session_key(day)

@@ -79,6 +79,11 @@ class Dataset:
     def __repr__(self) -> str:
         return f"<Dataset {self.name}>"
 
+    @property
+    def several(self) -> bool:
+        """Whether a symbol can have several bars in a session."""
+        return self.step is not None
+
     def bars(self, day: date) -> int:
         """The most bars that a symbol can have in a session."""
         if self.step is None:

@@ -295,7 +295,7 @@ class _Examiner:
             return self._session(day, key(day), lake.dataset)
 
         readers = self._store.readers()
-        if lake.dataset.step is not None:
+        if lake.dataset.several:
             readers = min(readers, _AT_ONCE)
         with ThreadPoolExecutor(readers) as threads:
             for done, found in enumerate(threads.map(look, days)):
@@ -532,7 +532,7 @@ def _contradiction(
 
 def _times(day: date, bars: pa.Table, dataset: Dataset) -> str:
     """What is wrong with the times of a session's bars."""
-    if dataset.step is None:
+    if not dataset.several:
         stamp = market_calendar.session_stamp(day)
         if stamps := set(pc.unique(bars["timestamp"]).to_pylist()) - {stamp}:
             return f"timestamps other than {stamp} stand in its rows, such as {min(stamps)}"

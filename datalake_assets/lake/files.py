@@ -132,7 +132,7 @@ class LakeFiles:
             BrokenFileError: The object is damaged.
         """
         where = self.store.url(key)
-        if self.dataset.step is None:
+        if not self.dataset.several:
             return session_file.decode(self.store.get(key), where).ledger.present
         return session_file.rows_of_symbols(session_file.read_footer(self.store, key), where)
 

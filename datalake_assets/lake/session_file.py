@@ -148,7 +148,7 @@ def encode(
             are not in the dataset's order.
     """
     bars, ledger = session.bars, session.ledger
-    states, several = ledger.states, dataset.step is not None
+    states, several = ledger.states, dataset.several
     names, counts = states.column(State.PRESENT), None
     if several:
         found, counts = runs(bars["symbol"])

@@ -294,7 +294,7 @@ class Publication:
         provenance = _provenance(origin, statistics, self._lake.dataset)
         found = {ledger.session: (bars, ledger) for bars, ledger in collected.sessions()}
         hashes = None
-        if len(found) > 1 and self._lake.dataset.step is None:
+        if len(found) > 1 and not self._lake.dataset.several:
             hashes = threads.submit(_hashes_of, list(found.values()))
         # A repair asks nothing for a session that has all it can have.
         nothing = empty()

@@ -168,7 +168,7 @@ class AlpacaSource:
             # Imported here because it takes two seconds, which `dagster dev` should not.
             from alpaca.data.timeframe import TimeFrame
 
-            unit = TimeFrame.Day if dataset.step is None else TimeFrame.Minute
+            unit = TimeFrame.Minute if dataset.several else TimeFrame.Day
             start, end = self._bounds(dataset, first, last)
             body = self._bars(unit, symbols, start, end, page_token, adjustment, asof)
             page = decode_regular(body, self._parse, dataset)
@@ -320,7 +320,7 @@ class AlpacaSource:
                 f"{close:%Y-%m-%d %H:%M} UTC and its bars are served {DELAY.seconds // 60} "
                 "minutes later; collect it then"
             )
-        if dataset.step is None:
+        if not dataset.several:
             end = datetime.combine(last, time(23, 59, 59), UTC)
             return datetime.combine(first, time(), UTC), min(latest, end)
         return dataset.hours(first).first, close - timedelta(milliseconds=1)

@@ -126,7 +126,7 @@ class Starts:
     @classmethod
     def of(cls, dataset: Dataset) -> Starts:
         """Those of a dataset's bars."""
-        return _DAILY if dataset.step is None else _MINUTES
+        return _MINUTES if dataset.several else _DAILY
 
 
 def decode(body: bytes, dataset: Dataset = DAILY) -> Page:
