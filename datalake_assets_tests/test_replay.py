@@ -183,7 +183,7 @@ def test_what_is_a_stage_of_its_own_counts_for_no_other() -> None:
         used = time.thread_time() - began
 
     digest, file = (
-        stages.seconds[f"session file: {part}"] for part in ("digest", "Parquet and JSON")
+        stages.seconds[f"session file: {part}"] for part in ("digest of one", "Parquet and JSON")
     )
     assert 0 < digest < used
     assert 0 < file < used
