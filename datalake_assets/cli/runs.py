@@ -265,7 +265,7 @@ def _run(
         display.begin(what)
         result = _execute(settings, records, display, job, first, last, config)
     for event in result.filter_events(lambda event: event.is_step_failure):
-        tell(err, f"{event.step_key}: {_reason(event, first, last)}")
+        tell(err, f"{event.step_key}: {_reason(event, job, first, last)}")
     return result
 
 
@@ -347,7 +347,7 @@ def _days(start: date, end: date) -> str:
     return f"{start}" if start == end else f"{start} to {end}"
 
 
-def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
+def _reason(event: dg.DagsterEvent, job: str, first: str | None, last: str | None) -> str:
     """Why a step failed; its stack trace is in the run's log."""
     from datalake_assets.assets.failure import INTERRUPTED, error_of, reason
 
@@ -358,9 +358,10 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
         return "interrupted. Written files stay; run the same command again to write the rest"
     if first is None:
         return "interrupted. Run the same command again"
+    minutes = "--minutes " if job == "minute_ticks_job" else ""
     return (
         "interrupted. Published sessions stay. To collect the others without requesting a symbol "
-        f"twice: {command()} collect --from {first} --to {last} --repair"
+        f"twice: {command()} collect {minutes}--from {first} --to {last} --repair"
     )
 
 
