@@ -422,6 +422,23 @@ def test_symbols_that_are_typed_are_those_of_the_minutes(
     assert lake.read(DAYS[0]).ledger.symbols == {"AUE", "AYE"}
 
 
+def test_minutes_of_few_symbols_are_told_with_what_brings_the_others(
+    lake: LakeFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = f"{DAYS[0]}"
+    assert invoke("collect", "--minutes", "--session", day, "--symbols", "AUE").exit_code == 0
+    monkeypatch.setenv("DATALAKE_MINUTE_SYMBOLS", "AUE,AYE,NOSUCH")
+
+    nothing = invoke("backfill", "--minutes", "--from", day, "--to", day)
+
+    told = plain(nothing.output)
+    repair = f"datalake collect --minutes --session {day} --repair"
+    assert f"{day}: asked for 1 of the 3 symbols of the universe → {repair}" in told
+    assert "NOSUCH. Correct DATALAKE_MINUTE_SYMBOLS if this is a mistake" in told
+    assert invoke(*repair.split()[1:]).exit_code == 0
+    assert lake.read(DAYS[0]).ledger.symbols == {"AUE", "AYE", "NOSUCH"}
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -397,7 +397,9 @@ def _collect(
         origin = Origin(source.identity, listed=taken, run_id=context.run.run_id)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
         if unknown := unlisted(chosen or (), universe):
-            context.log.warning("%s", unlisted_message(unknown, taken))
+            own = lake.dataset.step is not None and collector.minute_symbols
+            setting = "DATALAKE_MINUTE_SYMBOLS" if own else "DATALAKE_SYMBOLS"
+            context.log.warning("%s", unlisted_message(unknown, taken, setting))
         known = expected = None
         if lake.dataset.step is not None:
             expected = by_daily_bars(lake.of(DAILY), lake.dataset)

@@ -98,9 +98,9 @@ def materialize(
         _show_checks(result)
         _show_reasons(result)
         _show_rounded(result)
+        _show_universe(settings, dataset, start, end)
         if dataset is not DAILY:
             return bool(result.success)
-        _show_universe(settings, start, end)
         # Even if a session did not pass: the others did, and readers can have them.
         years = range(start.year, end.year + 1)
         changed = due_years(settings, years)
@@ -479,18 +479,21 @@ def _show_rounded(result: dg.ExecuteInProcessResult) -> None:
         tell(out, f"{many(count, 'volume')} with a fraction of a share, rounded to whole shares")
 
 
-def _show_universe(settings: Settings, start: date, end: date) -> None:
+def _show_universe(settings: Settings, dataset: Dataset, start: date, end: date) -> None:
     """Show which configured or listed symbols these sessions were not collected for."""
-    lake, chosen = open_lake(settings), settings.read_symbols()
+    lake, minutes = open_lake(settings).of(dataset), dataset is not DAILY
+    chosen = settings.read_symbols(minutes=minutes)
     if chosen and (listed := lake.universe()) and (names := unlisted(chosen, listed[1])):
-        tell(out, unlisted_message(names, listed[0]))
+        own = minutes and settings.minute_symbols is not None
+        setting = "DATALAKE_MINUTE_SYMBOLS" if own else "DATALAKE_SYMBOLS"
+        tell(out, unlisted_message(names, listed[0], setting))
     held = coverage_between(lake, start, end)
-    few = narrow(lake, held.published, chosen)
+    few, flag = narrow(lake, held.published, chosen), "--minutes " if minutes else ""
     for first, last in spans(few, list(held.sessions)):
         which = f"--session {first}" if first == last else f"--from {first} --to {last}"
         tell(
             out,
-            f"{_days(first, last)}: {few[last]}  →  {command()} collect {which} --repair",
+            f"{_days(first, last)}: {few[last]}  →  {command()} collect {flag}{which} --repair",
         )
 
 
