@@ -422,6 +422,38 @@ def test_symbols_that_are_typed_are_those_of_the_minutes(
     assert lake.read(DAYS[0]).ledger.symbols == {"AUE", "AYE"}
 
 
+def test_a_plan_of_what_is_missing_has_the_sessions_of_other_hours_as_a_backfill_has(
+    lake: LakeFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = f"{DAYS[0]}"
+    span = ("--minutes", "--from", day, "--to", day, "--symbols", "AUE")
+    assert invoke("backfill", *span).exit_code == 0
+    same = json.loads(invoke("plan", *span, "--missing", "--json").stdout)
+    monkeypatch.setenv("DATALAKE_MINUTES", "extended")
+
+    planned = json.loads(invoke("plan", *span, "--missing", "--json").stdout)
+
+    assert (same["sessions"], planned["sessions"]) == (0, 1)
+    assert "1 session in" in plain(invoke("backfill", *span).output)
+
+
+def test_minutes_of_few_symbols_are_told_with_what_brings_the_others(
+    lake: LakeFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = f"{DAYS[0]}"
+    assert invoke("collect", "--minutes", "--session", day, "--symbols", "AUE").exit_code == 0
+    monkeypatch.setenv("DATALAKE_MINUTE_SYMBOLS", "AUE,AYE,NOSUCH")
+
+    nothing = invoke("backfill", "--minutes", "--from", day, "--to", day)
+
+    told = plain(nothing.output)
+    repair = f"datalake collect --minutes --session {day} --repair"
+    assert f"{day}: asked for 1 of the 3 symbols of the universe → {repair}" in told
+    assert "NOSUCH. Correct DATALAKE_MINUTE_SYMBOLS if this is a mistake" in told
+    assert invoke(*repair.split()[1:]).exit_code == 0
+    assert lake.read(DAYS[0]).ledger.symbols == {"AUE", "AYE", "NOSUCH"}
+
+
 @pytest.mark.parametrize(
     "command",
     [

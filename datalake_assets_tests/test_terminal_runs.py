@@ -6,17 +6,21 @@ Not here: what the commands print (`test_cli`).
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import dagster as dg
 import pytest
 import yaml
 from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._utils.error import SerializableErrorInfo
 from typer.testing import CliRunner
 
+from datalake_assets.assets.failure import INTERRUPTED
 from datalake_assets.automation.runs import TERMINAL, partitions_of
 from datalake_assets.cli import app
-from datalake_assets.cli.runs import LOCATION
+from datalake_assets.cli.runs import LOCATION, _reason
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,3 +84,23 @@ def test_their_origin_is_that_of_the_workspace(records: dg.DagsterInstance) -> N
     assert deployed["load_from"][0]["grpc_server"]["location_name"] == LOCATION
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     assert tools["dagster"]["code_location_name"] == LOCATION
+
+
+@pytest.mark.parametrize(
+    ("job", "command"),
+    [
+        ("daily_ticks_job", "collect --from 2024-07-01 --to 2024-07-02 --repair"),
+        ("minute_ticks_job", "collect --minutes --from 2024-07-01 --to 2024-07-02 --repair"),
+    ],
+)
+def test_an_interrupted_run_names_the_command_that_goes_on_with_the_same_bars(
+    job: str, command: str
+) -> None:
+    error = SerializableErrorInfo("interrupted", [], INTERRUPTED)
+    event = SimpleNamespace(
+        step_key="stock_universe", step_failure_data=SimpleNamespace(error=error)
+    )
+
+    told = _reason(cast(dg.DagsterEvent, event), job, "2024-07-01", "2024-07-02")
+
+    assert told.endswith(f": datalake {command}")

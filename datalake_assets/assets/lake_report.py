@@ -23,6 +23,7 @@ from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import MINUTE
 from datalake_assets.collection.progress import many
 from datalake_assets.names import OURS, Names
 from datalake_assets.overview import page, pictures
@@ -126,6 +127,7 @@ def build_lake_report(
             runs=latest_runs(context.instance, now, context.run.run_id) if latest_runs else None,
             measure=True,
             minutes=minutes,
+            minute_symbols=collector.chosen_for(MINUTE),
         )
         report = page.render(found).encode()
         target.store.put(layout.REPORT, report)

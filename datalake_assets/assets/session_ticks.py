@@ -397,7 +397,9 @@ def _collect(
         origin = Origin(source.identity, listed=taken, run_id=context.run.run_id)
         wanted = dict.fromkeys(days, chosen) if chosen else symbols_for(days, lake.snapshots())
         if unknown := unlisted(chosen or (), universe):
-            context.log.warning("%s", unlisted_message(unknown, taken))
+            own = lake.dataset.step is not None and collector.minute_symbols
+            setting = "DATALAKE_MINUTE_SYMBOLS" if own else "DATALAKE_SYMBOLS"
+            context.log.warning("%s", unlisted_message(unknown, taken, setting))
         known = expected = None
         if lake.dataset.several:
             expected = by_daily_bars(lake.of(DAILY), lake.dataset)
@@ -467,22 +469,15 @@ def _finished(
 ) -> frozenset[date]:
     """The sessions of the run that need not be collected again.
 
-    With `missing_only`, these are the published sessions. In a retry of a failed run (by a user in
-    the UI, or by Dagster after a lost worker), these are the sessions that the earlier runs
+    With `missing_only`, these are those of `LakeFiles.finished`. In a retry of a failed run (by a
+    user in the UI, or by Dagster after a lost worker), these are the sessions that the earlier runs
     published. A process can be killed between publishing sessions and reporting them to Dagster, so
     sessions that Dagster does not know are reported now.
     """
     earlier = _unfinished_runs(context)
     if not collector.missing_only and not earlier:
         return frozenset()
-    published = sorted(frozenset(days).intersection(lake.sessions()))
-    found = lake.summaries(map(lake.session_key, published))
-    # A damaged session is collected again, and one with the minutes of other hours.
-    finished = [
-        summary
-        for summary in found
-        if isinstance(summary, Summary) and summary.provenance.hours == lake.dataset.hours_name
-    ]
+    finished = lake.finished(days)
     if not collector.missing_only:
         finished = [summary for summary in finished if summary.provenance.run_id in earlier]
     with _Materializations(context) as untold:

@@ -87,7 +87,7 @@ def _cost(settings: Settings, dataset: Dataset, days: Sequence[date], *, missing
     source = build_source(settings).process_config_and_initialize()
     published = lake.sessions()
     if missing:
-        days = sorted(frozenset(days).difference(published))
+        days = sorted(frozenset(days).difference(s.session for s in lake.finished(days)))
     with (
         TerminalDisplay(err) as display,
         source.open(collector) as alpaca,

@@ -98,9 +98,9 @@ def materialize(
         _show_checks(result)
         _show_reasons(result)
         _show_rounded(result)
+        _show_universe(settings, dataset, start, end)
         if dataset is not DAILY:
             return bool(result.success)
-        _show_universe(settings, start, end)
         # Even if a session did not pass: the others did, and readers can have them.
         years = range(start.year, end.year + 1)
         changed = due_years(settings, years)
@@ -265,7 +265,7 @@ def _run(
         display.begin(what)
         result = _execute(settings, records, display, job, first, last, config)
     for event in result.filter_events(lambda event: event.is_step_failure):
-        tell(err, f"{event.step_key}: {_reason(event, first, last)}")
+        tell(err, f"{event.step_key}: {_reason(event, job, first, last)}")
     return result
 
 
@@ -347,7 +347,7 @@ def _days(start: date, end: date) -> str:
     return f"{start}" if start == end else f"{start} to {end}"
 
 
-def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
+def _reason(event: dg.DagsterEvent, job: str, first: str | None, last: str | None) -> str:
     """Why a step failed; its stack trace is in the run's log."""
     from datalake_assets.assets.failure import INTERRUPTED, error_of, reason
 
@@ -358,9 +358,10 @@ def _reason(event: dg.DagsterEvent, first: str | None, last: str | None) -> str:
         return "interrupted. Written files stay; run the same command again to write the rest"
     if first is None:
         return "interrupted. Run the same command again"
+    minutes = "--minutes " if job == "minute_ticks_job" else ""
     return (
         "interrupted. Published sessions stay. To collect the others without requesting a symbol "
-        f"twice: {command()} collect --from {first} --to {last} --repair"
+        f"twice: {command()} collect {minutes}--from {first} --to {last} --repair"
     )
 
 
@@ -478,18 +479,21 @@ def _show_rounded(result: dg.ExecuteInProcessResult) -> None:
         tell(out, f"{many(count, 'volume')} with a fraction of a share, rounded to whole shares")
 
 
-def _show_universe(settings: Settings, start: date, end: date) -> None:
+def _show_universe(settings: Settings, dataset: Dataset, start: date, end: date) -> None:
     """Show which configured or listed symbols these sessions were not collected for."""
-    lake, chosen = open_lake(settings), settings.read_symbols()
+    lake, minutes = open_lake(settings).of(dataset), dataset is not DAILY
+    chosen = settings.read_symbols(minutes=minutes)
     if chosen and (listed := lake.universe()) and (names := unlisted(chosen, listed[1])):
-        tell(out, unlisted_message(names, listed[0]))
+        own = minutes and settings.minute_symbols is not None
+        setting = "DATALAKE_MINUTE_SYMBOLS" if own else "DATALAKE_SYMBOLS"
+        tell(out, unlisted_message(names, listed[0], setting))
     held = coverage_between(lake, start, end)
-    few = narrow(lake, held.published, chosen)
+    few, flag = narrow(lake, held.published, chosen), "--minutes " if minutes else ""
     for first, last in spans(few, list(held.sessions)):
         which = f"--session {first}" if first == last else f"--from {first} --to {last}"
         tell(
             out,
-            f"{_days(first, last)}: {few[last]}  →  {command()} collect {which} --repair",
+            f"{_days(first, last)}: {few[last]}  →  {command()} collect {flag}{which} --repair",
         )
 
 

@@ -105,6 +105,7 @@ def status(
                 chosen=settings.read_symbols(),
                 weekly=settings.running_year == "weekly",
                 minutes=settings.minutes != "off",
+                minute_symbols=settings.read_symbols(minutes=True),
                 following=NextSession(
                     *due.following(now, timedelta(minutes=settings.collect_after_minutes))
                 ),
@@ -305,6 +306,7 @@ def _of_minutes(minutes: MinuteNumbers) -> dict[str, Any]:
         "bars": minutes.rows,
         "bytes": minutes.size,
         "to_repair": [day.isoformat() for day in minutes.to_repair],
+        "narrow": [day.isoformat() for day in minutes.narrow],
         "damaged": [day.isoformat() for day in minutes.damaged],
         "gaps": [
             {"from": start.isoformat(), "to": end.isoformat(), "sessions": count}

@@ -205,15 +205,16 @@ def unlisted(symbols: Iterable[str], snapshot: pa.Table) -> tuple[str, ...]:
     return tuple(sorted(set(symbols).difference(snapshot["symbol"].to_pylist())))
 
 
-def unlisted_message(symbols: Sequence[str], taken: date) -> str:
+def unlisted_message(symbols: Sequence[str], taken: date, setting: str = "DATALAKE_SYMBOLS") -> str:
     """The message about configured symbols that are not on the list.
 
     Args:
         symbols: At least one.
         taken: The day of the list.
+        setting: The variable that names the symbols.
     """
     named = ", ".join(symbols[:10]) + (" …" if len(symbols) > 10 else "")
     return (
-        f"not on the source's list of {taken}: {named}. Correct DATALAKE_SYMBOLS if this is a "
+        f"not on the source's list of {taken}: {named}. Correct {setting} if this is a "
         "mistake; a ticker from before a rename may be missing there"
     )

@@ -88,6 +88,19 @@ class LakeFiles:
         """The published sessions, ascending."""
         return self.folders.days(self.store.list(self.folders.sessions))
 
+    def finished(self, days: Iterable[date]) -> list[Summary]:
+        """What those of these sessions say of themselves that a backfill leaves as they are.
+
+        They are published. A damaged one is collected again, and one with the minutes of other
+        hours than this dataset's.
+        """
+        published = sorted(frozenset(days).intersection(self.sessions()))
+        return [
+            summary
+            for summary in self.summaries(map(self.session_key, published))
+            if isinstance(summary, Summary) and summary.provenance.hours == self.dataset.hours_name
+        ]
+
     def incomplete(self) -> list[date]:
         """The sessions that wait in `incomplete/`, ascending."""
         folder = self.folders.incomplete

@@ -9,16 +9,17 @@ missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from itertools import groupby
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.dataset import EXTENDED_MINUTE, MINUTE
-from datalake_assets.lake.coverage import Coverage, Held, coverage
+from datalake_assets.lake.coverage import Coverage, Held, Narrow, coverage, narrow
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.files import LakeFiles
+from datalake_assets.storage.store import BrokenFileError
 
 SETTLED = timedelta(hours=3)
 """How long after the end of extended hours a session of minutes counts as missing: until then it
@@ -59,6 +60,7 @@ class MinuteNumbers:
         to_repair: Sessions that are incomplete, or have failed or pending symbols, ascending.
         damaged: Sessions whose file can't be read, ascending.
         gaps: Spans of sessions that are missing: first, last, and how many; ascending.
+        narrow: Sessions that were asked for fewer symbols than are wanted, ascending.
     """
 
     years: Sequence[MinuteYear]
@@ -69,6 +71,7 @@ class MinuteNumbers:
     to_repair: Sequence[date] = ()
     damaged: Sequence[date] = ()
     gaps: Sequence[tuple[date, date, int]] = ()
+    narrow: Mapping[date, Narrow] = field(default_factory=dict)
 
     @property
     def due(self) -> int:
@@ -103,7 +106,8 @@ class MinuteNumbers:
     @property
     def whole(self) -> bool:
         """Is nothing missing, damaged or to be repaired?"""
-        return not (self.missing or self.incomplete or self.to_repair or self.damaged)
+        wrong = self.missing or self.incomplete or self.to_repair or self.damaged or self.narrow
+        return not wrong
 
     @property
     def sentence(self) -> str:
@@ -139,18 +143,33 @@ class MinuteNumbers:
         runs = [(day, day) for day in days]
         if len(days) > at_most:
             runs = spans(days, market_calendar.sessions(days[0], days[-1]))
-        for first, last in runs:
-            span, told = f"--session {first}", f"{first}"
-            if first != last:
-                span, told = f"--from {first} --to {last}", f"{first} to {last}"
-            found.append(
-                (f"minute bars of {told}: symbols to retry", f"collect --minutes {span} --repair")
-            )
+        found += [_repair(first, last, "symbols to retry") for first, last in runs]
+        # A repair of the others asks for these symbols, too.
+        few = [day for day in self.narrow if day not in {*self.to_repair, *self.damaged}]
+        if few:
+            among = market_calendar.sessions(few[0], few[-1])
+            found += [
+                _repair(first, last, str(self.narrow[last])) for first, last in spans(few, among)
+            ]
         return found
 
 
+def _repair(first: date, last: date, why: str) -> tuple[str, str]:
+    """Why sessions need a repair, and its command."""
+    span, told = f"--session {first}", f"{first}"
+    if first != last:
+        span, told = f"--from {first} --to {last}", f"{first} to {last}"
+    return f"minute bars of {told}: {why}", f"collect --minutes {span} --repair"
+
+
 def minute_numbers(
-    lake: LakeFiles, *, first: date, due: date, now: datetime, wanted: bool
+    lake: LakeFiles,
+    *,
+    first: date,
+    due: date,
+    now: datetime,
+    wanted: bool,
+    chosen: Sequence[str] | None = None,
 ) -> MinuteNumbers | None:
     """The numbers of a lake's minute bars, from a listing and the footers of their files.
 
@@ -161,6 +180,7 @@ def minute_numbers(
         now: The time, UTC.
         wanted: Whether the settings want minute bars. If not, there are numbers only of a lake that
             has some.
+        chosen: The symbols of minute bars; None for the source's list.
 
     Raises:
         StoreError: The lake can't be reached.
@@ -194,7 +214,18 @@ def minute_numbers(
         to_repair=found.to_repair,
         damaged=damaged,
         gaps=_gaps(states, damaged),
+        narrow=_narrow(minutes, found, chosen) if wanted else {},
     )
+
+
+def _narrow(
+    minutes: LakeFiles, found: Coverage, chosen: Sequence[str] | None
+) -> dict[date, Narrow]:
+    """The narrow sessions; none where the list can't be read, which is told elsewhere."""
+    try:
+        return dict(sorted(narrow(minutes, found.published, chosen).items()))
+    except BrokenFileError:
+        return {}
 
 
 def _states(found: Coverage, damaged: Sequence[date], now: datetime) -> dict[date, Held]:

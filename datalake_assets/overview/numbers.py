@@ -715,6 +715,7 @@ def overview(
     runs: Runs | None = None,
     measure: bool = False,
     minutes: bool = False,
+    minute_symbols: Sequence[str] | None = None,
 ) -> Overview:
     """Read the state of a lake; one that does not exist holds nothing.
 
@@ -730,6 +731,7 @@ def overview(
         runs: Dagster's runs, if there is Dagster.
         measure: Whether to list the whole lake for its size: a request for each 1,000 objects.
         minutes: Whether the settings want minute bars.
+        minute_symbols: The symbols of minute bars; None for the source's list.
 
     Raises:
         StoreError: The lake can't be reached.
@@ -780,7 +782,9 @@ def overview(
         following=following,
         sizes=sizes(lake.store) if measure else None,
         runs=runs,
-        minutes=minute_numbers(lake, first=first, due=due, now=now, wanted=minutes),
+        minutes=minute_numbers(
+            lake, first=first, due=due, now=now, wanted=minutes, chosen=minute_symbols
+        ),
     )
 
 

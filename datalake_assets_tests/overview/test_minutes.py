@@ -118,6 +118,25 @@ def test_many_sessions_to_repair_are_summed_up(lake: LakeWriter) -> None:
     ]
 
 
+def test_sessions_that_were_asked_for_fewer_symbols_than_are_wanted_are_told(
+    lake: LakeWriter,
+) -> None:
+    publish_minutes(lake, *NEWEST[:2], symbols="A")
+    publish_minutes(lake, *NEWEST[2:], symbols="AB")
+
+    found = look(lake, minutes=True, minute_symbols=("A", "B"))
+
+    span = f"{NEWEST[0]} to {NEWEST[1]}"
+    (step,) = found.steps
+    assert step.why == (f"minute bars of {span}: asked for 1 of the 2 symbols of the universe")
+    assert step.command == f"collect --minutes --from {NEWEST[0]} --to {NEWEST[1]} --repair"
+    assert found.status is LakeStatus.LAGGING
+    told = as_dict(found)["minutes"]
+    assert told["narrow"] == [str(day) for day in NEWEST[:2]]
+    assert look(lake, minute_symbols=("A", "B")).steps == []  # minutes are turned off
+    assert look(lake, minutes=True, minute_symbols=("A",)).steps == []
+
+
 @pytest.mark.parametrize(
     # Extended hours of the half day end at 17:00 in New York, 21:00 UTC; three hours later.
     ("now", "missing"),
