@@ -274,6 +274,28 @@ def test_the_extended_hours_take_the_place_of_the_regular_ones(
     assert EXTENDED_MINUTE.bars(WEDNESDAY) == 13 * 60
 
 
+def test_the_regular_hours_do_not_take_the_place_of_the_extended_ones(
+    bench: Workbench, minutes: LakeWriter
+) -> None:
+    bench.settings["DATALAKE_MINUTES"] = "extended"
+    assert bench.run(WEDNESDAY, job=JOB).success
+    bench.settings["DATALAKE_MINUTES"] = "regular"
+    asked(bench)
+
+    refused = bench.run(WEDNESDAY, job=JOB)
+    repaired = bench.run(WEDNESDAY, job=JOB, repair=True)
+    skipped = bench.run(WEDNESDAY, job=JOB, missing_only=True)
+
+    for result in refused, repaired:
+        assert not result.success
+        assert "published with the minutes of extended hours" in failure(result, "minute_ticks")
+    assert skipped.success
+    assert asked(bench) == set()
+    assert minutes.read(WEDNESDAY).provenance.hours == "extended"
+    assert bench.run(WEDNESDAY, job=JOB, max_session_loss=1).success
+    assert minutes.read(WEDNESDAY).provenance.hours == "regular"
+
+
 # --- on and off ---
 
 

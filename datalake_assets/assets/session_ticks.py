@@ -386,6 +386,8 @@ def _collect(
     if not days:
         return
     chosen = collector.chosen_for(lake.dataset)
+    if lake.dataset.several and collector.max_session_loss < 1:
+        _refuse_to_lose_hours(lake, days)
     if chosen and not collector.repair:
         _refuse_to_lose_symbols(lake, days, chosen, collector.max_session_loss, asset, names)
     context.log.info("from %s into %s", source.identity, lake.store.uri)
@@ -452,6 +454,17 @@ def _refuse_to_lose_symbols(
             f"{found}. To add the chosen symbols and keep the others: {repair}. To keep a few "
             "symbols only, give them a lake of their own. To drop the others all the same, set "
             "the collector's max_session_loss to 1 for one run",
+            allow_retries=False,
+        )
+
+
+def _refuse_to_lose_hours(lake: LakeFiles, days: list[date]) -> None:
+    """Refuse to replace minutes of extended hours by those of regular ones."""
+    if wider := lake.of_more_hours(days):
+        raise Failed(
+            f"{wider[0]} is published with the minutes of extended hours, and this collection "
+            "would replace it without them; nothing was requested. Set DATALAKE_MINUTES=extended. "
+            "To drop them all the same, set the collector's max_session_loss to 1 for one run",
             allow_retries=False,
         )
 

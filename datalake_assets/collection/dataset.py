@@ -28,6 +28,10 @@ _MICROSECOND = timedelta(microseconds=1)
 _MINUTE = timedelta(minutes=1)
 
 
+REGULAR, EXTENDED = "regular", "extended"
+"""What the hours of minute bars are called."""
+
+
 class Hours(NamedTuple):
     """From when to when a session's bars start.
 
@@ -83,6 +87,11 @@ class Dataset:
     def several(self) -> bool:
         """Whether a symbol can have several bars in a session."""
         return self.step is not None
+
+    def is_in(self, hours_name: str | None) -> bool:
+        """Whether a session that was collected with these hours has all bars of this dataset."""
+        wider = self.hours_name == REGULAR and hours_name == EXTENDED
+        return wider or hours_name == self.hours_name
 
     def bars(self, day: date) -> int:
         """The most bars that a symbol can have in a session."""
@@ -155,7 +164,7 @@ MINUTE = Dataset(
     filled=0.97,
     under_way=2,
     hours=_regular,
-    hours_name="regular",
+    hours_name=REGULAR,
     rules=MINUTE_RULES,
 )
 """The minutes of regular hours: 390 from the open to the close, 210 on most half days.
@@ -163,7 +172,7 @@ MINUTE = Dataset(
 One session at a time: 11,000 symbols have about three million bars. A request that spans several
 days brings those of the night as well, 2.35 times as many."""
 
-EXTENDED_MINUTE = replace(MINUTE, hours=_extended, hours_name="extended")
+EXTENDED_MINUTE = replace(MINUTE, hours=_extended, hours_name=EXTENDED)
 """The minutes from 04:00 to 20:00 in New York, to 17:00 on half days: up to 960. The same dataset
 as `MINUTE`, asked for with other hours."""
 
@@ -174,4 +183,4 @@ def minute_dataset(hours: str) -> Dataset | None:
     Raises:
         KeyError: It is none of these.
     """
-    return {"regular": MINUTE, "extended": EXTENDED_MINUTE, "off": None}[hours]
+    return {REGULAR: MINUTE, EXTENDED: EXTENDED_MINUTE, "off": None}[hours]

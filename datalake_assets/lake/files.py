@@ -91,15 +91,20 @@ class LakeFiles:
     def finished(self, days: Iterable[date]) -> list[Summary]:
         """What those of these sessions say of themselves that a backfill leaves as they are.
 
-        They are published. A damaged one is collected again, and one with the minutes of other
-        hours than this dataset's.
+        They are published. A damaged one is collected again, and one that lacks the minutes of some
+        of this dataset's hours.
         """
         published = sorted(frozenset(days).intersection(self.sessions()))
         return [
             summary
             for summary in self.summaries(map(self.session_key, published))
-            if isinstance(summary, Summary) and summary.provenance.hours == self.dataset.hours_name
+            if isinstance(summary, Summary) and self.dataset.is_in(summary.provenance.hours)
         ]
+
+    def of_more_hours(self, days: Iterable[date]) -> list[date]:
+        """Those of these sessions that are published with more minutes than this dataset has."""
+        name = self.dataset.hours_name
+        return [one.session for one in self.finished(days) if one.provenance.hours != name]
 
     def incomplete(self) -> list[date]:
         """The sessions that wait in `incomplete/`, ascending."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
+from datetime import date
 from mmap import mmap
 
 import numpy as np
@@ -24,6 +25,7 @@ from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
 from datalake_assets.lake import session_file
 from datalake_assets.lake.session_file import footer_size
+from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Part, Store, StoreError
 
 FOOTER_GUESS = 320 * 1024
@@ -36,7 +38,7 @@ A_READ = 8 << 20
 Piece = tuple[Sequence[int], int, int]
 """Row groups beside each other, and the range of bytes that they are read from."""
 
-_SYMBOL = SCHEMA.get_field_index("symbol")
+_SYMBOL, _SESSION = (SCHEMA.get_field_index(name) for name in ("symbol", "session"))
 _BROKEN = (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, IndexError)
 
 
@@ -54,16 +56,16 @@ class MinuteFile:
 
     Args:
         store: Where it is.
-        key: Its key.
+        day: Its session.
 
     Raises:
         FileNotFoundError: There is none.
         BrokenFileError: It is no whole session file.
     """
 
-    def __init__(self, store: Store, key: str) -> None:
-        self._store, self._key = store, key
-        end = _end(store, key)
+    def __init__(self, store: Store, day: date) -> None:
+        self._store, self._key = store, layout.session_key(day, layout.MINUTE)
+        end = _end(store, self._key)
         self._end, self._version, self._size = end.data, end.version, end.size
         try:
             self._footer = pq.read_metadata(pa.BufferReader(self._end))
@@ -72,6 +74,9 @@ class MinuteFile:
             # Not its `schema`: the two would keep each other, 3 MB, until Python looks for cycles.
             first = self._footer.row_group(0)
             self._names = [first.column(n).path_in_schema for n in range(first.num_columns)]
+            told = first.column(_SESSION).statistics
+            if self._count and told is not None and told.min != day:
+                raise ValueError(f"it holds the session of {told.min}")
         except _BROKEN as error:
             raise self._broken(error) from error
 

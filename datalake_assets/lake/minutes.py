@@ -207,7 +207,7 @@ class Minutes:
             return why
         if self.read([day], frozenset([name]), _READ, lambda _, rows: rows):
             return f"{name} has minutes on {day}, and none in the hours asked for"
-        ledger = MinuteFile(self._store, layout.session_key(day, layout.MINUTE)).unbarred()
+        ledger = MinuteFile(self._store, day).unbarred()
         if name in ledger.no_print:
             return f"{name} did not trade on {day}: the source answered and had no minute"
         if name in ledger.failed or name in ledger.pending:
@@ -229,7 +229,7 @@ class Minutes:
             NotInLakeError: One of the names is none.
         """
         if days:
-            file = MinuteFile(self._store, layout.session_key(days[-1], layout.MINUTE))
+            file = MinuteFile(self._store, days[-1])
             names -= file.unbarred().symbols
         self._daily.require_known(names)
 
@@ -288,7 +288,7 @@ class Minutes:
         self, day: date, names: Sequence[str] | None, columns: Sequence[str], do: _Part
     ) -> list[pa.Table] | tuple[MinuteFile, list[Piece]]:
         """What a session has of these symbols; what to read, when that is more than one range."""
-        file = MinuteFile(self._store, layout.session_key(day, layout.MINUTE))
+        file = MinuteFile(self._store, day)
         pieces = file.pieces(names, columns)
         if len(pieces) > 1:
             return file, pieces
@@ -307,7 +307,7 @@ class Minutes:
         """The same of a session whose file was replaced while it was read."""
         for left in reversed(range(_TRIES)):
             try:
-                file = MinuteFile(self._store, layout.session_key(day, layout.MINUTE))
+                file = MinuteFile(self._store, day)
                 return [
                     part
                     for piece in file.pieces(names, columns)

@@ -323,6 +323,7 @@ def _same(before: Session, session: Session) -> bool:
         before.ledger == session.ledger
         and before.bars.equals(session.bars)
         and before.provenance.source == session.provenance.source
+        and before.provenance.hours == session.provenance.hours
         # One that says it was collected later than this one just now says what can't be.
         and _at(before) <= _at(session)
     )

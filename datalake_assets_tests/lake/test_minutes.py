@@ -421,7 +421,7 @@ def test_row_groups_end_where_a_symbol_does() -> None:
 @settings(max_examples=25, deadline=None)
 def test_any_symbols_are_found_in_their_row_groups(chosen: set[int], beyond: bool) -> None:
     names = sorted({f"S{n:03}" for n in chosen} | ({"A", "S123.B", "Z"} if beyond else set()))
-    file = MinuteFile(_MARKET, layout.session_key(DAYS[0], layout.MINUTE))
+    file = MinuteFile(_MARKET, DAYS[0])
 
     found = [
         symbol
@@ -527,6 +527,17 @@ def test_a_file_that_is_none_is_told(damaged: bytes) -> None:
 
     with pytest.raises(BrokenFileError, match="collect the session again"):
         Lake(store).minutes("A")
+
+
+def test_a_file_of_another_session_is_told_and_not_read() -> None:
+    store = open_store("memory://")
+    publish_minutes(store, DAYS[0], session_of(["A", "B"], DAYS[0]))
+    data = store.get(layout.session_key(DAYS[0], layout.MINUTE))
+    store.put(layout.session_key(DAYS[1], layout.MINUTE), data)
+
+    assert Lake(store).minutes("A", DAYS[0], DAYS[0]).num_rows
+    with pytest.raises(BrokenFileError, match=f"it holds the session of {DAYS[0]}"):
+        Lake(store).minutes("A", DAYS[1], DAYS[1])
 
 
 def test_row_groups_that_share_a_symbol_are_told() -> None:
