@@ -842,8 +842,11 @@ class Interrupting(Display):
 
 
 @contextmanager
-def stuck_after(fetch: Fetch, requests: int) -> Iterator[Fetch]:
-    """The source, silent from this request on: until the end of the block."""
+def stuck_after(fetch: Fetch, requests: int, clock: FakeClock | None = None) -> Iterator[Fetch]:
+    """The source, silent from this request on: until the end of the block.
+
+    Time passes with each request that it is silent to, or nobody would look how far it is.
+    """
     lock, over = threading.Lock(), threading.Event()
     asked = 0
 
@@ -853,6 +856,8 @@ def stuck_after(fetch: Fetch, requests: int) -> Iterator[Fetch]:
             asked += 1
             silent = asked > requests
         if silent:
+            if clock:
+                clock.advance(1.0)
             over.wait(60)
             raise StoppedError("nobody waits for it any more")
         return fetch(symbols, first, last, token)
@@ -869,7 +874,7 @@ def test_an_interrupted_collection_keeps_what_was_answered_and_a_repair_brings_t
     wanted = dict.fromkeys(DAYS[:2], SYMBOLS)
     collect(clean, source, wanted, clock=clock)
 
-    with stuck_after(source, 120) as stuck, pytest.raises(KeyboardInterrupt):
+    with stuck_after(source, 120, clock) as stuck, pytest.raises(KeyboardInterrupt):
         collect(lake, stuck, wanted, clock=clock, display=Interrupting(120))
     assert lake.sessions() == []
     assert lake.incomplete() == DAYS[:2]
@@ -901,7 +906,7 @@ def test_an_interrupted_repair_keeps_what_stood() -> None:
     lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
     failing = without(source, frozenset(SYMBOLS[:50]), PermanentError("gone"))
     collect(lake, failing, {MONDAY: SYMBOLS}, clock=clock)
-    with stuck_after(source, 20) as stuck, pytest.raises(KeyboardInterrupt):
+    with stuck_after(source, 20, clock) as stuck, pytest.raises(KeyboardInterrupt):
         collect(lake, stuck, {MONDAY: SYMBOLS}, repair=True, clock=clock, display=Interrupting(20))
     ledger = standing(lake, MONDAY).ledger
     assert ledger.symbols == frozenset(SYMBOLS)
@@ -917,7 +922,7 @@ def test_a_collection_that_gets_less_keeps_what_an_earlier_one_got(interrupted: 
     collect(lake, failing, {MONDAY: SYMBOLS}, clock=clock)
     clock.advance(60)
     if interrupted:
-        with stuck_after(source, 20) as stuck, pytest.raises(KeyboardInterrupt):
+        with stuck_after(source, 20, clock) as stuck, pytest.raises(KeyboardInterrupt):
             collect(lake, stuck, {MONDAY: SYMBOLS}, clock=clock, display=Interrupting(20))
     else:
         down = without(source, frozenset(SYMBOLS), PermanentError("down"))
