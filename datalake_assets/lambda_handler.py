@@ -228,7 +228,7 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, LakeWri
         if taken is None or taken < request.session:
             with open_limiter(*trading) as limiter:
                 taken, _, _ = take_snapshot(alpaca, lake, limiter, retry)
-        chosen = request.symbols or _configured(settings, dataset)
+        chosen = request.symbols or settings.read_symbols(minutes=dataset.several)
         wanted = (
             {request.session: chosen}
             if chosen
@@ -357,13 +357,6 @@ def _dataset_of(request: Request, settings: Settings, now: datetime) -> Dataset:
             f"the minute bars of {request.session} are served from {served:%Y-%m-%d %H:%M} UTC"
         )
     return found
-
-
-def _configured(settings: Settings, dataset: Dataset) -> tuple[str, ...] | None:
-    """The symbols of the settings; None for the universe."""
-    if dataset is not DAILY and settings.minute_symbols:
-        return read_symbols(settings.minute_symbols, "DATALAKE_MINUTE_SYMBOLS")
-    return read_symbols(settings.symbols) if settings.symbols else None
 
 
 def _symbols(given: object) -> tuple[str, ...] | None:

@@ -89,20 +89,7 @@ def cost(
         + symbol_years * BYTES_PER_SYMBOL_YEAR
     )
     objects = sessions + symbol_years + len({day.year for day in plan.sessions})
-    return Cost(
-        sessions=sessions,
-        symbols=len({symbol for chunk in plan.chunks for symbol in chunk.symbols}),
-        chunks=len(plan.chunks),
-        requests=plan.requests,
-        minutes=plan.minutes(requests_per_minute),
-        bars=bars,
-        bars_at_most=plan.bars,
-        symbol_years=symbol_years,
-        bytes=size,
-        objects=objects,
-        put_dollars=objects * DOLLARS_PER_PUT,
-        storage_dollars_a_month=size / 1e9 * DOLLARS_PER_GB_MONTH,
-    )
+    return _cost(plan, requests_per_minute, bars, size, objects, symbol_years)
 
 
 def cost_of_minutes(plan: Plan, requests_per_minute: float) -> Cost:
@@ -115,18 +102,30 @@ def cost_of_minutes(plan: Plan, requests_per_minute: float) -> Cost:
     sessions, bars = len(plan.sessions), round(plan.expected)
     pairs = sum(len(chunk.symbols) * len(chunk.sessions) for chunk in plan.chunks)
     size = round(bars * BYTES_PER_MINUTE_BAR + pairs * BYTES_PER_SYMBOL_IN_LEDGER)
+    return _cost(plan, requests_per_minute, bars, size, objects=sessions)
+
+
+def _cost(
+    plan: Plan,
+    requests_per_minute: float,
+    bars: int,
+    size: int,
+    objects: int,
+    symbol_years: int = 0,
+) -> Cost:
+    """What so many bars, bytes and objects cost; the rest is the plan's."""
     return Cost(
-        sessions=sessions,
+        sessions=len(plan.sessions),
         symbols=len({symbol for chunk in plan.chunks for symbol in chunk.symbols}),
         chunks=len(plan.chunks),
         requests=plan.requests,
         minutes=plan.minutes(requests_per_minute),
         bars=bars,
         bars_at_most=plan.bars,
-        symbol_years=0,
+        symbol_years=symbol_years,
         bytes=size,
-        objects=sessions,
-        put_dollars=sessions * DOLLARS_PER_PUT,
+        objects=objects,
+        put_dollars=objects * DOLLARS_PER_PUT,
         storage_dollars_a_month=size / 1e9 * DOLLARS_PER_GB_MONTH,
     )
 

@@ -149,10 +149,9 @@ class LakeFiles:
             FileNotFoundError: There is none.
             BrokenFileError: The object is damaged.
         """
-        where = self.store.url(key)
-        if not self.dataset.several:
-            return session_file.decode(self.store.get(key), where).ledger.present
-        return session_file.rows_of_symbols(session_file.read_footer(self.store, key), where)
+        if self.dataset.several:
+            return self._rows_of_symbols(key)
+        return session_file.decode(self.store.get(key), self.store.url(key)).ledger.present
 
     def rows_of_symbols(self, day: date) -> Mapping[str, int]:
         """How many bars each symbol has in a published session in which one can have several.
@@ -163,7 +162,9 @@ class LakeFiles:
             FileNotFoundError: The session is not published.
             BrokenFileError: The object is damaged.
         """
-        key = self.session_key(day)
+        return self._rows_of_symbols(self.session_key(day))
+
+    def _rows_of_symbols(self, key: str) -> Mapping[str, int]:
         footer = session_file.read_footer(self.store, key)
         return session_file.rows_of_symbols(footer, self.store.url(key))
 

@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,8 @@ from datalake_assets.lake.fingerprint import (
     symbol_hashes,
 )
 from datalake_assets.storage.store import BrokenFileError, Store
+
+T = TypeVar("T")
 
 _LEDGER = b"datalake.ledger"
 _AUDIT = b"datalake.audit"
@@ -327,11 +329,7 @@ def unbarred(footer: bytes, where: str) -> Ledger:
     Raises:
         BrokenFileError: These are not the last bytes of a session file, or too few of them.
     """
-    try:
-        told = pq.read_metadata(pa.BufferReader(footer)).metadata or {}
-        return Ledger.from_json(told[_LEDGER], ())
-    except _BROKEN as error:
-        raise _broken(where, error) from error
+    return _told(footer, where, lambda texts: Ledger.from_json(texts[_LEDGER], ()))
 
 
 def rows_of_symbols(footer: bytes, where: str) -> Mapping[str, int]:
@@ -344,11 +342,7 @@ def rows_of_symbols(footer: bytes, where: str) -> Mapping[str, int]:
     Raises:
         BrokenFileError: These are not the last bytes of such a file, or too few of them.
     """
-    try:
-        told = pq.read_metadata(pa.BufferReader(footer)).metadata or {}
-        rows: dict[str, int] = json.loads(told[_SYMBOLS])
-    except _BROKEN as error:
-        raise _broken(where, error) from error
+    rows: dict[str, int] = _told(footer, where, lambda texts: json.loads(texts[_SYMBOLS]))
     return rows
 
 
@@ -377,8 +371,13 @@ def digest(footer: bytes, where: str) -> Fingerprint:
     Raises:
         BrokenFileError: These are not the last bytes of a session file, or too few of them.
     """
+    return _told(footer, where, _digest_of)
+
+
+def _told(footer: bytes, where: str, read: Callable[[Mapping[bytes, bytes]], T]) -> T:
+    """What one of the texts in a footer says; `read` takes it from them."""
     try:
-        return _digest_of(pq.read_metadata(pa.BufferReader(footer)).metadata or {})
+        return read(pq.read_metadata(pa.BufferReader(footer)).metadata or {})
     except _BROKEN as error:
         raise _broken(where, error) from error
 
