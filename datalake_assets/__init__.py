@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datalake_assets.component import DatalakeComponent
     from datalake_assets.lake.files import WrongLakeError
     from datalake_assets.lake.lake import Lake
+    from datalake_assets.lake.minutes import MissingHoursWarning
     from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError
     from datalake_assets.lake.resampling import resample
     from datalake_assets.lake.security_reader import (
@@ -32,6 +33,7 @@ __all__ = [
     "DatalakeComponent",
     "HoldersWarning",
     "Lake",
+    "MissingHoursWarning",
     "MissingReturnsWarning",
     "MissingSessionsWarning",
     "NotInLakeError",
@@ -52,6 +54,7 @@ _HOMES = {
     "component": ("DatalakeComponent",),
     "lake.files": ("WrongLakeError",),
     "lake.lake": ("Lake",),
+    "lake.minutes": ("MissingHoursWarning",),
     "lake.reader": ("MissingSessionsWarning", "NotInLakeError"),
     "lake.resampling": ("resample",),
     "lake.security_reader": (

@@ -68,6 +68,10 @@ _OF_SESSIONS = r"[0-9*?\[\]-]*[-*?][0-9*?\[\]-]*"
 """A date, or a pattern of dates; but no number, which 2026-11-20 without quotes is."""
 
 MADE_BY = {
+    "bars": "collect",
+    "ledger": "collect",
+    "minutes": "collect --minutes",
+    "minute_ledger": "collect --minutes",
     "cumulative": "securities",
     "bars_split": "securities",
     "bars_all": "securities",
@@ -144,25 +148,29 @@ def shown_by_year_files(store: Store) -> Shown:
 def views(store: Store, base: str) -> list[View]:
     """The views of a lake, each after those that it reads.
 
-    A table that the lake does not have, as no actions were asked for yet, has no view.
+    A table that the lake does not have, as no actions were asked for yet, has no view: a lake of
+    minute bars alone has those of minutes and of the universe.
 
     Args:
         store: Where the lake is.
         base: What stands before each key: nothing, `s3://bucket/prefix/`, or `/path/`.
 
     Raises:
-        NotInLakeError: No session is published.
+        NotInLakeError: No session is published, neither of daily bars nor of minutes.
         BrokenFileError: A year file is damaged.
     """
     shown = shown_by_year_files(store)
-    if not shown.sessions:
+    minutes = layout.MINUTE.days(store.list(layout.MINUTE.sessions))
+    if not (shown.sessions or minutes):
         raise NotInLakeError(
             f"no session is published in {store.uri}, so there is nothing to query: correct "
             "DATALAKE_URI, or collect sessions with datalake demo or datalake backfill"
         )
-    found = [View("bars", "All bars as they traded, by ticker", _bars(shown, base))]
+    found = []
+    if shown.sessions:
+        found.append(View("bars", "All bars as they traded, by ticker", _bars(shown, base)))
     derived = store.list(layout.SECURITIES)
-    if layout.CUMULATIVE_TABLE in derived:
+    if shown.sessions and layout.CUMULATIVE_TABLE in derived:
         split = "Bars adjusted for splits, with their security: Lake.bars(adjustment='split')"
         whole = "Bars adjusted for splits, spin-offs and dividends, with their security"
         factors = "Factors to multiply bars by, per security, ticker and range of sessions"
@@ -186,13 +194,18 @@ def views(store: Store, base: str) -> list[View]:
     if layout.dated(layout.UNIVERSE, store.list(layout.UNIVERSE)):
         meaning = "The source's list of assets, one a day"
         found.append(View("universe", meaning, _universe(base)))
-    if layout.MINUTE.days(store.list(layout.MINUTE.sessions)):
+    if minutes:
         meaning = "Minute bars as they traded, by ticker; name a symbol and sessions"
         query = _read(f"{base}{layout.MINUTE.sessions}/*/*/part-0.parquet", BARS.names)
         found.append(View("minutes", meaning, query))
-    every = _ledger(_text(f"{base}{layout.SESSIONS}/*/*.parquet"))
-    meaning = "Symbols without a bar in a session, and why; of a few sessions: ledger_of"
-    found.append(View("ledger", meaning, every))
+    if shown.sessions:
+        every = _ledger(_text(f"{base}{layout.SESSIONS}/*/*.parquet"))
+        meaning = "Symbols without a bar in a session, and why; of a few sessions: ledger_of"
+        found.append(View("ledger", meaning, every))
+    if minutes:
+        every = _ledger(_text(f"{base}{layout.MINUTE.sessions}/*/*/part-0.parquet"))
+        meaning = "Symbols without a minute in a session, and why; of a few: minute_ledger_of"
+        found.append(View("minute_ledger", meaning, every))
     meaning = "Bars that a later collection changed: before, after, and since when each is known"
     changed = any(map(layout.restatement, store.list(layout.RESTATEMENTS)))
     query = (
@@ -204,20 +217,25 @@ def views(store: Store, base: str) -> list[View]:
     return found
 
 
-def ledger_macro(base: str) -> str:
-    """The statement that makes `ledger_of`.
+def ledger_macros(base: str) -> list[str]:
+    """The statements that make `ledger_of` and `minute_ledger_of`.
 
-    It takes a session like '2026-11-20', or a pattern of sessions like '2026-11-*', and opens
+    They take a session like '2026-11-20', or a pattern of sessions like '2026-11-*', and open
     those files only: DuckDB opens every file of a view that reads footers, whatever is asked.
     """
-    path = _text(f"{base}{layout.SESSIONS}/*/")
-    wrong = _text("ledger_of takes a session like '2026-11-20', or a pattern like '2026-11-*'")
-    name = (
-        f"CASE WHEN regexp_full_match(sessions::VARCHAR, {_text(_OF_SESSIONS)}) "
-        f"THEN sessions::VARCHAR ELSE error({wrong}) END"
-    )
-    query = _ledger(f"{path} || {name} || '.parquet'")
-    return f"CREATE OR REPLACE MACRO ledger_of(sessions) AS TABLE {query}"
+    made = []
+    for macro, folder, file in (
+        ("ledger_of", layout.SESSIONS, ".parquet"),
+        ("minute_ledger_of", layout.MINUTE.sessions, "/part-0.parquet"),
+    ):
+        wrong = f"{macro} takes a session like '2026-11-20', or a pattern like '2026-11-*'"
+        name = (
+            f"CASE WHEN regexp_full_match(sessions::VARCHAR, {_text(_OF_SESSIONS)}) "
+            f"THEN sessions::VARCHAR ELSE error({_text(wrong)}) END"
+        )
+        query = _ledger(f"{_text(f'{base}{folder}/*/')} || {name} || {_text(file)}")
+        made.append(f"CREATE OR REPLACE MACRO {macro}(sessions) AS TABLE {query}")
+    return made
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -268,7 +286,8 @@ def create_views(
     for view in found:
         connection.execute(f"CREATE OR REPLACE VIEW {view.name} AS {view.query}")
         connection.execute(f"COMMENT ON VIEW {view.name} IS {_text(view.meaning)}")
-    connection.execute(ledger_macro(base))
+    for macro in ledger_macros(base):
+        connection.execute(macro)
     return found
 
 
@@ -338,7 +357,7 @@ def difference(store: Store) -> str:
 
 
 def _definitions(path: Path) -> dict[str, str]:
-    """The SQL of each view of a catalog, and of its macro."""
+    """The SQL of each view of a catalog, and of its macros."""
     query = (
         "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal UNION ALL "
         "SELECT function_name, macro_definition FROM duckdb_functions() "

@@ -13,6 +13,7 @@ import dagster as dg
 
 from datalake_assets.assets.session_metadata import SHOWN
 from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
+from datalake_assets.collection.progress import many
 from datalake_assets.collection.universe import active, lost, odd
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.names import OURS, Names
@@ -66,7 +67,7 @@ def judge(
     return dg.AssetCheckResult(
         passed=share <= most,
         metadata=metadata,
-        description=f"{now:,} active symbols"
+        description=many(now, "active symbol")
         + ("" if before is None else f", {before:,} in the previous snapshot")
-        + (f"; {len(untaken):,} items of the list could not be read" if untaken else ""),
+        + (f"; {many(len(untaken), 'item')} of the list could not be read" if untaken else ""),
     )

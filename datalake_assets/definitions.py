@@ -40,7 +40,7 @@ from datalake_assets.automation.sensors import build_sensors
 from datalake_assets.automation.witness import build_witness_sensor
 from datalake_assets.checks import build_universe_is_whole
 from datalake_assets.collection.audit import Thresholds
-from datalake_assets.collection.dataset import minute_dataset
+from datalake_assets.collection.dataset import DAILY, minute_dataset
 from datalake_assets.io_manager import LakeIOManager
 from datalake_assets.names import OURS, READER, Names
 from datalake_assets.overview.numbers import NextSession
@@ -213,11 +213,15 @@ def _with_source(assets: list[dg.AssetsDefinition]) -> list[Any]:
 
 
 def _lambda_jobs(settings: Settings, names: Names) -> list[dg.JobDefinition]:
-    """The job that collects with a Lambda function, if one is configured."""
+    """The jobs that collect with a Lambda function, if one is configured."""
     if not settings.lambda_function:
         return []
     partitions = session_partitions(settings.first_session)
-    return [build_lambda_session_job(settings.lambda_function, partitions, names)]
+    return [
+        build_lambda_session_job(settings.lambda_function, partitions, names, dataset)
+        for dataset in (DAILY, minute_dataset(settings.minutes))
+        if dataset
+    ]
 
 
 if TYPE_CHECKING:

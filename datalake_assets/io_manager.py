@@ -25,6 +25,7 @@ from datalake_assets.assets import (
     year_ticks,
 )
 from datalake_assets.assets.failure import Failed, plain_failures
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.reader import NotInLakeError, Reader
 from datalake_assets.resources import LakeResource
@@ -121,7 +122,7 @@ def _bars(lake: Lake, days: list[date], columns: list[str] | None, *, partial: b
     if missing and not partial:
         more = f" and {len(missing) - _NAMED:,} more" if missing[_NAMED:] else ""
         raise NotInLakeError(
-            f"{len(missing):,} of {len(days):,} sessions are not published: "
+            f"{len(missing):,} of {many(len(days), 'session')} {verb(len(missing))} not published: "
             f"{', '.join(map(str, missing[:_NAMED]))}{more}. Collect them, or set the metadata "
             f"{ALLOW_MISSING} of the input to read the others"
         )

@@ -26,9 +26,9 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from datalake_assets import market_calendar
-from datalake_assets.collection.audit import Finding, Thresholds
+from datalake_assets.collection.audit import Finding
 from datalake_assets.collection.clock import Clock
-from datalake_assets.collection.dataset import DAILY, Dataset, minute_dataset
+from datalake_assets.collection.dataset import DAILY, MINUTE, Dataset, minute_dataset
 from datalake_assets.collection.errors import CollectionError, PermanentError
 from datalake_assets.collection.report import State
 from datalake_assets.collection.retry import RetryPolicy
@@ -60,6 +60,8 @@ NEWEST = "newest"
 
 PIPES = ("DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSAGES")
 """The keys that Dagster's Pipes adds to an event."""
+
+_DATASETS = {dataset.name: dataset for dataset in (DAILY, MINUTE)}
 
 _SHOWN = 100
 
@@ -116,6 +118,7 @@ class Request:
         thresholds: Thresholds of the audit that differ from the defaults.
         dataset: The name of the dataset: `daily` or `minute`.
         part: The range of these symbols that this invocation collects; None for all of them.
+        newest: Whether the event said `newest`: a session that is not served yet is then none.
     """
 
     session: date
@@ -123,6 +126,7 @@ class Request:
     thresholds: Mapping[str, Any]
     dataset: str = DAILY.name
     part: SymbolRange | None = None
+    newest: bool = False
 
     @classmethod
     def of(cls, event: object, now: datetime) -> Request:
@@ -145,12 +149,14 @@ class Request:
         legal = ("session", "symbols", "thresholds", "dataset", "symbols_from", "symbols_to")
         if unknown := sorted(map(str, set(event) - {*legal, *PIPES})):
             raise EventError(f"unknown: {', '.join(unknown)}; an event has {', '.join(legal)}")
+        dataset = _dataset(event.get("dataset", DAILY.name))
         return cls(
             _session(event.get("session"), now),
             _symbols(event.get("symbols")),
-            _thresholds(event.get("thresholds")),
-            _dataset(event.get("dataset", DAILY.name)),
+            _thresholds(event.get("thresholds"), dataset),
+            dataset,
             _part(event.get("symbols_from"), event.get("symbols_to")),
+            newest=event.get("session") == NEWEST,
         )
 
 
@@ -215,7 +221,7 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, LakeWri
         )
     settings = Settings.load()
     account = _account(settings)
-    dataset = _dataset_of(request, settings, Clock().now())
+    request, dataset = _served(request, settings, Clock().now())
     lake = LakeWriter(open_store(settings.lake_uri), dataset=dataset)
     lake.claim(account.source)
     threads = workers(int(context.memory_limit_in_mb))
@@ -241,7 +247,9 @@ def _collect(request: Request, context: LambdaContext) -> tuple[Outcome, LakeWri
                 limiter=limiter,
                 retry=retry,
                 workers=threads,
-                thresholds=replace(Thresholds.of_feed(settings.alpaca_feed), **request.thresholds),
+                thresholds=replace(
+                    dataset.limits.of_feed(settings.alpaca_feed), **request.thresholds
+                ),
             )
             part = request.part
             # A repair of an earlier invocation's session, unless that requested fewer symbols.
@@ -321,8 +329,8 @@ def _session(given: object, now: datetime) -> date:
 
 
 def _dataset(given: object) -> str:
-    if given not in ("daily", "minute"):
-        raise EventError(f"`dataset` must be daily or minute, not {given!r}")
+    if given not in tuple(_DATASETS):
+        raise EventError(f"`dataset` must be {' or '.join(_DATASETS)}, not {given!r}")
     return str(given)
 
 
@@ -340,23 +348,29 @@ def _part(first: object, last: object) -> SymbolRange | None:
     return found
 
 
-def _dataset_of(request: Request, settings: Settings, now: datetime) -> Dataset:
-    """The dataset of an event, with the hours of the settings.
+def _served(request: Request, settings: Settings, now: datetime) -> tuple[Request, Dataset]:
+    """What an event asks for by the hours of the settings, which end later than the session may.
+
+    Returns:
+        The request, whose `newest` session is one that is served by now; and its dataset.
 
     Raises:
         EventError: The settings have no minute bars, or those of the session are not served yet.
     """
     if request.dataset == DAILY.name:
-        return DAILY
+        return request, DAILY
     found = minute_dataset(settings.minutes)
     if found is None:
         raise EventError("minute bars are off: set DATALAKE_MINUTES to regular or extended")
     served = found.hours(request.session).end + DELAY
+    if served > now and request.newest:
+        (before,) = market_calendar.previous_sessions(request.session, 1)
+        return replace(request, session=before), found
     if served > now:
         raise EventError(
             f"the minute bars of {request.session} are served from {served:%Y-%m-%d %H:%M} UTC"
         )
-    return found
+    return request, found
 
 
 def _symbols(given: object) -> tuple[str, ...] | None:
@@ -372,12 +386,14 @@ def _symbols(given: object) -> tuple[str, ...] | None:
         raise EventError(f"`symbols`: {error}") from error
 
 
-def _thresholds(given: object) -> Mapping[str, Any]:
-    kinds = {field.name: type(field.default) for field in fields(Thresholds)}
+def _thresholds(given: object, dataset: str) -> Mapping[str, Any]:
+    kinds = {field.name: type(field.default) for field in fields(_DATASETS[dataset].limits)}
     if given is None:
         return {}
     if not isinstance(given, Mapping) or set(given) - set(kinds):
-        raise EventError(f"`thresholds` must be an object of {', '.join(kinds)}, not {given!r}")
+        raise EventError(
+            f"`thresholds` of {dataset} bars must be an object of {', '.join(kinds)}, not {given!r}"
+        )
     for name, value in given.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if kinds[name] is float and not (number and 0 <= value <= 1):
@@ -396,6 +412,7 @@ def _told(outcome: Outcome, lake: LakeWriter, part: SymbolRange | None) -> dict[
         "published": outcome.published,
         "object": lake.store.url(key(ledger.session)) if outcome.written else None,
         "file_size_bytes": outcome.written.size if outcome.written else None,
+        "rows": outcome.rows,
         "counts": {state.value: ledger.counts[state] for state in State},
         "requested": ledger.requested,
         "asked": outcome.asked,

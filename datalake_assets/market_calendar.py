@@ -84,6 +84,11 @@ def parse_declared(text: str) -> dict[date, time | None]:
     return found
 
 
+def options(first: date, last: date) -> str:
+    """The options of a command that name these sessions: one, or all from the first to the last."""
+    return f"--session {first}" if first == last else f"--from {first} --to {last}"
+
+
 def declaration(day: date) -> str:
     """The value to set so that a day counts as a closure, including those already declared."""
     declared = os.environ.get(DECLARED, "").strip()

@@ -23,6 +23,9 @@ RESOURCES = ("collector", "source", "lake", "clock", "display")
 READER = "reader"
 """The resource by which other assets read ours: the I/O manager (`io_manager`)."""
 
+_OF_ASSETS = {"max_loss": ("corporate_actions", "datalake actions --sweep")}
+"""Fields that are not the collector's: the asset whose config has them, and our command."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -119,6 +122,24 @@ class Names:
             return told
         config = {"resources": {self.of("collector"): {"config": {"repair": True}}}}
         return f"{told} --config-json '{json.dumps(config)}'"
+
+    def setting(self, field: str, value: str) -> str:
+        """How to set a field for one run: the end of a message.
+
+        Args:
+            field: The field of the collector or of an asset's config. Our command has an option of
+                the same name.
+            value: What to set it to.
+        """
+        where, command = f"the resource {self.of('collector')}", "datalake collect"
+        if field in _OF_ASSETS:
+            asset, command = _OF_ASSETS[field]
+            where = f"the asset {self.key(dg.AssetKey(asset)).to_user_string()}"
+        ours = f"add --{field.replace('_', '-')} {value} to `{command}`, or "
+        return (
+            f"{ours if self.is_known else ''}set {field} of {where} to {value} for one run, in the "
+            "launchpad"
+        )
 
     def bind(self, body: Callable[P, T]) -> Callable[P, T]:
         """The body of an asset, check, op or sensor, which gets the resources of this lake.

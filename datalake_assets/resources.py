@@ -188,7 +188,8 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         le=1,
         description="Maximum share of the symbols with a bar that a session may lose when it is "
         "replaced by one of chosen symbols (the option symbols, or DATALAKE_SYMBOLS). Does not "
-        "apply to a repair, which keeps all of them.",
+        "apply to a repair, which keeps all of them. At 1, the minutes of regular hours also "
+        "replace those of extended ones.",
     )
     survey: bool = Field(
         default=True,
@@ -242,6 +243,23 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             return read_symbols(self.minute_symbols, "DATALAKE_MINUTE_SYMBOLS")
         return self.chosen_symbols
 
+    @property
+    def thresholds(self) -> MinuteThresholds:
+        """What a session must reach: those of daily bars, and those that only minute bars have."""
+        return MinuteThresholds(
+            success_rate=self.min_success_rate,
+            coverage=self.min_coverage,
+            invalid_bars=self.max_invalid_bars,
+            row_ratio=self.min_row_ratio,
+            unanswered_allowed=self.unanswered_allowed,
+            silent_allowed=self.silent_allowed,
+            invalid_bars_allowed=self.invalid_bars_allowed,
+            contradicted=self.max_contradicted,
+            hour_ratio=self.min_hour_ratio,
+            sparse_allowed=self.sparse_allowed,
+            halted_allowed=self.sparse_allowed + 2,
+        )
+
     def timeouts(self) -> Timeouts:
         """The limits of each request."""
         return Timeouts(
@@ -264,19 +282,7 @@ class CollectorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 retry=RetryPolicy(attempts=self.attempts, seconds=self.retry_seconds),
                 packing=Packing(bars=self.bars_per_request, symbols=self.symbols_per_request),
                 workers=self.max_workers,
-                thresholds=MinuteThresholds(
-                    success_rate=self.min_success_rate,
-                    coverage=self.min_coverage,
-                    invalid_bars=self.max_invalid_bars,
-                    row_ratio=self.min_row_ratio,
-                    unanswered_allowed=self.unanswered_allowed,
-                    silent_allowed=self.silent_allowed,
-                    invalid_bars_allowed=self.invalid_bars_allowed,
-                    contradicted=self.max_contradicted,
-                    hour_ratio=self.min_hour_ratio,
-                    sparse_allowed=self.sparse_allowed,
-                    halted_allowed=self.sparse_allowed + 2,
-                ),
+                thresholds=self.thresholds,
                 seconds=self.deadline_seconds or None,
             )
 

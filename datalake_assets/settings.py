@@ -442,6 +442,15 @@ SETTINGS: tuple[Setting, ...] = (
         _whole(0, 20),
     ),
     Setting(
+        "DATALAKE_MINUTE_SECOND_LOOK_SESSIONS",
+        "minute_second_look_sessions",
+        "0",
+        "sessions",
+        "how many sessions later the minute bars of a session are collected again; 0: never, as it "
+        "takes all of their requests once more, about 300 for all symbols",
+        _whole(0, 20),
+    ),
+    Setting(
         "DATALAKE_REPAIR_REQUESTS_PER_DAY",
         "repair_requests_per_day",
         "1000",
@@ -499,7 +508,8 @@ SETTINGS: tuple[Setting, ...] = (
         "lambda_function",
         None,
         "",
-        "the Lambda function that lambda_session_job invokes. Not set: the job does not exist",
+        "the Lambda function that lambda_session_job and lambda_minutes_job invoke. Not set: these "
+        "jobs do not exist",
         _function,
     ),
 )
@@ -534,6 +544,7 @@ class Settings:
     collect_after_minutes: int
     catch_up_sessions: int
     second_look_sessions: int
+    minute_second_look_sessions: int
     repair_requests_per_day: int
     witness_requests_per_day: int
     fresh_within_hours: int

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from click.testing import Result
 
@@ -127,7 +128,8 @@ def test_a_symbol_without_actions_is_no_error(lake: ActionLog) -> None:
     [
         ([], "give either a SYMBOL, or --sweep"),
         (["TPG", "--sweep"], "give either a SYMBOL, or --sweep"),
-        (["--sweep", "--json"], "--sweep fetches everything: it takes no other option"),
+        (["--sweep", "--json"], "of the other options it takes --max-loss only"),
+        (["TPG", "--max-loss", "1"], "--max-loss belongs to --sweep"),
         (["TPG", "--csv", "--json"], "give --csv or --json, not both"),
         (["TPG", "--from", "2026"], "'2026' is no day"),
         (["TPG", "--known-at", "noon"], "'noon' is neither a date nor a time"),
@@ -155,11 +157,16 @@ def test_the_sweep_asks_for_the_whole_history_and_tells_what_it_brought(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = invoke("actions", "--sweep")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    told = invoke("actions", "--sweep", "--max-loss", "0.5")
 
     assert told.exit_code == 0, told.stderr
     assert "inserted, 0 changed, 0 vanished; processed from 2000-01-01 to" in told.stdout
     assert "actions_are_sound" in told.stdout
+    with dg.DagsterInstance.get() as records:
+        (run,) = records.get_runs()
+    asked = {"whole_history": True, "max_loss": 0.5}
+    assert run.run_config["ops"]["corporate_actions"]["config"] == asked
     log = ActionLog(open_store(".datalake/embedded"))
     symbol = log.current()["symbol"][0].as_py()
     assert f"{symbol}  " in invoke("actions", symbol).stdout

@@ -4,7 +4,11 @@ Not here: the rules of the audit (`collection/test_audit`), a real exchange (`te
 """
 
 import json
-from collections.abc import Sequence
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from itertools import product
@@ -16,6 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from datalake_assets import market_calendar
+from datalake_assets.assets import session_ticks
+from datalake_assets.assets.interrupts import repeated_once
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.collect import Page
 from datalake_assets.collection.dataset import DAILY
@@ -24,9 +30,12 @@ from datalake_assets.collection.progress import Display, Snapshot
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.survey import AskYears, Survey
 from datalake_assets.lake import session_file
-from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.lake.session_file import Session
+from datalake_assets.lake.writer import LakeWriter, Written
+from datalake_assets.pipeline import publication
 from datalake_assets.pipeline.listing import take_survey
 from datalake_assets.pipeline.publication import CollectionOptions
+from datalake_assets.records import event_log
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests.collection.tables import bar, table
@@ -312,6 +321,8 @@ def test_a_few_chosen_symbols_do_not_replace_a_session_of_many(bench: Workbench)
         "without 18 of them; nothing was requested. To add the chosen symbols and keep the others: "
         f"datalake collect --from {MONDAY} --to {TUESDAY} --repair."
     )
+    option = "add --max-session-loss 1 to `datalake collect`, or"
+    assert f"{option} set max_session_loss of the resource collector to 1" in failure(refused)
     assert bench.run(MONDAY, TUESDAY, symbols="AAA,AAB", missing_only=True).success
     assert bench.run(MONDAY, symbols="AAA,AAB", repair=True).success
     assert bench.run(MONDAY, symbols="AAA,AAB", max_session_loss=1.0).success
@@ -621,7 +632,8 @@ def test_a_universe_that_shrank_too_much_is_not_taken_and_no_session_collected(
     if not taken:
         told = failure(result, "stock_universe")
         assert "the source lists 20 active assets, the previous snapshot 23" in told
-        assert "max_universe_loss" in told
+        assert "If it is right, raise max_universe_loss for one run\n" in told
+        assert "To raise it, add --max-universe-loss 1 to `datalake collect`, or set" in told
         assert bench.run(MONDAY, max_universe_loss=0.2).success, "as it says"
         assert bench.lake.universe_days() == [yesterday, TODAY]
 
@@ -718,6 +730,119 @@ def test_an_interrupted_run_keeps_what_it_has_for_a_repair_and_is_no_success(
     assert bench.run(MONDAY, repair=True).success
     assert bench.market.asked() == {("AAJ", MONDAY)}
     assert bench.lake.read(MONDAY).bars.num_rows == 20
+
+
+class Terminating(Interrupting):
+    """The same by a signal, as `docker stop` and a shell's `timeout` send it."""
+
+    def show(self, snapshot: Snapshot, *, final: bool) -> None:
+        try:
+            super().show(snapshot, final=final)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def terminate() -> None:
+    """Send SIGTERM as it comes from outside: to the thread that waits for the others."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGTERM)
+
+
+def test_a_signal_that_comes_again_while_the_answers_are_kept_loses_none_of_them(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = LakeWriter.keep_incomplete
+
+    def signalled_again(*arguments: Any, **options: Any) -> Written:
+        terminate()
+        time.sleep(0.2)  # an error in the thread of the run would end it meanwhile
+        return keep(*arguments, **options)
+
+    monkeypatch.setattr(LakeWriter, "keep_incomplete", signalled_again)
+    bench.market.slow = {"AAJ"}
+    display = Terminating(19, KeyboardInterrupt())
+
+    result = bench.run(MONDAY, display=display)
+
+    bench.market.release.set()
+    assert display.raised
+    assert not result.success
+    assert len(bench.incomplete(MONDAY).ledger.present) == 19
+
+
+def test_a_signal_while_sessions_are_recorded_may_come_again_while_the_others_are_kept(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster holds signals back meanwhile. The second session is being written by then."""
+    together, publish, keep = event_log.together, LakeWriter.publish, LakeWriter.keep_incomplete
+    ended = publication._published_meanwhile
+    signalled: list[int] = []
+    no_other_begins = threading.Event()
+
+    @contextmanager
+    def signalled_meanwhile(instance: dg.DagsterInstance) -> Iterator[None]:
+        with together(instance):
+            yield
+        if not signalled:
+            signalled.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    def published(lake: LakeWriter, session: Session, *arguments: Any, **options: Any) -> Written:
+        assert session.ledger.session == MONDAY or no_other_begins.wait(60)
+        return publish(lake, session, *arguments, **options)
+
+    def ending(ahead: Iterable[Any]) -> Iterator[Any]:
+        several = list(ahead)
+        assert [each.published.cancel() for each in several] == [False, True, True]
+        no_other_begins.set()
+        return ended(several)
+
+    def signalled_again(*arguments: Any, **options: Any) -> Written:
+        terminate()
+        time.sleep(0.2)  # an error in the thread of the run would give the others up meanwhile
+        return keep(*arguments, **options)
+
+    monkeypatch.setattr(session_ticks, "_TOGETHER", 0.0)
+    monkeypatch.setattr(event_log, "together", signalled_meanwhile)
+    monkeypatch.setattr(publication, "_published_meanwhile", ending)
+    monkeypatch.setattr(LakeWriter, "publish", published)
+    monkeypatch.setattr(LakeWriter, "keep_incomplete", signalled_again)
+
+    result = bench.run(MONDAY, FRIDAY)
+
+    assert not result.success
+    days = market_calendar.sessions(MONDAY, FRIDAY)
+    assert bench.lake.sessions() == days[:2]
+    assert bench.materialized() == {str(day) for day in days[:2]}
+    assert bench.lake.incomplete() == days[2:]
+
+
+def test_a_signal_is_the_one_before_come_again_for_three_seconds() -> None:
+    ctrl_c, stop = signal.SIGINT, signal.SIGTERM
+    sent = [
+        (10.0, ctrl_c),
+        (10.0, ctrl_c),
+        (12.9, stop),
+        (13.0, stop),
+        (15.9, ctrl_c),
+        (16.0, stop),
+    ]
+    times = (seconds for seconds, _ in sent)
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (ctrl_c, stop)}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, frame: came.append(number))
+        with repeated_once(lambda: next(times)):
+            for _, number in sent:
+                signal.raise_signal(number)
+            assert came == [ctrl_c, stop, stop]
+        signal.raise_signal(ctrl_c)
+        assert came == [ctrl_c, stop, stop, ctrl_c], "outside, each is passed on"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_session_without_a_bar_is_held_against_the_calendar_once_a_year(

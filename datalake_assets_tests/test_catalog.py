@@ -34,6 +34,7 @@ from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, open_store
 from datalake_assets_tests.collection.tables import bar, table
+from datalake_assets_tests.lake.minutes import publish_minutes, session_of
 from datalake_assets_tests.lake.test_reader import write
 from datalake_assets_tests.lake.test_true_reads import World
 from datalake_assets_tests.securities.bars import action
@@ -318,14 +319,15 @@ def test_the_ledger_has_a_row_for_each_symbol_without_a_bar(store: Store) -> Non
     assert rows(f"ledger_of(DATE '{DAYS[0]}')") == expected
 
 
+@pytest.mark.parametrize("macro", ["ledger_of", "minute_ledger_of"])
 @pytest.mark.parametrize("given", ["'rubbish'", "'../x'", "''", "5", "2024-11-24", "NULL"])
 def test_a_ledger_of_what_is_no_session_is_refused_in_its_own_words(
-    given: str, store: Store
+    given: str, macro: str, store: Store
 ) -> None:
     catalog.write(store)
 
-    with pytest.raises(duckdb.InvalidInputException, match="ledger_of takes a session like '20"):
-        ask(store, f"FROM ledger_of({given})")
+    with pytest.raises(duckdb.InvalidInputException, match=f" {macro} takes a session like '20"):
+        ask(store, f"FROM {macro}({given})")
 
 
 def test_the_universe_has_each_days_list(store: Store) -> None:
@@ -380,7 +382,7 @@ def test_minutes_are_a_table_where_the_lake_has_any(store: Store) -> None:
     minutes = table(
         [bar("META", DAYS[12]) | {"timestamp": opens + timedelta(minutes=n)} for n in range(3)]
     )
-    ledger = Ledger(DAYS[12], present=("META",))
+    ledger = Ledger(DAYS[12], present=("META",), no_print=("A",), failed={"B": "HTTP 500"})
     origin = Provenance(AT, "test", DAYS[12], "run", "0")
     LakeWriter(store).of(MINUTE).publish(Session(minutes, ledger, origin), [])
 
@@ -390,6 +392,41 @@ def test_minutes_are_a_table_where_the_lake_has_any(store: Store) -> None:
     day = DAYS[12].isoformat()
     assert len(ask(store, f"FROM minutes WHERE symbol = 'META' AND session = '{day}'")) == 3
     assert ask(store, "FROM minutes WHERE symbol = 'AAPL'") == []
+    without = [("A", DAYS[12], "no_print", None), ("B", DAYS[12], "failed", "HTTP 500")]
+    names = ("symbol", "session", "state", "reason")
+    for table_of in ("minute_ledger", f"minute_ledger_of('{day}')", "minute_ledger_of('*')"):
+        found = ask(store, f"FROM {table_of} ORDER BY symbol")
+        assert found == [dict(zip(names, row, strict=True)) for row in without]
+
+
+def test_a_lake_of_minutes_alone_has_their_view(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "lake"))
+    minutes = session_of(["AUE"], DAYS[12])
+    publish_minutes(store, DAYS[12], minutes)
+
+    assert [view.name for view in catalog.write(store)] == [
+        "minutes",
+        "minute_ledger",
+        "restatements",
+    ]
+    assert ask(store, "FROM minutes ORDER BY timestamp") == minutes.to_pylist()
+    assert catalog.difference(store) == ""
+    write_bars(store, MARKET)
+    assert catalog.difference(store) == "it lacks bars, ledger, which the lake has"
+
+
+def test_tables_of_securities_without_a_session_have_no_view_of_adjusted_bars(
+    store: Store,
+) -> None:
+    publish_minutes(store, DAYS[12], session_of(["AUE"], DAYS[12]))
+    for key in store.list(layout.SESSIONS):
+        store.delete(key)
+    for key in store.list(layout.YEARS):
+        store.delete(key)
+
+    made = [view.name for view in catalog.write(store)]
+
+    assert made == ["securities", "factors", "minutes", "minute_ledger", "restatements"]
 
 
 def test_a_lake_without_a_session_has_no_catalog(tmp_path: Path) -> None:

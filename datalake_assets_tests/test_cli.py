@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -399,10 +399,25 @@ def test_symbols_that_are_typed_are_collected_instead_of_all(remote: Remote) -> 
     invoke("collect", "--session", "2024-07-02")
     one, two, *_ = remote.lake.read(date(2024, 7, 2)).ledger.present
 
-    result = invoke("collect", "--session", "2024-07-03", "--symbols", f"{one}, {two}")
+    given = f"{one}, {two}, XYZZY"
+
+    result = invoke("collect", "--session", "2024-07-03", "--symbols", given)
 
     assert result.exit_code == 0, result.output
-    assert remote.lake.read(date(2024, 7, 3)).ledger.symbols == {one, two}
+    assert remote.lake.read(date(2024, 7, 3)).ledger.symbols == {one, two, "XYZZY"}
+    assert "XYZZY. Correct --symbols if this is a mistake" in plain(result.stdout)
+
+
+def test_a_file_of_symbols_that_cannot_be_read_is_told_by_what_named_it(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = invoke("collect", "--session", "2024-07-03", "--symbols", "@nowhere")
+    monkeypatch.setenv("DATALAKE_SYMBOLS", "@nowhere")
+    configured = invoke("collect", "--session", "2024-07-03")
+
+    assert (typed.exit_code, configured.exit_code) == (2, 2)
+    assert "--symbols='@nowhere' names a file that can't be read" in plain(typed.stderr)
+    assert "DATALAKE_SYMBOLS='@nowhere' names a file" in plain(configured.stderr)
 
 
 def test_a_few_symbols_do_not_replace_a_session_of_all(
@@ -778,10 +793,30 @@ def test_demo_goes_from_an_empty_folder_and_an_empty_home_to_a_lake_and_a_first_
     assert materialized == {str(day) for day in days}
 
 
+def interrupted_when(
+    process: subprocess.Popen[str], ready: Callable[[], bool], by: signal.Signals = signal.SIGINT
+) -> str:
+    """Ctrl-C, or another signal, as soon as something is so; what the process said of it."""
+    try:
+        for _ in range(600):
+            if ready():
+                break
+            try:
+                process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+            pytest.fail(f"it ended: {process.communicate()}")
+        process.send_signal(by)
+        return process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_collection_is_recorded_as_ended_and_keeps_what_it_has(
-    remote: Remote, empty_folder: Path
+    remote: Remote, empty_folder: Path, number: signal.Signals, code: int
 ) -> None:
-    """Ctrl-C, while the second window of the sessions gets no answer."""
+    """Ctrl-C, or the stop of a container, while the second window gets no answer."""
     days = market_calendar.previous_sessions(date(2024, 7, 3), DAILY.window + 2)
     silence = Rule(
         Fault(kind="silence", seconds=60),
@@ -800,30 +835,38 @@ def test_an_interrupted_collection_is_recorded_as_ended_and_keeps_what_it_has(
         stderr=subprocess.PIPE,
         text=True,
     )
-    try:
-        for _ in range(600):
-            if len(remote.lake.sessions() + remote.lake.incomplete()) == DAILY.window:
-                break
-            try:
-                process.wait(0.1)
-            except subprocess.TimeoutExpired:
-                continue
-            pytest.fail(f"it ended: {process.communicate()}")
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    errors = interrupted_when(
+        process,
+        lambda: len(remote.lake.sessions() + remote.lake.incomplete()) == DAILY.window,
+        number,
+    )
 
-    assert process.returncode not in (0, None)
+    assert process.returncode == code
     # SQLAlchemy logs one of its own when the signal comes while it closes a connection.
     assert "datalake_assets/" not in errors, errors
-    assert "daily_ticks: interrupted." in errors
-    assert f"datalake collect --from {days[0]} --to {days[-1]} --repair" in errors
+    assert "daily_ticks: interrupted\n" in errors
+    left = [day for day in days if day not in remote.lake.sessions()]
+    assert f"datalake collect --from {left[0]} --to {left[-1]} --repair\n" in errors
     (run,) = runs(empty_folder)
     assert run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
     # In so small a universe, two symbols without a print can be too few for the audit.
     assert sorted(remote.lake.sessions() + remote.lake.incomplete()) == days[: DAILY.window]
     assert len(remote.lake.sessions()) > DAILY.window / 2
+
+
+def test_an_interrupted_run_of_any_kind_ends_with_the_same_code(remote: Remote) -> None:
+    remote.exchange.faults = FaultScript([Rule(Fault(kind="silence", seconds=60), times=None)])
+    settings = {name: value for name, value in os.environ.items() if name.startswith("ALPACA_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "datalake_assets", "actions", "--sweep"],
+        env=environment(**settings),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    errors = interrupted_when(process, lambda: bool(remote.exchange.requests))
+
+    assert process.returncode == 130
+    assert "corporate_actions: interrupted\nTo go on: datalake actions --sweep" in errors
 
 
 def test_a_terminal_without_the_signs_gets_others_and_the_collection_its_end(
@@ -885,6 +928,9 @@ def test_plan_of_a_short_range_needs_no_survey(remote: Remote) -> None:
     assert told["bars"] == told["bars_at_most"] == 3 * told["symbols"]
     assert [request.path for request in remote.exchange.requests] == ["/v2/assets"]
     assert remote.lake.survey() is None
+    shown = plain(invoke("plan", "--from", "2024-07-01", "--to", "2024-07-03").stdout)
+    assert f"expected bars up to {told['bars']:,}" in shown.replace("│", " ")
+    assert "The lake holds no session to estimate by" in shown
 
 
 def test_plan_in_the_terminal_tells_requests_minutes_and_dollars(remote: Remote) -> None:
@@ -894,6 +940,7 @@ def test_plan_in_the_terminal_tells_requests_minutes_and_dollars(remote: Remote)
     told = plain(result.stdout).replace("┃", " ")
     for word in ("requests 2", "sessions 124", "expected bars", "PUTs on S3 $0.0008", "S3 prices"):
         assert word in " ".join(told.split()), told
+    assert "up to" not in told
     assert "fetching the list of assets, as the lake has none" in plain(result.stderr)
 
 
@@ -1082,7 +1129,10 @@ def test_a_damaged_marker_of_the_lake_is_named(
 # --- the exchange ---
 
 
-def test_exchange_prints_its_address_answers_and_ends_with_ctrl_c() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_exchange_prints_its_address_answers_and_ends_in_order_by_a_signal(
+    number: signal.Signals,
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "datalake_assets", "exchange", "--port", "0", "--seed", "3"],
         env=environment(),
@@ -1102,7 +1152,7 @@ def test_exchange_prints_its_address_answers_and_ends_with_ctrl_c() -> None:
         )
         with urllib.request.urlopen(asking, timeout=30) as answer:
             assert "timestamp" in json.load(answer)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()

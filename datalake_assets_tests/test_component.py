@@ -19,13 +19,16 @@ from dagster.components.resolved.errors import ResolutionException
 from dagster.components.testing import create_defs_folder_sandbox
 
 import datalake_assets
+from datalake_assets.assets.failure import reason
+from datalake_assets.assets.lake_asset import lake_asset
 from datalake_assets.assets.session_ticks import DAILY_TICKS, MINUTE_TICKS
 from datalake_assets.automation.freshness import Freshness
 from datalake_assets.automation.jobs import ASSETS
 from datalake_assets.automation.runs import PURPOSE
+from datalake_assets.collection.errors import TruncatedError
 from datalake_assets.component import DatalakeComponent, attribute
 from datalake_assets.definitions import build_definitions
-from datalake_assets.names import OURS, RESOURCES, Names
+from datalake_assets.names import OURS, READER, RESOURCES, Names
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import SETTINGS, Settings, SettingsError
 from datalake_assets_tests.automation.world import SetClock, utc
@@ -310,6 +313,45 @@ def test_a_message_about_a_lake_with_a_name_gives_a_command_that_knows_the_name(
         "dg launch --assets sip/daily_ticks --partition 2024-07-03 --config-json "
         """'{"resources": {"sip_collector": {"config": {"repair": true}}}}'"""
     )
+
+
+def test_a_message_says_how_its_reader_sets_a_field_of_the_collector() -> None:
+    told = "set max_session_loss of the resource {} to 1 for one run, in the launchpad"
+    added = "add --max-session-loss 1 to `datalake collect`, or "
+
+    assert OURS.setting("max_session_loss", "1") == added + told.format("collector")
+    assert Names("sip").setting("max_session_loss", "1") == told.format("sip_collector")
+
+
+def test_a_message_says_how_its_reader_sets_a_field_of_an_asset() -> None:
+    told = "set max_loss of the asset {} to 1 for one run, in the launchpad"
+    added = "add --max-loss 1 to `datalake actions --sweep`, or "
+
+    assert OURS.setting("max_loss", "1") == added + told.format("corporate_actions")
+    sip = Names("sip", ("sip",))
+    assert sip.setting("max_loss", "1") == told.format("sip/corporate_actions")
+
+
+@pytest.mark.parametrize("setting", ["max_universe_loss", "max_loss"])
+@pytest.mark.parametrize(
+    "names", [OURS, Names("sip", ("sip",)), Names(ours=False)], ids=["ours", "sip", "unnamed"]
+)
+def test_an_answer_that_lacks_too_much_is_told_with_how_to_accept_it_in_this_lake(
+    names: Names, setting: str
+) -> None:
+    def failing() -> None:
+        raise TruncatedError("the list was not used", setting)
+
+    asset = lake_asset(dg.AssetKey("table"), names, "ticks")(failing)
+    made = dg.Definitions([asset], resources={names.of(READER): dg.mem_io_manager})
+    result = made.resolve_implicit_global_asset_job_def().execute_in_process(raise_on_error=False)
+
+    (event,) = result.filter_events(lambda event: event.is_step_failure)
+    assert reason(event) == (
+        f"the list was not used. If it is right, raise {setting} for one run\n"
+        f"To raise it, {names.setting(setting, '1')}"
+    )
+    assert ("`datalake " in reason(event)) is names.is_known
 
 
 def test_a_component_without_a_name_is_another_lake_than_that_of_the_environment() -> None:

@@ -20,6 +20,7 @@ from datalake_assets.actions.oddities import KINDS as ODDITIES
 from datalake_assets.actions.sweep import AHEAD, BEHIND, FIRST
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.writer import LakeWriter
+from datalake_assets.names import OURS
 from datalake_assets.resources import CollectorResource, EmbeddedExchangeResource, LakeResource
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
@@ -193,7 +194,10 @@ def test_a_run_that_fails_says_why_and_leaves_the_lake_as_it_was(bench: Bench) -
     result = bench.run()
 
     assert not result.success
-    assert "lacks 200 of the 200 known corporate actions" in failure(result, "corporate_actions")
+    told = failure(result, "corporate_actions")
+    assert "lacks 200 of the 200 known corporate actions" in told
+    assert "If it is right, raise max_loss for one run\n" in told
+    assert f"To raise it, {OURS.setting('max_loss', '1')}" in told
     assert {key: bench.lake.store.get(key) for key in bench.lake.store.list()} == before
     assert metadata(bench.run(max_loss=1.0))["vanished"] == 200
 

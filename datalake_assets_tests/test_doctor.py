@@ -653,7 +653,7 @@ WRONG_ROWS: dict[str, Any] = {
     "timestamps other than 2024-07-01 04:00:00+00:00": lambda: collected(
         MONDAY, table([bar("A", timestamp=market_calendar.session_stamp(WEEK[1]))])
     ),
-    "1 other sessions stand in its rows, such as 2024-07-02": lambda: collected(
+    "1 other session stands in its rows, such as 2024-07-02": lambda: collected(
         MONDAY,
         table([bar("A"), bar("B", WEEK[1], timestamp=market_calendar.session_stamp(MONDAY))]),
     ),
@@ -839,3 +839,41 @@ def test_incomplete_minutes_are_named_with_the_command_that_repairs_them(
     assert_repaired(result)
     assert minutes.incomplete() == []
     assert minutes.sessions() == DAYS[-2:]
+
+
+def test_minutes_that_are_turned_off_are_looked_at_and_not_counted(
+    minutes: LakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = minutes.session_key(DAYS[-1])
+    data = minutes.store.get(key)
+    standing = minutes.read(DAYS[-1])
+    ledger = Ledger(DAYS[-2], failed={"AUE": "HTTP 500"})
+    minutes.keep_incomplete(replace(standing, bars=empty(), ledger=ledger), [])
+    minutes.store.put(key, flipped(data, len(data) // 2, 3))
+    monkeypatch.delenv("DATALAKE_MINUTES")
+
+    result = doctor()
+
+    assert result.exit_code == 0
+    assert lines(result, "·") == ["minute bars: published sessions: 1 checked, 1 wrong"]
+    assert lines(result, "✗") == commands(result) == []
+    told = result.stdout.partition("not counted, as minute bars are turned off (DATALAKE_MINUTES)")
+    assert f"{minutes.store.url(key)}: it is damaged" in told[2]
+    assert "to retry" not in result.stdout
+    assert "--minutes" not in result.stdout
+    found = json.loads(doctor("--json").stdout)
+    assert (found["well"], found["minutes_to_repair"], found["failures"]) == (True, [], [])
+    (wrong,) = [one for one in found["examinations"] if one["defects"]]
+    assert (wrong["counted"], wrong["defects"][0]["repair"]) == (False, "")
+
+
+def test_dagsters_records_of_minutes_that_are_turned_off_are_not_compared(
+    minutes: LakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minutes.store.delete(minutes.session_key(DAYS[-1]))
+    assert doctor().exit_code == 1
+    monkeypatch.setenv("DATALAKE_MINUTES", "off")
+
+    result = doctor()
+
+    assert (result.exit_code, commands(result)) == (0, [])

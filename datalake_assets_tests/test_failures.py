@@ -61,6 +61,30 @@ def test_a_defect_keeps_its_class_in_the_records_and_loses_it_in_the_terminal() 
     assert reason(event) == "no such thing: x: y"
 
 
+def test_an_input_that_can_not_be_read_is_told_with_the_readers_error() -> None:
+    class Unreadable(dg.IOManager):
+        def handle_output(self, context: dg.OutputContext, obj: object) -> None: ...
+
+        def load_input(self, context: dg.InputContext) -> object:
+            try:
+                raise OSError(5, "Input/output error")
+            except OSError as error:
+                raise StoreError("can't read the table: restore it from a backup") from error
+
+    @dg.asset(ins={"table": dg.AssetIn(input_manager_key="reader")})
+    def of_a_user(table: object) -> None:
+        raise AssertionError("it has no input")
+
+    result = dg.materialize(
+        [dg.AssetSpec("table"), of_a_user],
+        resources={"reader": Unreadable()},
+        raise_on_error=False,
+    )
+
+    (event,) = result.filter_events(lambda event: event.is_step_failure)
+    assert reason(event) == "can't read the table: restore it from a backup"
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [

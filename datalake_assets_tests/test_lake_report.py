@@ -211,6 +211,12 @@ def test_the_pictures_of_the_coverage_are_in_the_text_itself(lake: LakeWriter) -
     assert [text.text for text in picture.iter() if text.get("class") == "year"] == ["2024"]
 
 
+def test_the_picture_of_one_session_is_told_in_the_singular(lake: LakeWriter) -> None:
+    told = metadata(run(lake, first=DAYS[-1]))
+
+    assert str(told["coverage"].value).startswith("![0 of 1 session is published](")
+
+
 @pytest.mark.parametrize("state", SessionState)
 def test_the_ui_shows_16_years_without_a_click(state: SessionState, lake: LakeWriter) -> None:
     """It hides markdown of 1,000 characters and more behind one."""

@@ -43,7 +43,7 @@ from datalake_assets.lambda_handler import (
     Request,
     SymbolRange,
     _brief,
-    _dataset_of,
+    _served,
     lambda_handler,
     workers,
 )
@@ -372,8 +372,17 @@ MORNING = datetime(2024, 7, 5, 12, tzinfo=UTC)
         (EVENT | {"symbols": ["../AAPL"]}, "not valid: '../AAPL'"),
         (EVENT | {"symbols": ["AAPL#", "MSFT"]}, "not valid: 'AAPL#'"),
         (EVENT | {"symbols": [""]}, "at least one symbol"),
-        (EVENT | {"thresholds": 0.9}, "`thresholds` must be an object of success_rate, coverage"),
-        (EVENT | {"thresholds": {"succes_rate": 0.9}}, "`thresholds` must be an object of"),
+        (EVENT | {"thresholds": 0.9}, "of daily bars must be an object of success_rate, coverage"),
+        (EVENT | {"thresholds": {"succes_rate": 0.9}}, "of daily bars must be an object of"),
+        (EVENT | {"thresholds": {"contradicted": 0.1}}, "of daily bars must be an object of"),
+        (
+            EVENT | {"dataset": "minute", "thresholds": {"contradicted": 1.1}},
+            "`thresholds.contradicted` must be a number from 0 to 1, not 1.1",
+        ),
+        (
+            EVENT | {"dataset": "minute", "thresholds": {"a": 1}},
+            "of minute bars must be an object of success_rate, coverage",
+        ),
         (EVENT | {"thresholds": {"coverage": "0.9"}}, "`thresholds.coverage` must be a number"),
         (EVENT | {"thresholds": {"coverage": True}}, "`thresholds.coverage` must be a number"),
         (EVENT | {"thresholds": {"coverage": -0.01}}, "must be a number from 0 to 1, not -0.01"),
@@ -404,7 +413,7 @@ def test_a_good_event_is_read_as_it_stands() -> None:
 
     assert (found.session, found.symbols) == (DAY, ("AAPL", "BRK.B"))
     assert found.thresholds == {"coverage": 0, "row_ratio": 1}
-    assert (found.dataset, found.part) == ("daily", None)
+    assert (found.dataset, found.part, found.newest) == ("daily", None, False)
 
 
 def test_a_range_of_an_event_has_both_of_its_ends() -> None:
@@ -859,15 +868,54 @@ def test_minutes_of_extended_hours_are_not_asked_for_before_they_are_served(
     at = datetime.fromisoformat(now).replace(tzinfo=UTC)
     request = Request.of(MINUTES, at)
 
-    def dataset() -> Dataset:
-        return _dataset_of(request, Settings.load({"DATALAKE_MINUTES": "extended"}), at)
+    def served() -> tuple[Request, Dataset]:
+        return _served(request, Settings.load({"DATALAKE_MINUTES": "extended"}), at)
 
     if good:
-        assert dataset() is EXTENDED_MINUTE
+        assert served() == (request, EXTENDED_MINUTE)
     else:
         # A half day: extended hours end at 17:00 in New York.
         with pytest.raises(EventError, match="are served from 2024-07-03 21:16 UTC"):
-            dataset()
+            served()
+
+
+@pytest.mark.parametrize(
+    ("now", "minutes", "session"),
+    [
+        ("2024-07-03T17:15:59", "regular", "2024-07-02"),
+        ("2024-07-03T17:16:00", "regular", "2024-07-03"),
+        ("2024-07-03T21:15:59", "extended", "2024-07-02"),
+        ("2024-07-03T21:16:00", "extended", "2024-07-03"),
+    ],
+)
+def test_the_newest_minutes_are_those_of_the_last_session_whose_hours_are_served(
+    now: str, minutes: str, session: str
+) -> None:
+    at = datetime.fromisoformat(now).replace(tzinfo=UTC)
+    settings = Settings.load({"DATALAKE_MINUTES": minutes})
+
+    request, _ = _served(Request.of(MINUTES | {"session": "newest"}, at), settings, at)
+
+    assert str(request.session) == session
+
+
+def test_the_thresholds_of_minute_bars_decide_what_is_published(
+    world: World, minutes: LakeWriter
+) -> None:
+    # More was traded in the minutes than on the day: the daily bars contradict most symbols.
+    daily = world.lake.read(DAY)
+    position = daily.bars.schema.get_field_index("volume")
+    half = pc.divide(daily.bars["volume"], 2)
+    bars = daily.bars.set_column(position, daily.bars.schema.field("volume"), half)
+    world.lake.store.delete(world.lake.session_key(DAY))
+    world.lake.publish(replace(daily, bars=bars), [])
+
+    status, body = invoke(MINUTES)
+    (told,) = (each for each in body["audit"] if each["rule"] == "against_daily")
+    assert (status, told["verdict"], minutes.sessions()) == (207, "fail", [])
+
+    status, body = invoke(MINUTES | {"thresholds": {"contradicted": 1.0}})
+    assert (status, minutes.sessions()) == (200, [DAY])
 
 
 def test_a_whole_session_that_did_not_pass_is_mended_by_the_range_whose_bars_were_wrong(

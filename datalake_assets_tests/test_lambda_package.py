@@ -241,8 +241,29 @@ def test_the_environment_of_the_template_is_a_legal_one_and_its_keys_are_referen
         name: re.sub(r"\$\{(\w+)\}", lambda found: defaults[found[1]].lower(), value)
         for name, value in variables.items()
     }
-    filled["ALPACA_REQUESTS_PER_MINUTE"] = defaults[variables["ALPACA_REQUESTS_PER_MINUTE"]]
-    assert Settings.load(filled).lake_uri == "s3://bucket/datalake"
+    filled |= {name: defaults[value] for name, value in variables.items() if value in defaults}
+    settings = Settings.load(filled)
+    assert settings.lake_uri == "s3://bucket/datalake"
+    assert (settings.requests_per_minute, settings.minutes) == (200, "off")
+    assert settings.minute_symbols is None
+
+
+def test_the_template_offers_the_minute_bars_that_the_settings_have() -> None:
+    parameters = template()["Parameters"]
+    variables = function()["Environment"]["Variables"]
+
+    assert parameters[variables["DATALAKE_MINUTES"]]["AllowedValues"] == [
+        "off",
+        "regular",
+        "extended",
+    ]
+    symbols = parameters[variables["DATALAKE_MINUTE_SYMBOLS"]]
+    assert re.fullmatch(symbols["AllowedPattern"], "AAPL,BRK.B")
+    for minutes in ("off", "regular", "extended"):
+        told = {"DATALAKE_MINUTES": minutes, "DATALAKE_MINUTE_SYMBOLS": "AAPL,BRK.B"}
+        settings = Settings.load(told)
+        assert settings.minutes == minutes
+        assert settings.read_symbols(minutes=True) == ("AAPL", "BRK.B")
 
 
 def test_its_role_may_do_what_the_lake_needs_and_no_more() -> None:
@@ -273,7 +294,11 @@ def test_its_schedule_is_a_comment_that_is_right_when_it_is_none() -> None:
     start = lines.index("      # Events:")
     active = "\n".join(["", *(f"      {line[8:]}" for line in lines[start:]), ""])
 
-    (event,) = function(head + active + tail)["Events"].values()
-    request = Request.of(json.loads(event["Properties"]["Input"]), datetime.now(UTC))
-    assert request.session <= datetime.now(UTC).date()
-    assert event["Properties"]["ScheduleExpressionTimezone"] == "America/New_York"
+    now, asked = datetime.now(UTC), []
+    for event in function(head + active + tail)["Events"].values():
+        request = Request.of(json.loads(event["Properties"]["Input"]), now)
+        assert request.session <= now.date()
+        assert request.newest
+        assert event["Properties"]["ScheduleExpressionTimezone"] == "America/New_York"
+        asked.append(request.dataset)
+    assert asked == ["daily", "minute"]

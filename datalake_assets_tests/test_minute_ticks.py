@@ -112,6 +112,29 @@ def test_every_rule_of_minutes_is_a_check_with_its_numbers(
     assert number(found["success_rate"], "threshold") == 0.99
 
 
+def test_a_check_over_several_sessions_says_which_have_nothing_to_compare_with(
+    bench: Workbench,
+) -> None:
+    bench.settings = dict(REGULAR)
+    bench.market = Market(names(20))
+    nothing = "unknown: the lake has no daily bars of this session"
+    alone = checks(bench.run(MONDAY, job=JOB), ASSET)["against_daily"]
+    assert (alone.passed, alone.description) == (True, nothing)
+
+    none = checks(bench.run(MONDAY, WEDNESDAY, job=JOB), ASSET)["against_daily"]
+    assert bench.run(TUESDAY, WEDNESDAY).success
+    some = checks(bench.run(MONDAY, WEDNESDAY, job=JOB), ASSET)["against_daily"]
+    assert bench.run(MONDAY).success
+    all_ = checks(bench.run(MONDAY, WEDNESDAY, job=JOB), ASSET)["against_daily"]
+
+    assert none.passed
+    assert none.description == f"{nothing} ({MONDAY} and 2 more sessions)"
+    assert some.description == f"2 of 3 sessions pass; {nothing} ({MONDAY})"
+    assert all_.description == "all 3 sessions pass"
+    unknown = [number(check, "sessions_unknown") for check in (alone, none, some, all_)]
+    assert unknown == [1, 3, 1, 0]
+
+
 def test_a_run_over_a_range_has_a_materialization_for_each_session(
     bench: Workbench, minutes: LakeWriter
 ) -> None:
@@ -191,7 +214,7 @@ def test_a_backfill_collects_only_what_is_not_published(
 
     assert result.success
     assert {day for _, day in asked(bench)} == {MONDAY, WEDNESDAY}
-    assert "1 of 3 sessions are published already" in logged(bench, result)
+    assert "1 of 3 sessions is published already" in logged(bench, result)
 
 
 def test_a_retry_of_a_failed_run_collects_only_what_that_one_did_not_publish(
@@ -288,7 +311,9 @@ def test_the_regular_hours_do_not_take_the_place_of_the_extended_ones(
 
     for result in refused, repaired:
         assert not result.success
-        assert "published with the minutes of extended hours" in failure(result, "minute_ticks")
+        told = failure(result, "minute_ticks")
+        assert "published with the minutes of extended hours" in told
+        assert "add --max-session-loss 1 to `datalake collect`, or set max_session_loss" in told
     assert skipped.success
     assert asked(bench) == set()
     assert minutes.read(WEDNESDAY).provenance.hours == "extended"
@@ -379,7 +404,7 @@ def test_minutes_are_planned_collected_and_backfilled_by_the_commands_of_daily_b
     assert "against_daily" in collected.stdout
     planned = invoke("plan", "--minutes", "--from", first, "--to", last, "--missing", "--json")
     cost = json.loads(planned.stdout)
-    assert cost["sessions"] == 2
+    assert (cost["sessions"], cost["sessions_unknown"]) == (2, 0)
 
     backfilled = invoke("backfill", "--minutes", "--from", first, "--to", last)
 
@@ -390,6 +415,20 @@ def test_minutes_are_planned_collected_and_backfilled_by_the_commands_of_daily_b
     nothing = invoke("backfill", "--minutes", "--from", first, "--to", last)
     assert nothing.exit_code == 0
     assert "nothing to collect" in plain(nothing.stdout)
+
+
+def test_a_plan_without_daily_bars_tells_a_maximum_as_such(lake: LakeFiles) -> None:
+    first, *_, last = map(str, DAYS)
+
+    told = plain(invoke("plan", "--minutes", "--from", first, "--to", last).stdout)
+
+    cost = json.loads(invoke("plan", "--minutes", "--from", first, "--to", last, "--json").stdout)
+    assert cost["bars"] == cost["bars_at_most"]
+    assert cost["sessions_unknown"] == 3
+    assert f"expected bars up to {cost['bars']:,} " in told
+    assert "size of the sessions up to" in told
+    assert "objects 3 " in told
+    assert "no daily bars to estimate 3 of 3 sessions by" in told
 
 
 def test_a_session_that_is_broken_fails_with_its_repair_and_is_mended_by_it(

@@ -27,11 +27,11 @@ from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.exchange.truth import minute_table
 from datalake_assets.lake.restatements import Restatements
 from datalake_assets.lake.writer import LakeWriter
-from datalake_assets.pipeline.density import by_daily_bars
+from datalake_assets.pipeline.density import by_daily_bars, estimated
 from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
-from datalake_assets.storage.store import open_store
+from datalake_assets.storage.store import Store, open_store
 from datalake_assets_tests.fakes import FakeClock
 
 HALF_DAY = date(2024, 7, 3)
@@ -328,6 +328,33 @@ def test_what_a_later_collection_changed_is_logged_minute_by_minute(
     assert Restatements(lake.store).sessions() == [], "daily bars have a log of their own"
 
 
+class _Noting(Store):
+    """A store that notes of which files the end is read."""
+
+    noted: list[str]
+
+    def tail(self, key: str, length: int) -> bytes:
+        self.noted.append(key)
+        return super().tail(key, length)
+
+
+def test_a_range_reads_the_footer_of_each_session_before_once(
+    server: ExchangeServer, listed: tuple[str, ...], lake: LakeWriter
+) -> None:
+    before = market_calendar.previous_sessions(DAYS[1], 5)
+    for dataset in (DAILY, MINUTE):
+        collect(server, lake.of(dataset), listed[:20], [*before, *DAYS[1:]])
+    minutes = lake.of(MINUTE)
+    # Collected again: what stands there of these was not collected by this run.
+    store: Any = minutes.store
+    store.__class__, store.noted = _Noting, []
+
+    outcomes = collect(server, minutes, listed[:20], DAYS[1:])
+
+    assert all(findings(each)["complete_minutes"].value is not None for each in outcomes.values())
+    assert store.noted == [minutes.session_key(day) for day in [*before, DAYS[1]]]
+
+
 def test_pages_are_packed_by_the_trades_of_the_day(
     server: ExchangeServer, listed: tuple[str, ...], daily: LakeWriter
 ) -> None:
@@ -349,6 +376,14 @@ def test_pages_are_packed_by_the_trades_of_the_day(
     assert by_daily_bars(daily, MINUTE)([DAY])("NEVERASKED") == 390
     silent = next(iter(daily.read(DAY).ledger.no_print))
     assert by_daily_bars(daily, MINUTE)([DAY])(silent) == 0
+
+
+def test_minutes_are_estimated_of_sessions_up_to_a_week_after_daily_bars(daily: LakeWriter) -> None:
+    *_, fifth, sixth = days = market_calendar.sessions(DAYS[-1], date(2024, 7, 15))[:7]
+    assert estimated(daily, days) == set(days) - {sixth}
+    assert by_daily_bars(daily, MINUTE)([sixth])("NEVERASKED") == 390
+    busiest = next(iter(daily.read(DAYS[-1]).ledger.present))
+    assert by_daily_bars(daily, MINUTE)([fifth])(busiest) < 390
 
 
 def test_without_daily_bars_the_minutes_are_published_and_what_is_unknown_is_said(

@@ -5,6 +5,7 @@ ledger tells what it lacks and a repair brings exactly that.
 import csv
 import gzip
 import importlib.util
+import signal
 import threading
 import time
 from collections import Counter
@@ -43,12 +44,18 @@ from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.coverage import coverage
 from datalake_assets.lake.fingerprint import Fingerprint
 from datalake_assets.lake.session_file import Session
-from datalake_assets.lake.writer import LakeWriter, Prepared
-from datalake_assets.pipeline.publication import CollectionOptions, Origin, Outcome, Publication
+from datalake_assets.lake.writer import LakeWriter, StoredSession, Written
+from datalake_assets.pipeline.publication import (
+    CollectionOptions,
+    Origin,
+    Outcome,
+    Publication,
+    tell_each,
+)
 from datalake_assets.sources.alpaca import Account, AlpacaSource
 from datalake_assets.sources.transport import Timeouts
 from datalake_assets.storage import layout
-from datalake_assets.storage.store import Store, StoreError, open_store
+from datalake_assets.storage.store import ChangedError, Store, StoreError, open_store
 from datalake_assets_tests.collection.tables import bar, every, names, table
 from datalake_assets_tests.fakes import FakeClock, ScriptedSource
 from datalake_assets_tests.lake.files import alike_but_for
@@ -482,41 +489,67 @@ def test_two_repairs_that_answer_at_the_same_moment_are_merged(uri: str) -> None
     assert_whole(lake)
 
 
-# Sessions are encoded while others are audited
+# Sessions are published while others are audited
 
 
-class Encoding(LakeWriter):
-    """A lake in which something happens before a session is encoded."""
+class Publishing(LakeWriter):
+    """A lake in which something happens before a session is encoded and written."""
 
     def __init__(self, store: Store, before: Callable[[date], object]) -> None:
         super().__init__(store)
         self._before = before
 
-    def prepare(
-        self, session: Session, findings: Sequence[Finding], hashed: Fingerprint | None = None
-    ) -> Prepared:
+    def publish(
+        self,
+        session: Session,
+        findings: Sequence[Finding],
+        replacing: StoredSession | None = None,
+        hashed: Fingerprint | None = None,
+        *,
+        fresh: bool = False,
+    ) -> Written:
         self._before(session.ledger.session)
-        return super().prepare(session, findings, hashed)
+        return super().publish(session, findings, replacing, hashed, fresh=fresh)
 
 
-def test_sessions_are_written_in_their_order_however_long_each_takes_to_encode() -> None:
-    def unhurried(day: date) -> None:
-        time.sleep(0.05 if day in DAYS[::3] else 0)
+def told_until(
+    error: type[BaseException], lake: LakeWriter, fetch: Fetch, clock: FakeClock | None = None
+) -> list[date]:
+    """The sessions of `DAYS` that are told before the collection ends with an error."""
+    clock = clock or FakeClock()
+    publication = Publication(dict.fromkeys(DAYS, SYMBOLS), lake, how(clock))
+    outcomes = publication.run(fetch, Origin("test", DAYS[-1], "run"), clock=clock)
+    told: list[date] = []
+    with pytest.raises(error):
+        told.extend(outcome.ledger.session for outcome in outcomes)
+    return told
 
-    store = WatchedStore(new_lake().store)
+
+def test_sessions_are_told_in_their_order_however_long_each_takes_to_write() -> None:
+    second_is_there = threading.Event()
+
+    def first_waits(day: date) -> None:
+        assert day != DAYS[0] or second_is_there.wait(60)
+
+    def written(verb: str, key: str) -> None:
+        if key == layout.session_key(DAYS[1]):
+            second_is_there.set()
+
+    store = WatchedStore(new_lake().store, after=written)
     source = ScriptedSource(every(SYMBOLS, DAYS))
-    outcomes = collect(Encoding(store, unhurried), source, dict.fromkeys(DAYS, SYMBOLS))
+    outcomes = collect(Publishing(store, first_waits), source, dict.fromkeys(DAYS, SYMBOLS))
     assert list(outcomes) == DAYS
-    written = [key for verb, key in store.written if verb == "replace"]
-    assert written == [layout.session_key(day) for day in DAYS]
+    assert sorted(key for verb, key in store.written if verb == "replace") == [
+        layout.session_key(day) for day in DAYS
+    ]
     # Each is held against those before it, though they were not written yet.
-    assert {finding(outcome, "coverage").value for outcome in outcomes.values()} == {None, 1.0}
-    assert finding(outcomes[DAYS[1]], "coverage").value == 1.0
+    assert finding(outcomes[DAYS[0]], "coverage").value is None
+    assert {finding(outcomes[day], "coverage").value for day in DAYS[1:]} == {1.0}
 
 
 @pytest.mark.parametrize("error", [StoreError("no space left"), MemoryError()])
 @pytest.mark.parametrize("broken", [0, 2, 6])
-def test_a_session_that_cannot_be_encoded_costs_none_of_those_before_it_and_no_answer(
+def test_a_session_that_cannot_be_written_costs_no_other_and_no_answer(
     broken: int, error: Exception
 ) -> None:
     def fails(day: date) -> None:
@@ -525,9 +558,10 @@ def test_a_session_that_cannot_be_encoded_costs_none_of_those_before_it_and_no_a
 
     lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
     wanted, clock = dict.fromkeys(DAYS, SYMBOLS), FakeClock()
-    with pytest.raises(type(error)):
-        collect(Encoding(lake.store, fails), source, wanted, clock=clock)
-    assert (lake.sessions(), lake.incomplete()) == (DAYS[:broken], DAYS[broken:])
+    told = told_until(type(error), Publishing(lake.store, fails), source, clock)
+    assert told[:broken] == DAYS[:broken]
+    # Whoever reads the outcomes is told of each that is published, before the error.
+    assert (lake.sessions(), lake.incomplete()) == (told, [day for day in DAYS if day not in told])
     requests = len(source.requests)
     collect(lake, source, wanted, repair=True, clock=clock)
     assert (lake.sessions(), lake.incomplete()) == (DAYS, [])
@@ -536,17 +570,117 @@ def test_a_session_that_cannot_be_encoded_costs_none_of_those_before_it_and_no_a
 
 def test_a_session_that_cannot_be_looked_for_is_told_when_its_turn_comes() -> None:
     lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
-    lost = frozenset(SYMBOLS[:1])  # so that what is published of it is looked for at once
+    lost = frozenset(SYMBOLS[:1])  # so that what is published of it is waited for at once
 
     def fails(day: date) -> None:
         if day == DAYS[3]:
             raise StoreError("no connection")
 
+    failing = without(source, lost, GONE)
     with pytest.raises(StoreError, match="no connection"):
-        collect(
-            Encoding(lake.store, fails), without(source, lost, GONE), dict.fromkeys(DAYS, SYMBOLS)
-        )
-    assert (lake.sessions(), lake.incomplete()) == (DAYS[:3], DAYS[3:])
+        collect(Publishing(lake.store, fails), failing, dict.fromkeys(DAYS, SYMBOLS))
+    assert lake.sessions()[:3] == DAYS[:3]
+    assert DAYS[3] in lake.incomplete()
+    assert sorted([*lake.sessions(), *lake.incomplete()]) == DAYS
+
+
+@pytest.mark.parametrize(("failures", "good"), [(1, True), (2, False)])
+def test_a_session_that_cannot_be_read_ahead_is_read_once_more_when_its_turn_comes(
+    failures: int, good: bool
+) -> None:
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS, DAYS)), FakeClock()
+    wanted = dict.fromkeys(DAYS, SYMBOLS)
+    collect(lake, without(source, frozenset(LOST), GONE), wanted, clock=clock)
+    assert lake.incomplete() == DAYS
+    clock.advance(60)
+    looked: list[date] = []
+
+    class Unsteady(LakeWriter):
+        def stored(self, day: date) -> StoredSession | None:
+            looked.append(day)
+            # The first look is before anything is asked.
+            if day == DAYS[3] and 1 < looked.count(day) <= 1 + failures:
+                raise StoreError("no connection")
+            return super().stored(day)
+
+    def repaired() -> None:
+        collect(Unsteady(lake.store), source, wanted, repair=True, clock=clock)
+
+    if good:
+        repaired()
+        assert (lake.sessions(), lake.incomplete()) == (DAYS, [])
+    else:
+        with pytest.raises(StoreError, match="no connection"):
+            repaired()
+        assert (lake.sessions(), lake.incomplete()) == (DAYS[:3], DAYS[3:])
+    assert looked.count(DAYS[3]) == 3 + (not good)  # and once more to keep what was answered
+
+
+def test_an_interruption_waits_for_what_is_being_written_and_tells_of_it() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
+    begun, interrupted = threading.Event(), threading.Event()
+
+    def second_is_slow(day: date) -> None:
+        if day == DAYS[1]:
+            begun.set()
+            assert interrupted.wait(60)
+        elif day == DAYS[0]:
+            assert begun.wait(60)
+            interrupted.set()
+            raise KeyboardInterrupt  # as it reaches whoever waits for the first
+
+    told = told_until(KeyboardInterrupt, Publishing(lake.store, second_is_slow), source)
+    assert DAYS[1] in told
+    assert (lake.sessions(), lake.incomplete()) == (told, [day for day in DAYS if day not in told])
+
+
+def test_an_interruption_while_a_session_with_lost_symbols_is_written_tells_of_it_too() -> None:
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupts(day: date) -> None:
+        if day == DAYS[2]:
+            time.sleep(0.1)  # by now the run waits for this session, of which symbols are lost
+            signal.pthread_kill(main, signal.SIGINT)
+
+    failing = without(source, frozenset(SYMBOLS[:1]), GONE)
+    told = told_until(KeyboardInterrupt, Publishing(lake.store, interrupts), failing)
+    assert DAYS[2] in told
+    assert (lake.sessions(), lake.incomplete()) == (told, [day for day in DAYS if day not in told])
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_who_is_interrupted_while_telling_is_told_of_what_was_published_by_then(
+    failures: int,
+) -> None:
+    fourth_is_there = threading.Event()
+
+    def written(verb: str, key: str) -> None:
+        if key == layout.session_key(DAYS[3]):
+            fourth_is_there.set()
+
+    lake, source = new_lake(), ScriptedSource(every(SYMBOLS, DAYS))
+    publication = Publication(
+        dict.fromkeys(DAYS, SYMBOLS), LakeWriter(WatchedStore(lake.store, after=written)), how()
+    )
+    outcomes = publication.run(source, Origin("test", MONDAY, "run"), clock=FakeClock())
+    told: list[date] = []
+
+    def tell(outcome: Outcome) -> None:
+        told.append(outcome.ledger.session)
+        if len(told) <= failures:
+            assert fourth_is_there.wait(60)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tell_each(outcomes, tell)
+    assert sorted([*lake.sessions(), *lake.incomplete()]) == DAYS
+    if failures == 1:
+        assert DAYS[3] in told
+        assert told == lake.sessions()
+    else:
+        assert told == DAYS[:2]  # who is interrupted once more wants to end
 
 
 def test_what_somebody_else_published_meanwhile_is_known_to_the_sessions_after_it() -> None:
@@ -561,8 +695,69 @@ def test_what_somebody_else_published_meanwhile_is_known_to_the_sessions_after_i
     outcomes = collect(watched, failing, dict.fromkeys(DAYS[:3], SYMBOLS), clock=clock)
     assert interlude.happened
     assert outcomes[MONDAY].ledger.present == SYMBOLS  # with the other's bar
-    # So a bar of it is expected of the sessions after it, also of those audited by then.
+    # So a bar of it is expected of the sessions after it.
     assert [finding(outcomes[day], "coverage").value for day in DAYS[1:3]] == [0.995, 0.995]
+
+
+class Counting(Store):
+    """A store that counts what it is asked for, by verb."""
+
+    def __init__(self, store: Store) -> None:
+        vars(self).update(vars(store))
+        self.asked: Counter[str] = Counter()
+
+    def get_versioned(self, key: str) -> tuple[bytes, str]:
+        self.asked["get"] += 1
+        return super().get_versioned(key)
+
+    def delete(self, key: str) -> None:
+        self.asked["delete"] += 1
+        super().delete(key)
+
+
+@pytest.mark.parametrize("count", [15, 16, 17])
+def test_many_new_sessions_are_looked_for_in_the_list_of_the_lake(count: int) -> None:
+    days = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 31))[:count]
+    store = Counting(new_lake().store)
+    bars = every(SYMBOLS, days)
+    outcomes = collect(LakeWriter(store), ScriptedSource(bars), dict.fromkeys(days, SYMBOLS))
+    assert all(outcome.published for outcome in outcomes.values())
+    assert store.asked == ({} if count >= 16 else {"get": count, "delete": count})
+
+
+def test_a_session_published_since_the_lake_was_listed_is_compared_and_stays_told() -> None:
+    days = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 31))[:16]
+    lake, clock, bars = new_lake(), FakeClock(), every(SYMBOLS, days)
+    source = ScriptedSource(bars)
+    publication = Publication(dict.fromkeys(days, SYMBOLS), lake, how(clock))
+    clock.advance(60)
+    collect(lake, without(source, frozenset(SYMBOLS[:1]), GONE), {days[0]: SYMBOLS}, clock=clock)
+    waiting = lake.store.get(layout.session_key(days[0]))
+    lake.store.put(layout.incomplete_key(days[0]), waiting)
+    clock.advance(60)
+    told = list(publication.run(source, Origin("test", days[-1], "run"), clock=clock))
+    assert [outcome.published for outcome in told] == [True] * 16
+    assert told[0].written is not None
+    assert told[0].written.changed("added") == 1
+    assert told[1].written is not None
+    assert told[1].written.changes is None
+    assert (lake.sessions(), lake.incomplete()) == (days, [])
+    assert lake.read(days[0]).ledger.present == SYMBOLS
+
+
+def test_what_waits_of_a_session_since_the_lake_was_listed_goes_when_it_is_published() -> None:
+    days = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 31))[:16]
+    lake, clock, source = new_lake(), FakeClock(), ScriptedSource(every(SYMBOLS, days))
+    publication = Publication(dict.fromkeys(days, SYMBOLS), lake, how(clock))
+    clock.advance(60)
+    failing = without(source, frozenset(SYMBOLS[:20]), GONE)
+    collect(lake, failing, {days[0]: SYMBOLS}, clock=clock)
+    assert lake.incomplete() == days[:1]
+    clock.advance(60)
+    for _ in publication.run(source, Origin("test", days[-1], "run"), clock=clock):
+        pass
+    assert (lake.sessions(), lake.incomplete()) == (days, [])
+    assert coverage(lake, days).to_repair == []
 
 
 def test_a_repair_whose_session_another_repair_wrote_goes_on_from_there() -> None:
@@ -582,6 +777,25 @@ def test_a_repair_whose_session_another_repair_wrote_goes_on_from_there() -> Non
     assert list(outcomes) == DAYS[:4]
     assert (lake.sessions(), lake.incomplete()) == (DAYS[:4], [])
     assert [lake.read(day).ledger.present for day in DAYS[:4]] == [SYMBOLS] * 4
+
+
+def test_a_session_that_is_audited_again_forgets_none_that_are_being_published() -> None:
+    days = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 31))[:17]
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS, days)), FakeClock()
+    wanted = dict.fromkeys(days, SYMBOLS)
+    collect(lake, without(source, frozenset(SYMBOLS[:20]), GONE), wanted, clock=clock)
+    clock.advance(60)
+    turns = Counter[date]()
+
+    def once_too_late(day: date) -> None:
+        turns[day] += 1
+        if day == days[0] and turns[day] == 1:
+            raise ChangedError("another repair wrote it")
+
+    noting = NotingPublishing(lake.store, once_too_late)
+    collect(noting, source, wanted, repair=True, clock=clock)
+    assert turns[days[0]] == 2
+    assert not set(days).intersection(noting.noted), "what this run published is known to it"
 
 
 def test_a_repair_also_mends_a_session_that_was_published_with_a_few_failures() -> None:
@@ -703,9 +917,17 @@ class Noting(LakeWriter):
         super().__init__(store)
         self.noted: list[date] = []
 
-    def printed(self, days: Iterable[date]) -> dict[date, frozenset[str]]:
+    def printed(self, days: Iterable[date]) -> dict[date, Mapping[str, int]]:
         self.noted += (asked := list(days))
         return super().printed(asked)
+
+
+class NotingPublishing(Noting, Publishing):
+    """Both."""
+
+    def __init__(self, store: Store, before: Callable[[date], object]) -> None:
+        Publishing.__init__(self, store, before)
+        self.noted = []
 
 
 def test_a_range_reads_only_what_lies_before_it_and_each_session_once() -> None:
@@ -842,7 +1064,7 @@ class Interrupting(Display):
 
 
 @contextmanager
-def stuck_after(fetch: Fetch, requests: int, clock: FakeClock | None = None) -> Iterator[Fetch]:
+def stuck_after(fetch: Fetch, requests: int, clock: FakeClock) -> Iterator[Fetch]:
     """The source, silent from this request on: until the end of the block.
 
     Time passes with each request that it is silent to, or nobody would look how far it is.
@@ -856,8 +1078,7 @@ def stuck_after(fetch: Fetch, requests: int, clock: FakeClock | None = None) -> 
             asked += 1
             silent = asked > requests
         if silent:
-            if clock:
-                clock.advance(1.0)
+            clock.advance(1.0)
             over.wait(60)
             raise StoppedError("nobody waits for it any more")
         return fetch(symbols, first, last, token)
@@ -896,9 +1117,9 @@ def test_an_interrupted_collection_keeps_what_was_answered_and_a_repair_brings_t
 
 
 def test_an_interruption_before_any_answer_leaves_the_lake_as_it_was() -> None:
-    lake, source = new_lake(), ScriptedSource(every(SYMBOLS))
-    with stuck_after(source, 0) as stuck, pytest.raises(KeyboardInterrupt):
-        collect(lake, stuck, {MONDAY: SYMBOLS}, display=Interrupting(0))
+    lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS)), FakeClock()
+    with stuck_after(source, 0, clock) as stuck, pytest.raises(KeyboardInterrupt):
+        collect(lake, stuck, {MONDAY: SYMBOLS}, display=Interrupting(0), clock=clock)
     assert lake.sessions() == lake.incomplete() == []
 
 
@@ -993,16 +1214,16 @@ def test_a_half_collected_second_look_takes_nothing_of_an_older_incomplete_one()
 
 def test_who_stops_reading_the_outcomes_loses_no_answer() -> None:
     lake, source, clock = new_lake(), ScriptedSource(every(SYMBOLS, DAYS)), FakeClock()
-    publication = Publication(dict.fromkeys(DAYS[:4], SYMBOLS), lake, how(clock))
+    publication = Publication(dict.fromkeys(DAYS, SYMBOLS), lake, how(clock))
     outcomes = publication.run(source, Origin("test", MONDAY, "run"), clock=clock)
     assert isinstance(outcomes, Iterator)
     assert next(outcomes).ledger.session == DAYS[0]
     outcomes.close()  # type: ignore[attr-defined]
-    assert lake.sessions() == DAYS[:1]
-    assert lake.incomplete() == DAYS[1:4]
+    assert DAYS[0] in lake.sessions()
+    assert sorted([*lake.sessions(), *lake.incomplete()]) == DAYS
     requests = len(source.requests)
-    collect(lake, source, dict.fromkeys(DAYS[:4], SYMBOLS), repair=True, clock=clock)
-    assert lake.sessions() == DAYS[:4]
+    collect(lake, source, dict.fromkeys(DAYS, SYMBOLS), repair=True, clock=clock)
+    assert lake.sessions() == DAYS
     assert len(source.requests) == requests
 
 
@@ -1027,7 +1248,7 @@ def test_a_stop_from_outside_is_no_error_but_an_incomplete_session() -> None:
                 stop.set()
 
     publication = Publication({MONDAY: SYMBOLS}, lake, how(clock))
-    with stuck_after(ScriptedSource(every(SYMBOLS)), 100) as stuck:
+    with stuck_after(ScriptedSource(every(SYMBOLS)), 100, clock) as stuck:
         (outcome,) = publication.run(
             stuck, Origin("test", MONDAY, "run"), display=Stopping(), stop=stop, clock=clock
         )

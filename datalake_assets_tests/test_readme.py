@@ -29,6 +29,7 @@ from datalake_assets.cli import COMMANDS, load
 from datalake_assets.collection.audit import RULES
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.minute_audit import MINUTE_RULES
+from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import State
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.lake import Lake
@@ -670,14 +671,24 @@ def messages() -> frozenset[str]:
     for path in (ROOT / "datalake_assets").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                parts = [
-                    part.value if isinstance(part, ast.Constant) else PLACEHOLDER
-                    for part in node.values
-                ]
-                found.add("".join(map(str, parts)))
+                found.add("".join(map(_as_said, node.values)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)
     return frozenset(found)
+
+
+def _as_said(part: ast.expr) -> str:
+    """A piece of a text: itself, or the mark. A count's noun and its verb are in the plural."""
+    match part:
+        case ast.Constant(value=text):
+            return str(text)
+        case ast.FormattedValue(
+            value=ast.Call(func=ast.Name(id="many"), args=[_, ast.Constant(value=str(thing))])
+        ):
+            return many(0, thing).replace("0", PLACEHOLDER)
+        case ast.FormattedValue(value=ast.Call(func=ast.Name(id="verb"), args=[_, *forms])):
+            return str(forms[1].value) if forms and isinstance(forms[1], ast.Constant) else "are"
+    return PLACEHOLDER
 
 
 def occurs(quoted: str) -> bool:

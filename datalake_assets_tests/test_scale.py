@@ -31,8 +31,8 @@ def tables() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def month() -> list[Simulated]:
-    """Each case of the simulation, run."""
-    return [scale.simulate(*case) for case in CASES]
+    """Every third case of the simulation, run: each takes three seconds."""
+    return [scale.simulate(*case) for case in CASES[::3]]
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -47,12 +47,13 @@ def test_the_simulation_comes_out_as_the_page_has_it(month: list[Simulated]) -> 
     rows = re.findall(r"^\| \d.* \|$", section("Threads"), re.MULTILINE)
     told = [[float(re.sub(r"[,% ]", "", cell)) for cell in row.split("|")[1:-1]] for row in rows]
 
-    assert len(told) == len(month)
-    for cells, done in zip(told, month, strict=True):
-        limit, latency, law, threads, requests, minutes, foretold, used, most = cells
-        assert (limit, threads, latency) == (done.limit, done.threads, done.latency)
+    for (limit, latency, law, threads, *_), case in zip(told, CASES, strict=True):
+        assert (limit, threads, latency) == case
+        assert law == pytest.approx(scale.threads_needed(limit, latency), abs=0.06)
+    # What is simulated: of every third row.
+    for cells, done in zip(told[::3], month, strict=True):
+        *_, requests, minutes, foretold, used, most = cells
         assert requests == done.requests
-        assert law == pytest.approx(scale.threads_needed(done.limit, done.latency), abs=0.06)
         assert foretold == pytest.approx(done.foretold * 100, abs=0.51)
         # Which thread meets which latency is the machine's choice; the sum hardly depends on it.
         assert minutes == pytest.approx(done.hours * 60, rel=0.03, abs=0.1)

@@ -65,6 +65,35 @@ def test_extended_hours_are_shown_when_they_are_asked_for(lake: Lake) -> None:
     assert "220 minutes from 09:25 to 13:04 in New York" in told.stdout
 
 
+def test_a_bar_of_a_session_has_its_day_and_no_times(lake: Lake) -> None:
+    for hours in ("regular", "extended"):
+        told = run(lake, "AUE", "--minutes", "--every", "session", "--hours", hours, "--chart")
+
+        assert f"AUE  2024-07-03, the {hours} hours: " in told.stdout
+        assert times(told) == []
+        assert re.search(r"^session +open ", told.stdout, re.MULTILINE)
+        assert re.search(r"^2024-07-03 +\d", told.stdout, re.MULTILINE)
+        assert "00:00" not in told.stdout
+
+
+def test_extended_hours_of_a_session_that_has_regular_ones_only_are_told(tmp_path: Path) -> None:
+    made = LakeWriter(open_store(str(tmp_path)))
+    made.claim("alpaca/sip")
+    write(made.store, HALF, ["AUE", "BRK.B"])
+    publish_minutes(made.store, HALF, session_of(["AUE", "BRK.B"], HALF), hours="regular")
+    text = (
+        "warning: 1 of the sessions asked for has the minutes of regular hours only: 2024-07-03. "
+    )
+
+    for words in (["--csv"], ["--every", "5min"], []):
+        told = run(made, "AUE", "BRK.B", "--minutes", "--hours", "extended", *words)
+
+        assert told.exit_code == 0
+        assert told.stderr.count(text) == 1
+        assert "DATALAKE_MINUTES=extended" in told.stderr
+    assert text not in run(made, "AUE", "--minutes").stderr
+
+
 def test_the_chart_has_the_clock_below_it(lake: Lake) -> None:
     told = run(lake, "AUE", "--minutes", "--chart", "--every", "5min")
 

@@ -8,8 +8,11 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,13 +23,18 @@ import typer
 from typer.testing import CliRunner, Result
 
 from datalake_assets import catalog as views
+from datalake_assets import market_calendar
 from datalake_assets.cli.catalog import catalog
 from datalake_assets.cli.sql import ROWS, sql
 from datalake_assets.lake.lake import Lake
+from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import Store, open_store
+from datalake_assets_tests.lake.minutes import publish_minutes, session_of
 from datalake_assets_tests.securities.market import DAYS, MARKET, lake_of, write_bars
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +210,41 @@ def test_a_pipe_that_is_closed_early_is_no_error(store: Store) -> None:
     assert ran.stderr == ""
 
 
+def test_the_help_names_every_table() -> None:
+    assert sql.__doc__
+    (told,) = re.findall(r"datalake catalog`: ([\w\s,]+)\.", sql.__doc__)
+
+    assert {*re.split(r",\s+", told)} == {*views.MADE_BY, "restatements"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_query_with_its_own_code_and_leaves_no_file(
+    number: signal.Signals, code: int, store: Store, tmp_path: Path
+) -> None:
+    """DuckDB makes the same error of either signal."""
+    endless = "SELECT sum(a.range * b.range) FROM range(10_000_000) a, range(10_000_000) b"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "datalake_assets", "sql", endless, "--parquet", "sum.parquet"],
+        env={**os.environ, "DATALAKE_URI": store.uri, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while process.poll() is None and not [*tmp_path.iterdir()]:
+            time.sleep(0.05)  # DuckDB opens the file when the query starts
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+
+    assert process.returncode == code, errors
+    assert "interrupted." in errors
+    assert "Traceback" not in errors
+    assert not [*tmp_path.iterdir()]
+
+
 # --- it only reads --------------------------------------------------------------------------------
 
 
@@ -286,11 +329,41 @@ def test_a_table_that_the_lake_lacks_is_told_with_the_command_that_makes_it(
     assert "Did you mean" not in told.stderr
 
 
-def test_a_ledger_of_a_session_that_is_not_there_says_where_to_look(store: Store) -> None:
-    told = run(store, "FROM ledger_of('2019-01-02')")
+def test_a_lake_of_minutes_alone_is_asked_for_them_and_told_what_it_lacks(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "lake"))
+    LakeWriter(store).claim("test")
+    publish_minutes(store, DAYS[12], session_of(["AUE"], DAYS[12]))
+
+    told = run(store, "SELECT count(*) AS minutes FROM minutes", "--csv")
+    lacking = run(store, "FROM bars")
+    made = write(store)
+
+    minutes = market_calendar.session_close(DAYS[12]) - market_calendar.session_open(DAYS[12])
+    assert told.stdout == f"minutes\n{minutes // timedelta(minutes=1)}\n"
+    assert lacking.exit_code == 2
+    assert "this lake has no table bars yet: datalake collect\n" in lacking.stderr
+    assert made.exit_code == 0
+    assert "not there yet: bars, ledger, bars_all, securities" in made.stdout
+    assert "minute_ledger_of('2026-11-*')" in made.stdout
+    assert "\nledger_of" not in made.stdout
+    assert 'sql "SELECT max(session) FROM minutes"' in made.stdout
+
+
+def test_a_lake_without_minutes_says_how_to_have_some(store: Store) -> None:
+    told = run(store, "FROM minutes")
 
     assert told.exit_code == 2
-    assert "ledger_of found no such session. Those that are there: datalake status" in told.stderr
+    assert "this lake has no table minutes yet: datalake collect --minutes\n" in told.stderr
+
+
+@pytest.mark.parametrize("macro", ["ledger_of", "minute_ledger_of"])
+def test_a_ledger_of_a_session_that_is_not_there_says_where_to_look(
+    macro: str, store: Store
+) -> None:
+    told = run(store, f"FROM {macro}('2019-01-02')")
+
+    assert told.exit_code == 2
+    assert f"\n{macro} found no such session. Those that are there: datalake status" in told.stderr
     assert "damaged" not in told.stderr
 
 

@@ -147,7 +147,8 @@ def test_what_stopped_trading_and_what_was_restated_is_told_in_lines(shown_lines
     assert re.search(rf"removed: {SYMBOLS[14]} of {DAYS[-1]}, 2024-07-04 00:00 UTC: close", text)
     assert text.count("removed: ") == 3
     assert "… and earlier ones" in text
-    assert "requests on 2024-07-04: 10 in 0.5 minutes, 10% of the plan's limit" in text
+    told = "requests on 2024-07-04 (UTC): 10 in 0.5 minutes of collecting, 10% of the 200 per"
+    assert f"{told} minute that ALPACA_REQUESTS_PER_MINUTE allows" in text
 
 
 def test_the_next_session_the_list_and_impossible_prices_are_told_in_lines(

@@ -171,7 +171,7 @@ def test_what_somebody_damaged_is_written_again_and_told(bench: Workbench, damag
     assert metadata["uploaded"] == 1
     again = materializations(result, "symbol_year_ticks")["2024"]["written_again"]
     assert [record.data["symbol"] for record in again.records] == ["AAB"]
-    assert "2024: written again: 2024: 1 symbol-years" in logged(bench, result)
+    assert "2024: written again: 2024: 1 symbol-year differs" in logged(bench, result)
 
 
 def test_a_damaged_session_fails_its_year_and_no_other(bench: Workbench) -> None:

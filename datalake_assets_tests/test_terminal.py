@@ -132,13 +132,33 @@ def test_ctrl_c_during_a_collection_is_told_once_and_says_how_to_go_on(
         interrupt_at="0/2 chunks",
     )
 
-    assert code == 1
+    assert code == 130
     after = frames(shown[shown.index("^C") :])
     assert "Traceback" not in shown
-    told = [line for line in after if "interrupted" in line]
-    assert len(told) == 1
-    assert "collect --from 2024-01-02 --to 2024-04-30 --repair" in told[0]
-    assert after[-1] == told[0], "nothing of less weight comes after it"
+    told, advice = after[-2:]  # nothing of less weight comes after them
+    assert told == "daily_ticks: interrupted"
+    assert "collect --from 2024-01-02 --to 2024-04-30 --repair" in advice
+    assert [line for line in after if "interrupted" in line] == [told]
+
+
+def test_ctrl_c_ends_a_query_that_would_take_for_ever(
+    server: ExchangeServer, tmp_path: Path
+) -> None:
+    environ = keys_to(server.url)
+    made = on_a_terminal("collect", "--session", "2024-07-03", environ=environ, folder=tmp_path)
+    assert made[0] == 0, made[1]
+    of_four = ", ".join(f"range(1000000) AS r{number}" for number in range(4))
+
+    code, shown = on_a_terminal(
+        *("sql", f"SELECT count(*), r0.range FROM bars, {of_four} GROUP BY ALL"),
+        environ=environ,
+        folder=tmp_path,
+        interrupt_at="running the query",
+    )
+
+    assert code == 130
+    assert "Traceback" not in shown
+    assert frames(shown)[-1].startswith("interrupted.")
 
 
 def test_ctrl_c_before_anything_runs_is_told_once_too(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from datalake_assets import market_calendar
 from datalake_assets.actions.action import SCHEMA
 from datalake_assets.actions.log import ActionLog, Answer, Sweep
 from datalake_assets.collection.clock import Clock
-from datalake_assets.collection.errors import PermanentError
+from datalake_assets.collection.errors import PermanentError, TruncatedError
 from datalake_assets.collection.retry import Caller
 
 AHEAD = timedelta(days=366)
@@ -160,8 +160,8 @@ def sweep(
         The sweep, and its events in `log.EVENTS`.
 
     Raises:
-        PermanentError: The requests fail, the pages have no end, or so many known actions are
-            missing that the answer must be truncated.
+        PermanentError: The requests fail, or the pages have no end.
+        TruncatedError: So many known actions are missing that the answer must be truncated.
         RefusedError: The source does not accept the keys.
         StoppedError: It was stopped before the answer was whole.
         ChangedError, StoreError, BrokenFileError: As `ActionLog.append`.
@@ -248,11 +248,11 @@ def _within(standing: pa.Table, window: Window) -> pa.Table:
 def _require_whole(standing: pa.Table, window: Window, missing: int, max_loss: float) -> None:
     before = _within(standing, window).num_rows
     if missing > max(_FEW, max_loss * before):
-        raise PermanentError(
+        raise TruncatedError(
             f"the source lacks {missing:,} of the {before:,} known corporate actions from "
             f"{window.first} to {window.last}, more than {max_loss:.1%}: its answer must be "
-            "truncated, and nothing was written. If it is right, raise max_loss of the asset "
-            "corporate_actions for one run"
+            "truncated, and nothing was written",
+            "max_loss",
         )
 
 

@@ -13,9 +13,12 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import dagster as dg
+from dagster._core import errors as dagster_errors
+from dagster._core.events import JobFailureData
 
-from datalake_assets.collection.errors import CollectionError
+from datalake_assets.collection.errors import CollectionError, TruncatedError
 from datalake_assets.lake.files import WrongLakeError
+from datalake_assets.names import Names
 from datalake_assets.settings import SettingsError
 from datalake_assets.storage.store import BrokenFileError, StoreError
 
@@ -28,8 +31,6 @@ T = TypeVar("T")
 INTERRUPTED = "DagsterExecutionInterruptedError"
 """The class of the error that ends a step on Ctrl-C, or on Terminate in the UI."""
 
-_WRAPPER = "DagsterExecutionStepExecutionError"
-
 
 class Failed(dg.Failure):
     """The failure of a step; it says what was attempted, what came back and what to do."""
@@ -40,7 +41,7 @@ class Failed(dg.Failure):
 Failed.__module__ = "builtins"
 
 
-def plain_failures(body: Callable[P, T]) -> Callable[P, T]:
+def plain_failures(body: Callable[P, T], names: Names | None = None) -> Callable[P, T]:
     """Wrap the body of an asset or check: raise errors that a person can fix as `Failed`.
 
     The message is the error's own, and the error is kept as the cause. Any other exception is
@@ -48,16 +49,18 @@ def plain_failures(body: Callable[P, T]) -> Callable[P, T]:
 
     Args:
         body: A function or a generator.
+        names: What the lake's definitions are called. With them, the message also says how to do
+            what the error advises for this lake.
     """
 
     @wraps(body)
     def function(*args: P.args, **kwargs: P.kwargs) -> Any:
-        with _fixable_errors():
+        with _fixable_errors(names):
             return body(*args, **kwargs)
 
     @wraps(body)
     def generator(*args: P.args, **kwargs: P.kwargs) -> Any:
-        with _fixable_errors():
+        with _fixable_errors(names):
             yield from cast("Iterator[Any]", body(*args, **kwargs))
 
     made: Any = generator if inspect.isgeneratorfunction(body) else function
@@ -70,12 +73,14 @@ def plain_failures(body: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def _fixable_errors() -> Iterator[None]:
+def _fixable_errors(names: Names | None) -> Iterator[None]:
     try:
         yield
     except _FIXABLE as error:
-        words = "\n".join([str(error), *getattr(error, "__notes__", ())])
-        raise Failed(words) from error
+        words = [str(error), *getattr(error, "__notes__", ())]
+        if names and isinstance(error, TruncatedError):
+            words.append(f"To raise it, {names.setting(error.setting, '1')}")
+        raise Failed("\n".join(words)) from error
 
 
 _FIXABLE = (
@@ -89,17 +94,41 @@ _FIXABLE = (
 
 def error_of(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
     """The error that failed a step, without Dagster's wrapper around it."""
-    error = event.step_failure_data.error
-    while error and error.cause and error.cls_name == _WRAPPER:
+    return _unwrapped(event.step_failure_data.error)
+
+
+def _unwrapped(error: SerializableErrorInfo | None) -> SerializableErrorInfo | None:
+    # No deeper: the cause of our own error does not say what was attempted and what to do.
+    while error and error.cause and _is_wrapper(error):
         error = error.cause
     return error
+
+
+def _is_wrapper(error: SerializableErrorInfo) -> bool:
+    """Whether Dagster raised it around an error of code that it called."""
+    kind = getattr(dagster_errors, error.cls_name or "", None)
+    return isinstance(kind, type) and issubclass(kind, dg.DagsterUserCodeExecutionError)
 
 
 def reason(event: dg.DagsterEvent) -> str:
     """Why a step failed: the message of its error, without class and stack trace."""
     error = error_of(event)
-    if not error:
-        return "no reason given"
+    return _words(error) if error else "no reason given"
+
+
+def run_reason(event: dg.DagsterEvent) -> str:
+    """Why a run failed of which no step failed.
+
+    A resource could not be made: then Dagster's own message only says that there was an exception,
+    and the cause has the reason. Or its process was killed, or never started: Dagster says so.
+    """
+    # What reports the failure of another process gives a message alone.
+    data = event.event_specific_data
+    error = _unwrapped(data.error) if isinstance(data, JobFailureData) else None
+    return _words(error) if error else event.message or "no reason given"
+
+
+def _words(error: SerializableErrorInfo) -> str:
     # As Python prints it: `package.module.Class: message`, or the class alone without a message.
     head, separator, words = error.message.strip().partition(": ")
     named = head.rpartition(".")[2] == error.cls_name

@@ -41,7 +41,7 @@ def lake_asset(
             code_version=__version__,
             **more,
         )
-        return asset(names.bind(plain_failures(body)))
+        return asset(names.bind(plain_failures(body, names)))
 
     return decorate
 

@@ -24,7 +24,7 @@ from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.collection.bars import price_text
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.dataset import MINUTE
-from datalake_assets.collection.progress import many
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.names import OURS, Names
 from datalake_assets.overview import page, pictures
 from datalake_assets.overview.minutes import MinuteNumbers
@@ -299,7 +299,8 @@ def _sessions(found: Overview) -> str:
 
 
 def _alternative(found: Overview) -> str:
-    return f"{found.published:,} of {found.due:,} sessions are published"
+    are = verb(found.published, of=found.due)
+    return f"{found.published:,} of {many(found.due, 'session')} {are} published"
 
 
 def _verdict(found: Overview) -> str:

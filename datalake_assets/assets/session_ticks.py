@@ -18,10 +18,11 @@ partitions, that of the run. In a backfill, give it a different backfill policy 
 """
 
 import gc
+import signal
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Self
@@ -33,6 +34,7 @@ from dagster._utils.interrupts import capture_interrupts, check_captured_interru
 
 from datalake_assets import liveness, market_calendar
 from datalake_assets.assets.failure import Failed
+from datalake_assets.assets.interrupts import repeated_once
 from datalake_assets.assets.lake_asset import lake_asset
 from datalake_assets.assets.published import everything_is_published
 from datalake_assets.assets.session_metadata import SHOWN, reasons_table, session_metadata
@@ -45,7 +47,7 @@ from datalake_assets.assets.stock_universe import KEY as STOCK_UNIVERSE
 from datalake_assets.collection.audit import Finding, Verdict
 from datalake_assets.collection.bars import COLUMN_DESCRIPTIONS, SCHEMA
 from datalake_assets.collection.dataset import DAILY, Dataset
-from datalake_assets.collection.progress import Display, Displays, Snapshot, many
+from datalake_assets.collection.progress import Display, Displays, Snapshot, many, verb
 from datalake_assets.collection.report import Reason, joined, reasons
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.collection.universe import (
@@ -63,7 +65,7 @@ from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.names import OURS, Names
 from datalake_assets.pipeline.density import by_daily_bars
 from datalake_assets.pipeline.listing import calendar_of, take_survey
-from datalake_assets.pipeline.publication import Origin, Outcome, Publication
+from datalake_assets.pipeline.publication import Origin, Outcome, Publication, tell_each
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
 from datalake_assets.sources.alpaca import AlpacaSource
 
@@ -234,14 +236,17 @@ def _session_ticks(
         held = lake.open(source.identity).of(asset.dataset)
         told: list[_SessionResult] = []
         requests: dict[datetime, int] = {}  # shared by sessions that were collected together
-        with _Materializations(context) as published:
-            for outcome in _collect(context, collector, source, held, display, asset, names):
-                requests[outcome.statistics.started] = outcome.statistics.requests
+        with repeated_once(), _Materializations(context) as published:
+
+            def tell(outcome: Outcome) -> None:
                 if outcome.published:
                     published.add(_materialization(context.asset_key, outcome, held))
+                requests[outcome.statistics.started] = outcome.statistics.requests
+                told.append(_SessionResult.of(outcome))
                 if outcome.last or published.are_due:
                     published.log()
-                told.append(_SessionResult.of(outcome))
+
+            tell_each(_collect(context, collector, source, held, display, asset, names), tell)
         used = {REQUESTS_TAG: str(sum(requests.values()))}
         context.instance.add_run_tags(context.run.run_id, used)
         yield from (_check(context.asset_key, rule, told) for rule in rules)
@@ -314,8 +319,7 @@ class _Materializations:
     def log(self) -> None:
         """Log those that wait.
 
-        Raises:
-            dagster.DagsterExecutionInterruptedError: An interrupt came meanwhile; all are logged.
+        A signal that comes meanwhile is handed on when all are logged.
         """
         if not self._waiting:
             return
@@ -328,7 +332,8 @@ class _Materializations:
                     self._context.log_event(self._waiting.popleft())
             interrupted = check_captured_interrupt()
         if interrupted:
-            raise dg.DagsterExecutionInterruptedError
+            # To the handler of the step, which knows it when the same signal comes again.
+            signal.raise_signal(signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +381,7 @@ def _collect(
     display: Display,
     asset: _Asset,
     names: Names,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Collect and write the run's sessions."""
     keys = [date.fromisoformat(key) for key in context.partition_keys]
     shown = Displays(LogDisplay(context.log), display)
@@ -387,7 +392,7 @@ def _collect(
         return
     chosen = collector.chosen_for(lake.dataset)
     if lake.dataset.several and collector.max_session_loss < 1:
-        _refuse_to_lose_hours(lake, days)
+        _refuse_to_lose_hours(lake, days, names)
     if chosen and not collector.repair:
         _refuse_to_lose_symbols(lake, days, chosen, collector.max_session_loss, asset, names)
     context.log.info("from %s into %s", source.identity, lake.store.uri)
@@ -409,7 +414,7 @@ def _collect(
             since = _first_session(context).year
             known = take_survey(alpaca, lake, options, wanted, since, taken, shown)
             if known:
-                context.log.info("the survey has the years of %d symbols", len(known.years))
+                context.log.info("the survey has the years of %s", many(len(known.years), "symbol"))
         shown.begin("planning the requests")
         publication = Publication(
             wanted,
@@ -446,25 +451,25 @@ def _refuse_to_lose_symbols(
     """Refuse to replace a session by one of a few chosen symbols: no check would notice."""
     if found := loss(lake, days, chosen, allowed):
         first, last = f"{days[0]}", f"{days[-1]}"
-        span = f"--session {first}" if first == last else f"--from {first} --to {last}"
+        span = market_calendar.options(days[0], days[-1])
         partitions = (first,) if first == last else (first, last)
         ours = f"datalake {asset.command} {span} --repair"
         repair = names.command(ours, asset.key, *partitions, repair=True)
         raise Failed(
             f"{found}. To add the chosen symbols and keep the others: {repair}. To keep a few "
-            "symbols only, give them a lake of their own. To drop the others all the same, set "
-            "the collector's max_session_loss to 1 for one run",
+            "symbols only, give them a lake of their own. To drop the others all the same, "
+            f"{names.setting('max_session_loss', '1')}",
             allow_retries=False,
         )
 
 
-def _refuse_to_lose_hours(lake: LakeFiles, days: list[date]) -> None:
+def _refuse_to_lose_hours(lake: LakeFiles, days: list[date], names: Names) -> None:
     """Refuse to replace minutes of extended hours by those of regular ones."""
     if wider := lake.of_more_hours(days):
         raise Failed(
             f"{wider[0]} is published with the minutes of extended hours, and this collection "
             "would replace it without them; nothing was requested. Set DATALAKE_MINUTES=extended. "
-            "To drop them all the same, set the collector's max_session_loss to 1 for one run",
+            f"To drop them all the same, {names.setting('max_session_loss', '1')}",
             allow_retries=False,
         )
 
@@ -499,7 +504,8 @@ def _finished(
             key = summary.session.isoformat()
             untold.add(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
     if finished:
-        context.log.info("%d of %d sessions are published already", len(finished), len(days))
+        told = f"{len(finished):,} of {many(len(days), 'session')} {verb(len(finished))}"
+        context.log.info("%s published already", told)
     return frozenset(summary.session for summary in finished)
 
 
@@ -642,6 +648,7 @@ def _check(key: dg.AssetKey, rule: str, told: Sequence[_SessionResult]) -> dg.As
         "sessions": len(found),
         "sessions_failed": len(failed),
         "sessions_warned": len(broken) - len(failed),
+        "sessions_unknown": len(_unknown_of(found)),
     }
     if len(found) == 1:
         ((day, finding),) = found
@@ -688,11 +695,35 @@ def _why(told: Iterable[_SessionResult]) -> tuple[Reason, ...]:
 def _verdict(found: Sequence[tuple[str, Finding]], broken: Sequence[tuple[str, Finding]]) -> str:
     if not found:
         return "nothing to collect"
-    if not broken:
-        return found[0][1].detail if len(found) == 1 else f"all {len(found)} sessions pass"
-    told = "; ".join(f"{day}: {finding.detail}" for day, finding in broken[:3])
-    more = f"; and {many(len(broken) - 3, 'more session')}" if len(broken) > 3 else ""
-    return f"{told}{more}"
+    if broken:
+        told = "; ".join(f"{day}: {finding.detail}" for day, finding in broken[:3])
+        more = f"; and {many(len(broken) - 3, 'more session')}" if len(broken) > 3 else ""
+        return f"{told}{more}"
+    if len(found) == 1:
+        return found[0][1].detail
+    unknown = _unknown_of(found)
+    if not unknown:
+        return f"all {len(found)} sessions pass"
+    days: dict[str, list[str]] = {}
+    for day, finding in unknown:
+        days.setdefault(finding.detail, []).append(day)
+    passed = len(found) - len(unknown)
+    parts = (
+        [f"{passed} of {len(found)} sessions {verb(passed, 'passes', 'pass')}"] if passed else []
+    )
+    for detail, (first, *others) in list(days.items())[:3]:
+        more = f" and {many(len(others), 'more session')}" if others else ""
+        parts.append(f"{detail} ({first}{more})")
+    return "; ".join(parts)
+
+
+def _unknown_of(found: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
+    """The sessions that pass as the rule has nothing to hold them against."""
+    return [
+        (day, finding)
+        for day, finding in found
+        if finding.value is None and finding.verdict is Verdict.PASS
+    ]
 
 
 def _failure(
@@ -706,9 +737,9 @@ def _failure(
         lines.append(f"{session.session}: {reasons}")
     first, last = failed[0].session, failed[-1].session
     days = [str(first)] if first == last else [str(first), str(last)]
-    span = f"--session {first}" if first == last else f"--from {first} --to {last}"
+    span = market_calendar.options(first, last)
     repair = f"datalake {asset.command} {span} --repair"
-    were = "was" if len(failed) == 1 else "were"
+    were = verb(len(failed), "was", "were")
     head = f"{many(len(failed), 'session')} did not pass the audit and {were} not published:"
     advice = (
         f"The collected bars are in {lake.store.url(lake.folders.incomplete)}. To request what is "

@@ -12,6 +12,7 @@ import dagster as dg
 from datalake_assets.assets.failure import plain_failures
 from datalake_assets.assets.securities import FACTORS_KEY
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import many
 from datalake_assets.names import OURS, Names
 from datalake_assets.pipeline.witness import ADJUSTED, Testimony, ask_source
 from datalake_assets.resources import CollectorResource, LakeResource, SourceResource
@@ -36,7 +37,8 @@ def build_source_agrees(settings: Settings, names: Names = OURS) -> dg.AssetChec
         asset=names.key(FACTORS_KEY),
         description="For the securities with the newest actions, the source's own adjusted bars "
         "equal ours within its rounding, and the source has no bar that is missing here. The check "
-        f"only reports. At most {requests} requests a day (DATALAKE_WITNESS_REQUESTS_PER_DAY).",
+        f"only reports. At most {many(requests, 'request')} a day "
+        "(DATALAKE_WITNESS_REQUESTS_PER_DAY).",
     )
     @names.bind
     @plain_failures

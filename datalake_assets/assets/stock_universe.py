@@ -73,7 +73,7 @@ def take_universe(
     """Take today's snapshot with the collector's options.
 
     Raises:
-        PermanentError: As `take_snapshot`.
+        PermanentError, TruncatedError: As `take_snapshot`.
         RefusedError: The source does not accept the keys.
     """
     with collector.trading_limiter(source.account) as limiter:

@@ -27,7 +27,7 @@ from datalake_assets.assets.session_ticks import LogDisplay
 from datalake_assets.assets.years import compared, year_asset
 from datalake_assets.collection import progress
 from datalake_assets.collection.clock import Clock
-from datalake_assets.collection.progress import Display, Displays, many
+from datalake_assets.collection.progress import Display, Displays, many, verb
 from datalake_assets.lake.projection import OvertakenError, PublicationError
 from datalake_assets.lake.symbol_years import Proof, Published, SymbolYears
 from datalake_assets.names import OURS, Names
@@ -315,7 +315,8 @@ def _table(years: list[_Year]) -> str:
 
 def _disagreement(proof: Proof) -> str:
     first = [f"{symbol}: {why}" for symbol, why in list(proof.differing.items())[:3]]
+    count = len(proof.differing)
     return (
-        f"{proof.year}: {len(proof.differing):,} symbol-years differ from the sessions "
-        f"({'; '.join(first)})"
+        f"{proof.year}: {many(count, 'symbol-year')} {verb(count, 'differs', 'differ')} from the "
+        f"sessions ({'; '.join(first)})"
     )

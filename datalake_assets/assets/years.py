@@ -13,7 +13,7 @@ import dagster as dg
 from datalake_assets.assets.lake_asset import lake_asset
 from datalake_assets.assets.session_ticks import BARS_METADATA, DAILY_TICKS
 from datalake_assets.assets.stock_universe import GROUP
-from datalake_assets.collection.progress import many
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.names import Names
 
 
@@ -70,5 +70,5 @@ def compared(rows: int, years: int, where: str) -> str:
     """
     if not years:
         return "no year was published, so nothing was compared"
-    are = "is" if rows == 1 else "are"
+    are = verb(rows)
     return f"{many(rows, 'row')} of {many(years, 'year')} {are} the same in {where}"

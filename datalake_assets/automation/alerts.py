@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 import dagster as dg
 
 from datalake_assets.assets.failure import reason as reason_of
+from datalake_assets.assets.failure import run_reason
 from datalake_assets.assets.session_ticks import DAILY_TICKS, MINUTE_TICKS
 from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
@@ -183,8 +184,7 @@ def failure_text(context: dg.RunFailureSensorContext, jobs: Jobs = OUR_JOBS) -> 
     if len(about) > 1:
         which = f" of {about[0]} … {about[-1]}"
     reasons = [reason_of(event) for event in context.get_step_failure_events()]
-    # A run can fail outside its steps: its process was killed, or never started.
-    reason = "\n".join(reasons) or context.failure_event.message or "no reason given"
+    reason = "\n".join(reasons) or run_reason(context.failure_event)
     lines = [line[:WIDTH] for line in reason.splitlines() if line.strip()]
     if len(lines) > LINES:
         lines[LINES - 1 :] = ["…"]

@@ -97,12 +97,14 @@ def following(now: datetime, delay: timedelta) -> tuple[date, datetime]:
     return next_available(newest(now, 3, delay)[-1], delay)
 
 
-def looked_at_again_at(session: date, sessions_later: int, delay: timedelta) -> datetime:
-    """When a session is collected again, UTC: with the session `later` sessions after it."""
+def looked_at_again_at(
+    session: date, sessions_later: int, delay: timedelta, dataset: Dataset = DAILY
+) -> datetime:
+    """When a session is collected again, UTC: with the one so many sessions after it."""
     day = session
     for _ in range(sessions_later):
         day = _next_session(day)
-    return available_at(day, delay)
+    return available_at(day, delay, dataset)
 
 
 def newest(now: datetime, count: int, delay: timedelta, dataset: Dataset = DAILY) -> list[date]:

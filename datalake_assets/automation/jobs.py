@@ -17,6 +17,7 @@ from datalake_assets.assets.symbol_year_ticks import KEY as SYMBOL_YEAR_TICKS
 from datalake_assets.assets.year_ticks import KEY as YEAR_TICKS
 from datalake_assets.automation.due import PARTITION_APPEARS
 from datalake_assets.automation.lambda_session import JOB as LAMBDA_SESSION_JOB
+from datalake_assets.automation.lambda_session import MINUTES_JOB as LAMBDA_MINUTES_JOB
 from datalake_assets.names import OURS, Names
 from datalake_assets.settings import Settings
 
@@ -131,7 +132,9 @@ class Jobs:
     @property
     def collecting_minutes(self) -> tuple[str, ...]:
         """The names of the jobs that collect minute bars; none if the lake has none."""
-        return (self.minute_ticks.name,) if self.minutes else ()
+        if not self.minutes:
+            return ()
+        return (self.minute_ticks.name, self.names.of(LAMBDA_MINUTES_JOB))
 
     @property
     def publishing(self) -> tuple[str, ...]:
@@ -147,7 +150,7 @@ class Jobs:
         """Whether a run is of one of these jobs, or of assets of this lake."""
         names = {
             *(job.name for job in (*self.all, self.minute_ticks)),
-            self.names.of(LAMBDA_SESSION_JOB),
+            *map(self.names.of, (LAMBDA_SESSION_JOB, LAMBDA_MINUTES_JOB)),
         }
         assets = frozenset(map(self.names.key, ASSETS))
         return run.job_name in names or not assets.isdisjoint(run.asset_selection or ())

@@ -11,6 +11,7 @@ https://docs.dagster.io/guides/build/external-pipelines/aws/aws-lambda-pipeline
 """
 
 import os
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -18,9 +19,10 @@ import dagster as dg
 from datalake_assets import liveness
 from datalake_assets.assets.failure import Failed, plain_failures
 from datalake_assets.assets.session_metadata import failures_table, session_metadata
-from datalake_assets.assets.session_ticks import DAILY_TICKS as KEY
-from datalake_assets.assets.session_ticks import POOL, REQUESTS_TAG
+from datalake_assets.assets.session_ticks import DAILY_TICKS, MINUTE_TICKS, POOL, REQUESTS_TAG
 from datalake_assets.collection.audit import Finding, Verdict
+from datalake_assets.collection.dataset import DAILY, Dataset
+from datalake_assets.collection.progress import many
 from datalake_assets.names import OURS, Names
 from datalake_assets.resources import CollectorResource
 
@@ -37,31 +39,36 @@ _LONGEST = 900
 
 JOB = "lambda_session_job"
 
+MINUTES_JOB = "lambda_minutes_job"
+
 
 def build_lambda_session_job(
-    function: str, partitions: dg.PartitionsDefinition[str], names: Names = OURS
+    function: str,
+    partitions: dg.PartitionsDefinition[str],
+    names: Names = OURS,
+    dataset: Dataset = DAILY,
 ) -> dg.JobDefinition:
-    """The job: one session, collected by the function.
+    """The job: the bars of one session, collected by the function.
 
-    The partition of `daily_ticks` is materialized only if the function published the session.
+    The partition of `daily_ticks` or `minute_ticks` is materialized only if the function published
+    the session.
 
     Args:
         function: Name or ARN of the function.
-        partitions: The partitions of `daily_ticks`.
+        partitions: The partitions of the asset.
         names: What the lake's definitions are called.
+        dataset: Whose bars. The hours of minute bars are those of the function's own settings.
     """
+    told = _MINUTES if dataset.several else _DAILY
+    what = f"Collect the {dataset.bars_of} of a session with the Lambda function {function}"
 
-    @dg.op(
-        name=names.of("lambda_session"),
-        pool=names.of(POOL),
-        description=f"Collect the session with the Lambda function {function}.",
-    )
+    @dg.op(name=names.of(told.op), pool=names.of(POOL), description=f"{what}.")
     @names.bind
     @plain_failures
     def lambda_session(context: dg.OpExecutionContext, collector: CollectorResource) -> None:
         liveness.mark(context)
         client = _client()
-        event = _event(context.partition_key, collector)
+        event = _event(context.partition_key, collector, dataset)
         number, requests, pending = 0, 0, None
         published: dict[str, Any] | None = None
         try:
@@ -79,21 +86,35 @@ def build_lambda_session_job(
             context.instance.add_run_tags(context.run.run_id, {REQUESTS_TAG: str(requests)})
             # Even if a later invocation, for a few pending symbols, failed.
             if published:
-                context.log_event(_materialization(names.key(KEY), published, function, number))
+                key = names.key(told.asset)
+                context.log_event(_materialization(key, published, function, number))
         if not answer["published"]:
             raise _failure(function, number, answer)
 
     @dg.job(
-        name=names.of(JOB),
+        name=names.of(told.job),
         partitions_def=partitions,
         executor_def=dg.in_process_executor,
-        description=f"Collect a session with the Lambda function {function}, with the collector's "
-        "thresholds and symbols. Threads and rate are the function's own.",
+        description=f"{what}, with the collector's thresholds and symbols. Threads and rate are "
+        "the function's own.",
     )
     def job() -> None:
         lambda_session()
 
     return job
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Where a dataset's sessions are told of: the asset, and what collects it here."""
+
+    asset: dg.AssetKey
+    job: str
+    op: str
+
+
+_DAILY = _Told(DAILY_TICKS, JOB, "lambda_session")
+_MINUTES = _Told(MINUTE_TICKS, MINUTES_JOB, "lambda_minutes")
 
 
 def _client() -> "PipesLambdaClient":
@@ -115,20 +136,13 @@ def _client() -> "PipesLambdaClient":
     return PipesLambdaClient(session.client("lambda", config=config))
 
 
-def _event(session: str, collector: CollectorResource) -> dict[str, Any]:
-    event: dict[str, Any] = {
-        "session": session,
-        "thresholds": {
-            "success_rate": collector.min_success_rate,
-            "coverage": collector.min_coverage,
-            "invalid_bars": collector.max_invalid_bars,
-            "row_ratio": collector.min_row_ratio,
-            "unanswered_allowed": collector.unanswered_allowed,
-            "silent_allowed": collector.silent_allowed,
-            "invalid_bars_allowed": collector.invalid_bars_allowed,
-        },
-    }
-    return event | ({"symbols": list(chosen)} if (chosen := collector.chosen_symbols) else {})
+def _event(session: str, collector: CollectorResource, dataset: Dataset) -> dict[str, Any]:
+    event: dict[str, Any] = {"session": session, "dataset": dataset.name}
+    limits = asdict(collector.thresholds)
+    event["thresholds"] = {each.name: limits[each.name] for each in fields(dataset.limits)}
+    if chosen := collector.chosen_for(dataset):
+        event["symbols"] = list(chosen)
+    return event
 
 
 def _invoke(
@@ -158,7 +172,7 @@ def _invoke(
 def _line(number: int, answer: dict[str, Any]) -> str:
     states = ", ".join(f"{count:,} {state}" for state, count in answer["counts"].items() if count)
     requests, seconds = (answer["statistics"][name] for name in ("requests", "duration_seconds"))
-    return f"invocation {number}: {states}; {requests:,} requests in {seconds:.1f} s"
+    return f"invocation {number}: {states}; {many(requests, 'request')} in {seconds:.1f} s"
 
 
 def _failure(function: str, invocations: int, answer: dict[str, Any]) -> Failed:
@@ -197,6 +211,7 @@ def _materialization(
         failures=answer["failures"],
         uri=answer["object"],
         size=answer["file_size_bytes"],
+        rows=answer.get("rows"),  # a function that was deployed earlier doesn't tell
     )
     metadata |= {"lambda_function": function, "lambda_invocations": invocations}
     return dg.AssetMaterialization(key, partition=answer["session"], metadata=metadata)

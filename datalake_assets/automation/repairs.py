@@ -18,7 +18,7 @@ from datalake_assets import market_calendar
 from datalake_assets.automation.due import RetrySchedule
 from datalake_assets.collection.dataset import DAILY
 from datalake_assets.collection.plan import Packing, plan_each
-from datalake_assets.collection.progress import many
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.lake import session_file
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
@@ -203,8 +203,7 @@ class Holes:
                     f"`{by_hand(day)}`"
                 )
             elif broken.tries >= RETRIES.attempts:
-                are = "is" if broken.missing == 1 else "are"
-                lacks = f"{many(broken.missing, 'symbol')} {are} missing"
+                lacks = f"{many(broken.missing, 'symbol')} {verb(broken.missing)} missing"
                 told.append(
                     f"{day}: gave up after {broken.tries} repairs, "
                     f"{lacks if broken.missing else 'it is complete, but did not pass its audit'}; "
@@ -216,7 +215,10 @@ class Holes:
             elif running + len(chosen) >= AT_ONCE:
                 told.append(f"{day}: {AT_ONCE} repairs are in progress")
             elif broken.requests > left:
-                told.append(f"{day}: needs {broken.requests} requests, {left} are left for today")
+                told.append(
+                    f"{day}: needs {many(broken.requests, 'request')}, {left} {verb(left)} left "
+                    "for today"
+                )
             else:
                 # Some requests fail and are retried, but never beyond the day's budget.
                 granted = min(broken.requests + max(3, broken.requests), left)
@@ -224,7 +226,9 @@ class Holes:
                 broken.tries += 1
                 broken.not_before = (now + RETRIES.pause(broken.tries)).isoformat()
                 last = broken.tries == RETRIES.attempts
-                told.append(f"{day}: repair {broken.tries}, with {granted} requests at most")
+                told.append(
+                    f"{day}: repair {broken.tries}, with {many(granted, 'request')} at most"
+                )
                 chosen.append(Repair(day, granted, last))
         return chosen, told
 

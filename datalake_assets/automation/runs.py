@@ -15,7 +15,7 @@ import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from datalake_assets import liveness, market_calendar
-from datalake_assets.assets.failure import reason
+from datalake_assets.assets.failure import reason, run_reason
 from datalake_assets.automation.due import Attempt
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs
 from datalake_assets.collection.clock import Clock
@@ -260,8 +260,7 @@ def why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
     found = instance.get_records_for_run(run_id, of_type=kinds, limit=_LATEST).records
     events = [record.event_log_entry.get_dagster_event() for record in found]
     reasons = [reason(event) for event in events if event.is_step_failure]
-    # A run can fail outside its steps: its process was killed, or never started.
-    told = [event.message or "" for event in events if not event.is_step_failure]
+    told = [run_reason(event) for event in events if not event.is_step_failure]
     return "\n".join(reasons or told) or "no reason given"
 
 

@@ -13,6 +13,7 @@ from datalake_assets.automation import runs
 from datalake_assets.automation.following import follow
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.resources import LakeResource
 from datalake_assets.securities.decisions import read_decisions
 from datalake_assets.settings import Settings
@@ -45,7 +46,7 @@ def build_securities_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.Sen
     ) -> dg.SensorResult | dg.SkipReason:
         now = runs.begin_tick(context, clock, jobs)
         if sessions := runs.under_way(context, names.key(DAILY_TICKS), jobs.collecting):
-            busy = f"{len(sessions):,} sessions are still being collected"
+            busy = f"{many(len(sessions), 'session')} {verb(len(sessions))} still being collected"
         else:
             busy = runs.going_on(context.instance, (jobs.corporate_actions.name,))
         came = runs.newest_news(

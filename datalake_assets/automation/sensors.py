@@ -34,6 +34,7 @@ from datalake_assets.automation.repairs import Holes, Repair
 from datalake_assets.automation.years import IN_ONE_FILE, PER_SYMBOL, Years
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.dataset import DAILY, Dataset, minute_dataset
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.names import Names
 from datalake_assets.resources import LakeResource
@@ -43,7 +44,7 @@ from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, open_store
 
 NEW, SECOND_LOOK, REPAIR, REPORT = "new session", "second look", "repair", "report"
-NEW_MINUTES = "new minutes"
+NEW_MINUTES, MINUTES_AGAIN = "new minutes", "second look at minutes"
 YEAR, YEAR_FILE = "year", "year file"
 """The purposes of the runs: the values of the tag `runs.PURPOSE`."""
 
@@ -64,7 +65,7 @@ def build_sensors(settings: Settings, jobs: Jobs = OUR_JOBS) -> list[dg.SensorDe
     return [
         _new_sessions(settings, jobs, daily),
         *(_new_sessions(settings, jobs, each, needs=daily) for each in minutes),
-        _second_look(settings, jobs, daily),
+        *(_second_look(settings, jobs, each) for each in (daily, *minutes)),
         _repair(settings, jobs, [daily, *minutes]),
         _years_follow(settings, jobs, daily),
         _report_follows(settings, jobs, [daily, *minutes]),
@@ -84,6 +85,10 @@ class _Collected:
         delay: When a session is collected: so long after its hours.
         job: The job that the sensor launches.
         repairing: The job that repairs it.
+        looking: The sensor that collects its sessions again.
+        again: The purpose of that sensor's runs.
+        later: How many sessions later they are collected again; 0: never.
+        set_by: The setting that says so.
         option: What `datalake collect` needs to collect it.
     """
 
@@ -95,6 +100,10 @@ class _Collected:
     delay: timedelta
     job: UnresolvedJob
     repairing: UnresolvedJob
+    looking: str
+    again: str
+    later: int
+    set_by: str
     option: str = ""
 
     def command(self, what: str) -> str:
@@ -126,6 +135,10 @@ def _collected(settings: Settings, jobs: Jobs) -> list[_Collected]:
             delay=delay,
             job=jobs.daily_ticks,
             repairing=jobs.repair,
+            looking="second_look",
+            again=SECOND_LOOK,
+            later=settings.second_look_sessions,
+            set_by="DATALAKE_SECOND_LOOK_SESSIONS",
         )
     ]
     if minutes := minute_dataset(settings.minutes):
@@ -140,6 +153,10 @@ def _collected(settings: Settings, jobs: Jobs) -> list[_Collected]:
                 delay=DELAY + delay,
                 job=jobs.minute_ticks,
                 repairing=jobs.minute_ticks,
+                looking="second_look_at_minutes",
+                again=MINUTES_AGAIN,
+                later=settings.minute_second_look_sessions,
+                set_by="DATALAKE_MINUTE_SECOND_LOOK_SESSIONS",
                 option=" --minutes",
             )
         )
@@ -160,7 +177,7 @@ def _new_sessions(
         minimum_interval_seconds=120,
         default_status=sensor_status(settings),
         description=f"Collect {of} on its evening{once}, with retries at growing intervals. Also "
-        f"collects missing ones of the newest {settings.catch_up_sessions} sessions.",
+        f"collects missing ones of the newest {many(settings.catch_up_sessions, 'session')}.",
     )
     @names.bind
     def new_sessions(
@@ -194,38 +211,38 @@ def _new_sessions(
 
 
 def _second_look(settings: Settings, jobs: Jobs, what: _Collected) -> dg.SensorDefinition:
-    names = jobs.names
-    later = settings.second_look_sessions
-    delay = what.delay
+    names, dataset = jobs.names, what.dataset
 
     @dg.sensor(
-        name=names.of("second_look"),
-        job=jobs.daily_ticks,
+        name=names.of(what.looking),
+        job=what.job,
         minimum_interval_seconds=600,
         default_status=sensor_status(settings),
-        description="Collect each session again with a later one, since the source corrects bars "
-        "after the evening. Changes are logged (DATALAKE_SECOND_LOOK_SESSIONS).",
+        description=f"Collect the {dataset.bars_of} of each session again with a later one, since "
+        f"the source corrects bars after the evening. Changes are logged ({what.set_by}).",
     )
     @names.bind
     def second_look(
         context: dg.SensorEvaluationContext, clock: dg.ResourceParam[Clock]
     ) -> dg.SensorResult | dg.SkipReason:
-        if not later:
-            return dg.SkipReason("DATALAKE_SECOND_LOOK_SESSIONS is 0: nothing is collected again")
+        if not what.later:
+            return dg.SkipReason(f"{what.set_by} is 0: nothing is collected again")
         now = runs.begin_tick(context, clock, jobs)
-        newest = due.newest(now, settings.catch_up_sessions + later, delay)
-        again = {day: due.looked_at_again_at(day, later, delay) for day in newest}
+        newest = due.newest(now, settings.catch_up_sessions + what.later, what.delay, dataset)
+        again = {
+            day: due.looked_at_again_at(day, what.later, what.delay, dataset) for day in newest
+        }
         ripe = [day for day in _after(settings, newest) if again[day] <= now]
-        at = runs.materialized_at(context.instance, names.key(DAILY_TICKS), map(str, ripe), now)
+        at = runs.materialized_at(context.instance, names.key(what.asset), map(str, ripe), now)
         # A session that was never published needs a first collection, not a second look.
         wanted = {
             str(day): "its second look is due"
             for day in ripe
             if str(day) in at and at[str(day)] < again[day]
         }
-        verdicts = _verdicts(context, jobs, what, SECOND_LOOK, now, wanted)
+        verdicts = _verdicts(context, jobs, what, what.again, now, wanted)
         told = [verdict.why for verdict in verdicts] or ["every session had its second look"]
-        return _answer(context, _requests_of(names.purpose(SECOND_LOOK), verdicts), told)
+        return _answer(context, _requests_of(names.purpose(what.again), verdicts), told)
 
     return second_look
 
@@ -241,7 +258,7 @@ def _repair(settings: Settings, jobs: Jobs, datasets: Sequence[_Collected]) -> d
         default_status=sensor_status(settings),
         description="Repair sessions with failed or pending symbols by requesting these again, and "
         "collect complete sessions again that did not pass. The oldest first, with at most "
-        f"{budget} requests a day (DATALAKE_REPAIR_REQUESTS_PER_DAY).",
+        f"{many(budget, 'request')} a day (DATALAKE_REPAIR_REQUESTS_PER_DAY).",
     )
     @names.bind
     def repair(
@@ -284,7 +301,7 @@ def _repair(settings: Settings, jobs: Jobs, datasets: Sequence[_Collected]) -> d
                     *(day, what.repair(names, day)),
                 )
             if unseen:
-                why.append(f"{unseen} session files are still to be read")
+                why.append(f"{many(unseen, 'session file')} {verb(unseen)} still to be read")
             of = f"{what.dataset.bars_of} of " if what.option else ""
             told += [f"{of}{each}" for each in why]
             requests += [_repair_of(repair, now, names, what) for repair in repairs]
@@ -402,7 +419,7 @@ def _report_follows(
             **runs.under_way(context, names.key(YEAR_TICKS), (jobs.year_ticks.name,)),
         }
         if partitions:
-            busy = f"{len(partitions):,} partitions are still in progress"
+            busy = f"{many(len(partitions), 'partition')} {verb(len(partitions))} still in progress"
         else:
             busy = runs.going_on(context.instance, jobs.deriving)
         newest = runs.newest_news(
@@ -524,7 +541,8 @@ def _older(
         first, last = str(missing[0]), str(missing[-1])
         ours = what.command(f"backfill --from {first} --to {last}")
         yield (
-            f"{len(missing):,} older sessions are missing and need a backfill: "
+            f"{many(len(missing), 'older session')} {verb(len(missing))} missing and "
+            f"{verb(len(missing), 'needs', 'need')} a backfill: "
             f"`{names.command(ours, what.asset, first, last)}`"
         )
 

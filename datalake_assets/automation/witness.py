@@ -12,6 +12,7 @@ from datalake_assets.automation import runs
 from datalake_assets.automation.jobs import OUR_JOBS, Jobs, sensor_status
 from datalake_assets.automation.sensors import DAY_TAG
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.settings import Settings
 
 WITNESS = "witness"
@@ -34,7 +35,7 @@ def build_witness_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.Sensor
         minimum_interval_seconds=900,
         default_status=sensor_status(settings),
         description="Compare our adjusted bars with the source's own once a day, with at most "
-        f"{budget} requests (DATALAKE_WITNESS_REQUESTS_PER_DAY).",
+        f"{many(budget, 'request')} (DATALAKE_WITNESS_REQUESTS_PER_DAY).",
     )
     @names.bind
     def witness(
@@ -52,7 +53,8 @@ def build_witness_sensor(settings: Settings, jobs: Jobs = OUR_JOBS) -> dg.Sensor
         if context.instance.get_run_records(dg.RunsFilter(tags=tags), limit=1):
             return dg.SkipReason(f"the comparison of {today} is done")
         if busy := runs.under_way(context, names.key(DAILY_TICKS), jobs.collecting):
-            return dg.SkipReason(f"{len(busy):,} sessions are still being collected")
+            sessions = many(len(busy), "session")
+            return dg.SkipReason(f"{sessions} {verb(len(busy))} still being collected")
         return dg.SensorResult(
             run_requests=[dg.RunRequest(run_key=f"{WITNESS} {today}", tags=tags)]
         )

@@ -5,7 +5,7 @@ anything that Dagster, a notebook or the Lambda also needs.
 
 Commands that collect do so through Dagster, in this process, and are recorded in its instance:
 `datalake dev` shows their runs. Exit codes: 0 done, 1 a session did not pass or a run failed,
-2 wrong input or no lake; `status --check` also has 3.
+2 wrong input or no lake, 130 interrupted by Ctrl-C, 143 by SIGTERM; `status --check` also has 3.
 """
 
 import gc

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from datalake_assets.actions.action import SCHEMA
 from datalake_assets.actions.log import CHANGED, INSERTED, VANISHED, ActionLog
-from datalake_assets.cli.arguments import open_lake, show_lake
+from datalake_assets.cli.arguments import SHARE, open_lake, show_lake
 from datalake_assets.cli.runs import sweep_actions
 from datalake_assets.cli.terminal import out, plain_errors, tell
 from datalake_assets.collection.progress import many
@@ -48,6 +48,13 @@ def actions(
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Fetch the whole history from the source again.")
     ] = False,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            **SHARE,
+            help="With --sweep: maximum share of the known actions that the answer may lack.",
+        ),
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the actions as CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the actions as JSON.")] = False,
 ) -> None:
@@ -55,14 +62,18 @@ def actions(
     if sweep == (symbol is not None):
         raise typer.BadParameter("give either a SYMBOL, or --sweep")
     if sweep and (first or last or known_at or as_csv or as_json):
-        raise typer.BadParameter("--sweep fetches everything: it takes no other option")
+        raise typer.BadParameter(
+            "--sweep fetches everything: of the other options it takes --max-loss only"
+        )
+    if max_loss is not None and not sweep:
+        raise typer.BadParameter("--max-loss belongs to --sweep")
     if as_csv and as_json:
         raise typer.BadParameter("give --csv or --json, not both")
     with plain_errors():
         settings = Settings.load()
         if symbol is None:
             show_lake(open_lake(settings))
-            raise typer.Exit(0 if sweep_actions(settings) else 1)
+            raise typer.Exit(0 if sweep_actions(settings, max_loss=max_loss) else 1)
         try:
             start = as_day(first) if first else date.min
             end = as_day(last) if last else date.max

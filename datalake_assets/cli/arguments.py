@@ -6,9 +6,11 @@ settings (`settings`), which come from the environment.
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +22,7 @@ from datalake_assets.collection.dataset import DAILY, Dataset, minute_dataset
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.reader import NotInLakeError
 from datalake_assets.lake.writer import LakeWriter
-from datalake_assets.settings import Settings
+from datalake_assets.settings import Settings, read_symbols
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 
@@ -32,70 +34,101 @@ To = Annotated[
     str | None,
     typer.Option("--to", metavar="YYYY-MM-DD", help="Last day. Default: the newest session."),
 ]
-_SHARE: dict[str, Any] = {"min": 0.0, "max": 1.0, "metavar": "SHARE"}
+SHARE: dict[str, Any] = {"min": 0.0, "max": 1.0, "metavar": "SHARE"}
 _COUNT: dict[str, Any] = {"min": 0, "metavar": "N"}
 
-SuccessRate = Annotated[
-    float | None,
-    typer.Option(**_SHARE, help="Minimum success rate: answered share of the symbols."),
-]
-Coverage = Annotated[
-    float | None,
-    typer.Option(**_SHARE, help="Minimum coverage: share of expected symbols with a bar."),
-]
-InvalidBars = Annotated[
-    float | None, typer.Option(**_SHARE, help="Maximum share of bars with impossible prices.")
-]
-RowRatio = Annotated[
-    float | None,
-    typer.Option(**_SHARE, help="Minimum number of bars, as a share of the usual number."),
-]
-UniverseLoss = Annotated[
-    float | None,
-    typer.Option(**_SHARE, help="Maximum share of active symbols missing from the list."),
-]
 SessionLoss = Annotated[
     float | None,
     typer.Option(
-        **_SHARE,
+        **SHARE,
         help="Maximum share of its symbols that a session may lose when it is replaced by one of "
-        "chosen symbols.",
+        "chosen symbols. At 1, minutes of regular hours also replace those of extended ones.",
     ),
 ]
-Unanswered = Annotated[
-    int | None,
-    typer.Option(**_COUNT, help="Symbols that may fail, whatever --min-success-rate says."),
-]
-Silent = Annotated[
-    int | None,
-    typer.Option(
-        **_COUNT, help="Expected symbols that may have no bar, whatever --min-coverage says."
-    ),
-]
-OddBars = Annotated[
-    int | None,
-    typer.Option(**_COUNT, help="Bars that may have impossible prices, whatever their share."),
-]
-Contradicted = Annotated[
-    float | None,
-    typer.Option(
-        **_SHARE, help="With --minutes: maximum share of symbols that the daily bars contradict."
-    ),
-]
-HourRatio = Annotated[
-    float | None,
-    typer.Option(
-        **_SHARE,
-        help="With --minutes: minimum number of bars in any hour, as a share of the fullest hour.",
-    ),
-]
-Sparse = Annotated[
-    int | None,
-    typer.Option(
-        **_COUNT, help="With --minutes: liquid symbols that may have only a handful of minutes."
-    ),
-]
-"""Audit thresholds for one run; where not given, the collector's own."""
+
+_THRESHOLDS = {
+    "min_success_rate": Annotated[
+        float | None,
+        typer.Option(**SHARE, help="Minimum success rate: answered share of the symbols."),
+    ],
+    "min_coverage": Annotated[
+        float | None,
+        typer.Option(**SHARE, help="Minimum coverage: share of expected symbols with a bar."),
+    ],
+    "max_invalid_bars": Annotated[
+        float | None, typer.Option(**SHARE, help="Maximum share of bars with impossible prices.")
+    ],
+    "min_row_ratio": Annotated[
+        float | None,
+        typer.Option(**SHARE, help="Minimum number of bars, as a share of the usual number."),
+    ],
+    "max_universe_loss": Annotated[
+        float | None,
+        typer.Option(**SHARE, help="Maximum share of active symbols missing from the list."),
+    ],
+    "unanswered_allowed": Annotated[
+        int | None,
+        typer.Option(**_COUNT, help="Symbols that may fail, whatever --min-success-rate says."),
+    ],
+    "silent_allowed": Annotated[
+        int | None,
+        typer.Option(
+            **_COUNT, help="Expected symbols that may have no bar, whatever --min-coverage says."
+        ),
+    ],
+    "invalid_bars_allowed": Annotated[
+        int | None,
+        typer.Option(**_COUNT, help="Bars that may have impossible prices, whatever their share."),
+    ],
+    "max_contradicted": Annotated[
+        float | None,
+        typer.Option(
+            **SHARE,
+            help="With --minutes: maximum share of symbols that the daily bars contradict.",
+        ),
+    ],
+    "min_hour_ratio": Annotated[
+        float | None,
+        typer.Option(
+            **SHARE,
+            help="With --minutes: minimum number of bars in any hour, as a share of the fullest "
+            "hour.",
+        ),
+    ],
+    "sparse_allowed": Annotated[
+        int | None,
+        typer.Option(
+            **_COUNT,
+            help="With --minutes: liquid symbols that may have only a handful of minutes.",
+        ),
+    ],
+}
+"""Audit thresholds for one run, by the collector's fields; where not given, the collector's own."""
+
+
+def with_thresholds(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of the audit's thresholds.
+
+    Args:
+        command: Takes those that were given as `limits`, by the collector's fields.
+    """
+
+    @wraps(command)
+    def whole(**options: Any) -> None:
+        told = {name: options.pop(name) for name in _THRESHOLDS}
+        limits = {name: limit for name, limit in told.items() if limit is not None}
+        command(**options, limits=limits)
+
+    own = inspect.signature(command, eval_str=True)
+    parameters = [each for name, each in own.parameters.items() if name != "limits"]
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in _THRESHOLDS.items()
+    ]
+    # Typer reads from it which options a command has.
+    whole.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return whole
+
 
 Symbols = Annotated[
     str | None,
@@ -128,6 +161,7 @@ def load_settings(symbols: str | None = None) -> Settings:
     if symbols is None:
         settings = Settings.load()
     elif symbols.strip():
+        read_symbols(symbols, "--symbols")  # so that an error names what was typed
         both = ("DATALAKE_SYMBOLS", "DATALAKE_MINUTE_SYMBOLS")
         settings = Settings.load({**os.environ, **dict.fromkeys(both, symbols)})
     else:

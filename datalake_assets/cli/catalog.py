@@ -10,7 +10,7 @@ from datalake_assets.cli.terminal import command, out, plain_errors, tell, worki
 from datalake_assets.settings import Settings
 from datalake_assets.storage import layout
 
-_ASKED_FOR = ("bars_all", "securities", "factors", "actions", "universe")
+_ASKED_FOR = ("bars", "ledger", "bars_all", "securities", "factors", "actions", "universe")
 """Views that a user misses when a lake has not got them."""
 
 
@@ -27,9 +27,12 @@ def catalog() -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for view in views:
         table.add_row(view.name, view.meaning)
-    table.add_row("ledger_of('2026-11-*')", "The ledger of some sessions, without opening all")
+    names = {view.name for view in views}
+    for ledger in sorted(names & {"ledger", "minute_ledger"}):
+        only = "The same of some sessions, without opening all"
+        table.add_row(f"{ledger}_of('2026-11-*')", only)
     out.print(table, soft_wrap=not out.is_terminal)
-    lacking = [name for name in _ASKED_FOR if name not in {view.name for view in views}]
+    lacking = [name for name in _ASKED_FOR if name not in names]
     if lacking:
         needed = " and ".join(dict.fromkeys(f"{command()} {MADE_BY[name]}" for name in lacking))
         tell(out, f"not there yet: {', '.join(lacking)}. Run {needed}, then this again")
@@ -39,4 +42,5 @@ def catalog() -> None:
         tell(out, f"open it: cd {folder} && duckdb -readonly {layout.CATALOG}")
     else:
         tell(out, f"open it: ATTACH '{where}' AS lake (READ_ONLY)")
-    tell(out, f'or ask here: {command()} sql "SELECT max(session) FROM bars"')
+    bars = "bars" if "bars" in names else "minutes"
+    tell(out, f'or ask here: {command()} sql "SELECT max(session) FROM {bars}"')

@@ -15,9 +15,11 @@ from typing import Any
 
 from rich.text import Text
 
+from datalake_assets import market_calendar
 from datalake_assets.cli.marks import LEGEND, Marks, letter
 from datalake_assets.cli.terminal import command
 from datalake_assets.collection.bars import price_text
+from datalake_assets.collection.progress import many
 
 _PRICE_ROWS, _VOLUME_ROWS = 14, 4
 
@@ -42,13 +44,11 @@ class Gap:
     def __str__(self) -> str:
         """The gap and its command: --repair for gaps of this symbol alone."""
         why = ", ".join(self.reasons)
-        if self.count == 1:
-            span, days = f"--session {self.first}", f"{self.first}: 1 session"
-        else:
-            span = f"--from {self.first} --to {self.last}"
-            days = f"{self.first} to {self.last}: {self.count:,} sessions"
+        days = f"{self.first}" if self.count == 1 else f"{self.first} to {self.last}"
+        which = market_calendar.options(self.first, self.last)
         repair = "" if self.reasons == ("not published",) else " --repair"
-        return f"{days} missing ({why})  →  {command()} collect {span}{repair}"
+        missing = f"{days}: {many(self.count, 'session')} missing ({why})"
+        return f"{missing}  →  {command()} collect {which}{repair}"
 
 
 @dataclass(frozen=True, slots=True)

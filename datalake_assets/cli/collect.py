@@ -10,28 +10,18 @@ import typer
 
 from datalake_assets import market_calendar
 from datalake_assets.cli.arguments import (
-    Contradicted,
-    Coverage,
     From,
-    HourRatio,
-    InvalidBars,
     Minutes,
-    OddBars,
-    RowRatio,
     SessionLoss,
-    Silent,
-    Sparse,
-    SuccessRate,
     Symbols,
     To,
-    Unanswered,
-    UniverseLoss,
     dataset_of,
     load_settings,
     one_session,
     open_lake,
     partitions,
     span,
+    with_thresholds,
 )
 from datalake_assets.cli.runs import materialize
 from datalake_assets.cli.terminal import plain_errors
@@ -40,6 +30,7 @@ from datalake_assets.lake.coverage import MAX_LOSS, loss
 from datalake_assets.settings import Settings
 
 
+@with_thresholds
 def collect(
     session: Annotated[
         str | None, typer.Option(metavar="YYYY-MM-DD", help="The session to collect.")
@@ -61,34 +52,11 @@ def collect(
     ] = False,
     minutes: Minutes = False,
     symbols: Symbols = None,
-    min_success_rate: SuccessRate = None,
-    min_coverage: Coverage = None,
-    max_invalid_bars: InvalidBars = None,
-    min_row_ratio: RowRatio = None,
-    max_universe_loss: UniverseLoss = None,
     max_session_loss: SessionLoss = None,
-    unanswered_allowed: Unanswered = None,
-    silent_allowed: Silent = None,
-    invalid_bars_allowed: OddBars = None,
-    max_contradicted: Contradicted = None,
-    min_hour_ratio: HourRatio = None,
-    sparse_allowed: Sparse = None,
+    *,
+    limits: Mapping[str, float],
 ) -> None:
     """Collect one session, or every session of a range, into the lake."""
-    limits = {
-        "min_success_rate": min_success_rate,
-        "min_coverage": min_coverage,
-        "max_invalid_bars": max_invalid_bars,
-        "min_row_ratio": min_row_ratio,
-        "max_universe_loss": max_universe_loss,
-        "max_session_loss": max_session_loss,
-        "unanswered_allowed": unanswered_allowed,
-        "silent_allowed": silent_allowed,
-        "invalid_bars_allowed": invalid_bars_allowed,
-        "max_contradicted": max_contradicted,
-        "min_hour_ratio": min_hour_ratio,
-        "sparse_allowed": sparse_allowed,
-    }
     with plain_errors():
         settings = load_settings(symbols)
         dataset = dataset_of(settings, minutes=minutes)
@@ -102,50 +70,32 @@ def collect(
             raise typer.BadParameter("a range needs both --from and --to")
         if not repair:
             _refuse_to_lose_symbols(settings, dataset, start, end, max_session_loss)
-        good = materialize(settings, dataset, start, end, repair=repair, **_given(limits))
+        loss_allowed = {} if max_session_loss is None else {"max_session_loss": max_session_loss}
+        options = {"repair": repair, **limits, **loss_allowed}
+        good = materialize(settings, dataset, start, end, symbols=symbols, **options)
     raise typer.Exit(0 if good else 1)
 
 
+@with_thresholds
 def backfill(
     first: From = None,
     last: To = None,
     minutes: Minutes = False,
     symbols: Symbols = None,
-    min_success_rate: SuccessRate = None,
-    min_coverage: Coverage = None,
-    max_invalid_bars: InvalidBars = None,
-    min_row_ratio: RowRatio = None,
-    max_universe_loss: UniverseLoss = None,
-    unanswered_allowed: Unanswered = None,
-    silent_allowed: Silent = None,
-    invalid_bars_allowed: OddBars = None,
-    max_contradicted: Contradicted = None,
-    min_hour_ratio: HourRatio = None,
-    sparse_allowed: Sparse = None,
+    *,
+    limits: Mapping[str, float],
 ) -> None:
     """Collect the sessions of a range that are not published yet.
 
     It can be stopped or killed at any moment; the same command continues where it stopped.
     """
-    limits = {
-        "min_success_rate": min_success_rate,
-        "min_coverage": min_coverage,
-        "max_invalid_bars": max_invalid_bars,
-        "min_row_ratio": min_row_ratio,
-        "max_universe_loss": max_universe_loss,
-        "unanswered_allowed": unanswered_allowed,
-        "silent_allowed": silent_allowed,
-        "invalid_bars_allowed": invalid_bars_allowed,
-        "max_contradicted": max_contradicted,
-        "min_hour_ratio": min_hour_ratio,
-        "sparse_allowed": sparse_allowed,
-    }
     with plain_errors():
         settings = load_settings(symbols)
         dataset = dataset_of(settings, minutes=minutes)
         keys = partitions(settings)
         start, end = span(keys, first or keys[0], last or keys[-1])
-        good = materialize(settings, dataset, start, end, missing_only=True, **_given(limits))
+        options = {"missing_only": True, **limits}
+        good = materialize(settings, dataset, start, end, symbols=symbols, **options)
     raise typer.Exit(0 if good else 1)
 
 
@@ -162,8 +112,3 @@ def _refuse_to_lose_symbols(
                 "To keep a few symbols only, set DATALAKE_URI to another location. To drop the "
                 "others all the same, add --max-session-loss 1"
             )
-
-
-def _given(limits: Mapping[str, float | None]) -> dict[str, float]:
-    """The options that were given."""
-    return {name: limit for name, limit in limits.items() if limit is not None}

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from datalake_assets import market_calendar
 from datalake_assets.catalog import CatalogError, difference
 from datalake_assets.cli.arguments import (
     Json,
@@ -99,9 +100,11 @@ def doctor(
                 display.clear()
                 if not as_json:
                     _show(one)
-        defects = [defect for one in examinations for defect in one.defects]
-        failed = _failed(lake, year)
-        unfinished = _unfinished(lake.of(MINUTE), year)
+        minutes = settings.minutes != "off"
+        defects = [defect for one in examinations if one.counted for defect in one.defects]
+        uncounted = [defect for one in examinations if not one.counted for defect in one.defects]
+        failed = _failed([lake, *([lake.of(MINUTE)] if minutes else [])], year)
+        unfinished = _unfinished(lake.of(MINUTE), year) if minutes else []
         undecided = _undecided(lake) if year is None else []
         if as_json:
             out.print_json(json.dumps(_as_json(lake, examinations, failed, undecided, unfinished)))
@@ -112,15 +115,15 @@ def doctor(
             for reason in failed[:_SHOWN]:
                 tell(out, str(reason))
             _tell_unfinished(unfinished)
+            _tell_uncounted(uncounted)
             _tell_undecided(undecided)
     raise typer.Exit(1 if defects else 0)
 
 
-def _failed(lake: LakeFiles, year: int | None) -> tuple[Reason, ...]:
+def _failed(lakes: Sequence[LakeFiles], year: int | None) -> tuple[Reason, ...]:
     """Why symbols failed in the sessions. A session with failed symbols is not damaged."""
     span = () if year is None else (date(year, 1, 1), date(year, 12, 31))
-    both = (lake, lake.of(MINUTE))
-    return joined(reason for each in both for reason in coverage_between(each, *span).reasons)
+    return joined(reason for each in lakes for reason in coverage_between(each, *span).reasons)
 
 
 def _unfinished(lake: LakeFiles, year: int | None) -> list[date]:
@@ -130,13 +133,25 @@ def _unfinished(lake: LakeFiles, year: int | None) -> list[date]:
 
 
 def _tell_unfinished(days: Sequence[date]) -> None:
-    if days:
-        tell(out, "\nnot damaged, but minute bars to repair:")
-    for day in days[:_SHOWN]:
-        typed = f"{command()} collect --minutes --session {day} --repair"
-        tell(out, f"minute bars of {day} are incomplete\n  →  {typed}")
-    if len(days) > _SHOWN:
-        tell(out, f"… and {len(days) - _SHOWN:,} more: {command()} status --json")
+    typed = f"{command()} collect --minutes --session"
+    lines = [f"minute bars of {day} are incomplete\n  →  {typed} {day} --repair" for day in days]
+    _tell_some("not damaged, but minute bars to repair:", lines, "status --json")
+
+
+def _tell_uncounted(defects: Sequence[Defect]) -> None:
+    lines = [f"{defect.where}: {defect.what}" for defect in defects]
+    head = "not counted, as minute bars are turned off (DATALAKE_MINUTES):"
+    _tell_some(head, lines, "doctor --json")
+
+
+def _tell_some(head: str, lines: Sequence[str], every: str) -> None:
+    """Tell the first of some lines below a heading, and which command tells every one."""
+    if lines:
+        tell(out, f"\n{head}")
+    for line in lines[:_SHOWN]:
+        tell(out, line)
+    if len(lines) > _SHOWN:
+        tell(out, f"… and {len(lines) - _SHOWN:,} more: {command()} {every}")
 
 
 def _undecided(lake: LakeFiles) -> list[dict[str, Any]]:
@@ -153,12 +168,9 @@ def _undecided(lake: LakeFiles) -> list[dict[str, Any]]:
 
 
 def _tell_undecided(undecided: Sequence[dict[str, Any]]) -> None:
-    if undecided:
-        tell(out, "\nnot damaged, but waiting for your decision; not applied until then:")
-    for row in undecided[:_SHOWN]:
-        tell(out, f"{row['what']}\n  {row['decide']}")
-    if len(undecided) > _SHOWN:
-        tell(out, f"… and {len(undecided) - _SHOWN:,} more: {command()} decide")
+    lines = [f"{row['what']}\n  {row['decide']}" for row in undecided]
+    head = "not damaged, but waiting for your decision; not applied until then:"
+    _tell_some(head, lines, "decide")
 
 
 def _years(lake: LakeFiles) -> set[int]:
@@ -177,6 +189,7 @@ def _all(
         progress,
         besides=besides,
         weekly=settings.running_year == "weekly",
+        minutes=settings.minutes != "off",
     )
     yield _records(lake, settings, year, known)
 
@@ -237,7 +250,10 @@ def _records(lake: LakeFiles, settings: Settings, year: int | None, records: _Kn
     known, known_minutes, *known_years = records
     count = 0
     defects: list[Defect] = []
-    for each, keys in ((lake, known), (lake.of(MINUTE), known_minutes)):
+    datasets = [(lake, known)]
+    if settings.minutes != "off":
+        datasets.append((lake.of(MINUTE), known_minutes))
+    for each, keys in datasets:
         held, told = set(each.sessions()), {day for day in days if day.isoformat() in keys}
         here = {day for day in days if day in held}
         count += len(told | here)
@@ -274,7 +290,7 @@ def _differences(
             f"datalake backfill{option} --from {first} --to {last}",
         )
     for first, last in spans(gone, among):
-        span = f"--session {first}" if first == last else f"--from {first} --to {last}"
+        span = market_calendar.options(first, last)
         yield Defect(
             f"{named}{_named(first, last)}",
             "materialized in Dagster's records, but not in the lake",
@@ -298,7 +314,7 @@ def _shown_on(display: TerminalDisplay) -> Progress:
 
 def _show(one: Examination) -> None:
     wrong = f", {len(one.defects):,} wrong" if one.defects else ""
-    sign = "✗" if one.defects else "✓"
+    sign = "✓" if not one.defects else "✗" if one.counted else "·"
     tell(out, f"{sign} {one.subject}: {one.count:,} checked{wrong} ({one.seconds:,.1f} s)")
 
 
@@ -331,7 +347,7 @@ def _as_json(
 ) -> dict[str, object]:
     return {
         "lake": lake.store.uri,
-        "well": not any(one.defects for one in examinations),
+        "well": not any(one.defects for one in examinations if one.counted),
         "examinations": [asdict(one) for one in examinations],
         "failures": [asdict(reason) for reason in failed],
         "minutes_to_repair": [day.isoformat() for day in unfinished],

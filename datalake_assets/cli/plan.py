@@ -32,10 +32,12 @@ from datalake_assets.cli.terminal import (
     out,
     plain_errors,
     show_table,
+    tell,
     working,
 )
 from datalake_assets.collection.cost import PRICES_OF, Cost, cost, cost_of_minutes
 from datalake_assets.collection.dataset import DAILY, Dataset
+from datalake_assets.collection.progress import many
 from datalake_assets.collection.universe import symbols_for
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.lake.session_file import Summary
@@ -76,7 +78,7 @@ def _cost(settings: Settings, dataset: Dataset, days: Sequence[date], *, missing
     """The plan of a run over these days, as the run would make it, and its cost."""
     from datalake_assets.assets.stock_universe import take_universe
     from datalake_assets.definitions import build_collector, build_source
-    from datalake_assets.pipeline.density import by_daily_bars
+    from datalake_assets.pipeline.density import by_daily_bars, estimated
     from datalake_assets.pipeline.listing import take_survey
     from datalake_assets.pipeline.publication import Publication
 
@@ -107,22 +109,26 @@ def _cost(settings: Settings, dataset: Dataset, days: Sequence[date], *, missing
         display.begin("planning the requests")
         planned = Publication(wanted, lake, options, survey=known, expected=expected).plan
     if dataset is not DAILY:
-        return cost_of_minutes(planned, settings.requests_per_minute)
+        estimated_by_daily = estimated(lake.of(DAILY), planned.sessions)
+        return cost_of_minutes(planned, settings.requests_per_minute, estimated_by_daily)
     # A survey already leaves out symbols that did not trade: don't count that twice.
     density = 1.0 if known else _density(lake, published)
     return cost(planned, settings.requests_per_minute, density, known.years if known else None)
 
 
-def _density(lake: LakeFiles, published: Sequence[date]) -> float:
-    """The share of symbols with a bar in a few sessions of the lake; 1 if it has none."""
+def _density(lake: LakeFiles, published: Sequence[date]) -> float | None:
+    """The share of symbols with a bar in a few sessions of the lake; None if it has none."""
     few = published[:: max(1, len(published) // 20)]
     found = lake.summaries(map(layout.session_key, few))
     summaries = [summary for summary in found if isinstance(summary, Summary)]
     asked = sum(sum(summary.counts.values()) for summary in summaries)
-    return sum(summary.rows for summary in summaries) / asked if asked else 1.0
+    return sum(summary.rows for summary in summaries) / asked if asked else None
 
 
 def _show_cost(told: Cost, settings: Settings, dataset: Dataset) -> None:
+    at_most = "up to " if told.sessions_unknown else ""
+    # Of minute bars a session is all that is written, however many there are.
+    files_at_most = at_most if dataset is DAILY else ""
     table = Table(show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
@@ -134,17 +140,36 @@ def _show_cost(told: Cost, settings: Settings, dataset: Dataset) -> None:
             f"minutes, at {settings.requests_per_minute:,} requests per minute",
             f"{told.minutes:,.1f}",
         ),
-        ("expected bars", f"{told.bars:,}"),
+        ("expected bars", f"{at_most}{told.bars:,}"),
         ("maximum bars", f"{told.bars_at_most:,}"),
         (
             "size of both layouts" if dataset is DAILY else "size of the sessions",
-            f"{told.bytes / 1e6:,.1f} MB",
+            f"{at_most}{told.bytes / 1e6:,.1f} MB",
         ),
-        ("objects", f"{told.objects:,}"),
-        *([("symbol-years among them", f"{told.symbol_years:,}")] if dataset is DAILY else []),
-        ("PUTs on S3", f"${told.put_dollars:,.4f}"),
-        ("storage on S3, per month", f"${told.storage_dollars_a_month:,.4f}"),
+        ("objects", f"{files_at_most}{told.objects:,}"),
+        *(
+            [("symbol-years among them", f"{at_most}{told.symbol_years:,}")]
+            if dataset is DAILY
+            else []
+        ),
+        ("PUTs on S3", f"{files_at_most}${told.put_dollars:,.4f}"),
+        ("storage on S3, per month", f"{at_most}${told.storage_dollars_a_month:,.4f}"),
     ):
         table.add_row(name, text)
     show_table(table)
+    if told.sessions_unknown:
+        tell(out, _unknown(told, dataset))
     out.print(f"S3 prices as of {PRICES_OF}, us-east-1.", highlight=False)
+
+
+def _unknown(told: Cost, dataset: Dataset) -> str:
+    """Why numbers are a maximum."""
+    if dataset is DAILY:
+        return (
+            "The lake holds no session to estimate by: each symbol counts with a bar in each one."
+        )
+    sessions = f"{told.sessions_unknown:,} of {many(told.sessions, 'session')}"
+    return (
+        f"The lake holds no daily bars to estimate {sessions} by: "
+        "there each symbol counts with a bar in each minute."
+    )

@@ -12,6 +12,7 @@ import typer
 
 from datalake_assets.cli.arguments import Json, existing_lake, show_lake
 from datalake_assets.cli.terminal import err, out, plain_errors, tell, working
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.iceberg.registration import KEEP_DAYS, TABLE, RegistrationError
 from datalake_assets.settings import Settings
 
@@ -69,16 +70,16 @@ def register(
             out.print_json(json.dumps(asdict(done) | {"catalog": where}))
             return
         tell(err, f"catalog: {where}")
-        what = f"{done.files:,} files, {done.sessions:,} sessions, {done.bars:,} bars"
+        counts = [(done.files, "file"), (done.sessions, "session"), (done.bars, "bar")]
+        what = ", ".join(many(count, thing) for count, thing in counts)
         if done.changed:
+            new = f"{many(done.added, 'file')} {verb(done.added)} new"
             tell(out, f"{done.table}: snapshot {done.snapshot} has {what}")
-            tell(out, f"{done.added:,} files are new, {done.removed:,} are no longer in it")
+            tell(out, f"{new}, {done.removed:,} {verb(done.removed)} no longer in it")
         else:
             tell(out, f"{done.table}: nothing changed since snapshot {done.snapshot}: {what}")
         if done.expired or done.deleted:
-            tell(
-                out,
-                f"{done.expired:,} old snapshots were forgotten, and {len(done.deleted):,} files "
-                "of no snapshot deleted",
-            )
+            were = verb(done.expired, "was", "were")
+            gone = f"{many(len(done.deleted), 'file')} of no snapshot deleted"
+            tell(out, f"{many(done.expired, 'old snapshot')} {were} forgotten, and {gone}")
         tell(out, f"To read it in DuckDB: FROM iceberg_scan('{done.folder}')")

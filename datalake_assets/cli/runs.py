@@ -9,7 +9,7 @@ import fcntl
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from importlib.resources import files
@@ -18,10 +18,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.table import Table
 
+from datalake_assets import market_calendar
 from datalake_assets.actions.log import ActionLog
+from datalake_assets.cli import signals
 from datalake_assets.cli.arguments import claimed_lake, is_there, open_lake
+from datalake_assets.cli.interrupted import Collecting, given_symbols
 from datalake_assets.cli.terminal import (
     TerminalDisplay,
     command,
@@ -33,7 +37,7 @@ from datalake_assets.cli.terminal import (
 )
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.dataset import DAILY, Dataset
-from datalake_assets.collection.progress import many
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.collection.report import Reason, joined
 from datalake_assets.collection.universe import unlisted, unlisted_message
 from datalake_assets.lake.coverage import coverage_between, narrow
@@ -61,7 +65,13 @@ _REASONS = 5
 
 
 def materialize(
-    settings: Settings, dataset: Dataset, start: date, end: date, **options: float
+    settings: Settings,
+    dataset: Dataset,
+    start: date,
+    end: date,
+    *,
+    symbols: str | None = None,
+    **options: float,
 ) -> bool:
     """Collect these sessions in this process, and publish the years that daily bars change.
 
@@ -70,10 +80,14 @@ def materialize(
         dataset: Whose bars.
         start: The first session.
         end: The last one.
+        symbols: What `--symbols` gave, for the commands that are printed.
         options: Fields of the collector, for this run.
 
     Returns:
         Whether every session and every year was published.
+
+    Raises:
+        typer.Exit: Ctrl-C or SIGTERM ended a run, as of the other functions here that start one.
     """
     # Nobody must take the embedded exchange's bars for real ones.
     where = "the embedded exchange" if settings.source == "embedded" else "Alpaca"
@@ -88,17 +102,24 @@ def materialize(
         which = (f"{dataset.name}_ticks_job", start.isoformat(), end.isoformat())
         clock = Clock()
         began = clock.seconds()
-        result = _run(settings, records, "starting the collection", *which, config)
-        seconds = clock.seconds() - began
-        if count := _show_sessions(result):
-            # Of the whole run: sessions share their requests, so none has its own duration.
-            tell(out, f"{many(count, 'session')} in {seconds:,.1f} s{_requests(records, result)}")
-        if _interrupted(result):
-            return False
+
+        def show(result: dg.ExecuteInProcessResult) -> None:
+            seconds = clock.seconds() - began
+            if count := _show_sessions(result):
+                # Of the whole run: sessions share their requests, so none has its own duration.
+                sent = _requests(records, result)
+                tell(out, f"{many(count, 'session')} in {seconds:,.1f} s{sent}")
+
+        collecting = Collecting(
+            open_lake(settings).of(dataset), start, end, options, symbols=symbols
+        )
+        what = "starting the collection"
+        advice = collecting.advice
+        result = _run(settings, records, what, *which, config, show=show, advice=advice)
         _show_checks(result)
         _show_reasons(result)
         _show_rounded(result)
-        _show_universe(settings, dataset, start, end)
+        _show_universe(settings, dataset, start, end, symbols)
         if dataset is not DAILY:
             return bool(result.success)
         # Even if a session did not pass: the others did, and readers can have them.
@@ -126,20 +147,25 @@ def publish_years(settings: Settings, years: Sequence[int]) -> bool:
 def write_report(settings: Settings) -> bool:
     """Write the report in this process; True on success."""
     with instance() as records:
-        return bool(_run(settings, records, "writing the report", "lake_report_job").success)
+        result = _run(settings, records, "writing the report", "lake_report_job")
+    return bool(result.success)
 
 
-def sweep_actions(settings: Settings, since: date | None = None) -> bool:
+def sweep_actions(
+    settings: Settings, since: date | None = None, max_loss: float | None = None
+) -> bool:
     """Fetch corporate actions in this process; True on success.
 
     Args:
         settings: The defaults of the resources.
         since: Actions processed from this day on; None for the whole history.
+        max_loss: The largest share of the known actions that the answer may lack; None: the
+            asset's own.
     """
     with working("starting Dagster"):
         claimed_lake(settings)
     with instance() as records:
-        return _sweep(settings, records, since)
+        return _sweep(settings, records, since, max_loss)
 
 
 def derive_securities(settings: Settings) -> bool:
@@ -172,17 +198,35 @@ def _show_waiting(settings: Settings, year: int) -> None:
         tell(
             out,
             f"The files per symbol of {year} follow with the last session of the week; until then "
-            f"{many(len(lag), 'session')} {'is' if len(lag) == 1 else 'are'} read from the session "
+            f"{many(len(lag), 'session')} {verb(len(lag))} read from the session "
             f"files. To write them now: {command()} publish --year {year}",
         )
 
 
-def _sweep(settings: Settings, records: dg.DagsterInstance, since: date | None = None) -> bool:
-    asked = {"since": since.isoformat()} if since else {"whole_history": True}
+def _sweep(
+    settings: Settings,
+    records: dg.DagsterInstance,
+    since: date | None = None,
+    max_loss: float | None = None,
+    again: str | None = None,
+) -> bool:
+    """Fetch corporate actions; `again` is the command that goes on after an interruption."""
+    asked: dict[str, Any] = {"since": since.isoformat()} if since else {"whole_history": True}
+    if max_loss is not None:
+        asked["max_loss"] = max_loss
     config = {"ops": {"corporate_actions": {"config": asked}}}
     what = f"fetching {f'corporate actions since {since}' if since else 'all corporate actions'}"
-    result = _run(settings, records, what, "corporate_actions_job", config=config)
-    _show_actions(result)
+    job = "corporate_actions_job"
+    again = again or f"actions --sweep{'' if max_loss is None else f' --max-loss {max_loss:g}'}"
+    result = _run(
+        settings,
+        records,
+        what,
+        job,
+        config=config,
+        show=_show_actions,
+        advice=lambda result: f"To go on: {command()} {again}",
+    )
     _show_checks(result)
     return bool(result.success)
 
@@ -191,10 +235,18 @@ def _derive(settings: Settings, records: dg.DagsterInstance) -> bool:
     sessions = open_lake(settings).sessions()
     reach = _reach(settings)
     # Factors without the actions of early sessions would be wrong, and look right.
-    if sessions and (reach is None or reach > sessions[0]) and not _sweep(settings, records):
+    early = sessions and (reach is None or reach > sessions[0])
+    if early and not _sweep(settings, records, again="securities"):
         return False
-    result = _run(settings, records, "deriving securities and factors", "securities_job")
-    _show_securities(result)
+    what = "deriving securities and factors"
+    result = _run(
+        settings,
+        records,
+        what,
+        "securities_job",
+        show=_show_securities,
+        advice=lambda result: f"To go on: {command()} securities",
+    )
     _show_checks(result)
     return bool(result.success)
 
@@ -227,15 +279,22 @@ def _publish_by(
     years: Sequence[int],
     config: Mapping[str, Any] = MappingProxyType({}),
 ) -> bool:
-    good = True
+    good, only = True, f" --year {years[0]}" if len(years) == 1 else ""
     # The range of a run has no gaps.
     for _, group in groupby(enumerate(sorted(years)), key=lambda pair: pair[1] - pair[0]):
         span = [year for _, year in group]
         which = (job, str(span[0]), str(span[-1]))
-        result = _run(settings, records, what, *which, config)
-        _show_years(result)
-        if _interrupted(result):
-            return False
+        result = _run(
+            settings,
+            records,
+            what,
+            *which,
+            config,
+            show=_show_years,
+            advice=lambda result: (
+                f"Written files stay. To write and verify what is left: {command()} publish{only}"
+            ),
+        )
         _show_checks(result)
         good = good and bool(result.success)
     return good
@@ -249,8 +308,15 @@ def _run(
     first: str | None = None,
     last: str | None = None,
     config: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    show: Callable[[dg.ExecuteInProcessResult], None] = lambda result: None,
+    advice: Callable[[dg.ExecuteInProcessResult], str] = lambda result: (
+        "Run the same command again"
+    ),
 ) -> dg.ExecuteInProcessResult:
     """Run a job in this process, optionally over a range of partitions; print why steps failed.
+
+    After Ctrl-C or SIGTERM the command ends: who sent it wants nothing more of it.
 
     Args:
         settings: The defaults of the resources.
@@ -260,12 +326,34 @@ def _run(
         first: The first partition; None for a job without partitions.
         last: The last one.
         config: Of the run.
+        show: Shows what the run did, also one that was interrupted.
+        advice: Says how to go on after an interruption.
+
+    Raises:
+        typer.Exit: Ctrl-C or SIGTERM came.
     """
-    with TerminalDisplay(err) as display:
+    with TerminalDisplay(err) as display, signals.noticed() as stopped:
         display.begin(what)
         result = _execute(settings, records, display, job, first, last, config)
-    for event in result.filter_events(lambda event: event.is_step_failure):
-        tell(err, f"{event.step_key}: {_reason(event, job, first, last)}")
+    # It imports Dagster, which is loaded by now.
+    from datalake_assets.assets import failure
+
+    failures = result.filter_events(lambda event: event.is_step_failure)
+    for event in failures:
+        if not _is_interruption(event):
+            tell(err, f"{event.step_key}: {failure.reason(event)}")
+    # Between its steps Dagster holds a signal back: then it fails the run, or forgets it.
+    came = stopped() or (signals.Interrupted() if any(map(_is_interruption, failures)) else None)
+    if not failures and not came:
+        for event in result.filter_events(lambda event: event.is_run_failure):
+            tell(err, f"{job}: {failure.run_reason(event)}")
+    if came:
+        where = next((event.step_key for event in failures if _is_interruption(event)), job)
+        tell(err, f"{where}: interrupted")  # at once: to look at the lake can take a while
+        tell(err, advice(result))
+    show(result)
+    if came:
+        raise typer.Exit(came.code)
     return result
 
 
@@ -335,34 +423,16 @@ def _origin(job: str) -> RemoteJobOrigin:
     return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job)
 
 
-def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    from datalake_assets.assets.failure import INTERRUPTED, error_of
+def _is_interruption(event: dg.DagsterEvent) -> bool:
+    """Whether Ctrl-C or SIGTERM ended a step that failed."""
+    from datalake_assets.assets import failure
 
-    failures = result.filter_events(lambda event: event.is_step_failure)
-    errors = [error for event in failures if (error := error_of(event))]
-    return any(error.cls_name == INTERRUPTED for error in errors)
+    error = failure.error_of(event)
+    return error is not None and error.cls_name == failure.INTERRUPTED
 
 
 def _days(start: date, end: date) -> str:
     return f"{start}" if start == end else f"{start} to {end}"
-
-
-def _reason(event: dg.DagsterEvent, job: str, first: str | None, last: str | None) -> str:
-    """Why a step failed; its stack trace is in the run's log."""
-    from datalake_assets.assets.failure import INTERRUPTED, error_of, reason
-
-    error = error_of(event)
-    if not error or error.cls_name != INTERRUPTED:
-        return reason(event)
-    if event.step_key in ("symbol_year_ticks", "year_ticks"):
-        return "interrupted. Written files stay; run the same command again to write the rest"
-    if first is None:
-        return "interrupted. Run the same command again"
-    minutes = "--minutes " if job == "minute_ticks_job" else ""
-    return (
-        "interrupted. Published sessions stay. To collect the others without requesting a symbol "
-        f"twice: {command()} collect {minutes}--from {first} --to {last} --repair"
-    )
 
 
 def dagster_home() -> Path:
@@ -479,21 +549,26 @@ def _show_rounded(result: dg.ExecuteInProcessResult) -> None:
         tell(out, f"{many(count, 'volume')} with a fraction of a share, rounded to whole shares")
 
 
-def _show_universe(settings: Settings, dataset: Dataset, start: date, end: date) -> None:
+def _show_universe(
+    settings: Settings, dataset: Dataset, start: date, end: date, symbols: str | None
+) -> None:
     """Show which configured or listed symbols these sessions were not collected for."""
     lake, minutes = open_lake(settings).of(dataset), dataset is not DAILY
     chosen = settings.read_symbols(minutes=minutes)
     if chosen and (listed := lake.universe()) and (names := unlisted(chosen, listed[1])):
         own = minutes and settings.minute_symbols is not None
         setting = "DATALAKE_MINUTE_SYMBOLS" if own else "DATALAKE_SYMBOLS"
+        setting = setting if symbols is None else "--symbols"
         tell(out, unlisted_message(names, listed[0], setting))
     held = coverage_between(lake, start, end)
     few, flag = narrow(lake, held.published, chosen), "--minutes " if minutes else ""
+    only = given_symbols(symbols)
     for first, last in spans(few, list(held.sessions)):
-        which = f"--session {first}" if first == last else f"--from {first} --to {last}"
+        which = market_calendar.options(first, last)
         tell(
             out,
-            f"{_days(first, last)}: {few[last]}  →  {command()} collect {flag}{which} --repair",
+            f"{_days(first, last)}: {few[last]}  →  "
+            f"{command()} collect {flag}{which} --repair{only}",
         )
 
 

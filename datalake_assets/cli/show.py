@@ -27,10 +27,11 @@ from datalake_assets.cli.chart import Bar, Gap, draw
 from datalake_assets.cli.marks import Marks, marks, words
 from datalake_assets.cli.terminal import command, err, out, plain_errors, tell, working
 from datalake_assets.collection.bars import price_text
-from datalake_assets.collection.progress import many
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.lake.lake import Lake
-from datalake_assets.lake.minutes import REGULAR
+from datalake_assets.lake.minutes import REGULAR, MissingHoursWarning
 from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError, as_day
+from datalake_assets.lake.resampling import SESSION
 from datalake_assets.lake.security_reader import SecuritiesWarning
 from datalake_assets.securities.adjusting import RAW, kinds
 from datalake_assets.settings import Settings
@@ -108,6 +109,7 @@ def show(
             lake = Lake(held.store)
             with warnings.catch_warnings(record=True) as warned, working("reading the lake"):
                 warnings.simplefilter("always", SecuritiesWarning)
+                warnings.simplefilter("always", MissingHoursWarning)
                 named = [each for given in symbols for each in given.split(",") if each]
                 if minutes:
                     day = _session_of(lake, session)
@@ -119,8 +121,8 @@ def show(
         except (NotInLakeError, ValueError) as error:
             tell(err, f"error: {error}")
             raise typer.Exit(2) from error
-    for warning in warned:
-        tell(err, f"warning: {warning.message}")
+    for text in dict.fromkeys(str(warning.message) for warning in warned):
+        tell(err, f"warning: {text}")
     # Outside `plain_errors`: a pipe that is closed early (`| head`) is not an error.
     if as_csv or as_json:
         rows = [bar for bars, _, _ in found for bar in bars]
@@ -136,7 +138,7 @@ def show(
             tell(out, "")
         tell(out, told)
         if bars and minutes:
-            _show_minutes(bars, chart=chart)
+            _show_minutes(bars, every, chart=chart)
         elif bars:
             shown = bars if first or last else bars[-_NEWEST:]
             _show_bars(shown, bars, gaps, its_marks, chart=chart)
@@ -199,7 +201,7 @@ def _bars(
     lost = sum(gap.count for gap in gaps if opened < gap.first < closed)
     change = _change(bars[0], bars[-1])
     told = (
-        f"{lost:,} between them {'is' if lost == 1 else 'are'} missing"
+        f"{lost:,} between them {verb(lost)} missing"
         if lost
         else "no change"
         if change is None
@@ -239,8 +241,14 @@ def _minutes(
     told = "no change" if change is None else f"{change:+.2%}"
     adjusted = "adjusted for " + ", ".join(kinds(adjustment)) if kinds(adjustment) else "unadjusted"
     count = many(len(bars), "bar" if every else "minute")
+    # A bar of a session has no time of its own, but the stamp of a daily bar.
+    what = (
+        f"the {hours} hours"
+        if every == SESSION
+        else f"{count} from {_clock(bars[0])} to {_clock(bars[-1])} in New York"
+    )
     line = (
-        f"{name}  {day}, {count} from {_clock(bars[0])} to {_clock(bars[-1])} in New York: "
+        f"{name}  {day}, {what}: "
         f"{price_text(bars[0]['open'])} to {price_text(bars[-1]['close'])} "
         f"({told}), US dollars, {adjusted}"
     )
@@ -253,9 +261,10 @@ def _clock(bar: Bar) -> str:
     return at
 
 
-def _show_minutes(bars: Sequence[Bar], *, chart: bool) -> None:
-    shown = [bar | {"session": _clock(bar)} for bar in bars]
-    _print_table(shown[-_NEWEST:], shown, (), {}, header="time")
+def _show_minutes(bars: Sequence[Bar], every: str | None, *, chart: bool) -> None:
+    whole = every == SESSION
+    shown = [bar | {"session": str(bar["session"]) if whole else _clock(bar)} for bar in bars]
+    _print_table(shown[-_NEWEST:], shown, (), {}, header="session" if whole else "time")
     if len(shown) > _NEWEST:
         tell(out, f"the last {_NEWEST} of {len(shown):,}; for all of them: --csv, or --every 30min")
     if chart:

@@ -59,6 +59,9 @@ _EXPLAIN = re.compile(
     r"(?:\s|/\*.*?\*/|--[^\n]*(?:\n|$))*EXPLAIN\b\s*(?:\([^)]*\)|ANALYZE\b)?",
     re.IGNORECASE | re.DOTALL,
 )
+_INTERRUPTED = "Query interrupted"
+"""What DuckDB makes of Ctrl-C and of SIGTERM, in a `RuntimeError`."""
+
 _NO_TABLE = re.compile(r"Table with name (\w+) does not exist")
 
 
@@ -75,8 +78,9 @@ def sql(
 ) -> None:
     """Run an SQL query over the lake with DuckDB. It only reads.
 
-    The tables are those of `datalake catalog`: bars, bars_split, bars_all, securities, factors,
-    actions, universe, ledger, restatements. DESCRIBE and SUMMARIZE tell what is in each.
+    The tables are those of `datalake catalog`: bars, bars_split, bars_all, cumulative, minutes,
+    securities, factors, actions, universe, ledger, minute_ledger, restatements. DESCRIBE and
+    SUMMARIZE tell what is in each.
     """
     if as_csv + as_json + (parquet is not None) > 1:
         raise typer.BadParameter("give one of --csv, --json and --parquet")
@@ -91,7 +95,7 @@ def sql(
             with working("reading the lake"):
                 create_views(connection, lake.store)
             connection.execute("SET lock_configuration = true")
-            with _refused(query), working("running the query"):
+            with _refused(connection, query), working("running the query"):
                 _demand_a_query(connection, query)
                 if parquet is not None:
                     _write(connection, query, parquet)
@@ -100,7 +104,7 @@ def sql(
                 rows = _rows(found)
                 first = list(islice(rows, ROWS + 1))
         # Outside `plain_errors`: a pipe that is closed early (`| head`) is not an error.
-        with _refused(query):
+        with _refused(connection, query):
             if as_csv:
                 _print_csv(found.schema.names, chain(first, rows))
             elif as_json:
@@ -111,12 +115,20 @@ def sql(
 
 
 @contextmanager
-def _refused(query: str) -> Iterator[None]:
-    """Print what DuckDB has against a query."""
+def _refused(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[None]:
+    """Print what DuckDB has against a query; after Ctrl-C end the query."""
     import duckdb
 
     try:
         yield
+    except KeyboardInterrupt:
+        connection.interrupt()  # or closing it could wait for as long as the query takes
+        raise
+    except RuntimeError as error:
+        if str(error) != _INTERRUPTED:
+            raise
+        connection.interrupt()
+        raise KeyboardInterrupt from error
     except (duckdb.Error, pa.ArrowException) as error:
         lacking = _NO_TABLE.search(str(error))
         maker = lacking and MADE_BY.get(lacking[1].lower())
@@ -128,7 +140,8 @@ def _refused(query: str) -> Iterator[None]:
         if lacking:
             tell(err, f'The tables are listed by: {command()} sql "SHOW TABLES"')
         elif "ledger_of(" in query and "No files found" in str(error):
-            tell(err, f"ledger_of found no such session. Those that are there: {command()} status")
+            macro = "minute_ledger_of" if "minute_ledger_of(" in query else "ledger_of"
+            tell(err, f"{macro} found no such session. Those that are there: {command()} status")
         elif ".parquet" in str(error):
             tell(err, damage())
         raise typer.Exit(2) from error

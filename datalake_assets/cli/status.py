@@ -246,7 +246,8 @@ def _details(found: Overview) -> Iterator[str]:
     for reason in found.reasons[:_REASONS]:
         yield str(reason)
     if len(found.reasons) > _REASONS:
-        yield f"… and {len(found.reasons) - _REASONS:,} more errors: {command()} status --json"
+        more = many(len(found.reasons) - _REASONS, "more error")
+        yield f"… and {more}: {command()} status --json"
     if found.unlisted:
         names = ", ".join(found.unlisted[:_NAMES])
         more = f" and {len(found.unlisted) - _NAMES:,} more" if len(found.unlisted) > _NAMES else ""
@@ -269,9 +270,11 @@ def _details(found: Overview) -> Iterator[str]:
     if news := found.securities:
         yield from _of_securities(news)
     if usage := found.usage:
-        share = "" if usage.share is None else f", {usage.share:.0%} of the plan's limit"
+        rate = f"the {usage.per_minute:,} per minute that ALPACA_REQUESTS_PER_MINUTE allows"
+        share = "" if usage.share is None else f", {usage.share:.0%} of {rate}"
         yield (
-            f"requests on {usage.day}: {usage.requests:,} in {usage.minutes:,.1f} minutes{share}"
+            f"requests on {usage.day} (UTC): {usage.requests:,} in {usage.minutes:,.1f} minutes of "
+            f"collecting{share}"
         )
 
 
@@ -282,19 +285,19 @@ def _of_securities(news: SecurityNews) -> Iterator[str]:
         *(f"{one.symbol} {one.what}" for one in news.changed[:3]),
     ]
     more = len(news.splits) + len(news.changed) - len(parts)
-    dividends = "dividend" if news.dividends == 1 else "dividends"
-    parts += [f"{news.dividends:,} {dividends}"] if news.dividends else []
+    parts += [many(news.dividends, "dividend")] if news.dividends else []
     parts += [f"{more:,} more in the report"] if more else []
     if parts:
         yield f"securities since {news.since}: {'; '.join(parts)}"
     if news.suspected:
         first = news.suspected[0]
-        many = f" (of {len(news.suspected):,})" if news.suspected[1:] else ""
-        yield f"unexplained{many}: {first.what}"
+        of = f" (of {len(news.suspected):,})" if news.suspected[1:] else ""
+        yield f"unexplained{of}: {first.what}"
 
 
 def _of_minutes(minutes: MinuteNumbers) -> dict[str, Any]:
     return {
+        "turned_on": minutes.wanted,
         "first": minutes.first and minutes.first.isoformat(),
         "newest": minutes.newest and minutes.newest.isoformat(),
         "sessions_expected": minutes.due,

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from datalake_assets import market_calendar
 from datalake_assets.catalog import CatalogError
+from datalake_assets.cli.signals import Interrupted, interrupting
 from datalake_assets.collection.errors import CollectionError
 from datalake_assets.collection.progress import Display, Snapshot, many
 from datalake_assets.iceberg.registration import RegistrationError
@@ -166,12 +167,14 @@ def working(what: str) -> Iterator[TerminalDisplay]:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Print errors that the user can fix, and Ctrl-C, without a stack trace."""
+    """Print errors that the user can fix, Ctrl-C and SIGTERM, without a stack trace."""
     try:
-        yield
+        with interrupting():
+            yield
     except KeyboardInterrupt as error:
         tell(err, "interrupted. Published sessions stay; run the same command again to continue")
-        raise typer.Exit(130) from error  # a shell's code for a program ended by SIGINT
+        code = error.code if isinstance(error, Interrupted) else Interrupted().code
+        raise typer.Exit(code) from error
     except _FIXABLE as error:
         tell(err, f"error: {error}")
         if isinstance(error, BrokenFileError) and "datalake " not in str(error):

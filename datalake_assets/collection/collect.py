@@ -229,7 +229,7 @@ class Collection:
             clock=self._clock,
             draw=draw,
         )
-        symbols = Symbols(symbol for chunk in plan.chunks for symbol in chunk.symbols)
+        symbols = Symbols.shared(symbol for chunk in plan.chunks for symbol in chunk.symbols)
         self._grid = Grid(symbols, plan.sessions, dataset)
         self._queue = deque(plan.chunks)
         self._lock = threading.Lock()
@@ -265,11 +265,22 @@ class Collection:
     def start(self) -> None:
         """Begin to collect; the threads end by themselves."""
         self._began, self._started = self._clock.seconds(), self._clock.now()
-        self._working = min(self._workers, len(self._queue))
-        if not self._working:
+        if self._queue:
+            self._begin(0)
+        else:
             self._idle.set()
-        for number in range(self._working):
-            threading.Thread(target=self._work, name=f"collect-{number}", daemon=True).start()
+
+    def _begin(self, number: int) -> None:
+        """Begin a thread. Each begins the next one, as whoever begins one waits for it."""
+        with self._lock:
+            self._working += 1
+        name = f"collect-{number}"
+        try:
+            threading.Thread(target=self._work, args=(number,), name=name, daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self._working -= 1
+            raise
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end, in short turns that let a signal in; True when it has come.
@@ -393,9 +404,11 @@ class Collection:
                 seconds=self._seconds if self._final else self._clock.seconds() - self._began,
             )
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         """One thread: chunk after chunk, until none is left or it is told to stop."""
         try:
+            if number + 1 < min(self._workers, len(self._plan.chunks)) and self._queue:
+                self._begin(number + 1)
             while not self._stop.is_set() and (chunk := self._next_chunk()):
                 self._record(chunk, self._collect(chunk))
         except StoppedError:
@@ -668,5 +681,5 @@ def _ledgers(
         symbol, day = grid.symbols.names[place], grid.sessions[row]
         raise ValueError(f"{day}: two states for one symbol: {symbol} has a bar beside another")
     codes[window.present] = States.code(State.PRESENT)
-    for row, day in enumerate(grid.sessions):
-        yield Ledger.of(day, States(grid.symbols, codes[row]), why[day])
+    for day, states in zip(grid.sessions, States.of_rows(grid.symbols, codes), strict=True):
+        yield Ledger.of(day, states, why[day])

@@ -7,7 +7,7 @@ knowing what the lake holds.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from datalake_assets.collection.plan import Plan
@@ -50,6 +50,8 @@ class Cost:
         objects: Sessions, symbol-years and year files, each written by one PUT.
         put_dollars: Price of the PUTs on S3.
         storage_dollars_a_month: Price of storing the bytes on S3.
+        sessions_unknown: Sessions to estimate which the lake holds nothing: their `bars` are the
+            most that there can be.
     """
 
     sessions: int
@@ -64,12 +66,13 @@ class Cost:
     objects: int
     put_dollars: float
     storage_dollars_a_month: float
+    sessions_unknown: int = 0
 
 
 def cost(
     plan: Plan,
     requests_per_minute: float,
-    density: float,
+    density: float | None,
     traded: Mapping[str, Collection[int]] | None = None,
 ) -> Cost:
     """The cost of a plan, if each year is published once at the end.
@@ -77,32 +80,40 @@ def cost(
     Args:
         plan: The plan.
         requests_per_minute: The account's limit.
-        density: Share of the expected bars that exist, from earlier sessions.
+        density: Share of the expected bars that exist, from earlier sessions; None if nothing is
+            known of them.
         traded: The years in which symbols traded, from a survey; None if unknown.
     """
-    sessions = len(plan.sessions)
-    bars = round(plan.expected * density)
-    symbol_years = round(_symbol_years(plan, traded or {}) * density)
+    sessions, share = len(plan.sessions), 1.0 if density is None else density
+    bars = round(plan.expected * share)
+    symbol_years = round(_symbol_years(plan, traded or {}) * share)
     size = round(
         bars * (BYTES_PER_BAR + BYTES_PER_BAR_OF_ONE + BYTES_PER_BAR_IN_YEAR_FILE)
         + (plan.bars - bars) * BYTES_PER_SYMBOL_IN_LEDGER
         + symbol_years * BYTES_PER_SYMBOL_YEAR
     )
     objects = sessions + symbol_years + len({day.year for day in plan.sessions})
-    return _cost(plan, requests_per_minute, bars, size, objects, symbol_years)
+    told = _cost(plan, requests_per_minute, bars, size, objects, symbol_years)
+    return replace(told, sessions_unknown=sessions if density is None else 0)
 
 
-def cost_of_minutes(plan: Plan, requests_per_minute: float) -> Cost:
+def cost_of_minutes(
+    plan: Plan, requests_per_minute: float, estimated: Collection[date] = ()
+) -> Cost:
     """The cost of a plan of minute bars: their sessions are all that is written.
 
     Args:
         plan: The plan.
         requests_per_minute: The account's limit.
+        estimated: The sessions whose bars are expected by daily bars; in others each symbol has a
+            bar in every minute.
     """
     sessions, bars = len(plan.sessions), round(plan.expected)
     pairs = sum(len(chunk.symbols) * len(chunk.sessions) for chunk in plan.chunks)
     size = round(bars * BYTES_PER_MINUTE_BAR + pairs * BYTES_PER_SYMBOL_IN_LEDGER)
-    return _cost(plan, requests_per_minute, bars, size, objects=sessions)
+    unknown = sum(day not in estimated for day in plan.sessions)
+    told = _cost(plan, requests_per_minute, bars, size, objects=sessions)
+    return replace(told, sessions_unknown=unknown)
 
 
 def _cost(

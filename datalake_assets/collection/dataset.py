@@ -19,9 +19,9 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from datalake_assets import market_calendar
-from datalake_assets.collection.audit import DAILY_RULES, Rules
+from datalake_assets.collection.audit import DAILY_RULES, Rules, Thresholds
 from datalake_assets.collection.bars import A_SESSION, A_TIME
-from datalake_assets.collection.minute_audit import MINUTE_RULES
+from datalake_assets.collection.minute_audit import MINUTE_RULES, MinuteThresholds
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -63,6 +63,7 @@ class Dataset:
         hours_name: What these hours are called, where the dataset can have others; else None. A
             session of others is no start for a repair.
         rules: What a session must be like to be published.
+        limits: What kind of thresholds its rules have.
 
     Raises:
         ValueError: By `hours`, for a day that is not a session.
@@ -79,6 +80,7 @@ class Dataset:
     hours: Callable[[date], Hours]
     hours_name: str | None
     rules: Rules
+    limits: type[Thresholds]
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name}>"
@@ -146,6 +148,7 @@ DAILY = Dataset(
     hours=_whole_day,
     hours_name=None,
     rules=DAILY_RULES,
+    limits=Thresholds,
 )
 """One bar for each symbol and session.
 
@@ -166,6 +169,7 @@ MINUTE = Dataset(
     hours=_regular,
     hours_name=REGULAR,
     rules=MINUTE_RULES,
+    limits=MinuteThresholds,
 )
 """The minutes of regular hours: 390 from the open to the close, 210 on most half days.
 

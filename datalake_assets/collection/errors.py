@@ -41,6 +41,19 @@ class PermanentError(CollectionError):
     """A request that fails the same way every time: its symbols fail, the others continue."""
 
 
+class TruncatedError(PermanentError):
+    """An answer that lacks so much of what is known that it must be truncated: it was not used.
+
+    Args:
+        message: What was attempted and what came back.
+        setting: What allows more to be missing.
+    """
+
+    def __init__(self, message: str, setting: str) -> None:
+        super().__init__(f"{message}. If it is right, raise {setting} for one run")
+        self.setting = setting
+
+
 class BadRequestError(PermanentError):
     """The source refuses the request without naming a symbol; one of them may be the cause."""
 

@@ -275,7 +275,7 @@ def _complete_minutes(
     detail = f"{many(len(sparse), 'liquid symbol')} with no more than a handful of minutes"
     if emptiest:
         detail += (
-            f"; {emptiest.bars:,} bars of liquid symbols in the 60 minutes from "
+            f"; {many(emptiest.bars, 'bar')} of liquid symbols in the 60 minutes from "
             f"{_new_york(case, emptiest.offset)} (New York), {emptiest.most:,} in the fullest 60"
         )
     elif not case.ledger.present and daily is None and not case.minutes_before:

@@ -155,7 +155,9 @@ def plan_windows(
     expected: Expected | None = None,
     dataset: Dataset = DAILY,
 ) -> list[tuple[tuple[date, ...], Plan]]:
-    """Split sessions into windows and pack each: its sessions, and its plan.
+    """Split sessions into windows, which are collected, held in memory and published together.
+
+    Each is packed: its sessions, and its plan.
 
     Args:
         wanted: As for `plan_each`.
@@ -193,17 +195,6 @@ def _best_size(
         return max(least, math.ceil(a_session * size * 1.001 / packing.bars)) / size
 
     return min(range(len(days), shortest - 1, -1), key=requests)
-
-
-def windows(sessions: Iterable[date], size: int = DAILY.window) -> list[tuple[date, ...]]:
-    """Split sessions into windows that are collected, held in memory and published together.
-
-    Args:
-        sessions: The sessions, in any order.
-        size: The most sessions in a window.
-    """
-    days = sorted(set(sessions))
-    return [tuple(days[start : start + size]) for start in range(0, len(days), size)]
 
 
 def _runs(days: Sequence[date], dataset: Dataset) -> Iterator[tuple[date, ...]]:

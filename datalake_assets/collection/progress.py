@@ -83,6 +83,18 @@ def many(count: int, thing: str) -> str:
     return f"{count:,} {thing}"
 
 
+def verb(count: int, one: str = "is", several: str = "are", *, of: int | None = None) -> str:
+    """The form of a verb after a count: `is` after 1, `are` after others.
+
+    Args:
+        count: The count.
+        one: The form after 1.
+        several: The form after others.
+        of: What it is a part of, whose noun stands before the verb: 0 of 1 session `is`.
+    """
+    return one if 1 in (count, of) else several
+
+
 class Display:
     """Where progress is shown; this one shows nothing.
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.errors import StoppedError
+from datalake_assets.collection.progress import many, verb
 
 
 class RateLimiter:
@@ -141,7 +142,8 @@ class Budget(RateLimiter):
         """
         with self._lock:
             if not self._left:
-                raise StoppedError(f"the {self._requests:,} requests allowed are used up")
+                count = self._requests
+                raise StoppedError(f"the {many(count, 'request')} allowed {verb(count)} used up")
             self._left -= 1
         return self._limiter.acquire(stop, timeout)
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from datalake_assets.collection.symbols import Flags, Symbols
+from datalake_assets.collection.symbols import Bits, Flags, Symbols, bits_of, rows_of_bits
 
 
 class State(StrEnum):
@@ -59,7 +59,28 @@ class States:
 
     symbols: Symbols
     codes: npt.NDArray[np.uint8]
+    _flags: dict[State, Flags] = field(default_factory=dict, init=False, repr=False)
+    _bits: dict[State | None, Bits] = field(default_factory=dict, init=False, repr=False)
     _columns: dict[State, pa.Array] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of_rows(cls, symbols: Symbols, codes: npt.NDArray[np.uint8]) -> list[States]:
+        """The states in several sessions at once, with what an audit asks of each of them.
+
+        Args:
+            symbols: The axis.
+            codes: For each session and symbol, as for the class.
+        """
+        present = codes == _CODES[State.PRESENT]
+        found = []
+        for row, are, bits, asked in zip(
+            codes, present, rows_of_bits(present), rows_of_bits(codes != NOT_ASKED), strict=True
+        ):
+            states = cls(symbols, row)
+            states._flags[State.PRESENT] = are
+            states._bits.update({State.PRESENT: bits, None: asked})
+            found.append(states)
+        return found
 
     @staticmethod
     def code(state: State) -> int:
@@ -73,9 +94,16 @@ class States:
         return asked
 
     def are(self, state: State) -> Flags:
-        """Which symbols have this state?"""
-        flags: Flags = self.codes == _CODES[state]
+        """Which symbols have this state? Kept, as many ask."""
+        if (flags := self._flags.get(state)) is None:
+            flags = self._flags[state] = self.codes == _CODES[state]
         return flags
+
+    def bits(self, state: State | None = None) -> Bits:
+        """The same as one number; without a state: which symbols has the ledger?"""
+        if (bits := self._bits.get(state)) is None:
+            bits = self._bits[state] = bits_of(self.asked if state is None else self.are(state))
+        return bits
 
     def named(self, state: State) -> tuple[str, ...]:
         """The symbols with this state, ascending."""

@@ -211,7 +211,7 @@ def unlisted_message(symbols: Sequence[str], taken: date, setting: str = "DATALA
     Args:
         symbols: At least one.
         taken: The day of the list.
-        setting: The variable that names the symbols.
+        setting: The variable or option that names the symbols.
     """
     named = ", ".join(symbols[:10]) + (" …" if len(symbols) > 10 else "")
     return (

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.progress import many
 from datalake_assets.exporters.folder import Folder
 from datalake_assets.exporters.run import File, MissingToolError, Progress, by_group
 from datalake_assets.exporters.selection import Exported, Selection
@@ -63,8 +64,8 @@ def export(selection: Selection, folder: Folder, state: str, progress: Progress)
     if widened:
         shown = ", ".join(widened[:3]) + (" …" if widened[3:] else "")
         selection.told.append(
-            f"{len(widened):,} bars open or close outside of their high and low ({shown}), which "
-            "Nautilus refuses: their high and low were moved to the open or close"
+            f"{many(len(widened), 'bar')} with an open or close outside of its high and low "
+            f"({shown}), which Nautilus refuses: the high or low was moved to the open or close"
         )
 
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from itertools import groupby
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.progress import many
 from datalake_assets.collection.report import Reason, joined
 from datalake_assets.collection.universe import least_asked, symbols_for
 from datalake_assets.lake.files import LakeFiles
@@ -93,7 +94,7 @@ class Narrow:
     universe: int
 
     def __str__(self) -> str:
-        return f"asked for {self.asked:,} of the {self.universe:,} symbols of the universe"
+        return f"asked for {self.asked:,} of the {many(self.universe, 'symbol')} of the universe"
 
 
 def narrow(
@@ -159,8 +160,8 @@ class Loss:
 
     def __str__(self) -> str:
         return (
-            f"{self.session} has bars of {self.bars:,} symbols in the lake, and this collection "
-            f"would replace it without {self.lost:,} of them; nothing was requested"
+            f"{self.session} has bars of {many(self.bars, 'symbol')} in the lake, and this "
+            f"collection would replace it without {self.lost:,} of them; nothing was requested"
         )
 
 

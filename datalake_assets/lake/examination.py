@@ -17,7 +17,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.dataset import DAILY, EXTENDED_MINUTE, MINUTE, Dataset
-from datalake_assets.collection.progress import many
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.lake import session_file
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
 from datalake_assets.lake.reader import known_days
@@ -70,12 +70,15 @@ class Examination:
         count: How many.
         defects: What is wrong with them.
         seconds: How long it took.
+        counted: Whether the defects count against the lake. Those of a dataset that is turned off
+            don't, and have no repair.
     """
 
     subject: str
     count: int
     defects: Sequence[Defect]
     seconds: float
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Subject:
         owns: Is this the key of one of them?
         by_year: Whether it is also looked at when only some years are.
         optional: Whether nothing is told of it where there is none.
+        counted: As for `Examination`.
     """
 
     name: str
@@ -95,6 +99,7 @@ class Subject:
     owns: Callable[[str], bool]
     by_year: bool = False
     optional: bool = False
+    counted: bool = True
 
 
 def examine(
@@ -105,6 +110,7 @@ def examine(
     besides: Sequence[Subject] = (),
     *,
     weekly: bool = False,
+    minutes: bool = True,
 ) -> Iterator[Examination]:
     """Look at a lake; each kind of objects when it is done.
 
@@ -116,20 +122,25 @@ def examine(
         besides: Kinds of objects that other packages keep in the lake.
         weekly: Whether the symbol-years of the running year follow once a week. While they lag
             they are held against what they were made from.
+        minutes: Whether the settings want minute bars. If not, they are looked at all the same, and
+            what is wrong with them does not count.
 
     Raises:
         StoreError: The store can't be read.
     """
     timed = clock or Clock()
-    examiner = _Examiner(lake, years, timed.now(), weekly=weekly)
+    examiner = _Examiner(lake, years, timed.now(), weekly=weekly, minutes=minutes)
     subjects = [*examiner.subjects, *besides]
     foreign = Subject("untracked objects", partial(examiner.foreign, subjects), lambda key: False)
     for subject in [*subjects, foreign]:
         if years is None or subject.by_year:
             began = timed.seconds()
             count, defects = subject.look(progress or (lambda subject, done, count: None))
+            if not subject.counted:
+                defects = [replace(defect, repair="") for defect in defects]
             if count or defects or not subject.optional:
-                yield Examination(subject.name, count, defects, timed.seconds() - began)
+                seconds = timed.seconds() - began
+                yield Examination(subject.name, count, defects, seconds, subject.counted)
 
 
 def spans(days: Iterable[date], among: Sequence[date]) -> list[tuple[date, date]]:
@@ -172,18 +183,24 @@ class _Examiner:
     """Looks at one lake."""
 
     def __init__(
-        self, lake: LakeFiles, years: Collection[int] | None, now: datetime, *, weekly: bool
+        self,
+        lake: LakeFiles,
+        years: Collection[int] | None,
+        now: datetime,
+        *,
+        weekly: bool,
+        minutes: bool,
     ) -> None:
         self._lake, self._store, self._years, self._now = lake, lake.store, years, now
         self._weekly = weekly
         # Years whose publication is still to come: nobody knows yet what is a stray of theirs.
         self._unsettled: set[int] = set()
         self._source: str | None = None
-        daily, minutes = lake.of(DAILY), lake.of(MINUTE)
+        daily, by_minute = lake.of(DAILY), lake.of(MINUTE)
         self.subjects = [
             Subject("the lake's marker", self._marker, layout.MARKER.__eq__, by_year=True),
             *self._of_dataset(daily),
-            *self._of_dataset(minutes, "minute bars: "),
+            *self._of_dataset(by_minute, "minute bars: ", counted=minutes),
             Subject(
                 _YEARS,
                 self._symbol_years,
@@ -197,7 +214,7 @@ class _Examiner:
                 by_year=True,
             ),
             self._restated(daily),
-            self._restated(minutes, "minute bars: "),
+            self._restated(by_minute, "minute bars: ", counted=minutes),
             Subject(
                 "snapshots of the universe",
                 self._universe,
@@ -205,7 +222,9 @@ class _Examiner:
             ),
         ]
 
-    def _of_dataset(self, lake: LakeFiles, named: str = "") -> list[Subject]:
+    def _of_dataset(
+        self, lake: LakeFiles, named: str = "", *, counted: bool = True
+    ) -> list[Subject]:
         """The sessions of a dataset, published and incomplete."""
         folders, published, waiting = lake.folders, f"{named}{_PUBLISHED}", f"{named}{_WAITING}"
         look = partial(self._sessions, lake)
@@ -216,6 +235,7 @@ class _Examiner:
                 lambda key: bool(folders.days([key])),
                 by_year=True,
                 optional=bool(named),
+                counted=counted,
             ),
             Subject(
                 waiting,
@@ -223,16 +243,18 @@ class _Examiner:
                 partial(_dated, folders.incomplete),
                 by_year=True,
                 optional=bool(named),
+                counted=counted,
             ),
         ]
 
-    def _restated(self, lake: LakeFiles, named: str = "") -> Subject:
+    def _restated(self, lake: LakeFiles, named: str = "", *, counted: bool = True) -> Subject:
         """What later collections changed of the sessions of a dataset."""
         return Subject(
             f"{named}restatements",
             partial(self._restatements, lake),
             lambda key: bool(layout.restatement(key, lake.folders)),
             optional=bool(named),
+            counted=counted,
         )
 
     def _marker(self, progress: Progress) -> _Found:
@@ -490,8 +512,8 @@ _DATA = "data"
 
 
 def _not_shown(year: int, behind: Sequence[date]) -> str:
-    are = "is" if len(behind) == 1 else "are"
-    told = f"{many(len(behind), 'session')} {are} not shown as they are now"
+    told = f"{many(len(behind), 'session')} {verb(len(behind))} not shown as "
+    told += verb(len(behind), "it is now", "they are now")
     return f"{year}: {told}, first {behind[0]}"
 
 
@@ -522,7 +544,8 @@ def _contradiction(
     ):
         return "its rows are not sorted by symbol"
     if days := set(pc.unique(bars["session"]).to_pylist()) - {day}:
-        return f"{len(days)} other sessions stand in its rows, such as {min(days)}"
+        others = f"{many(len(days), 'other session')} {verb(len(days), 'stands', 'stand')}"
+        return f"{others} in its rows, such as {min(days)}"
     if what := _times(day, bars, dataset):
         return what
     if source is not None and session.provenance.source != source:

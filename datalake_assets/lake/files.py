@@ -129,12 +129,12 @@ class LakeFiles:
         key = self.session_key(day)
         return session_file.decode(self.store.get(key), self.store.url(key))
 
-    def printed(self, days: Iterable[date]) -> dict[date, frozenset[str]]:
-        """The symbols that printed in each of these sessions that is published, and whole."""
-        found: dict[date, frozenset[str]] = {}
+    def printed(self, days: Iterable[date]) -> dict[date, Mapping[str, int]]:
+        """How many bars each symbol has, in each of these sessions that is published, and whole."""
+        found: dict[date, Mapping[str, int]] = {}
         for day in days:
             try:
-                found[day] = frozenset(self.symbols_with_bars(self.session_key(day)))
+                found[day] = self.rows_of_symbols(day)
             except FileNotFoundError:
                 continue
             except BrokenFileError as error:
@@ -149,14 +149,12 @@ class LakeFiles:
             FileNotFoundError: There is none.
             BrokenFileError: The object is damaged.
         """
-        if self.dataset.several:
-            return self._rows_of_symbols(key)
-        return session_file.decode(self.store.get(key), self.store.url(key)).ledger.present
+        return self._rows_of_symbols(key)
 
     def rows_of_symbols(self, day: date) -> Mapping[str, int]:
-        """How many bars each symbol has in a published session in which one can have several.
+        """How many bars each symbol has in a published session; those that have none are left out.
 
-        Only the footer is read.
+        Where a symbol can have several, only the footer is read.
 
         Raises:
             FileNotFoundError: The session is not published.
@@ -165,6 +163,9 @@ class LakeFiles:
         return self._rows_of_symbols(self.session_key(day))
 
     def _rows_of_symbols(self, key: str) -> Mapping[str, int]:
+        if not self.dataset.several:
+            session = session_file.decode(self.store.get(key), self.store.url(key))
+            return dict.fromkeys(session.ledger.present, 1)
         footer = session_file.read_footer(self.store, key)
         return session_file.rows_of_symbols(footer, self.store.url(key))
 

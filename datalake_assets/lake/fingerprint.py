@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from datalake_assets.collection.bars import SCHEMA
+from datalake_assets.collection.progress import many
 from datalake_assets.collection.symbols import Symbols
 
 Words = npt.NDArray[np.uint64]
@@ -65,7 +66,7 @@ class Fingerprint:
         return Fingerprint(self.rows + other.rows, (low, high))
 
     def __str__(self) -> str:
-        return f"{self.rows:,} rows, {self.digest.hex()}"
+        return f"{many(self.rows, 'row')}, {self.digest.hex()}"
 
     @property
     def digest(self) -> bytes:
@@ -115,7 +116,7 @@ def symbol_hashes(symbols: Symbols) -> Words:
     """The hash of each symbol of an axis.
 
     They are kept as long as the axis is: hashing the 5,000 symbols of a session takes 5 ms, and
-    all sessions of a window have the same.
+    the windows of a backfill have the same.
     """
     if (words := _AXES.get(symbols)) is None:
         words = _AXES[symbols] = _words(symbols.names.tolist())

@@ -24,7 +24,17 @@ import pyarrow.parquet as pq
 
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.collection.bars import SCHEMA
-from datalake_assets.lake.reader import MissingSessionsWarning, Reader, span_of, symbols_of
+from datalake_assets.collection.dataset import MINUTE
+from datalake_assets.collection.progress import verb
+from datalake_assets.lake.minute_file import schema_read
+from datalake_assets.lake.minutes import Asked, AskedMinutes, Minutes, named
+from datalake_assets.lake.reader import (
+    MissingSessionsWarning,
+    Reader,
+    closed_sessions,
+    span_of,
+    symbols_of,
+)
 from datalake_assets.lake.restatements import Restatements, undone
 from datalake_assets.lake.security_reader import Meant, SecurityReader, Tables
 from datalake_assets.securities import factors, tables
@@ -43,6 +53,9 @@ from datalake_assets.storage.store import Store
 
 _NEAR = timedelta(days=10)
 """After an ex-date, in which a new company's first bar is looked for."""
+
+_COLLECTIONS = ["session", "changed_at"]
+"""The columns of the restatement log that tell which collections changed something."""
 
 _Out = TypeVar("_Out")
 _Values = TypeVar("_Values", Days, Floats)
@@ -79,13 +92,11 @@ class KnownReader:
         self, reader: Reader, restatements: Restatements, since: Since, at: datetime
     ) -> None:
         self._reader, self._since, self._at = reader, since, at
-        self._log = restatements.after(at)
+        self._restatements = restatements
 
     def published(self, first: date, last: date) -> dict[date, str]:
         """As `Reader.published`: the sessions of a range that were published by then."""
-        held = self._reader.published(first, last)
-        since = self._since(held)
-        return {day: version for day, version in held.items() if since[day] <= self._at}
+        return _by_then(self._reader.published(first, last), self._since, self._at)
 
     def meanwhile(self, do: Callable[[], _Out]) -> Future[_Out]:
         """As `Reader.meanwhile`."""
@@ -94,8 +105,10 @@ class KnownReader:
     def holes(
         self, start: date | str | None, end: date | str | None
     ) -> list[MissingSessionsWarning]:
-        """As `Reader.holes`, of what is missing now."""
-        return self._reader.holes(start, end)
+        """As `Reader.holes`, of what is missing now; and of what is not, but was missing then."""
+        held = self._reader.published(*span_of(start, end))
+        later = _later(held, self._since, self._at, newest=end is None)
+        return [*self._reader.holes(start, end), *later]
 
     def bars(
         self,
@@ -116,18 +129,134 @@ class KnownReader:
         days = list(self.published(*span_of(start, end)))
         bars = self._reader.bars(names, start, end)
         bars = bars.filter(pc.is_in(bars["session"], pa.array(days, pa.date32())))
-        log = self._log.filter(pc.is_in(self._log["session"], pa.array(days, pa.date32())))
+        # After the bars: a session that is replaced has its changes in the log by then.
+        log = self._restatements.after(self._at, frozenset(days))
         if names is not None:
             log = log.filter(pc.is_in(log["symbol"], pa.array(names, pa.string())))
         if not log.num_rows:
             return bars.combine_chunks()
-        changed = pc.unique(log["session"])
-        parts = [bars.filter(pc.invert(pc.is_in(bars["session"], changed)))]
-        for day in changed:
-            now, since = (table.filter(pc.equal(table["session"], day)) for table in (bars, log))
-            parts.append(undone(now, since, self._at))
+        changed = pc.is_in(bars["session"], pc.unique(log["session"]))
+        parts = [
+            bars.filter(pc.invert(changed)),
+            undone(bars.filter(changed), log, self._at),
+        ]
         by = [("symbol", "ascending"), ("session", "ascending")]
         return pa.concat_tables(parts).sort_by(by).combine_chunks()
+
+
+class KnownMinutes(AskedMinutes):
+    """Reads minutes as they were known at an instant.
+
+    Args:
+        minutes: The lake's minutes, as they are now.
+        daily: Reads its daily bars: it knows the lake's symbols.
+        asked: Which minutes.
+        restatements: What changed of them.
+        since: When their sessions were first published.
+        at: The instant; aware.
+    """
+
+    def __init__(
+        self,
+        minutes: Minutes,
+        daily: Reader,
+        asked: Asked,
+        restatements: Restatements,
+        since: Since,
+        at: datetime,
+    ) -> None:
+        super().__init__(minutes, daily, asked)
+        self._restatements, self._since, self._at = restatements, since, at
+
+    def published(self, first: date, last: date) -> dict[date, str]:
+        """The sessions of a range whose minutes were published by then."""
+        return _by_then(super().published(first, last), self._since, self._at)
+
+    def _warnings(self, held: Mapping[date, str]) -> list[UserWarning]:
+        """As of minutes as they are now; and of sessions whose minutes were published later."""
+        later = _later(held, self._since, self._at, newest=self._asked.last is None)
+        return [*super()._warnings(held), *later]
+
+    def _read(
+        self, days: Sequence[date], names: frozenset[str] | None, columns: Sequence[str]
+    ) -> list[pa.Table]:
+        # A session that is replaced meanwhile has its changes in the log by then.
+        log = self._restatements.after(self._at, frozenset(days))
+        while True:
+            tables = self._undone(log, days, names, columns)
+            now = self._restatements.after(self._at, frozenset(days))
+            if now.select(_COLLECTIONS).equals(log.select(_COLLECTIONS)):
+                return tables
+            log = now
+
+    def _undone(
+        self,
+        log: pa.Table,
+        days: Sequence[date],
+        names: frozenset[str] | None,
+        columns: Sequence[str],
+    ) -> list[pa.Table]:
+        """As `_read`, with the changes in a log undone."""
+        if names is not None:
+            log = log.filter(pc.is_in(log["symbol"], pa.array(names, pa.string())))
+        changes = {
+            day: log.filter(pc.equal(log["session"], pa.scalar(day)))
+            for day in pc.unique(log["session"]).to_pylist()
+        }
+
+        def unchanged(day: date, rows: pa.Table) -> pa.Table:
+            if day in changes:
+                symbols = rows["symbol"].cast(pa.string())
+                rows = rows.filter(pc.invert(pc.is_in(symbols, pc.unique(changes[day]["symbol"]))))
+            return self._part(day, rows)
+
+        tables = self._minutes.read(days, names, columns, unchanged, self._look)
+        for day, later in changes.items():
+            symbols = frozenset(later["symbol"].to_pylist())
+            now = self._minutes.read([day], symbols, SCHEMA.names, lambda _, rows: rows)
+            bars = pa.concat_tables([SCHEMA.empty_table(), *(each.cast(SCHEMA) for each in now)])
+            rows = undone(bars, later, self._at, MINUTE).select(columns)
+            tables.append(self._part(day, rows.cast(schema_read(columns))))
+        return tables
+
+
+def _by_then(held: Mapping[date, str], since: Since, at: datetime) -> dict[date, str]:
+    """Those of these sessions that were published at an instant."""
+    first = since(held)
+    return {day: version for day, version in held.items() if first[day] <= at}
+
+
+def _later(
+    held: Mapping[date, str], since: Since, at: datetime, *, newest: bool
+) -> list[MissingSessionsWarning]:
+    """What is to be said of sessions of a range that were published after an instant.
+
+    Args:
+        held: The sessions of the range that are published now, with their versions.
+        since: When they were first published.
+        at: The instant; aware.
+        newest: Whether the range ends with the newest session that was known. That a later one was
+            not is what was asked for, unless there is none at all.
+    """
+    published = since(held)
+    known = [day for day in held if published[day] <= at]
+    later = sorted(set(held).difference(known))
+    if later and known:
+        # Those that were still to come are no surprise either.
+        last = min(later[-1], max(known)) if newest else later[-1]
+        had_closed = frozenset(closed_sessions(later[0], last, at))
+        later = [day for day in later if day in had_closed]
+    if not later:
+        return []
+    first = min(published[day] for day in later).astimezone(UTC)
+    return [
+        MissingSessionsWarning(
+            f"{len(later):,} of the sessions asked for {verb(len(later), 'was', 'were')} not in "
+            f"the lake by {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: {named(later)}. "
+            f"{verb(len(later), 'It was', 'They were')} published later, "
+            f"{verb(len(later), 'at', 'the first at')} {first:%Y-%m-%d %H:%M} UTC"
+        )
+    ]
 
 
 class KnownSecurities(SecurityReader):
@@ -142,6 +271,7 @@ class KnownSecurities(SecurityReader):
     def __init__(self, store: Store, reader: KnownReader, at: datetime) -> None:
         super().__init__(store, reader)
         self._at = at
+        self._daily = reader  # factors come of daily bars, whatever bars are read
         made = tuple(each for each in read_decisions(store).made if each.when <= at)
         self._decisions = Decisions(made)
         self._actions = self._decisions.with_added(ActionLog(store).current(at))
@@ -150,7 +280,7 @@ class KnownSecurities(SecurityReader):
         found = super()._current(versions)
         if found is None:
             return None
-        days = list(self._reader.published(date.min, date.max))
+        days = list(self._daily.published(date.min, date.max))
         return replace(found, securities=self._known(found.securities, days))
 
     def _known(self, securities: pa.Table, days: Sequence[date]) -> pa.Table:
@@ -182,13 +312,13 @@ class KnownSecurities(SecurityReader):
         tickers = pc.unique(rows["symbol"]).to_pylist()
         actions = self._actions
         actions = actions.filter(pc.is_in(actions["symbol"], pa.array(tickers, pa.string())))
-        bars = self._reader.bars(tickers, None, None) if tickers else SCHEMA.empty_table()
+        bars = self._daily.bars(tickers, None, None) if tickers else SCHEMA.empty_table()
         others = [
-            self._reader.bars([name], day, day + _NEAR)
+            self._daily.bars([name], day, day + _NEAR)
             for name, day in self._spun_off(actions)
             if name not in tickers
         ]
-        days = list(self._reader.published(date.min, date.max))
+        days = list(self._daily.published(date.min, date.max))
         evidence = evidence_of(pa.concat_tables([bars, *others]), days, self._market())
         derived = factors.derive(
             evidence,

@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.dataset import DAILY, MINUTE, Dataset
 from datalake_assets.lake.coverage import Coverage, coverage_between
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
-from datalake_assets.lake.knowledge import KnownReader, KnownSecurities, instant
-from datalake_assets.lake.minutes import Asked, Minutes
+from datalake_assets.lake.knowledge import KnownMinutes, KnownReader, KnownSecurities, instant
+from datalake_assets.lake.minutes import Asked, AskedMinutes, Minutes
 from datalake_assets.lake.panel import field_of, panel
 from datalake_assets.lake.reader import NotInLakeError, Reader, as_day, span_of
 from datalake_assets.lake.restatements import Restatements, undone
@@ -191,7 +192,7 @@ class Lake:
             HoldersWarning: Another security had the ticker in the range, or nobody had it yet.
             UndecidedWarning: An action in the range is contradicted by prices and undecided.
             BehindWarning: There are newer bars than the factors were derived from.
-            MissingSessionsWarning: The lake does not hold every session of the range.
+            MissingSessionsWarning: The lake lacks sessions of the range, or did at the instant.
         """
         adjust, wanted = kinds(adjustment), _columns(columns)
         first, last, holder_on = _day(start), _day(end), _day(asof)
@@ -217,6 +218,7 @@ class Lake:
         start: Day | datetime | None = None,
         end: Day | datetime | None = None,
         adjustment: str | Iterable[str] = RAW,
+        known_at: datetime | None = None,
         asof: Day | None = None,
         follow: bool = True,
         columns: str | Iterable[str] | None = None,
@@ -238,6 +240,7 @@ class Lake:
             >>> lake.minutes(start="2024-07-03", end="2024-07-03", every="session")  # all symbols
             >>> noon = datetime(2024, 7, 3, 16, tzinfo=UTC)
             >>> lake.minutes("AAPL", noon, noon + timedelta(hours=1), columns=["close"])
+            >>> lake.minutes("AAPL", "2024-07-03", known_at=datetime(2024, 7, 4, tzinfo=UTC))
 
         Args:
             symbols: One, several, or None for all, as for `bars`.
@@ -246,12 +249,14 @@ class Lake:
             end: The last session, or the last minute's start. None: the newest one.
             adjustment: "raw", "all", or one or several of "split", "spin-off" and "dividend", as
                 for `bars`.
+            known_at: An instant with its zone: minutes as the lake held them then, adjusted by what
+                was known then, as for `bars`. The minutes that changed later are read twice.
             asof: A day that tells which security a symbol means, instead of the end of the range.
             follow: False: the rows of the tickers alone, whosever they were. Raw only.
             columns: One or several of the columns below; None: all of them. Exactly these come, in
                 this order.
             hours: "regular": the minutes from the open to the close; "extended": also those before
-                and after, if the lake has them (`DATALAKE_MINUTES=extended`).
+                and after, if they were collected with them (`DATALAKE_MINUTES=extended`).
             every: None: minutes. "5min", "1h" and so on, or a timedelta of whole minutes: bars of
                 this length. "session": one bar for each session. `resample` tells how.
 
@@ -269,24 +274,26 @@ class Lake:
 
         Warns:
             HoldersWarning, UndecidedWarning, BehindWarning: As for `bars`.
-            MissingSessionsWarning: Sessions of the range have no minutes in the lake.
+            MissingSessionsWarning: Sessions of the range have no minutes, or had none then.
+            MissingHoursWarning: Sessions of the range have no minutes of the extended hours.
         """
         asked = Asked.of(start, end, hours, every)
         adjust, wanted, holder_on = kinds(adjustment), _columns(columns), _day(asof)
-        reader = self._minutes.asked(asked)
+        _, securities = self._readers(known_at)
+        reader = self._minutes_read(asked, known_at)
         if not follow:
             _refuse_without_following(adjust, asof, wanted)
             rows = reader.bars(symbols, asked.first, asked.last, wanted)
-            _warn(self._minutes.holes(asked))
+            _warn(reader.warnings())
             return rows
-        securities = self._securities.over(reader)
+        securities = securities.over(reader)
         if wanted and "security" in wanted:
             securities.required("the column security")
         answer = securities.bars(symbols, asked.first, asked.last, adjust, holder_on, wanted)
         if isinstance(answer, pa.Table):
-            _warn(self._minutes.holes(asked))
+            _warn(reader.warnings())
             return answer if wanted is None else answer.select(wanted)
-        _warn([*answer.warnings, *self._minutes.holes(asked)])
+        _warn([*answer.warnings, *reader.warnings()])
         bars = answer.spans.adjusted(answer.bars, answer.rows, adjust)
         return bars if wanted is None else bars.select(wanted)
 
@@ -629,28 +636,36 @@ class Lake:
         return Minutes(self.store, self._reader, self._clock)
 
     @cached_property
-    def _firsts(self) -> dict[tuple[date, str], datetime]:
+    def _firsts(self) -> dict[tuple[str, str], datetime]:
         return {}
 
     def _readers(self, known_at: datetime | None) -> tuple[Reader | KnownReader, SecurityReader]:
         """What reads bars as they are, or as they were known at an instant."""
         if known_at is None:
             return self._reader, self._securities
-        known = KnownReader(
-            self._reader, self._restatements, self._first_published, instant(known_at)
-        )
+        since = partial(self._first_published, DAILY)
+        known = KnownReader(self._reader, self._restatements, since, instant(known_at))
         return known, KnownSecurities(self.store, known, known_at)
 
-    def _first_published(self, sessions: Mapping[date, str]) -> Mapping[date, datetime]:
-        """When these sessions, in these versions, were first published."""
-        new = [day for day, version in sessions.items() if (day, version) not in self._firsts]
-        told_of_new = self._files.summaries(map(layout.session_key, new))
-        for day, told in zip(new, told_of_new, strict=True):
+    def _minutes_read(self, asked: Asked, known_at: datetime | None) -> AskedMinutes:
+        """What reads minutes as they are, or as they were known at an instant."""
+        if known_at is None:
+            return self._minutes.asked(asked)
+        log, since = Restatements(self.store, MINUTE), partial(self._first_published, MINUTE)
+        return KnownMinutes(self._minutes, self._reader, asked, log, since, known_at)
+
+    def _first_published(
+        self, dataset: Dataset, sessions: Mapping[date, str]
+    ) -> Mapping[date, datetime]:
+        """When these sessions of a dataset, in these versions, were first published."""
+        keys = {day: layout.session_key(day, layout.FOLDERS[dataset.name]) for day in sessions}
+        new = [day for day in sessions if (keys[day], sessions[day]) not in self._firsts]
+        for day, told in zip(new, self._files.summaries(keys[day] for day in new), strict=True):
             if isinstance(told, Exception):
                 raise told
             since = told.provenance.known_since or told.provenance.collected_at
-            self._firsts[day, sessions[day]] = since
-        return {day: self._firsts[day, version] for day, version in sessions.items()}
+            self._firsts[keys[day], sessions[day]] = since
+        return {day: self._firsts[keys[day], version] for day, version in sessions.items()}
 
 
 def _day(day: Day | None) -> date | None:

@@ -85,6 +85,14 @@ class MinuteFile:
         """Its place, for people."""
         return self._store.url(self._key)
 
+    def hours(self) -> str | None:
+        """The hours that it was collected with, `regular` or `extended`; None if it tells none.
+
+        Raises:
+            BrokenFileError: Its footer is no session file's.
+        """
+        return session_file.summarize(self._end, self.where).provenance.hours
+
     def unbarred(self) -> Ledger:
         """Its ledger without the symbols that are present, which are in the rows.
 
@@ -157,7 +165,7 @@ class MinuteFile:
         for number in groups:
             try:
                 rows = file.read_row_group(number, places, use_threads=False)
-                yield _kept(rows.replace_schema_metadata(None).cast(_schema(columns)), names)
+                yield _kept(rows.replace_schema_metadata(None).cast(schema_read(columns)), names)
             except _BROKEN as error:
                 raise self._broken(error) from error
 
@@ -221,7 +229,8 @@ class MinuteFile:
         )
 
 
-def _schema(columns: Sequence[str]) -> pa.Schema:
+def schema_read(columns: Sequence[str]) -> pa.Schema:
+    """The schema of these columns as `MinuteFile.read` gives them: `symbol` is a dictionary."""
     fields = [SCHEMA.field(name) for name in columns]
     symbols = pa.dictionary(pa.int32(), pa.string())
     return pa.schema([f.with_type(symbols) if f.name == "symbol" else f for f in fields])

@@ -12,7 +12,7 @@ and a few reads.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ import pyarrow as pa
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import verb
 from datalake_assets.lake.minute_file import MinuteFile, Piece, ReplacedError
 from datalake_assets.lake.reader import (
     MissingSessionsWarning,
@@ -67,8 +68,15 @@ _READ = ("symbol", "session", "timestamp")
 _Part = Callable[[date, pa.Table], pa.Table]
 """What is done with some rows of a session."""
 
+_Look = Callable[[date, MinuteFile], object]
+"""What is done with the file of a session."""
+
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+
+
+class MissingHoursWarning(UserWarning):
+    """Minutes of extended hours were read over sessions that hold those of regular hours alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,16 @@ class Asked:
         if since is not None and until is not None and until < since:
             raise ValueError(f"the end, {end}, is before the start, {start}")
         return cls(first, last, since, until, hours == REGULAR, every)
+
+    def beyond_regular(self, day: date) -> bool:
+        """Are minutes of this session wanted that are before its open or after its close?"""
+        if self.regular:
+            return False
+        opens = _number(market_calendar.session_open(day))
+        closes = _number(market_calendar.session_close(day))
+        return (
+            self.since is None or self.until is None or self.since < opens or self.until >= closes
+        )
 
     def kept(self, rows: pa.Table, day: date) -> pa.Table:
         """Those of a session's rows that are wanted."""
@@ -167,10 +185,14 @@ class Minutes:
                     found[day] = versions[layout.session_key(day, layout.MINUTE)]
         return dict(sorted(found.items()))
 
-    def holes(self, asked: Asked) -> list[MissingSessionsWarning]:
-        """What is to be said of the closed sessions of a range that have no minutes."""
+    def holes(self, asked: Asked, held: Mapping[date, str]) -> list[MissingSessionsWarning]:
+        """What is to be said of the closed sessions of a range that have no minutes.
+
+        Args:
+            asked: Which minutes.
+            held: The sessions of the range whose minutes are published.
+        """
         first, last = span_of(asked.first, asked.last)
-        held = self.sessions(first, last)
         if not held and (asked.first is None or asked.last is None):
             return []
         begin = min(held) if asked.first is None else first
@@ -178,12 +200,11 @@ class Minutes:
         lost = [d for d in closed_sessions(begin, end, self._clock.now()) if d not in held]
         if not lost:
             return []
-        named = ", ".join(map(str, lost[:_NAMED]))
-        also = f" … {lost[-1]}" if len(lost) > _NAMED else ""
         return [
             MissingSessionsWarning(
-                f"{len(lost):,} of the sessions asked for are not in {self._store.uri} by the "
-                f"minute: {named}{also}. `Lake.minute_sessions` lists those that are"
+                f"{len(lost):,} of the sessions asked for {verb(len(lost))} not in "
+                f"{self._store.uri} by the minute: {named(lost)}. "
+                "`Lake.minute_sessions` lists those that are"
             )
         ]
 
@@ -191,7 +212,8 @@ class Minutes:
         """What to say of a lake without minutes, and what to do."""
         return (
             f"no minute bars are in {self._store.uri}: they are off until DATALAKE_MINUTES is set "
-            "to regular or extended. Set it, and collect some: datalake collect --minutes"
+            "to regular or extended. Set it, and collect some: datalake collect --minutes "
+            "--session DAY"
         )
 
     def explain(self, symbol: str, day: date) -> str:
@@ -254,7 +276,12 @@ class Minutes:
         return f"the minutes of {day} were not collected: {again}"
 
     def read(
-        self, days: Sequence[date], names: frozenset[str] | None, columns: Sequence[str], do: _Part
+        self,
+        days: Sequence[date],
+        names: frozenset[str] | None,
+        columns: Sequence[str],
+        do: _Part,
+        look: _Look = lambda day, file: None,
     ) -> list[pa.Table]:
         """The rows of these symbols in these sessions, each part as `do` leaves it.
 
@@ -263,13 +290,14 @@ class Minutes:
             names: The symbols; None for all.
             columns: The columns, in the order of `SCHEMA`.
             do: What to do with the rows of each row group, which has whole symbols.
+            look: Is given each file when it was opened.
 
         Returns:
             Tables by session, and symbol in it. `symbol` is a dictionary.
         """
         wanted = None if names is None else sorted(names)
         tables: list[pa.Table] = []
-        each = partial(self._opened, names=wanted, columns=columns, do=do)
+        each = partial(self._opened, names=wanted, columns=columns, do=do, look=look)
         with closing(self._ahead(each, days)) as opened:
             for day, found in zip(days, opened, strict=True):
                 if isinstance(found, list):
@@ -281,42 +309,59 @@ class Minutes:
                     with closing(self._ahead(read, pieces)) as parts:
                         tables += [part for many in list(parts) for part in many]
                 except ReplacedError:
-                    tables += self._again(day, wanted, columns, do)
+                    tables += self._again(day, wanted, columns, do, look)
         return tables
 
     def _opened(
-        self, day: date, names: Sequence[str] | None, columns: Sequence[str], do: _Part
+        self,
+        day: date,
+        names: Sequence[str] | None,
+        columns: Sequence[str],
+        do: _Part,
+        look: _Look,
     ) -> list[pa.Table] | tuple[MinuteFile, list[Piece]]:
         """What a session has of these symbols; what to read, when that is more than one range."""
         file = MinuteFile(self._store, day)
+        look(day, file)
         pieces = file.pieces(names, columns)
         if len(pieces) > 1:
             return file, pieces
         try:
-            return [
-                part
-                for piece in pieces
-                for part in self._done(file, piece, names, columns, partial(do, day))
-            ]
+            return self._whole(file, pieces, names, columns, partial(do, day))
         except ReplacedError:
-            return self._again(day, names, columns, do)
+            return self._again(day, names, columns, do, look)
 
     def _again(
-        self, day: date, names: Sequence[str] | None, columns: Sequence[str], do: _Part
+        self,
+        day: date,
+        names: Sequence[str] | None,
+        columns: Sequence[str],
+        do: _Part,
+        look: _Look,
     ) -> list[pa.Table]:
         """The same of a session whose file was replaced while it was read."""
         for left in reversed(range(_TRIES)):
             try:
                 file = MinuteFile(self._store, day)
-                return [
-                    part
-                    for piece in file.pieces(names, columns)
-                    for part in self._done(file, piece, names, columns, partial(do, day))
-                ]
+                look(day, file)
+                pieces = file.pieces(names, columns)
+                return self._whole(file, pieces, names, columns, partial(do, day))
             except ReplacedError:
                 if not left:
                     raise
         raise AssertionError  # unreachable: the last error was raised
+
+    def _whole(
+        self,
+        file: MinuteFile,
+        pieces: Sequence[Piece],
+        names: Sequence[str] | None,
+        columns: Sequence[str],
+        do: Callable[[pa.Table], pa.Table],
+    ) -> list[pa.Table]:
+        """The rows of all pieces, one piece after another."""
+        parts = (self._done(file, piece, names, columns, do) for piece in pieces)
+        return [part for some in parts for part in some]
 
     def _done(
         self,
@@ -360,6 +405,8 @@ class AskedMinutes:
 
     def __init__(self, minutes: Minutes, daily: Reader, asked: Asked) -> None:
         self._minutes, self._daily, self._asked = minutes, daily, asked
+        # Whether what was read has the hours that were asked for.
+        self._whole: dict[date, bool] = {}
 
     def bars(
         self,
@@ -376,14 +423,14 @@ class AskedMinutes:
             BrokenFileError: A file is damaged.
         """
         names, schema, (first, last) = symbols_of(symbols), schema_of(columns), span_of(start, end)
-        days = list(self._minutes.sessions(first, last))
+        days = list(self.published(first, last))
         if not days and not self._minutes.sessions():
             raise NotInLakeError(self._minutes.nothing())
         needed = {*_READ, *schema.names}
         if self._asked.every is not None and "vwap" in needed:
             needed.add("volume")
         read = [name for name in SCHEMA.names if name in needed]
-        found, there = _ordered(self._minutes.read(days, names, read, self._part), read)
+        found, there = _ordered(self._read(days, names, read), read)
         if missing := (names or frozenset()) - there:
             self._minutes.require_known(missing, days)
         return found.select(schema.names)
@@ -396,7 +443,37 @@ class AskedMinutes:
         """Begin something beside what is read."""
         return self._daily.meanwhile(do)
 
+    def warnings(self) -> list[UserWarning]:
+        """What is to be said of sessions without minutes, and of those read with fewer hours."""
+        return self._warnings(self._minutes.sessions(*span_of(self._asked.first, self._asked.last)))
+
+    def _warnings(self, held: Mapping[date, str]) -> list[UserWarning]:
+        """As `warnings`, of a range in which the minutes of these sessions are published."""
+        told: list[UserWarning] = [*self._minutes.holes(self._asked, held)]
+        if lacking := sorted(day for day, whole in self._whole.items() if not whole):
+            told.append(
+                MissingHoursWarning(
+                    f"{len(lacking):,} of the sessions asked for "
+                    f"{verb(len(lacking), 'has', 'have')} the minutes of regular hours "
+                    f"only: {named(lacking)}. For those before and after too, set "
+                    "DATALAKE_MINUTES=extended and collect them again: datalake collect --minutes "
+                    f"--session {lacking[0]}"
+                )
+            )
+        return told
+
+    def _look(self, day: date, file: MinuteFile) -> None:
+        if self._asked.beyond_regular(day):
+            self._whole[day] = file.hours() != REGULAR
+
+    def _read(
+        self, days: Sequence[date], names: frozenset[str] | None, columns: Sequence[str]
+    ) -> list[pa.Table]:
+        """The rows of these symbols in these sessions, as `Minutes.read` gives them."""
+        return self._minutes.read(days, names, columns, self._part, self._look)
+
     def _part(self, day: date, rows: pa.Table) -> pa.Table:
+        """What is wanted of some rows of a session, which has all minutes of their symbols."""
         rows = self._asked.kept(rows, day)
         return rows if self._asked.every is None else resample(rows, self._asked.every)
 
@@ -416,6 +493,12 @@ def _bound(
                 f"{at.isoformat(timespec='minutes')}-04:00, or a day"
             )
     return as_day(at), None
+
+
+def named(days: Sequence[date]) -> str:
+    """The first of these sessions, and the last one."""
+    also = f" … {days[-1]}" if len(days) > _NAMED else ""
+    return f"{', '.join(map(str, days[:_NAMED]))}{also}"
 
 
 def _number(at: datetime) -> int:

@@ -32,12 +32,14 @@ from itertools import chain
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA, empty, price_text
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import verb
 from datalake_assets.collection.report import Ledger, reasons
 from datalake_assets.lake import currency, session_file, symbol_year_file, universe_file
 from datalake_assets.lake.manifest import Manifest
@@ -67,6 +69,9 @@ by the clock 4.2, as it is decoded in two cores."""
 
 _WORKERS = 32
 """Reads under way at once. They wait for the network, not for the processor."""
+
+_TOGETHER = 16
+"""Symbol-years of a folder that are read, and then decoded, together; more gain nothing."""
 
 _ORDER = ("symbol", "session")
 
@@ -165,12 +170,19 @@ class _Year:
 
     def within(self, first: date, last: date) -> list[date]:
         """Those from `first` to `last`, both included."""
+        if first <= self.days[0] and self.days[-1] <= last:
+            return self.days
         return self.days[bisect_left(self.days, first) : bisect_right(self.days, last)]
 
     @cached_property
     def numbers(self) -> Days:
         """Those sessions as numbers, ascending."""
         return as_numbers(self.days)
+
+    @cached_property
+    def lacking(self) -> list[date]:
+        """The sessions of the calendar that are not published, also those still to come."""
+        return [day for day in _calendar_of(self.year) if day not in self.sessions]
 
     def unknown(self, names: Iterable[str]) -> bool:
         """Is the object of one of the symbols being written or removed, so that nobody knows it?"""
@@ -285,9 +297,9 @@ class Reader:
         also = f" … {lost[-1]}" if lost[1:] else ""
         return [
             MissingSessionsWarning(
-                f"{len(lost):,} of the sessions asked for are not in {self._store.uri}: "
-                f"{lost[0]}{also}. A return over such a gap spans more than one session; "
-                "`Lake.missing` and `Lake.coverage` tell which they are"
+                f"{len(lost):,} of the sessions asked for {verb(len(lost))} not in "
+                f"{self._store.uri}: {lost[0]}{also}. A return over such a gap spans more "
+                "than one session; `Lake.missing` and `Lake.coverage` tell which they are"
             )
         ]
 
@@ -391,7 +403,7 @@ class Reader:
             return rows.table(schema.names)
         bars, there = _ordered(found, parts, read)
         self.require_known((names or frozenset()) - there)
-        return bars.select(schema.names)
+        return bars if read == schema.names else bars.select(schema.names)
 
     def session(self, day: date | str) -> Session:
         """A published session: its bars, its ledger, its provenance.
@@ -463,10 +475,10 @@ class Reader:
         """The years from `first` to `last` that have a session."""
         span = range(max(first, _EVER[0]), min(last, _EVER[1]) + 1)
         known = self._years.copy()  # another thread may forget some meanwhile
-        new = [year for year in span if year not in known]
-        # A listing for each year: side by side they take no longer than one page of a long one.
-        for found in self._each(self._look, new):
-            known[found.year] = self._years[found.year] = found
+        if new := [year for year in span if year not in known]:
+            # A listing for each year: side by side they take no longer than one page of a long one.
+            for found in self._each(self._look, new):
+                known[found.year] = self._years[found.year] = found
         return [known[year] for year in span if known[year].sessions]
 
     def _unpublished(
@@ -477,16 +489,20 @@ class Reader:
         Where the range has no bound of its own, the first and the newest session are its bounds.
         """
         years = self._looked_at(first.year, last.year)
-        held = list(chain.from_iterable(year.within(first, last) for year in years))
+        held = [days for year in years if (days := year.within(first, last))]
         if not held and (start is None or end is None):
             return []
-        first = held[0] if start is None else first
-        last = held[-1] if end is None else last
-        expected = closed_sessions(first, last, self._clock.now())
-        if expected == held:
-            return []  # as nearly always; to look for each takes a tenth of a read of 15 years
-        there = frozenset(held)
-        return [day for day in expected if day not in there]
+        first = held[0][0] if start is None else first
+        last = held[-1][-1] if end is None else last
+        first, last = _closed(first, last, self._clock.now())
+        # Nearly always there is none: to look for each session takes a tenth of a read of 15 years.
+        lacking = {year.year: year.lacking for year in years}
+        return [
+            day
+            for year in range(first.year, last.year + 1)
+            for day in (lacking[year] if year in lacking else _calendar_of(year))
+            if first <= day <= last
+        ]
 
     def _unbarred(self, day: date) -> Ledger:
         key = layout.session_key(day)
@@ -546,8 +562,8 @@ class Reader:
         return current
 
     def _part(self, year: _Year, names: frozenset[str] | None, first: date, last: date) -> _Part:
-        begin, stop = bisect_left(year.days, first), bisect_right(year.days, last)
-        days, numbers = year.days[begin:stop], year.numbers[begin:stop]
+        days = year.within(first, last)
+        numbers = year.numbers if days is year.days else as_numbers(days)
         part = _Part(year.year, (), numbers[:0], days, cost=SESSION_COST * len(days))
         if names is not None and not year.unknown(names):
             by_symbol = self._showing(year.shown, year, days, numbers, len(names))
@@ -580,19 +596,22 @@ class Reader:
         files = [part for part in parts if part.file]
         by_symbol = [part for part in parts if part.current and not part.file]
         asked = [(name, part.year) for name in sorted(names or ()) for part in by_symbol]
+        together = _TOGETHER if self._near else 1
+        groups = [asked[at : at + together] for at in range(0, len(asked), together)]
         days = [day for part in parts for day in part.days]
         read_session = partial(self._session_bars, columns=columns)
-        read_symbol_year = partial(self._symbol_year_bars, columns=columns)
+        read_symbol_years = partial(self._symbol_years, columns=columns)
         read_file = partial(self._file_rows, names=names, columns=columns)
         # All reads are under way before the first is waited for. What is no session is read by
         # this thread in a folder: others would take more of the processor, and little less time
         # (folder-reads.md).
         with (
             self._reading(partial(read_session, names=names), days) as of_days,
-            self._reading(read_symbol_year, asked, here=self._near) as of_symbols,
+            self._reading(read_symbol_years, groups, here=self._near) as of_symbols,
             self._reading(read_file, files, here=self._near) as of_files,
         ):
-            symbol_years, rows, sessions = list(of_symbols), list(of_files), list(of_days)
+            symbol_years = list(chain.from_iterable(of_symbols))
+            rows, sessions = list(of_files), list(of_days)
         lost: dict[int, frozenset[str] | None] = {
             part.year: names for part, each in zip(files, rows, strict=True) if each is None
         }
@@ -667,23 +686,43 @@ class Reader:
             _log.warning("%s. Until then sessions are read", error)
             return None
 
-    def _symbol_year_bars(self, of: tuple[str, int], columns: Sequence[str]) -> pa.Table | None:
-        """The bars of a symbol's year; None when there should be some and can't be had."""
-        name, year = of
+    def _symbol_years(
+        self, asked: Sequence[tuple[str, int]], columns: Sequence[str]
+    ) -> list[pa.Table | None]:
+        """The bars of symbols' years; None when there should be some and can't be had.
+
+        All are read before the first is decoded, as `symbol_year_file.decode_all` wants them.
+        """
+        read = [self._symbol_year(name, year, columns) for name, year in asked]
+        files = {where: data for where, data in read if isinstance(data, bytes)}
+        decoded = dict(zip(files, symbol_year_file.decode_all(files, columns), strict=True))
+        found: list[pa.Table | None] = []
+        for where, data in read:
+            bars = decoded[where] if isinstance(data, bytes) else data
+            if isinstance(bars, BrokenFileError):
+                _log.warning("%s. Until then sessions are read", bars)
+                bars = None
+            found.append(bars)
+        return found
+
+    def _symbol_year(
+        self, name: str, year: int, columns: Sequence[str]
+    ) -> tuple[str, bytes | pa.Table | None]:
+        """The place of a symbol's year, and its file; or no bars where it needs none; or None."""
         key = layout.symbol_year_key(name, year)
         try:
             where = self._store.url(key)
         except ValueError:
-            return empty().select(columns)  # no name of an object, so of no symbol
+            return key, empty().select(columns)  # no name of an object, so of no symbol
         try:
-            return symbol_year_file.decode(self._store.get(key), where, columns)
+            return where, self._store.get(key)
         except FileNotFoundError:
             if not self._may_be_there(name, year):
-                return empty().select(columns)  # it has no bar in this year
+                return where, empty().select(columns)  # it has no bar in this year
             _log.warning("%s is gone: publish %s again. Until then sessions are read", where, year)
         except BrokenFileError as error:
             _log.warning("%s. Until then sessions are read", error)
-        return None
+        return where, None
 
     def _may_be_there(self, name: str, year: int) -> bool:
         try:
@@ -851,10 +890,24 @@ def known_days(days: Sequence[date], now: datetime) -> list[date]:
 
 def closed_sessions(first: date, last: date, now: datetime) -> list[date]:
     """The sessions from the first to the last day that have closed, as far as the calendar goes."""
+    first, last = _closed(first, last, now)
+    return market_calendar.sessions(first, last) if first <= last else []
+
+
+def _closed(first: date, last: date, now: datetime) -> tuple[date, date]:
+    """This range as far as the calendar goes and its sessions have closed."""
     first, last = max(first, market_calendar.FIRST), min(last, market_calendar.LAST)
     with suppress(market_calendar.OutsideCalendar):
         last = min(last, market_calendar.latest_closed_session(now))
-    return market_calendar.sessions(first, last) if first <= last else []
+    return first, last
+
+
+def _calendar_of(year: int) -> list[date]:
+    """The sessions of a year, as far as the calendar goes."""
+    first, last = date(year, 1, 1), date(year, 12, 31)
+    return market_calendar.sessions(
+        max(first, market_calendar.FIRST), min(last, market_calendar.LAST)
+    )
 
 
 def span_of(start: date | str | None, end: date | str | None) -> tuple[date, date]:
@@ -900,7 +953,7 @@ def schema_of(columns: Sequence[str] | None) -> pa.Schema:
     Raises:
         ValueError: No column, one that bars don't have, or one twice.
     """
-    if columns is None:
+    if columns is None or columns == SCHEMA.names:
         return SCHEMA
     names = [columns] if isinstance(columns, str) else list(columns)
     unknown = [name for name in names if name not in SCHEMA.names]
@@ -933,20 +986,38 @@ def _ordered(
     if not bars.num_rows:
         return bars, frozenset()
     days = bars["session"].chunk(0).view(pa.int32()).to_numpy()
-    stays = np.ones(len(days), bool)
-    if held := sum(each.num_rows for each in found.symbol_years):
-        current = [part.numbers for part in parts if not part.file]
-        stays[:held] = np.isin(days[:held], np.concatenate(current))
+    held = sum(each.num_rows for each in found.symbol_years)
+    stays = _among(days[:held], [part.numbers for part in parts if not part.file])
+    if held < len(days):
+        stays = np.append(stays, np.ones(len(days) - held, bool))
     symbols = bars["symbol"].chunk(0).dictionary_encode()
     names, codes = np.array(symbols.dictionary.to_pylist(), object), symbols.indices.to_numpy()
-    rank = np.empty(len(names), np.int64)
-    rank[np.argsort(names)] = np.arange(len(names))
-    place = (rank[codes] << 32) + days
+    place = days
+    if len(names) > 1:
+        rank = np.empty(len(names), np.int64)
+        rank[np.argsort(names)] = np.arange(len(names))
+        place = (rank[codes] << 32) + days
     if not stays.all() or (place[1:] < place[:-1]).any():
         order = np.argsort(place, kind="stable")
         order = order[stays[order]]
         bars, names = bars.take(pa.array(order)), names[np.unique(codes[order])]
     return bars, frozenset(names)
+
+
+def _among(days: Days, spans: Sequence[Days]) -> npt.NDArray[np.bool_]:
+    """Which of these days are among those of the spans, which ascend.
+
+    By a table of days: `numpy.isin` makes one, too, and takes four times as long.
+    """
+    if not len(days) or not any(map(len, spans)):
+        return np.zeros(len(days), bool)
+    shown = np.concatenate(spans)
+    before = shown[0] - 1
+    # Its first and its last entry stand for all days before and after, and are none of the spans'.
+    table = np.zeros(shown[-1] - before + 2, bool)
+    table[shown - before] = True
+    among: npt.NDArray[np.bool_] = table.take(days - before, mode="clip")
+    return among
 
 
 def _told(name: str, session: Session) -> str:

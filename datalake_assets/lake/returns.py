@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datalake_assets import market_calendar
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.lake.security_reader import Answer, MissingReturnsWarning
 from datalake_assets.securities.evidence import Days, day_number, days_of
 from datalake_assets.securities.holders import End
@@ -164,15 +165,17 @@ def missing(returns: pa.Table) -> list[MissingReturnsWarning]:
         status: pc.sum(pc.equal(returns["status"], status)).as_py() or 0
         for status in (NO_BAR, UNTOLD)
     }
-    if not any(counts.values()):
+    if not (total := sum(counts.values())):
         return []
     ends = returns.filter(pc.equal(returns["status"], UNTOLD)).slice(0, 5).to_pylist()
     named = ", ".join(f"{row['symbol']} after {row['session']}" for row in ends)
     more = " …" if counts[UNTOLD] > len(ends) else ""
     return [
         MissingReturnsWarning(
-            f"{sum(counts.values()):,} of {returns.num_rows:,} returns are missing: "
-            f"{counts[NO_BAR]:,} sessions without a bar, {counts[UNTOLD]:,} ends whose payout is "
-            f"not known" + (f" ({named}{more})" if named else "") + ". They are null, see `status`"
+            f"{total:,} of {many(returns.num_rows, 'return')} {verb(total)} missing: "
+            f"{many(counts[NO_BAR], 'session')} without a bar, {many(counts[UNTOLD], 'end')} "
+            "whose payout is not known"
+            + (f" ({named}{more})" if named else "")
+            + ". They are null, see `status`"
         )
     ]

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -192,10 +193,10 @@ class SecurityReader:
         self._store, self._reader = store, reader
         self._tables: Tables | None = None
 
-    def over(self, reader: BarReader) -> SecurityReader:
+    def over(self, reader: BarReader) -> Self:
         """The same over other bars of these securities, with the tables that are read already."""
-        other = SecurityReader(self._store, reader)
-        other._tables = self._tables or self.tables()
+        other = copy(self)
+        other._reader, other._tables = reader, self._tables or self.tables()
         return other
 
     def refresh(self) -> None:

@@ -25,16 +25,17 @@ import hashlib
 import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from datalake_assets.collection.clock import Clock
+from datalake_assets.collection.progress import verb
 from datalake_assets.collection.retry import RetryPolicy
 from datalake_assets.lake import currency, symbol_year_file
 from datalake_assets.lake.fingerprint import Fingerprint, fingerprint, fingerprints
@@ -47,7 +48,13 @@ from datalake_assets.lake.projection import (
 )
 from datalake_assets.lake.year_bars import YearBars
 from datalake_assets.storage import layout
-from datalake_assets.storage.store import THREADS, BrokenFileError, ChangedError, Store
+from datalake_assets.storage.store import (
+    THREADS,
+    BrokenFileError,
+    ChangedError,
+    Store,
+    StoreError,
+)
 from datalake_assets.storage.upload import WORKERS, Item, Snapshot, Upload, upload
 
 _DECODED = 16
@@ -57,9 +64,8 @@ _TOGETHER = 500
 """Symbol-years hashed in one go: one by one, numpy would spend its time on being called."""
 _TRIES = 5
 
-_ENCODED = 64
-"""Symbol-years encoded in one go: one by one, between writes, each took up to half as long again.
-Two such groups are 3 MB."""
+_ENCODED = 16
+"""Symbol-years encoded in one go."""
 
 _PATIENCE = 600.0
 """Seconds that another publication of a year is waited for: a year takes a minute, on a slow
@@ -231,16 +237,16 @@ class SymbolYears(Projection):
             if symbol in bars.fingerprints
         }
         removed = [symbol for symbol in changing if symbol not in bars.fingerprints]
-        with _Encoding(bars, list(keys.values())) as encoding:
-            report = upload(
-                [Item(key, partial(encoding.take, symbol)) for key, symbol in keys.items()],
-                objects.put,
-                workers=self._sender.writers(workers),
-                policy=policy,
-                stop=stop,
-                display=display,
-                clock=self._clock,
-            )
+        encoding = _Encoding(bars, list(keys.values()))
+        report = upload(
+            [Item(key, partial(encoding.take, symbol)) for key, symbol in keys.items()],
+            objects.put,
+            workers=self._sender.writers(workers),
+            policy=policy,
+            stop=stop,
+            display=display,
+            clock=self._clock,
+        )
         symbols = {**before.symbols, **dict.fromkeys(changing)}
         for key, done in report.uploaded.items():
             entry = Entry(bars.fingerprints[keys[key]], str(done.version), done.size)
@@ -549,9 +555,10 @@ class SymbolYears(Projection):
 
 
 class _Encoding:
-    """The files of symbol-years, encoded in order by one thread, a little ahead of the writes.
+    """The files of symbol-years, encoded some at a time when the first of them is asked for.
 
-    More threads would take Python's lock from each other, and from those that write.
+    By whoever asks: a thread of its own would take Python's lock from those that write, and twice
+    the time.
 
     Args:
         bars: The bars of the year.
@@ -568,14 +575,7 @@ class _Encoding:
         self._group_of = {
             symbol: number for number, group in enumerate(self._groups) for symbol in group
         }
-        self._encoded: list[Future[dict[str, bytes]]] = []
-        self._thread = ThreadPoolExecutor(1, "symbol-years")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._encoded: list[dict[str, bytes] | StoreError] = []
 
     def take(self, symbol: str) -> bytes:
         """A symbol's file, once.
@@ -585,12 +585,19 @@ class _Encoding:
         """
         number = self._group_of[symbol]
         with self._lock:
-            for group in self._groups[len(self._encoded) : number + 2]:
-                self._encoded.append(self._thread.submit(self._encode, group))
-        return self._encoded[number].result().pop(symbol)
+            for group in self._groups[len(self._encoded) : number + 1]:
+                self._encoded.append(self._encode(group))
+        files = self._encoded[number]
+        if isinstance(files, StoreError):
+            raise files
+        return files.pop(symbol)
 
-    def _encode(self, symbols: Sequence[str]) -> dict[str, bytes]:
-        files = {symbol: symbol_year_file.encode(self._bars.of(symbol)) for symbol in symbols}
+    def _encode(self, symbols: Sequence[str]) -> dict[str, bytes] | StoreError:
+        try:
+            encoded = symbol_year_file.encode_all(map(self._bars.of, symbols))
+        except StoreError as error:
+            return error
+        files = dict(zip(symbols, encoded, strict=True))
         self.digests |= {symbol: hashlib.sha256(data).digest() for symbol, data in files.items()}
         return files
 
@@ -707,6 +714,7 @@ def _unfinished(year: int, report: Upload) -> str:
     told += sorted(set(report.failed.values()))[:3]
     left = len(report.failed) + len(report.pending)
     return (
-        f"{year}: {left:,} of {left + len(report.uploaded):,} symbol-years were not written "
-        f"({'; '.join(told)}). Those that were stay; publishing the year again writes the rest"
+        f"{year}: {left:,} of {left + len(report.uploaded):,} symbol-years "
+        f"{verb(left, 'was', 'were')} not written ({'; '.join(told)}). Those that were stay; "
+        "publishing the year again writes the rest"
     )

@@ -64,7 +64,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class _Prepared:
     """A session that needs only be written to be published.
 
     Args:
@@ -146,7 +146,9 @@ class LakeWriter(LakeFiles):
         session: Session,
         findings: Sequence[Finding],
         replacing: StoredSession | None = None,
-        prepared: Prepared | None = None,
+        hashed: Fingerprint | None = None,
+        *,
+        fresh: bool = False,
     ) -> Written:
         """Put a session that passed its audit in its place, in one atomic write.
 
@@ -165,7 +167,9 @@ class LakeWriter(LakeFiles):
             findings: Its audit.
             replacing: What the session is a repair of; None when it was collected whole, and takes
                 the place of whatever stands there.
-            prepared: What `prepare` made of them; None to do it here.
+            hashed: What its rows hash to, by `session_file.hash_rows`; None to do it here.
+            fresh: Whether the lake had nothing of this session a while ago. It is then not asked
+                again; if another writer came meanwhile, the store says so.
 
         Raises:
             ChangedError: Somebody else wrote what is repaired in the meantime: repair that.
@@ -173,7 +177,7 @@ class LakeWriter(LakeFiles):
         day = session.ledger.session
         key = self.session_key(day)
         while True:
-            ready = prepared or self.prepare(session, findings)
+            ready = self._prepared(session, findings, hashed, fresh)
             changed = ready.changes
             if ready.data is None:
                 self.store.delete(self.incomplete_key(day))
@@ -190,32 +194,29 @@ class LakeWriter(LakeFiles):
                 # Of two whole ones the later stands, and tells what it changed of the other's.
                 if replacing:
                     raise
-                # What was kept of one that is replaced by now is out of date.
-                prepared = None
-        self.store.delete(self.incomplete_key(day))
+                fresh = False
+        if not fresh:
+            self.store.delete(self.incomplete_key(day))
         return ready.written(key)
 
-    def prepare(
+    def _prepared(
         self,
         session: Session,
         findings: Sequence[Finding],
-        hashed: Fingerprint | None = None,
-    ) -> Prepared:
-        """Everything that publishing a session takes, but for writing it; in any thread.
-
-        Args:
-            session: The session.
-            findings: Its audit.
-            hashed: What its rows hash to, by `session_file.hash_rows`; None to do it here.
-        """
+        hashed: Fingerprint | None,
+        fresh: bool,
+    ) -> _Prepared:
+        """Everything that publishing a session takes, but for writing it."""
         collected = session.bars
-        before, version, size = self._published(session.ledger.session)
+        before, version, size = None, None, 0
+        if not fresh:
+            before, version, size = self._published(session.ledger.session)
         changed = None
         if before:
             session = completed(session, before)
             if _same(before, session):
                 nothing = self._restatements.between(before, session)
-                return Prepared(session, None, size, version, nothing)
+                return _Prepared(session, None, size, version, nothing)
             told, was = session.provenance, before.provenance
             since = was.known_since or was.collected_at
             session = replace(session, provenance=replace(told, known_since=since))
@@ -223,7 +224,7 @@ class LakeWriter(LakeFiles):
         if session.bars is not collected:
             hashed = None
         data = session_file.encode(session, findings, self.dataset, hashed)
-        return Prepared(session, data, len(data), version, changed)
+        return _Prepared(session, data, len(data), version, changed)
 
     def keep_incomplete(
         self,

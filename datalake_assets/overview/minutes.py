@@ -4,7 +4,7 @@ Belongs here: counting the sessions of minutes that are published, incomplete an
 belong here: how it is shown (`page`, `cli.status`), and daily bars (`numbers`).
 
 Minute bars may begin at any session: what is before the first one that the lake holds is not
-missing.
+missing. Where the settings turn them off, nothing is: what the lake holds is told, and no more.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from itertools import groupby
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.dataset import EXTENDED_MINUTE, MINUTE
+from datalake_assets.collection.progress import many
 from datalake_assets.lake.coverage import Coverage, Held, Narrow, coverage, narrow
 from datalake_assets.lake.examination import spans
 from datalake_assets.lake.files import LakeFiles
+from datalake_assets.lake.session_file import Summary
 from datalake_assets.storage.store import BrokenFileError
 
 SETTLED = timedelta(hours=3)
@@ -61,6 +63,9 @@ class MinuteNumbers:
         damaged: Sessions whose file can't be read, ascending.
         gaps: Spans of sessions that are missing: first, last, and how many; ascending.
         narrow: Sessions that were asked for fewer symbols than are wanted, ascending.
+        wanted: Whether the settings want minute bars. If not, only what the lake holds is counted,
+            what can't be read is all that is missing, and there is nothing to do.
+        summaries: What the file of each session says of itself, published or incomplete.
     """
 
     years: Sequence[MinuteYear]
@@ -72,6 +77,8 @@ class MinuteNumbers:
     damaged: Sequence[date] = ()
     gaps: Sequence[tuple[date, date, int]] = ()
     narrow: Mapping[date, Narrow] = field(default_factory=dict)
+    wanted: bool = True
+    summaries: Sequence[Summary] = field(default=(), repr=False)
 
     @property
     def due(self) -> int:
@@ -105,19 +112,29 @@ class MinuteNumbers:
 
     @property
     def whole(self) -> bool:
-        """Is nothing missing, damaged or to be repaired?"""
+        """Is nothing missing, damaged or to be repaired, or are minute bars turned off?"""
         wrong = self.missing or self.incomplete or self.to_repair or self.damaged or self.narrow
-        return not wrong
+        return not (wrong and self.wanted)
 
     @property
     def sentence(self) -> str:
         """The sessions by state, in words."""
         if self.first is None:
             return "none collected yet"
-        told = [f"{self.published:,} of {self.due:,} sessions since {self.first} published"]
+        if not self.wanted:
+            return self._held
+        told = [f"{self.published:,} of {many(self.due, 'session')} since {self.first} published"]
         told += [f"{self.incomplete:,} incomplete"] if self.incomplete else []
         told += [f"{self.missing:,} missing"] if self.missing else []
         return ", ".join(told)
+
+    @property
+    def _held(self) -> str:
+        """What the lake holds, where minute bars are turned off."""
+        told = [f"{many(self.published, 'session')} since {self.first} published"]
+        told += [f"{self.incomplete:,} incomplete"] if self.incomplete else []
+        told += [f"{len(self.damaged):,} damaged"] if self.damaged else []
+        return f"{', '.join(told)}; turned off (DATALAKE_MINUTES)"
 
     def steps(self, at_most: int) -> list[tuple[str, str]]:
         """What is wrong, and the command without the program's name, in order.
@@ -125,6 +142,8 @@ class MinuteNumbers:
         Args:
             at_most: Up to so many sessions or gaps of a kind are told one by one.
         """
+        if not self.wanted:
+            return []
         found = [
             (f"minute bars of {day}: damaged", f"collect --minutes --session {day}")
             for day in self.damaged
@@ -134,7 +153,7 @@ class MinuteNumbers:
             gaps = [(gaps[0][0], gaps[-1][1], sum(count for *_, count in gaps))]
         found += [
             (
-                f"minute bars missing: {count:,} {'session' if count == 1 else 'sessions'}",
+                f"minute bars missing: {many(count, 'session')}",
                 f"backfill --minutes --from {first} --to {last}",
             )
             for first, last, count in gaps
@@ -156,10 +175,9 @@ class MinuteNumbers:
 
 def _repair(first: date, last: date, why: str) -> tuple[str, str]:
     """Why sessions need a repair, and its command."""
-    span, told = f"--session {first}", f"{first}"
-    if first != last:
-        span, told = f"--from {first} --to {last}", f"{first} to {last}"
-    return f"minute bars of {told}: {why}", f"collect --minutes {span} --repair"
+    told = f"{first}" if first == last else f"{first} to {last}"
+    days = market_calendar.options(first, last)
+    return f"minute bars of {told}: {why}", f"collect --minutes {days} --repair"
 
 
 def minute_numbers(
@@ -179,7 +197,7 @@ def minute_numbers(
         due: The last day whose session should be in it.
         now: The time, UTC.
         wanted: Whether the settings want minute bars. If not, there are numbers only of a lake that
-            has some.
+            has some, and only of those.
         chosen: The symbols of minute bars; None for the source's list.
 
     Raises:
@@ -191,7 +209,8 @@ def minute_numbers(
     held = [day for day in held if first <= day <= due]
     if not held:
         return MinuteNumbers([]) if wanted else None
-    found = coverage(minutes, market_calendar.sessions(held[0], due), besides=False)
+    expected = market_calendar.sessions(held[0], due) if wanted else held
+    found = coverage(minutes, expected, besides=False)
     newest = max(found.published, key=lambda summary: summary.session, default=None)
     rows = {summary.session: summary.rows for summary in found.published}
     broken = frozenset(found.damaged)
@@ -211,10 +230,12 @@ def minute_numbers(
         newest=newest.session if newest else None,
         symbols=newest.counts["present"] if newest else 0,
         rows_newest=newest.rows if newest else 0,
-        to_repair=found.to_repair,
+        to_repair=found.to_repair if wanted else (),
         damaged=damaged,
         gaps=_gaps(states, damaged),
         narrow=_narrow(minutes, found, chosen) if wanted else {},
+        wanted=wanted,
+        summaries=(*found.published, *found.waiting),
     )
 
 

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from datalake_assets import market_calendar
 from datalake_assets.collection.audit import Verdict, impossible_prices
 from datalake_assets.collection.bars import price_text
-from datalake_assets.collection.progress import many
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.collection.report import Reason
 from datalake_assets.collection.universe import unlisted
 from datalake_assets.lake import currency, restatements, session_file
@@ -311,7 +311,8 @@ class NextSession:
 class Usage:
     """Requests on the last day (UTC) with a collection, from what the sessions record.
 
-    A session records only its last collection, so one that was later replaced is not counted.
+    Those for daily bars and for minutes count, as both share the plan's limit. A session records
+    only its last collection, so one that was later replaced is not counted.
 
     Args:
         day: The day.
@@ -544,28 +545,28 @@ class Overview:
         last = f"up to {self.newest_due}"
         if self.health is Health.GOOD:
             return (
-                f"All {many(self.due, 'session')} {last} are published, and the source "
-                "answered for every symbol."
+                f"All {many(self.due, 'session')} {last} {verb(self.due)} published, and the "
+                "source answered for every symbol."
             )
         flawed, incomplete = self.counts[SessionState.FLAWED], self.counts[SessionState.INCOMPLETE]
         untouched = self.counts[SessionState.NOT_COLLECTED]
         behind = _listed([str(year.year) for year in self.behind])
+        to_retry = f"{verb(flawed, 'has', 'have')} symbols to retry"
+        untold = f"{verb(untouched, 'has', 'have')} not been collected yet"
         reasons = [
             (len(self.damaged), f"{many(len(self.damaged), 'object')} can't be read"),
             (len(self.holes), self._missing_text()),
             (incomplete, f"{incomplete:,} did not pass the audit"),
-            (untouched, f"{untouched:,} of the history have not been collected yet"),
-            (
-                flawed,
-                f"{many(flawed, 'published session')} {_has_or_have(flawed)} symbols to retry",
-            ),
+            (untouched, f"{untouched:,} of the history {untold}"),
+            (flawed, f"{many(flawed, 'published session')} {to_retry}"),
             (len(self.behind), f"the per-symbol files of {behind} are out of date"),
             (len(self.files_behind), f"{_files(self.files_behind)} out of date"),
             (len(self._derive()), "securities and factors are out of date"),
             (len(self._minutes()), "minute bars are missing or incomplete"),
         ]
         text = "; ".join(reason for count, reason in reasons if count)
-        return f"{self.published:,} of {many(self.due, 'session')} {last} are published; {text}."
+        are = verb(self.published, of=self.due)
+        return f"{self.published:,} of {many(self.due, 'session')} {last} {are} published; {text}."
 
     @property
     def steps(self) -> list[Step]:
@@ -600,7 +601,7 @@ class Overview:
         if self.holes == [self.newest_due]:
             return "the newest is missing"
         newest = ", the newest among them" if self.newest_due in self.holes else ""
-        return f"{len(self.holes):,} {_is_or_are(self.holes)} missing{newest}"
+        return f"{len(self.holes):,} {verb(len(self.holes))} missing{newest}"
 
     def _fix_damage(self) -> list[Step]:
         return [damage.step for damage in self.damaged]
@@ -611,7 +612,7 @@ class Overview:
         gaps = [gap for gap in self.held.gaps if gap[2] > 1 or gap[0] not in damaged]
         if len(gaps) > LISTED_ONE_BY_ONE:
             sessions = sum(count for _, _, count in gaps)
-            why = f"missing: {many(sessions, 'session')} in {len(gaps):,} gaps"
+            why = f"missing: {many(sessions, 'session')} in {many(len(gaps), 'gap')}"
             return [Step(why, "backfill")]
         return [
             Step(f"missing: {many(count, 'session')}", f"backfill --from {first} --to {last}")
@@ -631,14 +632,10 @@ class Overview:
         for first, last in runs:
             held = [counts[day] for day in days if first <= day <= last]
             failed, pending = (sum(each[state] for each in held) for state in _UNANSWERED)
-            what, which = f"{first}", f"--session {first}"
-            if first != last:
-                what = f"{many(len(held), 'session')} from {first} to {last}"
-                which = f"--from {first} --to {last}"
             why = f"{failed:,} failed, {pending:,} pending"
             if not failed and not pending:
                 why = "complete, but did not pass its audit"
-            steps.append(Step(f"{what}: {why}", f"collect {which} --repair"))
+            steps.append(_repair(first, last, len(held), why))
         return steps
 
     def _add_symbols(self) -> list[Step]:
@@ -647,13 +644,7 @@ class Overview:
         steps = []
         for first, last in spans(days, list(self.held.sessions)):
             count = sum(first <= day <= last for day in days)
-            widest = self.narrow[last]
-            if first == last:
-                steps.append(Step(f"{first}: {widest}", f"collect --session {first} --repair"))
-            else:
-                what = f"{many(count, 'session')} from {first} to {last}"
-                command = f"collect --from {first} --to {last} --repair"
-                steps.append(Step(f"{what}: {widest}", command))
+            steps.append(_repair(first, last, count, str(self.narrow[last])))
         return steps
 
     def _derive(self) -> list[Step]:
@@ -692,6 +683,13 @@ class Overview:
             for year in in_files
         ]
         return [Step(why, f"publish --year {year}") for why, year in zip(told, wanted, strict=True)]
+
+
+def _repair(first: date, last: date, count: int, why: str) -> Step:
+    """The repair of some sessions between two of them."""
+    what = f"{first}" if first == last else f"{many(count, 'session')} from {first} to {last}"
+    days = market_calendar.options(first, last)
+    return Step(f"{what}: {why}", f"collect {days} --repair")
 
 
 def _files(years: Sequence[YearNumbers]) -> str:
@@ -759,6 +757,11 @@ def overview(
     damaged += _damaged(lake, held)
     bars = _bars(lake, published[-COMPARED - 1 :], damaged)
     years = _years(lake, states, sessions, damaged, now.date() if weekly else None)
+    of_minutes = minute_numbers(
+        lake, first=first, due=due, now=now, wanted=minutes, chosen=minute_symbols
+    )
+    of_both = [*everything.published, *everything.waiting]
+    of_both += of_minutes.summaries if of_minutes else []
     return Overview(
         now=now,
         uri=lake.store.uri,
@@ -771,7 +774,7 @@ def overview(
         stopped=_stopped(
             [bars[day] for day in published[-TRADED_FOR - ABSENT_FOR :] if day in bars]
         ),
-        usage=_usage((*everything.published, *everything.waiting), requests_per_minute),
+        usage=_usage(of_both, requests_per_minute),
         restatements=_restatements(lake, damaged),
         damaged=damaged,
         narrow=few,
@@ -782,9 +785,7 @@ def overview(
         following=following,
         sizes=sizes(lake.store) if measure else None,
         runs=runs,
-        minutes=minute_numbers(
-            lake, first=first, due=due, now=now, wanted=minutes, chosen=minute_symbols
-        ),
+        minutes=of_minutes,
     )
 
 
@@ -1078,14 +1079,6 @@ def _counts(states: Iterable[SessionState]) -> dict[SessionState, int]:
     for state in states:
         found[state] += 1
     return found
-
-
-def _is_or_are(things: Sequence[object]) -> str:
-    return "is" if len(things) == 1 else "are"
-
-
-def _has_or_have(count: int) -> str:
-    return "has" if count == 1 else "have"
 
 
 def _listed(names: Sequence[str]) -> str:

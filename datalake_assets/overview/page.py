@@ -222,7 +222,7 @@ def _tiles(overview: Overview) -> list[tuple[str, ...]]:
             (
                 "Success rate",
                 written(newest.success_rate, "share"),
-                f"{newest.requested:,} symbols requested",
+                f"{many(newest.requested, 'symbol')} requested",
             ),
         ]
     years = sum(1 for year in overview.years if year.published)
@@ -233,7 +233,7 @@ def _tiles(overview: Overview) -> list[tuple[str, ...]]:
     if minutes := overview.minutes:
         tone = "" if minutes.whole else "warn"
         sessions = f"{minutes.published:,} of {minutes.due:,}"
-        about = f"{minutes.rows:,} bars, {written(minutes.size, 'bytes')}"
+        about = f"{many(minutes.rows, 'bar')}, {written(minutes.size, 'bytes')}"
         found.append(("Sessions of minutes", sessions, about, tone))
     if sizes:
         about = f"{many(sizes.objects, 'object')}"
@@ -587,9 +587,10 @@ def _chart(
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     lowest, highest = (written(low, unit), written(high, unit)) if known else ("–", "–")
     last = written(values[-1] if values else None, unit)
+    newest = many(len(values), "session")
     svg = pictures.line(
         f"chart-{name.lower().replace(' ', '-')}",
-        f"{name} of the newest {len(values)} sessions: {lowest} to {highest}, the last {last}",
+        f"{name} of the newest {newest}: {lowest} to {highest}, the last {last}",
         values,
         # A share is drawn on a scale that includes its threshold, so that small changes look small.
         low=low if limit is None else min(low, limit - (1 - limit) / 2),

@@ -9,7 +9,7 @@ them takes twice as many requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 
@@ -44,6 +44,17 @@ def by_daily_bars(daily: LakeFiles, dataset: Dataset) -> Expected:
     return expected
 
 
+def estimated(daily: LakeFiles, days: Iterable[date]) -> frozenset[date]:
+    """The sessions of which `by_daily_bars` finds daily bars: their own, or earlier ones.
+
+    Args:
+        daily: The lake, with its daily bars.
+        days: The sessions.
+    """
+    there = frozenset(daily.sessions())
+    return frozenset(day for day in days if not there.isdisjoint(_near(day)))
+
+
 def _minutes(daily: Session | None, most: int) -> tuple[Mapping[str, float], int]:
     """The minutes to expect of each symbol that was asked for its daily bar, and of all others."""
     if daily is None:
@@ -59,7 +70,12 @@ def _minutes(daily: Session | None, most: int) -> tuple[Mapping[str, float], int
 
 def _nearest(daily: LakeFiles, day: date) -> Session | None:
     """The daily bars of a session, or of the newest before it that the lake has."""
-    for each in (day, *reversed(market_calendar.previous_sessions(day, LOOKBACK))):
+    for each in _near(day):
         with suppress(FileNotFoundError, BrokenFileError):
             return daily.read(each)
     return None
+
+
+def _near(day: date) -> list[date]:
+    """A session and the five before it, the newest first."""
+    return [day, *reversed(market_calendar.previous_sessions(day, LOOKBACK))]

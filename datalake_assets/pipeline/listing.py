@@ -19,8 +19,8 @@ import pyarrow as pa
 from datalake_assets import market_calendar
 from datalake_assets.collection.clock import Clock
 from datalake_assets.collection.dataset import DAILY
-from datalake_assets.collection.errors import CollectionError, PermanentError
-from datalake_assets.collection.progress import Display
+from datalake_assets.collection.errors import CollectionError, TruncatedError
+from datalake_assets.collection.progress import Display, many
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.retry import Caller, RetryPolicy
 from datalake_assets.collection.survey import Survey, survey
@@ -58,8 +58,9 @@ def take_snapshot(
         clock: Time.
 
     Raises:
-        PermanentError: The list can't be fetched, or lacks so many active symbols of the previous
-            snapshot that it must be truncated. Nothing is written then.
+        PermanentError: The list can't be fetched.
+        TruncatedError: It lacks so many active symbols of the previous snapshot that it must be
+            truncated. Nothing is written then.
         RefusedError: The source does not accept the keys.
     """
     clock = clock or Clock()
@@ -67,10 +68,10 @@ def take_snapshot(
     found = lake.universe()
     now, before = active(snapshot), active(found[1]) if found else None
     if (share := lost(now, before)) > max_loss:
-        raise PermanentError(
-            f"the source lists {now:,} active assets, the previous snapshot {before or 0:,}: "
-            f"{share:.1%} are missing, more than {max_loss:.1%}, so the list was not used. "
-            "If it is right, raise the collector's max_universe_loss for one run"
+        raise TruncatedError(
+            f"the source lists {many(now, 'active asset')}, the previous snapshot {before or 0:,}: "
+            f"{share:.1%} are missing, more than {max_loss:.1%}, so the list was not used",
+            "max_universe_loss",
         )
     taken = market_calendar.today(clock.now())
     snapshot = with_former(snapshot, found[1] if found else None)

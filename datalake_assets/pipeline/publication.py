@@ -6,12 +6,10 @@ Does not belong here: Dagster, or how any one step works.
 
 from __future__ import annotations
 
-import math
-import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -26,6 +24,7 @@ from datalake_assets.collection.audit import (
     Thresholds,
     Verdict,
     passed,
+    sound,
 )
 from datalake_assets.collection.bars import empty
 from datalake_assets.collection.clock import Clock
@@ -33,7 +32,7 @@ from datalake_assets.collection.collect import Collection, Fetch
 from datalake_assets.collection.dataset import DAILY, MINUTE, Dataset
 from datalake_assets.collection.minute_totals import MinuteCounts
 from datalake_assets.collection.plan import Expected, Packing, Plan, plan_windows
-from datalake_assets.collection.progress import Display, Snapshot, many
+from datalake_assets.collection.progress import Display, many
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger, State, Statistics
 from datalake_assets.collection.retry import RetryPolicy
@@ -43,20 +42,24 @@ from datalake_assets.lake.fingerprint import Fingerprint
 from datalake_assets.lake.session_file import Provenance, Session, hash_rows
 from datalake_assets.lake.writer import (
     LakeWriter,
-    Prepared,
     StoredSession,
     Written,
     completed,
     repaired,
 )
+from datalake_assets.pipeline.under_way import UnderWay
 from datalake_assets.storage.store import BrokenFileError, ChangedError, StoreError
 
-_TURN = 0.1
-"""Seconds between two looks at the collections that run."""
+_AHEAD = 16
+"""Sessions that are audited before the first of them is written: threads that write have enough to
+do while the next window is begun or Dagster's records are written."""
 
-_AHEAD = LOOKBACK
-"""Sessions audited and being encoded, which wait to be written in their order. No more, as an audit
-knows these without looking for what is published."""
+_WRITERS = 4
+"""Threads that encode sessions and write them, where they wait side by side. In a folder one does
+(`Store.writers`): with four a backfill took a tenth more CPU and time."""
+
+_LISTED = 16
+"""So many sessions, or more, are looked for in the lake's list, and not one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,10 @@ class Publication:
                 self._left[day] -= frozenset(self._asked[day])
         if expected is None and survey is not None and survey.covers(self._asked):
             expected = survey.expected
+        self._published: set[date] = set()
+        self._fresh: frozenset[date] = frozenset()
+        if part is None and len(self._asked) >= _LISTED:
+            self._fresh = frozenset(self._asked).difference(lake.sessions(), lake.incomplete())
         self._windows = plan_windows(self._asked, options.packing, expected, lake.dataset)
 
     @property
@@ -220,13 +227,14 @@ class Publication:
         clock: Clock | None = None,
         seconds: float | None = None,
         calendar: Callable[[date], bool | None] = lambda day: None,
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """Collect window after window; audit and write the sessions of each, ascending.
 
-        While one window is written, the next ones are collected. Sessions are audited and written
-        one after another; in between they are encoded by as many threads as there are cores. When
-        it is interrupted, what was answered is kept as incomplete sessions for a repair, and the
-        interruption goes on.
+        While one window is written, the next ones are collected. Sessions are audited one after
+        another; a few at a time are encoded and written by threads. When it is interrupted, the
+        sessions that these threads published are told, what was answered of the others is kept as
+        incomplete sessions for a repair, and the interruption goes on. `tell_each` hands an
+        interruption of whoever reads the outcomes over to it.
 
         Args:
             fetch: Asks for a page.
@@ -261,20 +269,27 @@ class Publication:
             )
 
         at_once = self._lake.dataset.under_way
-        under_way = _UnderWay(self._windows, at_once, collection, display or Display(), clock)
-        threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _AHEAD), "encode")
+        under_way = UnderWay(self._windows, at_once, collection, display or Display(), clock)
+        threads = ThreadPoolExecutor(self._lake.store.writers(_WRITERS), "publish")
+
+        def written() -> None:
+            under_way.advance()
+            under_way.show()  # the next windows go on while this one is written
+
         try:
             for days, collected in under_way:
-                for outcome in self._outcomes(days, collected, origin, calendar, threads):
-                    yield outcome
-                    under_way.advance()
-                    under_way.show()  # the next windows go on while this one is written
+                yield from self._outcomes(days, collected, origin, calendar, threads, written)
                 del collected  # its bars must not be held beside those of the next ones
+            if fresh := self._published & self._fresh:
+                # What another collection left of these since the lake was listed is done with.
+                for day in fresh.intersection(self._lake.incomplete()):
+                    self._lake.clear_incomplete(day)
         except BaseException as error:
             for days, interrupted in under_way.stop():
                 try:
                     # Ctrl-C, Terminate and a signal are no `Exception`.
-                    self._salvage(days, interrupted, origin, not isinstance(error, Exception))
+                    by_hand = not isinstance(error, Exception)
+                    self._salvage(days, interrupted, origin, by_hand, threads)
                 except StoreError as lost:
                     error.add_note(f"what was answered besides could not be kept: {lost}")
             raise
@@ -288,51 +303,41 @@ class Publication:
         origin: Origin,
         calendar: Callable[[date], bool | None],
         threads: ThreadPoolExecutor,
-    ) -> Iterator[Outcome]:
-        """Audit and write the sessions of a window, which are taken off as they are written."""
+        written: Callable[[], None],
+    ) -> Generator[Outcome, None, None]:
+        """Audit and write the sessions of a window, which are taken off as they are written.
+
+        `written` is called after each of them.
+        """
         statistics, together = collected.statistics, len(days)
         provenance = _provenance(origin, statistics, self._lake.dataset)
         found = {ledger.session: (bars, ledger) for bars, ledger in collected.sessions()}
-        hashes = None
+        hashes: Mapping[date, Fingerprint] = {}
+        fine: Set[date] = frozenset()
         if len(found) > 1 and not self._lake.dataset.several:
-            hashes = threads.submit(_hashes_of, list(found.values()))
+            rows = list(found.values())
+            hashes, fine = hash_rows(rows), sound(rows)
         # A repair asks nothing for a session that has all it can have.
         nothing = empty()
-        ahead: deque[_Audited] = deque()
-        while days:
-            try:
-                for day in list(days)[len(ahead) : _AHEAD]:
-                    bars, ledger = found.get(day, (nothing, Ledger(day)))
-                    session, replacing = self._session(bars, ledger, provenance)
-                    # What a repair put together is hashed by itself.
-                    known = hashes if session.bars is bars else None
-                    ahead.append(self._audited(session, replacing, calendar, threads, known))
-            except StoreError:
-                if not ahead:
-                    raise
-                # Its turn comes again when those before it are written.
-            audited = ahead.popleft()
-            try:
-                written = self._write(audited)
-            except ChangedError:
-                # Another repair wrote it since it was read: this one's answers go on top of that.
-                self._forget(audited, *ahead)
-                ahead.clear()
-                continue
-            ledger = audited.session.ledger
-            if written and written.ledger:
-                if written.ledger != audited.known:
-                    # It was published by somebody else as well: those after it are audited again.
-                    self._forget(audited, *ahead)
-                    ahead.clear()
-                ledger = written.ledger
-            day = days.popleft()
-            yield Outcome(
-                ledger=ledger,
+
+        def audited(day: date) -> _Audited:
+            bars, ledger = found.get(day, (nothing, Ledger(day)))
+            session, replacing = self._session(bars, ledger, provenance)
+            findings = self._audit(session, sound=session.bars is bars and day in fine)
+            # What a repair put together is hashed by itself.
+            hashed = hashes.get(day) if session.bars is bars else None
+            return self._audited(session, replacing, findings, calendar, threads, hashed)
+
+        def outcome(audited: _Audited, stored: Written | None) -> Outcome:
+            day = audited.session.ledger.session
+            if audited.good:
+                self._published.add(day)
+            return Outcome(
+                ledger=stored.ledger if stored and stored.ledger else audited.session.ledger,
                 findings=audited.findings,
                 published=audited.good,
-                written=written,
-                rows=written.rows if written else audited.session.bars.num_rows,
+                written=stored,
+                rows=stored.rows if stored else audited.session.bars.num_rows,
                 asked=len(self._asked[day]),
                 statistics=statistics,
                 sessions=together,
@@ -341,42 +346,81 @@ class Publication:
                 last=not days,
             )
 
+        ahead: deque[_Audited] = deque()
+        most = _AHEAD
+        try:
+            while days:
+                try:
+                    for day in list(days)[len(ahead) : most]:
+                        ahead.append(audited(day))
+                        self._remember(ahead[-1])
+                except StoreError:
+                    if not ahead:
+                        raise
+                    most = 1  # its turn comes again when those before it are written
+                try:
+                    stored = self._write(ahead[0])
+                except ChangedError:
+                    # Another repair wrote it since it was read: these answers go on top of that.
+                    self._forget(ahead.popleft())
+                    ahead.appendleft(audited(days[0]))
+                    self._remember(ahead[0])
+                    continue
+                if stored and stored.ledger and stored.ledger != ahead[0].known:
+                    # Somebody else published it as well: those audited from now on know that.
+                    self._forget(ahead[0])
+                days.popleft()
+                yield outcome(ahead.popleft(), stored)
+                written()
+                most = most if ahead else _AHEAD
+        except BaseException as error:
+            told = list(_published_meanwhile(ahead))
+            for each, _ in told:
+                if (day := each.session.ledger.session) in days:
+                    days.remove(day)
+            if not isinstance(error, GeneratorExit):  # who closes it hears no more
+                for each, published in told:
+                    yield outcome(each, published)
+            raise
+
     def _audited(
         self,
         session: Session,
         replacing: StoredSession | None,
+        findings: list[Finding],
         calendar: Callable[[date], bool | None],
         threads: ThreadPoolExecutor,
-        hashes: Future[dict[date, Fingerprint]] | None,
+        hashed: Fingerprint | None,
     ) -> _Audited:
-        """Audit a session, and let it be encoded if it is to be published."""
+        """Let a session be published if its audit is good."""
         ledger = session.ledger
-        findings, closed = _held_against(calendar, ledger, self._audit(session))
+        findings, closed = _held_against(calendar, ledger, findings)
         if self._part is not None:
             findings = _whole_only(findings, ledger)
-        good, prepared = passed(findings), None
+        good, published = passed(findings), None
         if good and ledger.session not in self._whole:
-            prepared = threads.submit(self._prepared, session, findings, hashes)
-            if ledger.missing:
-                # What is published of these stays, and the sessions after it are held against it.
-                ledger = prepared.result().session.ledger
-        if good:
-            states = ledger.states
-            self._printed[ledger.session] = Subset(states.symbols, states.are(State.PRESENT))
-        return _Audited(session, replacing, findings, closed, ledger, prepared)
+            fresh = not replacing and ledger.session in self._fresh
+            published = threads.submit(
+                self._lake.publish, session, findings, replacing, hashed, fresh=fresh
+            )
+        return _Audited(session, replacing, findings, closed, published)
 
-    def _prepared(
-        self,
-        session: Session,
-        findings: list[Finding],
-        hashes: Future[dict[date, Fingerprint]] | None,
-    ) -> Prepared:
-        """What is published of a session, made in one of the threads that began with the hashes."""
-        hashed = None if hashes is None else hashes.result().get(session.ledger.session)
-        return self._lake.prepare(session, findings, hashed)
+    def _remember(self, audited: _Audited) -> None:
+        """Let the sessions after it know who printed in a session that passed."""
+        if not audited.good:
+            return
+        ledger, published = audited.session.ledger, audited.published
+        if published and ledger.missing and not published.exception():
+            # What the lake had of these stays.
+            ledger = published.result().ledger or ledger
+        audited.known, states = ledger, ledger.states
+        self._printed[ledger.session] = Subset(states.symbols, states.bits(State.PRESENT))
 
     def _write(self, audited: _Audited) -> Written | None:
-        """Publish a session, or keep it as incomplete; None when there is nothing to write.
+        """Wait until a session is published, or keep it as incomplete.
+
+        Returns:
+            None when there is nothing to write.
 
         Raises:
             ChangedError: Somebody else wrote it since it was read for its repair.
@@ -385,8 +429,8 @@ class Publication:
         day = session.ledger.session
         if audited.closed:
             return None  # there is nothing to keep, and nothing that a repair could ask for
-        if audited.prepared:
-            return self._lake.publish(session, findings, replacing, audited.prepared.result())
+        if audited.published:
+            return audited.published.result()
         if audited.good and replacing and replacing.published:
             # Not a newer one, which another collection left since: its answers are later.
             self._lake.clear_incomplete(day)
@@ -395,25 +439,40 @@ class Publication:
             return self._lake.keep_incomplete(session, findings, replacing, alone=alone)
         return None
 
-    def _forget(self, *audited: _Audited) -> None:
-        """Look for what is published of these when the sessions after them are audited."""
-        for each in audited:
-            self._printed.pop(each.session.ledger.session, None)
-            self._minutes.pop(each.session.ledger.session, None)
+    def _forget(self, audited: _Audited) -> None:
+        """Look for what is published of it when sessions after it are audited."""
+        self._printed.pop(audited.session.ledger.session, None)
+        self._minutes.pop(audited.session.ledger.session, None)
 
     def _salvage(
-        self, days: deque[date], collection: Collection, origin: Origin, by_hand: bool
+        self,
+        days: deque[date],
+        collection: Collection,
+        origin: Origin,
+        by_hand: bool,
+        threads: ThreadPoolExecutor,
     ) -> None:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
         provenance = _provenance(origin, collection.statistics, self._lake.dataset)
         provenance = replace(provenance, interrupted=by_hand)
-        for bars, ledger in collection.sessions():
-            if ledger.session in days and _tells_something(ledger):
-                session, replacing = self._session(bars, ledger, provenance)
-                # Another repair's may stand there now; then this one's answers are asked again.
-                with suppress(ChangedError):
-                    alone = self._part is None
-                    self._lake.keep_incomplete(session, [], replacing, alone=alone)
+
+        def keep(bars: pa.Table, ledger: Ledger) -> None:
+            session, replacing = self._session(bars, ledger, provenance)
+            # Another repair's may stand there now; then this one's answers are asked again.
+            with suppress(ChangedError):
+                self._lake.keep_incomplete(session, [], replacing, alone=self._part is None)
+
+        kept = [
+            threads.submit(keep, bars, ledger)
+            for bars, ledger in collection.sessions()
+            if ledger.session in days and _tells_something(ledger)
+        ]
+        # A store that fails one will fail the others, each after a minute of trying.
+        for waiting in wait(kept, return_when=FIRST_EXCEPTION).not_done:
+            waiting.cancel()
+        for each in kept:
+            if not each.cancelled():
+                each.result()
 
     def _with_what_waits(self, session: Session) -> tuple[Session, StoredSession | None]:
         """The session with the answers that wait for its repair: none is asked for twice.
@@ -470,18 +529,32 @@ class Publication:
         session = Session(bars, ledger.with_pending(self._left[day]), provenance)
         return completed(session, standing.session), standing
 
-    def _audit(self, session: Session) -> list[Finding]:
+    def _audit(self, session: Session, *, sound: bool = False) -> list[Finding]:
         before = market_calendar.previous_sessions(session.ledger.session, LOOKBACK)
         unread = [day for day in before if day not in self._printed]
         found = self._lake.printed(unread)
         self._printed |= {day: Subset.of(found[day]) if day in found else None for day in unread}
-        # Only these are looked at again: those of 15 years would take more than a gigabyte.
-        self._printed = {day: self._printed[day] for day in before}
-        printed = [subset for subset in self._printed.values() if subset is not None]
+        dataset = self._lake.dataset
+        if dataset.rules.needs_daily:
+            # The same footers tell of both.
+            self._minutes |= {day: _minutes_of(found, day) for day in unread}
+        # Only these are looked at again, and later ones that are being published: those of 15 years
+        # would take more than a gigabyte.
+        day = session.ledger.session
+        self._printed = {
+            each: told for each, told in self._printed.items() if each in before or each > day
+        }
+        printed = [told for each in before if (told := self._printed[each]) is not None]
         if not printed and not session.ledger.present:
             printed = self._printed_last(session.ledger.session)
-        case = Case(session.bars, session.ledger, printed, self._options.thresholds, self._inactive)
-        dataset = self._lake.dataset
+        case = Case(
+            session.bars,
+            session.ledger,
+            printed,
+            self._options.thresholds,
+            self._inactive,
+            sound=sound,
+        )
         if dataset.rules.needs_daily:
             case = self._with_daily(case, before)
         return dataset.rules.judge(case)
@@ -489,8 +562,10 @@ class Publication:
     def _with_daily(self, case: Case, before: Sequence[date]) -> Case:
         """The case of a session of minutes, with its daily bars and the minutes before it."""
         day, dataset = case.ledger.session, self._lake.dataset
+        # Of those that this run published it is known who printed, and not how often.
         unread = [each for each in before if each not in self._minutes]
-        self._minutes |= {each: _minutes_of(self._lake, each) for each in unread}
+        found = self._lake.printed(unread)
+        self._minutes |= {each: _minutes_of(found, each) for each in unread}
         self._minutes = {each: self._minutes[each] for each in before}
         daily = None
         with suppress(FileNotFoundError, BrokenFileError):  # then nothing is known of it
@@ -509,25 +584,41 @@ class Publication:
         return [Subset.of(symbols) for symbols in self._lake.printed(earlier[-1:]).values()]
 
 
-@dataclass(frozen=True, slots=True)
+def tell_each(outcomes: Generator[Outcome, None, None], tell: Callable[[Outcome], None]) -> None:
+    """Call `tell` with each outcome of a run.
+
+    If that fails or is interrupted, the run ends by the same error, and the sessions that its
+    threads published by then are told before. A plain `for` loop would leave them untold.
+    """
+    outcome = next(outcomes, None)
+    while outcome:
+        try:
+            tell(outcome)
+        except BaseException as error:  # noqa: BLE001 - the run raises it again
+            outcome = outcomes.throw(error)
+        else:
+            outcome = next(outcomes, None)
+
+
+@dataclass(slots=True)
 class _Audited:
-    """A session that waits to be written.
+    """A session that is being published, or waits to be kept as incomplete.
 
     Args:
         session: The session.
         replacing: What it is a repair of.
         findings: Its audit.
         closed: As for `Outcome`.
-        known: Its ledger as the sessions after it are held against it.
-        prepared: What is published of it, when it passed.
+        published: What publishing it does, when it passed.
+        known: Its ledger as the sessions after it are held against it, when it passed.
     """
 
     session: Session
     replacing: StoredSession | None
     findings: list[Finding]
     closed: bool
-    known: Ledger
-    prepared: Future[Prepared] | None
+    published: Future[Written] | None
+    known: Ledger | None = None
 
     @property
     def good(self) -> bool:
@@ -535,93 +626,18 @@ class _Audited:
         return passed(self.findings)
 
 
-class _UnderWay:
-    """The windows being collected, one of them handed out at a time when it is whole.
-
-    The next one begins when every request of those before it is under way, so that neither the
-    wait for the last answers nor the writing leaves the account's limit unused.
-
-    Args:
-        windows: The sessions of each window and its plan, in order.
-        at_once: How many are held in memory at most.
-        collection: How to collect a plan.
-        display, clock: As for `Publication.run`.
-    """
-
-    def __init__(
-        self,
-        windows: Sequence[tuple[Sequence[date], Plan]],
-        at_once: int,
-        collection: Callable[[Plan], Collection],
-        display: Display,
-        clock: Clock,
-    ) -> None:
-        self._waiting, self._at_once = deque(windows), at_once
-        self._running: deque[tuple[deque[date], Collection]] = deque()
-        self._collection, self._display, self._clock = collection, display, clock
-        self._began, self._shown = clock.seconds(), -math.inf
-        first, last = windows[0][0][0], windows[-1][0][-1]
-        self._label = f"{first}" if first == last else f"{first} … {last}"
-        self._chunks = sum(plan.requests for _, plan in windows)
-        self._done = Snapshot()
-
-    def __iter__(self) -> Iterator[tuple[deque[date], Collection]]:
-        """Each window when it is collected: its sessions, to be taken off as they are written."""
-        self.advance()
-        while self._running:
-            days, collection = self._running[0]
-            while not collection.wait(_TURN):
-                self.advance()
-                self.show()
-            self.advance()
-            yield days, collection
-            self._done += collection.snapshot()
-            self._running.popleft()
-            del days, collection
-            self.advance()
-        self.show(final=True)
-
-    def advance(self) -> None:
-        """Begin the next window if it is time; to be called now and then."""
-        while (
-            self._waiting
-            and len(self._running) < self._at_once
-            and all(collection.drained for _, collection in self._running)
-        ):
-            days, plan = self._waiting.popleft()
-            collection = self._collection(plan)
-            collection.start()
-            self._running.append((deque(days), collection))
-
-    def stop(self) -> Iterator[tuple[deque[date], Collection]]:
-        """Stop every window; each with the sessions that were not taken off."""
-        for _, collection in self._running:
-            collection.stop()
-        yield from self._running
-
-    def show(self, *, final: bool = False) -> None:
-        """Show how far all windows are, if that was not just shown."""
-        seconds = self._clock.seconds()
-        if not final and seconds < self._shown + _TURN:
-            return
-        self._shown = seconds
-        now = sum((collection.snapshot() for _, collection in self._running), self._done)
-        now = replace(now, label=self._label, chunks=self._chunks, seconds=seconds - self._began)
-        self._display.show(now, final=final)
+def _published_meanwhile(ahead: Iterable[_Audited]) -> Iterator[tuple[_Audited, Written]]:
+    """Which of these sessions are published by now, or will be in a moment; no other is begun."""
+    begun = [each for each in ahead if each.published and not each.published.cancel()]
+    for audited in begun:
+        assert audited.published is not None
+        if not audited.published.exception():
+            yield audited, audited.published.result()
 
 
-def _minutes_of(lake: LakeWriter, day: date) -> MinuteCounts | None:
-    """How many minutes each symbol has in a published session; None when nobody can tell."""
-    try:
-        rows = lake.rows_of_symbols(day)
-    except (FileNotFoundError, BrokenFileError):
-        return None
-    return MinuteCounts.of_rows(rows, MINUTE.bars(day))
-
-
-def _hashes_of(sessions: list[tuple[pa.Table, Ledger]]) -> dict[date, Fingerprint]:
-    days = [ledger.session for _, ledger in sessions]
-    return dict(zip(days, hash_rows(sessions), strict=True))
+def _minutes_of(found: Mapping[date, Mapping[str, int]], day: date) -> MinuteCounts | None:
+    """How many minutes each symbol has in a session, by its bars; None when nobody can tell."""
+    return MinuteCounts.of_rows(found[day], MINUTE.bars(day)) if day in found else None
 
 
 def _hours(stored: StoredSession) -> str | None:

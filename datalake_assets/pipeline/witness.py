@@ -30,6 +30,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.collect import Fetch
 from datalake_assets.collection.errors import PermanentError, RejectedSymbolError, StoppedError
 from datalake_assets.collection.plan import Packing
+from datalake_assets.collection.progress import many, verb
 from datalake_assets.collection.rate_limit import Budget
 from datalake_assets.collection.retry import Caller
 from datalake_assets.collection.survey import AskYears
@@ -272,8 +273,8 @@ class _Witness:
         for first, last, count in gaps(held, days):
             began = next((day for day in held if day > last), None)
             told = (
-                f"the source has {count:,} bars of {symbol} from {first} to {last} that are not "
-                "bars of this security here"
+                f"the source has {many(count, 'bar')} of {symbol} from {first} to {last} that "
+                f"{verb(count, 'is not one', 'are not bars')} of this security here"
             )
             if ticker := self._whose(_at(theirs, last), last):
                 yield (

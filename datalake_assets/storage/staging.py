@@ -105,8 +105,11 @@ class Staging:
         with self._locked():
             os.unlink(place)  # noqa: PTH108 - a Path takes longer than the call
 
-    def create(self, backend: LocalStore, key: str, data: bytes) -> bool:
-        """Write a file unless there is one; False: there is.
+    def create(self, backend: LocalStore, key: str, data: bytes) -> str | None:
+        """Write a file unless there is one; its ETag, or None: there is.
+
+        No lock is needed: the system links a file to no name that is taken. Who replaces a file
+        looks whether it is there first, so the two can't meet.
 
         Raises:
             BaseError, OSError: What obstore or the system says.
@@ -114,24 +117,20 @@ class Staging:
 
         def link(staged: str) -> None:
             try:
-                with self._locked():
-                    self._place(os.link, key, staged)
+                self._place(os.link, key, staged)
             except FileExistsError:
                 raise _TakenError from None
             self._remove(staged)
 
         with suppress(_TakenError):
-            self._write(backend, data, link)
-            return True
-        return False
+            return self._write(backend, data, link)
+        return None
 
-    def replace(
-        self, backend: LocalStore, key: str, data: bytes, version: str | None
-    ) -> str | None:
-        """Write a file in the place of the one with this version; None: no file may be there.
+    def replace(self, backend: LocalStore, key: str, data: bytes, version: str) -> str | None:
+        """Write a file in the place of the one with this version.
 
         Returns:
-            Its ETag; None when another version stands there, which is left as it is.
+            Its ETag; None when another version stands there, or none, which is left as it is.
 
         Raises:
             BaseError, OSError: What obstore or the system says.

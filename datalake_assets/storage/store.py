@@ -249,9 +249,9 @@ class Store:
     def writers(self, most: int = THREADS) -> int:
         """Threads that write small objects to it at the least cost, of so many at most.
 
-        As for `readers`; in a folder two of them keep two cores busy, and 20 take an eighth more.
+        As for `readers`; in a folder two of them take a quarter more than one, and as long.
         """
-        return min(most, 2) if self.near else most
+        return min(most, 1) if self.near else most
 
     def get(self, key: str) -> bytes:
         """The object's bytes.
@@ -380,7 +380,7 @@ class Store:
         """
         with self._attempt("create", key, making=True) as backend:
             if self._staging and isinstance(backend, LocalStore):
-                return self._staging.create(backend, key, data)
+                return self._staging.create(backend, key, data) is not None
             try:
                 obstore.put(backend, key, data, mode="create", use_multipart=False)
             except AlreadyExistsError as error:
@@ -409,7 +409,10 @@ class Store:
         """
         with self._attempt("write", key, making=True) as backend:
             if self._staging and isinstance(backend, LocalStore):
-                told = self._staging.replace(backend, key, data, version)
+                if version is None:
+                    told = self._staging.create(backend, key, data)
+                else:
+                    told = self._staging.replace(backend, key, data, version)
                 if told is None:
                     raise ChangedError(_changed(self.url(key)))
                 return told

@@ -5,16 +5,16 @@ from pathlib import Path
 import dagster as dg
 
 from datalake_assets.automation.runs import PURPOSE
-from datalake_assets_tests.automation.world import World, instants, utc
+from datalake_assets_tests.automation.world import World, moments, utc
 
 ASSET = dg.AssetKey("corporate_actions")
 
 
 def live(world: World, first: str, last: str, down: tuple[str, str]) -> list[str]:
-    """Tick every ten minutes; each run takes ten minutes and fails while the source is down."""
+    """Tick as `moments` says; a run takes until the next tick and fails while it is down."""
     asked: list[str] = []
     running: list[str] = []
-    for now in instants(first, last, 10):
+    for now in moments(first, last, down):
         world.clock.time = now
         good = not utc(down[0]) <= now < utc(down[1])
         for run in running:

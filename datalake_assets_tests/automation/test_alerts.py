@@ -24,13 +24,13 @@ from datalake_assets.automation.alerts import (
     failure_text,
 )
 from datalake_assets.automation.jobs import Jobs
-from datalake_assets.automation.runs import PURPOSE, TERMINAL
+from datalake_assets.automation.runs import PURPOSE, TERMINAL, why_failed
 from datalake_assets.automation.sending import AlertError
 from datalake_assets.definitions import build_definitions
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.resources import LakeResource
 from datalake_assets.settings import Settings
-from datalake_assets.storage.store import open_store
+from datalake_assets.storage.store import StoreError, open_store
 from datalake_assets_tests.automation.receiver import SECRET, receiver
 from datalake_assets_tests.fakes import FakeClock
 
@@ -277,6 +277,33 @@ def test_a_run_whose_process_is_gone_is_told_with_what_dagster_says(
 
     assert "The process of this run is gone: it was killed." in text
     assert text.endswith(f"Run: datalake collect --session {SESSION}")
+
+
+def test_a_run_without_a_failed_step_is_told_with_our_own_error_and_not_with_its_cause(
+    instance: dg.DagsterInstance,
+) -> None:
+    @dg.resource
+    def unreachable(_context: dg.InitResourceContext) -> None:
+        try:
+            raise OSError(113, "No route to host")
+        except OSError as error:
+            raise StoreError("can't open s3://nowhere: set AWS_ENDPOINT_URL_S3") from error
+
+    @dg.op(required_resource_keys={"unreachable"})
+    def collecting() -> None:
+        raise AssertionError("no step begins")
+
+    @dg.job(resource_defs={"unreachable": unreachable})
+    def of_a_user() -> None:
+        collecting()
+
+    result = of_a_user.execute_in_process(instance=instance, raise_on_error=False)
+    context = context_of(instance, result.run_id, result.get_run_failure_event())
+
+    assert context.get_step_failure_events() == []
+    _, why, *_ = failure_text(context).splitlines()
+    assert why == "can't open s3://nowhere: set AWS_ENDPOINT_URL_S3"
+    assert why_failed(instance, result.run_id) == why, "as in the report"
 
 
 def test_the_sensor_runs_when_there_is_somebody_to_tell() -> None:

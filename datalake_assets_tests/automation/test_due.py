@@ -17,6 +17,7 @@ from datalake_assets.automation.due import (
     newest,
     next_available,
 )
+from datalake_assets.collection.dataset import EXTENDED_MINUTE
 from datalake_assets.partitions import session_partitions
 from datalake_assets_tests.automation.world import utc
 
@@ -114,6 +115,13 @@ def test_a_second_look_comes_with_a_later_session() -> None:
     wednesday = date(2025, 11, 26)
     assert looked_at_again_at(wednesday, 1, HALF_HOUR) == utc("2025-11-28 22:00")
     assert looked_at_again_at(wednesday, 2, HALF_HOUR) == utc("2025-12-01 22:00")
+
+
+def test_a_second_look_at_extended_minutes_comes_after_the_later_sessions_hours() -> None:
+    """Friday is a half day: its hours end at 17:00 in New York, those of Monday at 20:00."""
+    wednesday = date(2025, 11, 26)
+    again = [looked_at_again_at(wednesday, n, HALF_HOUR, EXTENDED_MINUTE) for n in (1, 2)]
+    assert again == [utc("2025-11-28 22:30"), utc("2025-12-02 01:30")]
 
 
 def verdict(

@@ -16,9 +16,10 @@ import pytest
 
 from datalake_assets import lambda_handler as handler_module
 from datalake_assets.assets.session_ticks import DAILY_TICKS as KEY
-from datalake_assets.assets.session_ticks import REQUESTS_TAG
+from datalake_assets.assets.session_ticks import MINUTE_TICKS, REQUESTS_TAG
 from datalake_assets.automation.lambda_session import INVOCATIONS
 from datalake_assets.collection.audit import RULES
+from datalake_assets.collection.dataset import MINUTE
 from datalake_assets.collection.plan import Packing
 from datalake_assets.definitions import build_definitions
 from datalake_assets.exchange.faults import Fault, FaultScript, Rule
@@ -34,7 +35,7 @@ from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
 from datalake_assets_tests import workbench
 from datalake_assets_tests.exchange.calling import keys_to
-from datalake_assets_tests.lambda_api import TAIL, Context, LambdaApi
+from datalake_assets_tests.lambda_api import TAIL, Context, Invocation, LambdaApi
 
 DAY = date(2024, 7, 3)
 FUNCTION = "collect-session"
@@ -50,12 +51,14 @@ class World:
     lake: LakeWriter
     environ: dict[str, str] = field(repr=False)
 
-    def run(self, day: date = DAY, **collector: Any) -> dg.ExecuteInProcessResult:
+    def run(
+        self, day: date = DAY, job: str = "lambda_session_job", **collector: Any
+    ) -> dg.ExecuteInProcessResult:
         definitions = build_definitions(
             Settings.load(self.environ | {"DATALAKE_LAMBDA_FUNCTION": FUNCTION}),
             collector=CollectorResource(**collector),
         )
-        return definitions.resolve_job_def("lambda_session_job").execute_in_process(
+        return definitions.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             partition_key=day.isoformat(),
@@ -138,6 +141,23 @@ def test_a_session_that_the_function_published_is_materialized_with_its_numbers(
     assert f"invocation 1: {told['present']} present" in world.log(result)
 
 
+def test_a_session_of_a_function_that_was_deployed_earlier_is_materialized(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = handler_module._told
+
+    def without_rows(*given: Any) -> dict[str, Any]:
+        return {name: value for name, value in told(*given).items() if name != "rows"}
+
+    monkeypatch.setattr(handler_module, "_told", without_rows)
+    result = world.run()
+
+    assert result.success, failure(result)
+    (event,) = result.get_asset_materialization_events()
+    rows = world.lake.read(DAY).bars.num_rows
+    assert event.materialization.metadata["row_count"].value == rows
+
+
 def test_a_process_that_lambda_uses_again_tells_again(world: World) -> None:
     for day in (DAY, date(2024, 7, 5), DAY):
         result = world.run(day)
@@ -149,14 +169,19 @@ def test_a_process_that_lambda_uses_again_tells_again(world: World) -> None:
     assert event.materialization.metadata["requests"].value == 0
 
 
+def event_of(invocation: Invocation) -> dict[str, Any]:
+    """What the job sent, without what Pipes added."""
+    return {k: v for k, v in invocation.event.items() if not k.startswith("DAGSTER_PIPES_")}
+
+
 def test_the_collectors_thresholds_and_symbols_are_the_functions(world: World) -> None:
     result = world.run(symbols="AAPL,MSFT", min_coverage=0.5, min_row_ratio=0.0)
 
     assert result.success, failure(result)
     (invocation,) = world.api.invocations
-    event = {k: v for k, v in invocation.event.items() if not k.startswith("DAGSTER_PIPES_")}
-    assert event == {
+    assert event_of(invocation) == {
         "session": "2024-07-03",
+        "dataset": "daily",
         "symbols": ["AAPL", "MSFT"],
         "thresholds": {
             "success_rate": 0.99,
@@ -171,6 +196,102 @@ def test_the_collectors_thresholds_and_symbols_are_the_functions(world: World) -
     assert world.lake.read(DAY).ledger.symbols == {"AAPL", "MSFT"}
 
 
+@pytest.fixture
+def minutes(world: World, monkeypatch: pytest.MonkeyPatch) -> LakeWriter:
+    """Minute bars turned on here and in the function, and the session's daily bars collected."""
+    monkeypatch.setenv("DATALAKE_MINUTES", "regular")
+    world.environ["DATALAKE_MINUTES"] = "regular"
+    assert world.run().success
+    world.api.invocations.clear()
+    return world.lake.of(MINUTE)
+
+
+def test_minutes_that_the_function_published_are_materialized_with_their_numbers(
+    world: World, minutes: LakeWriter
+) -> None:
+    result = world.run(job="lambda_minutes_job")
+
+    assert result.success, workbench.failure(result, "lambda_minutes")
+    assert world.instance.get_materialized_partitions(MINUTE_TICKS) == {"2024-07-03"}
+    stored = minutes.read(DAY)
+    (event,) = result.get_asset_materialization_events()
+    assert (event.asset_key, event.partition) == (MINUTE_TICKS, "2024-07-03")
+    told = {name: value.value for name, value in event.materialization.metadata.items()}
+    assert told["row_count"] == stored.bars.num_rows > 10 * told["present"] > 1_000
+    assert told["dagster/uri"].endswith(layout.session_key(DAY, layout.MINUTE))
+    assert told["file_size_bytes"] == minutes.store.size(layout.session_key(DAY, layout.MINUTE))
+    assert [line.split(" | ")[1] for line in str(told["audit"]).splitlines()[2:]] == [
+        *MINUTE.rules.meanings
+    ]
+    run = world.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags[REQUESTS_TAG] == str(told["requests"])
+
+
+def test_the_function_has_the_thresholds_and_symbols_of_minute_bars(
+    world: World, minutes: LakeWriter
+) -> None:
+    result = world.run(
+        job="lambda_minutes_job",
+        symbols="AAPL",
+        minute_symbols="MSFT",
+        max_contradicted=0.5,
+        sparse_allowed=3,
+    )
+
+    assert result.success, workbench.failure(result, "lambda_minutes")
+    (invocation,) = world.api.invocations
+    assert event_of(invocation) == {
+        "session": "2024-07-03",
+        "dataset": "minute",
+        "symbols": ["MSFT"],
+        "thresholds": {
+            "success_rate": 0.99,
+            "coverage": 0.95,
+            "invalid_bars": 0.001,
+            "row_ratio": 0.8,
+            "unanswered_allowed": 1,
+            "silent_allowed": 2,
+            "invalid_bars_allowed": 1,
+            "contradicted": 0.5,
+            "hour_ratio": 0.2,
+            "contradicted_allowed": 2,
+            "sparse_allowed": 3,
+            "halted_allowed": 5,
+        },
+    }
+    assert minutes.read(DAY).ledger.symbols == {"MSFT"}
+
+
+def test_minutes_are_asked_for_again_until_nothing_is_pending(
+    world: World, minutes: LakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler_module, "CollectionOptions", narrow)
+    # Eleven requests, one after another. A busy machine, too, must get one answer in this time.
+    world.exchange.latency = 0.4
+    world.api.context = lambda: Context(RESERVE + 2.5, memory_limit_in_mb="128")
+
+    result = world.run(job="lambda_minutes_job")
+
+    assert result.success, workbench.failure(result, "lambda_minutes")
+    answers = [json.loads(made.answer["body"]) for made in world.api.invocations]
+    assert 2 <= len(answers) <= INVOCATIONS
+    assert [body["published"] for body in answers] == [False] * (len(answers) - 1) + [True]
+    assert (minutes.sessions(), minutes.incomplete()) == ([DAY], [])
+
+
+def test_a_run_of_minutes_fails_where_the_function_has_none(
+    world: World, minutes: LakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATALAKE_MINUTES")
+
+    result = world.run(job="lambda_minutes_job")
+
+    told = workbench.failure(result, "lambda_minutes")
+    assert "answered 400: minute bars are off: set DATALAKE_MINUTES" in told
+    assert world.instance.get_materialized_partitions(MINUTE_TICKS) == set()
+
+
 def narrow(**given: Any) -> CollectionOptions:
     """As the function collects, but thirty symbols a request."""
     return CollectionOptions(**given, packing=Packing(symbols=30))
@@ -180,8 +301,9 @@ def test_it_is_invoked_again_until_nothing_is_pending(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handler_module, "CollectionOptions", narrow)
-    world.exchange.latency = 0.2
-    world.api.context = lambda: Context(RESERVE + 0.9, memory_limit_in_mb="128")
+    # Eleven requests, one after another. A busy machine, too, must get one answer in this time.
+    world.exchange.latency = 0.4
+    world.api.context = lambda: Context(RESERVE + 2.5, memory_limit_in_mb="128")
 
     result = world.run()
 
@@ -322,7 +444,16 @@ def test_a_function_that_dies_is_silent_or_is_not_there_materializes_nothing(
 
 
 def test_without_a_function_there_is_no_job() -> None:
-    jobs = {job.name for job in build_definitions(Settings.load({})).resolve_all_job_defs()}
+    settings = Settings.load({"DATALAKE_MINUTES": "regular"})
+    jobs = {job.name for job in build_definitions(settings).resolve_all_job_defs()}
 
-    assert "daily_ticks_job" in jobs
-    assert "lambda_session_job" not in jobs
+    assert {"daily_ticks_job", "minute_ticks_job"} <= jobs
+    assert not {"lambda_session_job", "lambda_minutes_job"} & jobs
+
+
+def test_without_minute_bars_there_is_no_job_for_them() -> None:
+    settings = Settings.load({"DATALAKE_LAMBDA_FUNCTION": FUNCTION})
+    jobs = {job.name for job in build_definitions(settings).resolve_all_job_defs()}
+
+    assert "lambda_session_job" in jobs
+    assert "lambda_minutes_job" not in jobs

@@ -22,7 +22,7 @@ from datalake_assets.lake.year_files import YearFiles
 from datalake_assets.liveness import SILENCE
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import open_store
-from datalake_assets_tests.automation.world import Asked, World, instants, utc
+from datalake_assets_tests.automation.world import Asked, World, instants, moments, utc
 from datalake_assets_tests.collection.tables import every, names
 from datalake_assets_tests.lake.files import collected
 from datalake_assets_tests.lake.minutes import collected_minutes, session_of
@@ -35,11 +35,12 @@ def live(
     *,
     passes: Callable[[Asked, list[Asked]], bool] = lambda one, before: True,
     off: tuple[str, str] = ("2000-01-01", "2000-01-02"),
+    eventful: tuple[str, str] = ("2000-01-01", "2000-01-02"),
 ) -> list[Asked]:
-    """Tick every ten minutes, unless the machine is off; each run takes ten minutes."""
+    """Tick as `moments` says, unless the machine is off; each run takes until the next tick."""
     asked: list[Asked] = []
     running: list[Asked] = []
-    for now in instants(first, last, 10):
+    for now in moments(first, last, eventful):
         world.clock.time = now
         for one in running:
             good = passes(one, asked)
@@ -72,6 +73,7 @@ def test_a_fortnight_with_all_that_happens(tmp_path: Path) -> None:
         "2025-12-08 23:50",
         passes=passes,
         off=("2025-12-01 00:00", "2025-12-03 00:00"),
+        eventful=("2025-12-03 00:00", "2025-12-06 00:00"),
     )
 
     assert list(map(str, asked)) == [
@@ -505,7 +507,7 @@ def test_the_report_is_written_once_after_all_that_happened(tmp_path: Path) -> N
     )
     world.end(one.run_id, good=True, materialized=["2025-12-04"])
     assert world.tick("report_follows") == []
-    assert world.skipped == "1 partitions are still in progress"
+    assert world.skipped == "1 partition is still in progress"
 
     world.clock.time = utc("2025-12-05 22:10")
     world.end(other.run_id, good=False)
@@ -547,14 +549,15 @@ def test_a_report_that_failed_is_tried_again_with_growing_pauses_and_given_up(
     run = create_run_for_test(world.instance, job_name="daily_ticks_job")
     world.end(run.run_id, good=True, materialized=["2025-12-05"])
     asked = []
-    for now in instants("2025-12-05 22:01", "2025-12-08 22:01", 10):
-        world.clock.time = now
+    # Every ten minutes while the pauses are short.
+    for minutes in (*range(0, 400, 10), *range(400, 3 * 24 * 60, 40)):
+        world.clock.time = utc("2025-12-05 22:01") + timedelta(minutes=minutes)
         for request in world.tick("report_follows"):
             report = create_run_for_test(
                 world.instance, job_name="lake_report_job", tags=request.tags
             )
             world.end(report.run_id, good=False)
-            asked.append((now - utc("2025-12-05 22:01")) // timedelta(minutes=1))
+            asked.append(minutes)
 
     assert asked == [0, 10, 40, 130, 400, 1120, 1840]
     assert world.skipped == (
@@ -580,6 +583,13 @@ def published(world: World, *days: str, asset: str = "daily_ticks") -> None:
         world.instance, job_name=f"{asset}_job", status=dg.DagsterRunStatus.STARTED
     )
     world.end(run.run_id, good=True, materialized=days, asset=dg.AssetKey(asset))
+
+
+def published_at(world: World, at: str, *days: str, asset: str) -> None:
+    """Let a run that ended at another time have published these sessions."""
+    now, world.clock.time = world.clock.time, utc(at)
+    published(world, *days, asset=asset)
+    world.clock.time = now
 
 
 def test_without_minute_bars_there_is_no_sensor_for_them(tmp_path: Path) -> None:
@@ -646,6 +656,63 @@ def test_minutes_of_extended_hours_wait_until_these_are_over_and_served(
     published(world, "2025-12-05")
 
     assert [each.partition_key for each in world.tick("new_minutes")] == ["2025-12-05"] * due
+
+
+def test_a_second_look_at_minutes_is_off_unless_it_is_set(tmp_path: Path) -> None:
+    world = minutes_world(tmp_path, "2025-12-08 23:00")
+    published_at(world, "2025-12-05 22:30", "2025-12-05", asset="minute_ticks")
+
+    assert world.tick("second_look_at_minutes") == []
+    assert world.skipped == "DATALAKE_MINUTE_SECOND_LOOK_SESSIONS is 0: nothing is collected again"
+    off = World(tmp_path, utc("2025-12-08 23:00"), {"DATALAKE_MINUTE_SECOND_LOOK_SESSIONS": "1"})
+    assert not off.repository.has_sensor_def("second_look_at_minutes")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "now", "due"),
+    [
+        # The close of Monday, 16 minutes and DATALAKE_COLLECT_AFTER_MINUTES later.
+        ("regular", "2025-12-08 22:15", False),
+        ("regular", "2025-12-08 22:16", True),
+        # Its extended hours end at 01:00 UTC.
+        ("extended", "2025-12-09 02:15", False),
+        ("extended", "2025-12-09 02:16", True),
+    ],
+)
+def test_minutes_are_looked_at_again_with_a_later_session(
+    tmp_path: Path, minutes: str, now: str, due: bool
+) -> None:
+    on = {"DATALAKE_MINUTE_SECOND_LOOK_SESSIONS": "1", "DATALAKE_START_DATE": "2025-12-04"}
+    world = minutes_world(tmp_path, now, minutes, **on)
+    for asset in ("daily_ticks", "minute_ticks"):
+        # Of Thursday the minutes were collected again on Saturday; of Monday never.
+        published_at(world, "2025-12-06 12:00", "2025-12-04", "2025-12-05", asset=asset)
+
+    found = world.tick("second_look_at_minutes")
+
+    assert [each.partition_key for each in found] == ["2025-12-05"] * due
+    for request in found:
+        assert request.tags[runs.PURPOSE] == "second look at minutes"
+        one = world.launch(request, "minute_ticks_job")
+        assert world.tick("second_look_at_minutes") == []
+        world.end(one.run_id, good=True, materialized=["2025-12-05"], asset=MINUTE_TICKS)
+        assert world.tick("second_look_at_minutes") == []
+        assert world.skipped == "every session had its second look"
+
+
+def test_minutes_whose_second_look_fails_are_named_with_what_to_type(tmp_path: Path) -> None:
+    on = {"DATALAKE_MINUTE_SECOND_LOOK_SESSIONS": "1", "DATALAKE_START_DATE": "2025-12-05"}
+    world = minutes_world(tmp_path, "2025-12-08 23:00", **on)
+    published_at(world, "2025-12-05 22:30", "2025-12-05", asset="minute_ticks")
+    for now in instants("2025-12-08 23:00", "2025-12-10 12:00", 60):
+        world.clock.time = now
+        for request in world.tick("second_look_at_minutes"):
+            world.end(world.launch(request, "minute_ticks_job").run_id, good=False)
+
+    assert world.skipped == (
+        "2025-12-05: gave up after 7 attempts; see the last run, then run "
+        "`datalake collect --minutes --session 2025-12-05`"
+    )
 
 
 def test_minutes_older_than_their_first_session_are_not_missing(tmp_path: Path) -> None:

@@ -65,12 +65,15 @@ class World:
     def tick(self, name: str) -> list[dg.RunRequest]:
         """One evaluation of a sensor; the daemon leaves out run keys that it knows."""
         sensor = self.repository.get_sensor_def(name)
+        # As they are: Dagster would make the lake's resource anew in each of thousands of ticks.
+        given = {"clock": self.clock, "lake": self.lake}
+        made = dg.ResourceDefinition.hardcoded_resource
         with dg.build_sensor_context(
             instance=self.instance,
             repository_def=self.repository,
             cursor=self.cursors.get(name),
             sensor_name=name,
-            resources={"clock": self.clock, "lake": self.lake},
+            resources={key: made(resource) for key, resource in given.items()},
         ) as context:
             data = sensor.evaluate_tick(context)
         self.cursors[name] = data.cursor
@@ -135,3 +138,13 @@ def instants(first: str, last: str, minutes: int) -> Iterable[datetime]:
     while now <= end:
         yield now
         now += timedelta(minutes=minutes)
+
+
+def moments(first: str, last: str, eventful: tuple[str, str]) -> Iterable[datetime]:
+    """From one instant to another, every ten minutes while something can happen, else half-hourly.
+
+    That is in the evening, after a session, and in the span `eventful`.
+    """
+    for now in instants(first, last, 10):
+        if now.hour >= 21 or not now.minute % 30 or utc(eventful[0]) <= now < utc(eventful[1]):
+            yield now

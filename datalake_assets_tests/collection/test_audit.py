@@ -167,6 +167,15 @@ def test_the_coverage_must_reach_its_threshold(silent: int, verdict: Verdict, va
     assert finding.offenders == HUNDRED[100 - silent :]
 
 
+@pytest.mark.parametrize("silent", [MOST_OFFENDERS - 1, MOST_OFFENDERS, MOST_OFFENDERS + 1, 5_000])
+def test_the_coverage_names_the_first_silent_symbols_and_counts_all(silent: int) -> None:
+    ledger = session(10, no_print=silent)
+    finding = judged("coverage", ledger, before=[frozenset((*ledger.present, *ledger.no_print))])
+    assert finding.offenders == ledger.no_print[:MOST_OFFENDERS]
+    assert finding.offender_count == silent
+    assert finding.detail == f"10 of {silent + 10:,} expected symbols have a bar"
+
+
 @pytest.mark.parametrize(
     ("printed", "silent", "verdict"),
     [
@@ -241,13 +250,27 @@ def test_a_coverage_exactly_at_any_threshold_passes_and_one_symbol_less_does_not
     assert [percent for percent in range(1, 101) if verdict(percent - 1, percent) is PASS] == []
 
 
-@pytest.mark.parametrize("before", [[], [frozenset[str]()], [frozenset({"DELISTED"})]])
-def test_coverage_is_unknown_at_the_start_of_history_and_says_so(
-    before: list[frozenset[str]],
+NOTHING = "the lake holds none of the five sessions before"
+NONE = "in the sessions before, none of the symbols asked for has a bar"
+MOSTLY = "in most of the sessions before, none of the symbols asked for has a bar"
+
+
+@pytest.mark.parametrize("rule", ["coverage", "row_count"])
+@pytest.mark.parametrize(
+    ("before", "why"),
+    [([], NOTHING), ([frozenset[str]()], NONE), ([frozenset({"DELISTED"})] * 5, NONE)],
+)
+def test_what_can_not_be_held_against_the_sessions_before_says_why(
+    rule: str, before: list[frozenset[str]], why: str
 ) -> None:
-    finding = judged("coverage", session(1, no_print=99), before=before)
+    finding = judged(rule, session(1, no_print=99), before=before)
     assert (finding.verdict, finding.value) == (PASS, None)
-    assert "unknown" in finding.detail
+    assert finding.detail == f"unknown: {why}"
+
+
+def test_a_usual_number_of_none_says_that_it_is_that_of_most_sessions() -> None:
+    before = [frozenset({"S00000"}), frozenset[str](), frozenset({"DELISTED"})]
+    assert judged("row_count", session(1), before=before).detail == f"unknown: {MOSTLY}"
 
 
 def test_a_symbol_is_expected_that_printed_in_any_of_the_sessions_before() -> None:
@@ -255,7 +278,17 @@ def test_a_symbol_is_expected_that_printed_in_any_of_the_sessions_before() -> No
     finding = judged("coverage", session(1, no_print=1), before=before)
     assert finding.value == 0.5
     assert finding.offenders == ("S00001",)
-    assert finding.detail == "1 of 2 expected symbols have a bar"
+    assert finding.detail == "1 of 2 expected symbols has a bar"
+
+
+@pytest.mark.parametrize("printed", [0, 1])
+def test_a_universe_of_one_symbol_is_told_in_the_singular(printed: int) -> None:
+    found = session(printed, no_print=1 - printed)
+    coverage = judged("coverage", found, before=[frozenset({"S00000"})])
+    prices = judged("valid_prices", session(1))
+
+    assert coverage.detail.startswith(f"{printed} of 1 expected symbol has a bar")
+    assert prices.detail == "0 of 1 bar has impossible prices"
 
 
 def test_only_symbols_that_were_asked_for_are_expected() -> None:
@@ -518,15 +551,6 @@ def test_one_odd_session_does_not_move_what_is_usual() -> None:
 def test_what_is_usual_counts_only_symbols_that_were_asked_for() -> None:
     before = [frozenset(names(5_000))] * 5
     assert judged("row_count", session(10), before=before).value == 1.0
-
-
-@pytest.mark.parametrize("before", [[], [frozenset[str]()] * 5])
-def test_the_usual_number_is_unknown_at_the_start_of_history(
-    before: list[frozenset[str]],
-) -> None:
-    finding = judged("row_count", session(1), before=before)
-    assert (finding.verdict, finding.value) == (PASS, None)
-    assert "unknown" in finding.detail
 
 
 # The whole

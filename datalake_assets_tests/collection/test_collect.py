@@ -895,7 +895,8 @@ def test_who_is_interrupted_while_bars_are_put_in_order_can_ask_again() -> None:
                 signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
                 done.sessions()
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, RuntimeError):
+                # Python's own Condition fails when it is met while it gives its lock up.
                 interrupted += 1
             assert list(done.sessions()) == expected
     finally:

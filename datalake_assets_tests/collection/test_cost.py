@@ -1,5 +1,6 @@
 """What a plan costs is arithmetic that can be done by hand."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 
@@ -15,6 +16,7 @@ from datalake_assets.collection.cost import (
     DOLLARS_PER_PUT,
     Cost,
     cost,
+    cost_of_minutes,
 )
 from datalake_assets.collection.plan import Chunk, Packing, Plan, plan
 from datalake_assets_tests.collection.tables import WEEK, names
@@ -64,6 +66,24 @@ def test_a_symbol_year_is_written_once_for_each_year_in_which_the_symbol_traded(
 
 def test_nothing_to_do_costs_nothing() -> None:
     assert set(asdict(cost(Plan(), 200, 1.0)).values()) == {0}
+
+
+def test_where_nothing_is_known_the_most_is_told_as_such() -> None:
+    made = plan(names(100), WEEK)
+    known, unknown = cost(made, 200, 1.0), cost(made, 200, None)
+    assert (known.sessions_unknown, unknown.sessions_unknown) == (0, len(WEEK))
+    assert unknown.bars == unknown.bars_at_most == known.bars
+
+
+@pytest.mark.parametrize(("estimated", "unknown"), [((), 2), (WEEK[:1], 1), (WEEK, 0)])
+def test_a_session_of_minutes_is_unknown_when_no_daily_bars_tell_of_it(
+    estimated: Sequence[date], unknown: int
+) -> None:
+    # A symbol that trades all the time has every minute, also where that is known.
+    made = Plan(tuple(Chunk(("SPY",), (day,), expected=390.0, each=390) for day in WEEK[:2]))
+    told = cost_of_minutes(made, 200, estimated)
+    assert (told.sessions, told.sessions_unknown) == (2, unknown)
+    assert cost_of_minutes(Plan(), 200).sessions_unknown == 0
 
 
 @pytest.mark.parametrize("density", [0.0, 1.0])

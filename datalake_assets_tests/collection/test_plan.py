@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -17,7 +19,6 @@ from datalake_assets.collection.plan import (
     plan,
     plan_each,
     plan_windows,
-    windows,
 )
 from datalake_assets.collection.survey import Survey
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, names
@@ -103,7 +104,7 @@ def test_a_year_of_5000_symbols_takes_at_most_130_requests_of_at_most_39_symbols
 
 def test_fifteen_years_in_windows_are_minutes_of_the_free_plan() -> None:
     history = market_calendar.sessions(date(2010, 1, 1), date(2024, 12, 31))
-    requests = sum(plan(names(5_000), window).requests for window in windows(history))
+    requests = sum(made.requests for _, made in windows(history, names(5_000)))
     assert requests <= 1_950
     assert Plan(tuple(plan(names(1), [day]).chunks[0] for day in WEEK)).minutes(60) == 0.1
 
@@ -164,12 +165,19 @@ def test_a_packing_that_can_hold_nothing_is_refused(wrong: dict[str, int]) -> No
         Packing(**wrong)
 
 
+def windows(
+    days: Iterable[date], symbols: Sequence[str] = ("A",), size: int = WINDOW
+) -> list[tuple[tuple[date, ...], Plan]]:
+    """The windows of these sessions, of which nobody knows what they bring."""
+    return plan_windows(dict.fromkeys(days, symbols), dataset=replace(DAILY, window=size))
+
+
 @unhurried
 @given(st.lists(st.sampled_from(DECADE), max_size=60), st.integers(1, 20))
 def test_windows_hold_every_session_once_in_order_and_all_but_the_last_are_full(
     sessions: list[date], size: int
 ) -> None:
-    split = windows(sessions, size)
+    split = [window for window, _ in windows(sessions, size=size)]
     assert [day for window in split for day in window] == sorted(set(sessions))
     assert all(len(window) == size for window in split[:-1])
     assert all(1 <= len(window) <= size for window in split)
@@ -180,12 +188,11 @@ def test_windows_hold_every_session_once_in_order_and_all_but_the_last_are_full(
     [(WINDOW - 1, [62]), (WINDOW, [63]), (WINDOW + 1, [63, 1]), (0, [])],
 )
 def test_a_window_is_a_quarter_of_a_year(count: int, shape: list[int]) -> None:
-    assert [len(window) for window in windows(YEAR[:count])] == shape
+    assert [len(window) for window, _ in windows(YEAR[:count])] == shape
 
 
 def test_a_window_of_5000_symbols_takes_32_requests() -> None:
-    (window, *_) = windows(YEAR)
-    made = plan(names(5_000), window)
+    made = windows(YEAR, names(5_000))[0][1]
     assert made.requests == 32
     assert max(len(chunk.symbols) for chunk in made.chunks) <= 157
 
@@ -206,7 +213,7 @@ def test_windows_hold_every_session_once_and_are_packed_each_on_its_own(
         assert made == plan_each({day: wanted[day] for day in days}, packing, expected)
     lengths = [len(days) for days, _ in found]
     if expected is None:
-        assert lengths == [len(days) for days in windows(wanted)]
+        assert all(length == WINDOW for length in lengths[:-1])
     assert all(56 <= length <= WINDOW for length in lengths[:-1])
 
 

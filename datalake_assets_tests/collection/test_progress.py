@@ -2,7 +2,7 @@
 
 import pytest
 
-from datalake_assets.collection.progress import Display, Displays, Snapshot, many
+from datalake_assets.collection.progress import Display, Displays, Snapshot, many, verb
 
 
 def test_a_snapshot_reads_as_one_line_with_what_went_well_and_what_did_not() -> None:
@@ -87,3 +87,23 @@ def test_several_displays_are_told_the_same() -> None:
     both.show(Snapshot(), final=True)
 
     assert told == ["planning", "planning", (Snapshot(), True), (Snapshot(), True)]
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, "0 bars are"), (1, "1 bar is"), (2, "2 bars are")])
+def test_a_count_its_noun_and_its_verb_agree(count: int, told: str) -> None:
+    assert f"{many(count, 'bar')} {verb(count)}" == told
+    assert verb(count, "has", "have") == ("has" if count == 1 else "have")
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "told"),
+    [
+        (0, 1, "0 of 1 bar is"),
+        (1, 1, "1 of 1 bar is"),
+        (0, 2, "0 of 2 bars are"),
+        (1, 2, "1 of 2 bars is"),
+        (2, 2, "2 of 2 bars are"),
+    ],
+)
+def test_the_verb_after_a_part_agrees_with_a_whole_of_one(count: int, of: int, told: str) -> None:
+    assert f"{count} of {many(of, 'bar')} {verb(count, of=of)}" == told

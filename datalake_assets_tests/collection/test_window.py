@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -9,15 +10,24 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datalake_assets.collection.audit import MOST_OFFENDERS, Thresholds, audit
+from datalake_assets.collection.audit import (
+    DAILY_RULES,
+    MOST_OFFENDERS,
+    Case,
+    Thresholds,
+    audit,
+    sound,
+)
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.collect import Collection, OddItem, Page
 from datalake_assets.collection.errors import PermanentError, RejectedSymbolError, StoppedError
 from datalake_assets.collection.plan import Chunk, Packing, Plan, plan_each
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import NOT_ASKED, Ledger, State, States
-from datalake_assets.collection.symbols import Subset, Symbols
+from datalake_assets.collection.symbols import Subset, Symbols, bits_of
 from datalake_assets.collection.window import Block, Grid, Rows, ordered
+from datalake_assets.lake.fingerprint import fingerprint
+from datalake_assets.lake.session_file import hash_rows
 from datalake_assets_tests.collection import plain
 from datalake_assets_tests.collection.plain import Answer
 from datalake_assets_tests.collection.tables import MONDAY, WEEK, bar, every, names, table
@@ -146,14 +156,14 @@ def ledgers(draw: st.DrawFn) -> Ledger:
 
 
 @st.composite
-def odd_bars(draw: st.DrawFn, symbol: str) -> plain.Row:
+def odd_bars(draw: st.DrawFn, symbol: str, session: date = MONDAY) -> plain.Row:
     """A bar of good prices, or of any."""
     if draw(st.booleans()):
-        return bar(symbol)
+        return bar(symbol, session)
     counts = st.sampled_from([0, 1, 100])
     return bar(
         symbol,
-        draw(st.sampled_from([MONDAY, MONDAY, MONDAY, WEEK[1]])),
+        draw(st.sampled_from([session, session, session, WEEK[4]])),
         **{name: draw(prices) for name in ("open", "high", "low", "close")},
         vwap=draw(prices | st.none()),
         volume=draw(counts),
@@ -184,11 +194,51 @@ def test_an_audit_finds_what_it_finds_one_symbol_at_a_time(
     bars = table(data.draw(odd_bars(symbol)) for symbol in symbols)
     axis = ledger.states.symbols
     # The sessions before of the same window share its axis, those of another have their own.
-    printed = [Subset(axis, axis.flags(each)) if shared else Subset.of(each) for each in before]
+    printed = [
+        Subset(axis, bits_of(axis.flags(each))) if shared else Subset.of(each) for each in before
+    ]
     found = audit(bars, ledger, printed, thresholds, Subset.of(inactive))
     expected = plain.audit(bars, ledger, before, thresholds, inactive)
     assert plain.judged(found) == expected
     assert [one.offender_count for one in found] == [len(told) for *_, told in expected.values()]
+
+
+ROWS = ("schema", "one_row_per_symbol", "valid_prices")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), st.lists(ledgers(), max_size=4))
+def test_a_session_of_a_window_is_sound_if_none_of_its_rows_breaks_a_rule(
+    data: st.DataObject, drawn: list[Ledger]
+) -> None:
+    sessions = []
+    for day, ledger in zip(WEEK, drawn, strict=False):
+        rows = [data.draw(odd_bars(symbol, day)) for symbol in ledger.present]
+        if data.draw(st.integers(0, 5)) == 0:  # bars and ledger that do not belong together
+            rows = data.draw(st.sampled_from([rows[1:], rows[::-1], rows * 2]))
+        sessions.append((table(rows), replace(ledger, session=day)))
+    alone = {ledger.session: audit(bars, ledger, []) for bars, ledger in sessions}
+    faultless = {
+        day
+        for day, found in alone.items()
+        if not any(one.offender_count for one in found if one.rule in ROWS)
+    }
+    fit = all(bars["symbol"].to_pylist() == list(ledger.present) for bars, ledger in sessions)
+    found, hashed = sound(sessions), hash_rows(sessions)
+    assert found == (faultless if fit else frozenset())
+    assert list(hashed) == (list(alone) if fit else [])
+    for bars, ledger in sessions:
+        day = ledger.session
+        assert DAILY_RULES.judge(Case(bars, ledger, sound=day in found)) == alone[day]
+        assert hashed.get(day, fingerprint(bars)) == fingerprint(bars)
+
+
+def test_a_session_with_other_columns_leaves_its_window_to_be_looked_at_one_by_one() -> None:
+    ledger = Ledger(MONDAY, present=TWELVE)
+    good = every(TWELVE)
+    assert sound([(good, ledger)]) == {MONDAY}
+    assert sound([(good, ledger), (good.drop_columns(["vwap"]), ledger)]) == frozenset()
+    assert sound([]) == frozenset()
 
 
 def test_an_audit_without_a_list_of_inactive_symbols_expects_all() -> None:
@@ -227,9 +277,9 @@ def test_a_ledger_in_columns_is_the_ledger_and_the_other_way_round(
 def test_a_subset_is_the_same_on_every_axis(names_: frozenset[str], axis: frozenset[str]) -> None:
     subset, symbols, other = Subset.of(names_), Symbols(axis), Symbols([])
     for _ in range(2):
-        assert frozenset(symbols.named(subset.on(symbols))) == names_ & axis
-        assert other.named(subset.on(other)) == ()
-    assert subset.symbols.named(subset.on(subset.symbols)) == tuple(sorted(names_))
+        assert frozenset(symbols.with_bits(subset.on(symbols))) == names_ & axis
+        assert other.with_bits(subset.on(other)) == ()
+    assert subset.symbols.with_bits(subset.on(subset.symbols)) == tuple(sorted(names_))
 
 
 GRID = Grid(Symbols(TWELVE), WEEK)

@@ -366,7 +366,7 @@ def test_missing_sessions_undecided_actions_and_other_holders_are_told(tmp_path:
 
     told = "\n".join(export("qlib", lake, tmp_path / "some", ["KID", "LONG"], DAYS[10]).told)
 
-    assert "1 of the sessions asked for are not in" in told
+    assert "1 of the sessions asked for is not in" in told
     assert f"prices contradict the forward_splits of {DAYS[150]}" in told
     assert f"LONG means LONG-{DAYS[LATER]} here" in told
 

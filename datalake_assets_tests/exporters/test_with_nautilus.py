@@ -67,7 +67,7 @@ def test_a_bar_that_opens_above_its_high_is_told_and_kept(
     bar = bars_of(catalog, "ODD")[50]
 
     assert bar.high == bar.open
-    assert any("1 bars open or close outside" in told for told in exported[1].told)
+    assert any("1 bar with an open or close outside" in told for told in exported[1].told)
     assert any(f"ODD {DAYS[50]}" in told for told in exported[1].told)
 
 

@@ -52,12 +52,14 @@ def session_of(symbols: Iterable[str], day: date, extended: int = 0) -> pa.Table
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
-def collected_minutes(day: date, bars: pa.Table, **states: Any) -> Session:
+def collected_minutes(
+    day: date, bars: pa.Table, hours: str | None = None, **states: Any
+) -> Session:
     """A session with these minutes, as it was collected."""
     at = datetime(2026, 1, 5, 22, tzinfo=UTC)
     present = tuple(dict.fromkeys(bars["symbol"].to_pylist()))
     ledger = Ledger(day, present=present, **states)
-    return Session(bars, ledger, Provenance(at, "alpaca/sip", day, "run", "0"))
+    return Session(bars, ledger, Provenance(at, "alpaca/sip", day, "run", "0", hours=hours))
 
 
 def publish_minutes(store: Store, day: date, bars: pa.Table, **states: Any) -> None:

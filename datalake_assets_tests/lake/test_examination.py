@@ -50,7 +50,7 @@ def defects(lake: LakeWriter, *, weekly: bool) -> list[Defect]:
 def test_a_year_that_waits_for_the_end_of_its_week_has_nothing_wrong(lake: LakeWriter) -> None:
     assert defects(lake, weekly=True) == []
     (defect,) = defects(lake, weekly=False)
-    assert "1 session is not shown as they are now, first 2024-07-09" in defect.what
+    assert "1 session is not shown as it is now, first 2024-07-09" in defect.what
 
 
 @pytest.mark.parametrize("data", [None, b"", b"of another program"])

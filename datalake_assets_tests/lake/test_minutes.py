@@ -22,6 +22,7 @@ from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.lake import minute_file
 from datalake_assets.lake.lake import Lake
 from datalake_assets.lake.minute_file import MinuteFile, ReplacedError
+from datalake_assets.lake.minutes import MissingHoursWarning
 from datalake_assets.lake.reader import MissingSessionsWarning, NotInLakeError
 from datalake_assets.lake.resampling import resample
 from datalake_assets.lake.security_reader import BARS, HoldersWarning
@@ -39,9 +40,11 @@ from datalake_assets_tests.securities.market import (
     DAYS,
     KINDS,
     MARKET,
+    PRICES,
     Truth,
-    factors,
     lake_of,
+    same,
+    truth_of,
 )
 
 AT = (-3, 0, 1, 2, 100, 389, 395)
@@ -49,8 +52,6 @@ AT = (-3, 0, 1, 2, 100, 389, 395)
 
 SMALL = 15
 """Rows of a row group: those of two or three symbols."""
-
-PRICES = ("open", "high", "low", "close", "vwap")
 
 
 def opens(day: date) -> datetime:
@@ -87,28 +88,17 @@ def expected(
     regular: bool = True,
 ) -> list[dict[str, Any]]:
     """The minutes of these securities, by their newest ticker in the range, session and time."""
-    found = []
-    for truth in (one for one in MARKET if one.id in set(ids)):
-        here = [(s, at) for s, at in truth.bars() if first <= at <= last]
-        for symbol, at in here:
-            price, volume = factors(truth, at, kinds)
-            for row in traded(symbol, DAYS[at]):
-                closes = market_calendar.session_close(DAYS[at])
-                if regular and not opens(DAYS[at]) <= row["timestamp"] < closes:
-                    continue
-                row |= {name: row[name] * price for name in PRICES}
-                row |= {"volume": row["volume"] * volume, "security": truth.id}
-                found.append((here[-1][0], at, row["timestamp"], row))
-    return [row for *_, row in sorted(found, key=lambda one: one[:3])]
 
+    def minutes(symbol: str, at: int) -> list[dict[str, Any]]:
+        day = DAYS[at]
+        closes = market_calendar.session_close(day)
+        return [
+            row
+            for row in traded(symbol, day)
+            if not regular or opens(day) <= row["timestamp"] < closes
+        ]
 
-def same(found: pa.Table, rows: list[dict[str, Any]]) -> None:
-    assert found.num_rows == len(rows)
-    for name in found.column_names:
-        values = [row[name] for row in rows]
-        if name in (*PRICES, "volume"):
-            values = pytest.approx(values, rel=1e-14)
-        assert found[name].to_pylist() == values, name
+    return truth_of(ids, minutes, first, last, kinds)
 
 
 # --- whose minutes, and how adjusted --------------------------------------------------------------
@@ -322,6 +312,47 @@ def test_the_names_of_many_missing_sessions_are_cut_short(lake: Lake) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert lake.minutes("OLD", None, DAYS[2]).num_rows == 3 * 5
+
+
+@pytest.fixture
+def of_both_hours() -> Lake:
+    """A session of regular hours, one of extended hours, and one that doesn't tell its hours."""
+    store = open_store("memory://")
+    for at, hours in ((3, "regular"), (4, "extended"), (5, None)):
+        publish_minutes(store, DAYS[at], session_of("A", DAYS[at], extended=0), hours=hours)
+    return Lake(store)
+
+
+@pytest.mark.parametrize("options", [{}, {"follow": False}, {"every": "1h"}, {"symbols": None}])
+def test_sessions_of_regular_hours_are_named_where_extended_ones_are_asked_for(
+    of_both_hours: Lake, options: dict[str, Any]
+) -> None:
+    told = (
+        f"^1 of the sessions asked for has the minutes of regular hours only: {DAYS[3]}. For .* "
+        f"DATALAKE_MINUTES=extended .* datalake collect --minutes --session {DAYS[3]}$"
+    )
+    asked = {"symbols": "A", "start": DAYS[3], "end": DAYS[5]} | options
+    with pytest.warns(MissingHoursWarning, match=told) as warned:
+        assert of_both_hours.minutes(**asked, hours="extended").num_rows
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        of_both_hours.minutes(**asked)
+        of_both_hours.minutes(**asked | {"start": DAYS[4]}, hours="extended")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"), [(0, 0, False), (1, 0, True), (0, 1, True), (-1, -1, False)]
+)
+def test_instants_within_regular_hours_lack_nothing(
+    of_both_hours: Lake, before: int, after: int, told: bool
+) -> None:
+    last = market_calendar.session_close(DAYS[3]) - MINUTE
+    span = (opens(DAYS[3]) - before * MINUTE, last + after * MINUTE)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert of_both_hours.minutes("A", *span, hours="extended").num_rows
+    assert [each.category for each in warned] == [MissingHoursWarning] * told
 
 
 def test_a_symbol_without_a_minute_has_no_row_and_an_unknown_one_is_refused(lake: Lake) -> None:

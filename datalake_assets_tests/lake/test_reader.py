@@ -30,7 +30,7 @@ from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.universe import SCHEMA as UNIVERSE
-from datalake_assets.lake import session_file, symbol_year_file
+from datalake_assets.lake import reader, session_file, symbol_year_file
 from datalake_assets.lake.coverage import Held
 from datalake_assets.lake.files import FORMAT, LakeFiles, WrongLakeError
 from datalake_assets.lake.lake import Lake
@@ -51,6 +51,7 @@ from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, StoreError, open_store
 from datalake_assets_tests.collection.tables import bar, every, table
 from datalake_assets_tests.fakes import FakeClock
+from datalake_assets_tests.lake.files import flipped as with_flipped_bit
 from datalake_assets_tests.lake.files import session_bytes
 
 DAYS = [date(2023, 12, 28), date(2023, 12, 29), date(2024, 1, 2), date(2024, 1, 3)]
@@ -399,6 +400,31 @@ def test_a_symbol_year_that_is_lost_or_damaged_is_read_from_the_sessions_and_tol
     (told,) = caplog.messages
     assert store.url(key) in told
     assert "publish" in told
+
+
+def test_of_symbol_years_read_together_those_that_can_not_be_had_come_from_the_sessions(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_TOGETHER", 3)
+    store = CountingStore(open_store(str(tmp_path)))
+    LakeWriter(store).claim("alpaca/sip")
+    symbols = ["A", "B", "C", "D", "E"]
+    for day in DAYS:
+        write(store, day, symbols[1:] if day.year == 2023 else symbols)
+    publish(store, 2023, 2024)
+    lost, cut, turned = (layout.symbol_year_key(name, 2024) for name in "BCE")
+    store.delete(lost)
+    store.put(cut, store.get(cut)[:-30])
+    data = store.get(turned)
+    place = pq.read_metadata(pa.BufferReader(data)).row_group(0).column(2).data_page_offset
+    store.put(turned, with_flipped_bit(data, place + 60, 0))  # seen when the page is decoded
+    with caplog.at_level(logging.WARNING):
+        bars = Reader(store).bars(symbols, DAYS[0], DAYS[-1])
+
+    assert bars.to_pylist() == truth(store, symbols, DAYS[0], DAYS[-1])
+    assert len(caplog.messages) == 3
+    for key in (lost, cut, turned):
+        assert sum(f"{store.url(key)} is " in told for told in caplog.messages) == 1
 
 
 def test_a_damaged_manifest_is_told_and_the_sessions_are_read(
@@ -1040,6 +1066,43 @@ def test_bars_over_missing_sessions_are_warned_of_once_a_call(holed: Lake) -> No
     assert Path(warning.filename).name == Path(__file__).name
     with pytest.warns(MissingSessionsWarning, match=f": {HOLED[4]}. A return"):
         holed.bars("A", HOLED[3], HOLED[5])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_a_range_every_closed_session_that_is_not_published_is_told(seed: int) -> None:
+    draw, store, clock = random.Random(seed), open_store("memory://"), FakeClock()
+    closed = market_calendar.sessions(date(2021, 12, 27), date(2024, 7, 3))  # when it is now
+    others = draw.sample([day for day in closed if day.year < 2023], 12)
+    published = [day for day in closed if day in others or day.year == 2024]  # 2023 lacks wholly
+    put_sessions(store, published)
+    found = Reader(store, clock=clock)
+    for _ in range(20):
+        start, end = sorted(draw.sample(closed, 2))
+        first, last = draw.choice([(start, end), (None, end), (start, None), (None, None)])
+        within = [d for d in published if (first or d) <= d <= (last or d)]
+        begins, ends = first or min(within, default=None), last or max(within, default=None)
+        known = begins and ends  # else there is nothing in a range without a bound
+        span = [day for day in closed if known and begins <= day <= ends]
+        lacking = [day for day in span if day not in published]
+        told = [str(warning) for warning in found.holes(first, last)]
+        if not lacking:
+            assert told == []
+            continue
+        also = f" … {lacking[-1]}." if lacking[1:] else "."
+        are = "is" if len(lacking) == 1 else "are"
+        count = f"{len(lacking):,} of the sessions asked for {are} not in memory://: {lacking[0]}"
+        assert told[0].startswith(count + also)
+
+
+@given(
+    st.lists(st.lists(st.integers(14_000, 14_040), unique=True, max_size=9).map(sorted)),
+    st.lists(st.integers(13_990, 14_050) | st.integers(-(2**31), 2**31 - 1), max_size=30),
+)
+def test_days_are_found_among_those_of_some_spans(spans: list[list[int]], days: list[int]) -> None:
+    numbers = sorted({number for span in spans for number in span})
+    cuts = [np.array(part, np.int32) for part in np.array_split(np.array(numbers, np.int32), 3)]
+    found = reader._among(np.array(days, np.int32), cuts)
+    assert found.tolist() == [day in numbers for day in days]
 
 
 @pytest.mark.parametrize("asked", [("A", HOLED[0], HOLED[0]), ("A", HOLED[5]), (None, HOLED[5])])

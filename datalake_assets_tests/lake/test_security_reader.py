@@ -33,16 +33,16 @@ from datalake_assets_tests.securities.market import (
     UNDECIDED,
     Truth,
     cumulative_of,
-    factors,
     factors_of,
     lake_of,
     raw,
+    same,
     securities_of,
+    truth_of,
     write_bars,
     write_tables,
 )
 
-PRICES = ("open", "high", "low", "close", "vwap")
 BY_ID = {truth.id: truth for truth in MARKET}
 
 
@@ -54,26 +54,8 @@ def lake() -> Lake:
 def expected(
     ids: Iterable[str], first: int = 0, last: int = len(DAYS) - 1, kinds: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """The rows of these securities, by their newest ticker in the range and session."""
-    found = []
-    for id_ in ids:
-        truth = BY_ID[id_]
-        here = [(s, at) for s, at in truth.bars() if first <= at <= last]
-        for symbol, at in here:
-            price, volume = factors(truth, at, kinds)
-            row = raw(symbol, at) | {"security": id_}
-            row |= {name: row[name] * price for name in PRICES}
-            found.append((here[-1][0], at, row | {"volume": row["volume"] * volume}))
-    return [row for _, _, row in sorted(found, key=lambda one: one[:2])]
-
-
-def same(found: pa.Table, rows: list[dict[str, Any]]) -> None:
-    assert found.num_rows == len(rows)
-    for name in found.column_names:
-        values = [row[name] for row in rows]
-        if name in (*PRICES, "volume"):
-            values = pytest.approx(values, rel=1e-14)
-        assert found[name].to_pylist() == values, name
+    """The bars of these securities, by their newest ticker in the range and session."""
+    return truth_of(ids, lambda symbol, at: [raw(symbol, at)], first, last, kinds)
 
 
 # --- whom a symbol means --------------------------------------------------------------------------
@@ -496,7 +478,7 @@ def test_shares_that_the_lake_has_no_price_of_leave_the_payout_unknown() -> None
 
 def test_missing_returns_stay_missing_and_are_counted(lake: Lake) -> None:
     told = (
-        r"3 of 40 returns are missing: 2 sessions without a bar, 1 ends whose payout is not known "
+        r"3 of 40 returns are missing: 2 sessions without a bar, 1 end whose payout is not known "
         r"\(GONE after 2024-01-02\)"
     )
     with pytest.warns(MissingReturnsWarning, match=told):

@@ -1,5 +1,6 @@
 """A session file explains itself, is the same for the same answers, and is noticed when broken."""
 
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -262,6 +263,17 @@ def test_a_file_that_another_program_wrote_with_the_same_rows_is_the_same_sessio
     assert again.bars.equals(WHOLE.bars)
     assert (again.ledger, again.provenance) == (WHOLE.ledger, WHOLE.provenance)
     assert digest(DATA, "here") == fingerprint(WHOLE.bars)
+
+
+@pytest.mark.parametrize("size", [2046, 2047, 2048, 4094, 4095, 20_000])
+def test_the_digest_of_texts_is_that_of_all_of_them_each_with_a_null_byte(size: int) -> None:
+    more = size - len(Ledger(MONDAY, failed={"A": ""}).to_json())
+    ledger = Ledger(MONDAY, failed={"A": "x" * more})
+    told = metadata(encode(Session(every([]), ledger, COLLECTED), []))
+    assert len(told[b"datalake.ledger"]) == size
+    texts = (told[b"datalake." + name] + b"\0" for name in (b"ledger", b"audit", b"provenance"))
+    found = json.loads(told[b"datalake.digest"])["texts"]
+    assert found == hashlib.blake2b(b"".join(texts), digest_size=16).hexdigest()
 
 
 def test_the_error_tells_how_many_rows_there_are_and_were() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from datalake_assets import market_calendar
 from datalake_assets.collection.bars import SCHEMA, empty
-from datalake_assets.lake.symbol_year_file import decode, encode
+from datalake_assets.lake.symbol_year_file import decode, decode_all, encode
 from datalake_assets.storage.store import BrokenFileError
 from datalake_assets_tests.collection.tables import bar, every, table
 from datalake_assets_tests.lake.files import before_footer, flipped
@@ -157,6 +157,37 @@ def test_any_flipped_bit_in_the_pages_is_noticed_or_changes_nothing() -> None:
 def test_a_flipped_bit_anywhere_raises_nothing_but_broken_file_error(place: int, bit: int) -> None:
     with suppress(BrokenFileError):
         decode(flipped(DATA, place, bit), "here")
+
+
+def test_of_several_files_each_is_read_or_broken_as_it_would_be_alone() -> None:
+    pages = pq.read_metadata(pa.BufferReader(SMALL_DATA)).row_group(0)
+    page = flipped(SMALL_DATA, pages.column(3).data_page_offset + 60, 0)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(BARS.drop_columns(["close"]), buffer)
+    files = {
+        "whole": DATA,
+        "cut": SMALL_DATA[:-30],
+        "page": page,
+        "lacking": bytes(buffer.getvalue()),
+        "small": SMALL_DATA,
+        "nothing": b"",
+    }
+    found = dict(zip(files, decode_all(files), strict=True))
+    assert found["whole"].equals(BARS)
+    assert found["small"].equals(SMALL)
+    for where in ("cut", "page", "lacking", "nothing"):
+        with pytest.raises(BrokenFileError) as alone:
+            decode(files[where], where)
+        assert str(found[where]) == str(alone.value)
+        assert str(found[where]).startswith(f"{where} is no whole symbol-year file")
+        assert type(found[where].__cause__) is type(alone.value.__cause__) is not type(None)
+    assert decode_all({}) == []
+
+
+def test_of_several_files_the_columns_that_are_wanted_come() -> None:
+    columns = ["session", "close"]
+    found = decode_all({"one": DATA, "other": SMALL_DATA}, columns)
+    assert [bars.equals(of.select(columns)) for bars, of in zip(found, (BARS, SMALL), strict=True)]
 
 
 @pytest.mark.parametrize("name", ["symbol", "close"])

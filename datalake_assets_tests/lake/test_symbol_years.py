@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -30,9 +30,10 @@ from datalake_assets.lake.fingerprint import fingerprint
 from datalake_assets.lake.manifest import Manifest
 from datalake_assets.lake.projection import PublicationError
 from datalake_assets.lake.symbol_years import _ENCODED, Published, SymbolYears
+from datalake_assets.lake.year_bars import YearBars
 from datalake_assets.storage import layout
 from datalake_assets.storage.store import BrokenFileError, Store, StoreError, open_store
-from datalake_assets.storage.upload import Snapshot
+from datalake_assets.storage.upload import HOPELESS, Snapshot
 from datalake_assets_tests.collection.tables import bar, table
 from datalake_assets_tests.fakes import FakeClock
 from datalake_assets_tests.lake.files import flipped, rewritten, session_bytes
@@ -1036,7 +1037,7 @@ def test_the_wait_for_another_publication_ends_when_it_does() -> None:
 
 @pytest.mark.parametrize("symbols", [_ENCODED - 1, _ENCODED, _ENCODED + 1, 3 * _ENCODED])
 @pytest.mark.parametrize("workers", [1, 5])
-def test_files_that_are_encoded_ahead_are_each_symbols_own(symbols: int, workers: int) -> None:
+def test_files_that_are_encoded_together_are_each_symbols_own(symbols: int, workers: int) -> None:
     store = open_store("memory://")
     closes = {f"S{number:03}": number for number in range(symbols)}
     write(store, {DAYS[0]: closes})
@@ -1048,22 +1049,44 @@ def test_files_that_are_encoded_ahead_are_each_symbols_own(symbols: int, workers
         assert done.written[symbol] == hashlib.sha256(data).digest()
 
 
-def test_a_publication_that_is_refused_encodes_no_more_than_a_little_ahead() -> None:
+def test_bars_that_can_not_be_had_fail_the_symbols_encoded_together_and_are_asked_for_once() -> (
+    None
+):
+    store, asked = open_store("memory://"), Counter[str]()
+    symbols = [f"S{number:03}" for number in range(3 * _ENCODED)]
+    write(store, {DAYS[0]: dict.fromkeys(symbols, 0)})
+    of, lost = YearBars.of, symbols[_ENCODED + 2]
+
+    def failing(bars: YearBars, symbol: str) -> pa.Table:
+        asked[symbol] += 1
+        if symbol == lost:
+            raise StoreError("the bars of a year came back other than they were kept")
+        return of(bars, symbol)
+
+    told = f"{_ENCODED} of {len(symbols)} symbol-years were not written .the bars of a year came"
+    with patch.object(YearBars, "of", failing), pytest.raises(PublicationError, match=told):
+        SymbolYears(store).publish(YEAR, workers=3)
+    assert asked[lost] == 1
+    assert len(store.list(layout.SYMBOL_YEARS)) == len(symbols) - _ENCODED
+    assert SymbolYears(store).publish(YEAR).manifest.whole
+
+
+def test_a_publication_that_is_refused_encodes_no_more_than_it_tried_to_write() -> None:
     store, encoded = open_store("memory://"), []
     write(store, {DAYS[0]: {f"S{number:03}": number for number in range(5 * _ENCODED)}})
-    encode = symbol_year_file.encode
+    encode_all = symbol_year_file.encode_all
 
-    def counted(bars: pa.Table) -> bytes:
-        encoded.append(bars["symbol"][0].as_py())
-        return encode(bars)
+    def counted(bars: Iterable[pa.Table]) -> list[bytes]:
+        tables = list(bars)
+        encoded.extend(table["symbol"][0].as_py() for table in tables)
+        return encode_all(tables)
 
     def refuse(verb: str, key: str) -> None:
         if key.startswith(layout.SYMBOL_YEARS):
             raise StoreError("403 Forbidden")
 
     refusing = WatchedStore(store, before=refuse)
-    with patch.object(symbol_year_file, "encode", counted), pytest.raises(PublicationError):
+    with patch.object(symbol_year_file, "encode_all", counted), pytest.raises(PublicationError):
         SymbolYears(refusing).publish(YEAR, workers=1)
-    assert _ENCODED <= len(encoded) <= 2 * _ENCODED
-    assert not [thread for thread in threading.enumerate() if "symbol-years" in thread.name]
+    assert len(encoded) == -(-HOPELESS // _ENCODED) * _ENCODED
     assert SymbolYears(store).publish(YEAR).manifest.whole

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -10,6 +11,7 @@ from datalake_assets.assets.lake_report import report_metadata
 from datalake_assets.cli import terminal
 from datalake_assets.cli.status import as_dict, show
 from datalake_assets.collection.dataset import MINUTE
+from datalake_assets.collection.report import Statistics
 from datalake_assets.lake.symbol_years import SymbolYears
 from datalake_assets.lake.writer import LakeWriter
 from datalake_assets.lake.year_files import YearFiles
@@ -40,7 +42,7 @@ def publish_minutes(lake: LakeWriter, *days: date, symbols: str = "AB", **states
 
 
 def numbers(lake: LakeWriter, **told: object) -> MinuteNumbers:
-    found = look(lake, **told).minutes
+    found = look(lake, **{"minutes": True} | told).minutes
     assert found
     return found
 
@@ -68,7 +70,7 @@ def test_where_the_settings_want_them_it_says_that_there_are_none_yet(lake: Lake
 def test_whole_minute_bars_are_counted_since_the_first_of_them(lake: LakeWriter) -> None:
     publish_minutes(lake, *NEWEST)
 
-    found = look(lake)
+    found = look(lake, minutes=True)
 
     told = found.minutes
     assert told
@@ -92,7 +94,7 @@ def test_what_is_missing_incomplete_and_damaged_is_told_with_what_to_type(
     publish_minutes(lake, third, fourth)
     lake.store.put(layout.session_key(fourth, layout.MINUTE), b"of another program")
 
-    found = look(lake)
+    found = look(lake, minutes=True)
 
     told = found.minutes
     assert told
@@ -110,10 +112,44 @@ def test_what_is_missing_incomplete_and_damaged_is_told_with_what_to_type(
     assert found.sentence.endswith("minute bars are missing or incomplete.")
 
 
+def test_where_they_are_turned_off_what_is_there_is_told_and_nothing_counts(
+    lake: LakeWriter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal.out, "width", 200)
+    first, second, third, fourth = NEWEST
+    publish_minutes(lake, DAYS[-6], first, pending=("ZZZ",))
+    waiting = collected_minutes(second, session_of("A", second), pending=("B",))
+    lake.of(MINUTE).keep_incomplete(waiting, [])
+    publish_minutes(lake, third)
+    lake.store.put(layout.session_key(third, layout.MINUTE), b"of another program")
+
+    found = look(lake)
+
+    told = found.minutes
+    assert told
+    assert (told.due, told.published, told.incomplete, told.gaps) == (4, 2, 1, [])
+    assert (found.health, found.status, found.steps) == (Health.GOOD, LakeStatus.WHOLE, [])
+    sentence = (
+        f"2 sessions since {DAYS[-6]} published, 1 incomplete, 1 damaged; turned off "
+        "(DATALAKE_MINUTES)"
+    )
+    assert sentence in page.render(found)
+    assert report_metadata(found)["things_to_do"] == 0
+    show(found)
+    shown = capsys.readouterr().out
+    assert f"minute bars: {sentence}" in shown
+    assert "--minutes" not in shown
+    listed = as_dict(found)["minutes"]
+    assert (listed["turned_on"], listed["to_repair"]) == (False, [])
+    assert listed["damaged"] == [str(third)]
+    assert found.sentence.startswith("All 44 sessions")
+    assert fourth not in told.damaged
+
+
 def test_many_sessions_to_repair_are_summed_up(lake: LakeWriter) -> None:
     publish_minutes(lake, *DAYS[-8:], symbols="A", pending=("B",))
 
-    assert [step.command for step in look(lake).steps] == [
+    assert [step.command for step in look(lake, minutes=True).steps] == [
         f"collect --minutes --from {DAYS[-8]} --to {DAYS[-1]} --repair"
     ]
 
@@ -152,12 +188,36 @@ def test_a_session_that_may_still_be_collected_is_not_missing(
     assert (found.due, found.missing) == (3 + missing, missing)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_requests_for_minutes_are_counted_with_those_for_daily_bars(
+    lake: LakeWriter, wanted: bool
+) -> None:
+    before = look(lake).usage
+    assert before
+    assert (before.requests, before.collections, before.day) == (10, 1, NEWEST[-1])
+    for number, day in enumerate(NEWEST[2:]):  # the second one does not pass
+        start = datetime(2024, 7, 3, 22, 10 + number, tzinfo=UTC)
+        statistics = Statistics(start, start + timedelta(minutes=1), 60.0, requests=7, throttled=3)
+        made = collected_minutes(day, session_of("A", day))
+        provenance = replace(made.provenance, collection=statistics.to_dict())
+        done = replace(made, provenance=provenance)
+        minutes = lake.of(MINUTE)
+        _ = minutes.keep_incomplete(done, []) if number else minutes.publish(done, [])
+
+    usage = look(lake, minutes=wanted).usage
+
+    assert usage
+    assert (usage.requests, usage.collections, usage.day) == (24, 3, NEWEST[-1])
+    assert usage.throttled == before.throttled + 6
+    assert usage.minutes == pytest.approx(before.minutes + 2)
+
+
 def test_status_and_the_report_say_the_same(
     lake: LakeWriter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal.out, "width", 200)
     publish_minutes(lake, *NEWEST[:2], NEWEST[3])
-    found = look(lake, measure=True)
+    found = look(lake, measure=True, minutes=True)
     sentence = f"3 of 4 sessions since {NEWEST[0]} published, 1 missing"
 
     show(found)

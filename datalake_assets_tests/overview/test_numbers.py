@@ -121,6 +121,12 @@ def test_what_was_never_collected_before_the_first_session_is_no_hole(lake: Lake
     assert commands(found) == [f"backfill --from {DAYS[0]} --to {DAYS[-7]}"]
 
 
+def test_a_history_of_one_session_is_told_in_the_singular(lake: LakeWriter) -> None:
+    found = look(lake, due=DAYS[0])
+
+    assert found.sentence.startswith(f"0 of 1 session up to {DAYS[0]} is published; ")
+
+
 @pytest.mark.parametrize(
     ("missing", "told"),
     [

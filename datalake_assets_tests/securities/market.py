@@ -4,13 +4,14 @@ Belongs here: a lake of it, the tables as they must be, and adjusted prices by t
 worked out one action at a time. Does not belong here: the program's own way to any of that.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from datalake_assets import market_calendar
 from datalake_assets.lake.lake import Lake
@@ -26,6 +27,8 @@ DAYS = market_calendar.sessions(date(2023, 12, 18), date(2024, 1, 31))
 """Thirty sessions in two years."""
 
 FAR = date(9999, 12, 31)
+
+PRICES = ("open", "high", "low", "close", "vwap")
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,44 @@ def factors(truth: Truth, at: int, kinds: Iterable[str]) -> tuple[float, float]:
         if at < event.at and event.kind in kinds:
             price, volume = price * event.price, volume * event.volume
     return price, volume
+
+
+def truth_of(
+    ids: Iterable[str],
+    rows: Callable[[str, int], Iterable[Mapping[str, Any]]],
+    first: int = 0,
+    last: int = len(DAYS) - 1,
+    kinds: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """The rows of these securities, by their newest ticker in the range, session and time.
+
+    Args:
+        ids: The securities.
+        rows: The bars of a ticker in a session, as they traded, ascending.
+        first: The first session of the range.
+        last: The last one.
+        kinds: The kinds of adjustment.
+    """
+    found = []
+    for truth in (one for one in MARKET if one.id in set(ids)):
+        here = [(s, at) for s, at in truth.bars() if first <= at <= last]
+        for symbol, at in here:
+            price, volume = factors(truth, at, kinds)
+            for row in rows(symbol, at):
+                told = {**row, "security": truth.id, "volume": row["volume"] * volume}
+                told |= {name: row[name] * price for name in PRICES}
+                found.append((here[-1][0], at, told))
+    return [row for *_, row in sorted(found, key=lambda one: one[:2])]
+
+
+def same(found: pa.Table, rows: list[dict[str, Any]]) -> None:
+    """The table has these rows, prices and volumes but for their rounding."""
+    assert found.num_rows == len(rows)
+    for name in found.column_names:
+        values = [row[name] for row in rows]
+        if name in (*PRICES, "volume"):
+            values = pytest.approx(values, rel=1e-14)
+        assert found[name].to_pylist() == values, name
 
 
 def write_bars(store: Store, market: Iterable[Truth], publish: bool = True) -> Lake:

@@ -216,6 +216,24 @@ def launch_repair(page: Page, session: date, picture: Path, asset: str = "daily_
     dialog.get_by_role("button", name="Launch 1 run").click()
 
 
+def reexecute_all(page: Page, dev: DagsterDev, run: Run) -> Run:
+    """Clicks in the page of a run that has ended until another one is launched, and returns that.
+
+    The page takes a click before it has loaded what it needs to act on it, and then drops it.
+    """
+    page.reload()
+    deadline = time.monotonic() + 120
+    click_at = time.monotonic()
+    while not (launched := successors(dev, run)):
+        now = time.monotonic()
+        assert now < deadline, dev.last_lines()
+        if now >= click_at and run.id in page.url:
+            page.get_by_role("button", name="Re-execute all").click()
+            click_at = now + 20
+        page.wait_for_timeout(500)
+    return launched[0]
+
+
 def expect_partitions(
     page: Page, materialized: int, failed: int, asset: str = "daily_ticks"
 ) -> None:
@@ -286,6 +304,11 @@ def runs_of(dev: DagsterDev, **tags: str) -> list[Run]:
 
 def runs_of_backfill(dev: DagsterDev, backfill: str) -> list[Run]:
     return runs_of(dev, **{"dagster/backfill": backfill})
+
+
+def successors(dev: DagsterDev, run: Run) -> list[Run]:
+    """The runs that re-execute this one; of its backfill only if that had not ended by then."""
+    return runs_of(dev, **{"dagster/parent_run_id": run.id})
 
 
 def partitions_by_status(dev: DagsterDev, asset: str = "daily_ticks") -> dict[str, set[date]]:
@@ -435,19 +458,11 @@ def test_a_run_that_is_terminated_ends_within_seconds_and_its_successor_goes_on(
 
     silence.lifted.set()
     silence.asked.clear()
-    # The page draws itself anew while the run ends, and a click in between is lost.
-    page.reload()
-    page.get_by_role("button", name="Re-execute all").click()
-    # By its parent: it belongs to the backfill only when the daemon has not yet ended that.
-    parent = {"dagster/parent_run_id": run.id}
-    deadline = time.monotonic() + 60
-    while not (launched := runs_of(dev, **parent)):
-        assert time.monotonic() < deadline, dev.last_lines()
-        time.sleep(0.5)
-    page.goto(f"/runs/{launched[0].id}")
+    reexecuted = reexecute_all(page, dev, run)
+    page.goto(f"/runs/{reexecuted.id}")
     page.get_by_text("Success", exact=True).first.wait_for(timeout=ENDS_WITHIN_MS)
     page.screenshot(path=pictures / "backfill_15_reexecuted.png")
-    (successor,) = runs_of(dev, **parent)
+    (successor,) = successors(dev, run)
     assert successor.status == "SUCCESS"
     assert f"{len(finished)} of {len(ENDED_YEAR)} sessions are published already" in (
         successor.messages

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.ui
 
 SIZES = {"desk": (1400, 1000), "phone": (390, 844)}
 DUE = date(2024, 7, 3)
-NAME = re.compile("sessions are published$")
+NAME = re.compile("sessions? (is|are) published$")
 
 
 @pytest.fixture(scope="module")
