@@ -11,36 +11,37 @@ the first request to the last, and to the end of the run.
 
     python -m benchmarks.backfill FOLDER [--years 1 3 15] [--symbols 5000] [--per-minute 10000]
         [--latency 0.05] [--rounds 1] [--pages 24] [--record] [--pure] [--stages] [--keep LAKES]
+        [--bucket SECONDS]
 
 `--pure` turns the compiled decoder off and `--stages` tells once more, in a run that is not
-measured, where the CPU goes. `--keep` leaves the lakes, for `benchmarks.compare_lakes`.
+measured, where the CPU goes. `--keep` leaves the lakes, for `benchmarks.compare_lakes`. `--bucket`
+puts the lake into SeaweedFS, to which each piece of a request takes so many seconds. The lakes of
+all rounds lie in the folder for temporary files until the end. Wait some minutes before the next
+start, where that is an ext4 without a journal (`docs/benchmarks.md`).
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks import measuring
+from benchmarks.collecting import collected, print_stages
+from benchmarks.distance import distant
 from benchmarks.replay import Recording, Replay, Told
-from benchmarks.stages import Stages
 from benchmarks.surroundings import (
     KEYS,
     UNLIMITED,
     client,
-    run_job,
     user_environment,
-    working_folder,
     years_until_last,
 )
 from datalake_assets.exchange.process import ExchangeOptions
@@ -49,9 +50,6 @@ PAGE = 10_000
 
 AT_ONCE = 100
 """Requests of a recording whose bars are in memory at once."""
-
-COMPILED = "datalake_assets.sources._pages"
-"""The compiled decoder. Where it can't be imported, pages are decoded by msgspec."""
 
 HEAD = (
     "what",
@@ -82,14 +80,20 @@ def main() -> None:
         for years in given.years:
             _record(given, years, options)
     print(f"{measuring.machine()}; python -m benchmarks.backfill {' '.join(sys.argv[1:])}")
-    for _ in range(given.rounds):
-        plain = _alpaca_py(given)
-        print(f"alpaca-py: {plain:,.0f} bars a CPU s on the same pages", flush=True)
-        rows = (_row(given, years, _backfill(given, years), plain) for years in given.years)
-        measuring.print_table(HEAD, rows)
-    if given.stages:
-        for years in given.years:
-            _print_stages(_backfill(given, years, stages=True))
+    # Removed when all is measured: for minutes after thousands of files were removed, an ext4
+    # without a journal passes over each of their inodes for each new file: 6 % of a backfill's CPU.
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        for _ in range(given.rounds):
+            plain = _alpaca_py(given, work)
+            print(f"alpaca-py: {plain:,.0f} bars a CPU s on the same pages", flush=True)
+            rows = (
+                _row(given, years, _backfill(given, years, work), plain) for years in given.years
+            )
+            measuring.print_table(HEAD, rows)
+        if given.stages:
+            for years in given.years:
+                print_stages(_backfill(given, years, work, stages=True))
 
 
 def _record(given: argparse.Namespace, years: int, options: ExchangeOptions) -> None:
@@ -99,35 +103,64 @@ def _record(given: argparse.Namespace, years: int, options: ExchangeOptions) -> 
         Replay(given.folder, record=options, latency=0.0) as replay,
         tempfile.TemporaryDirectory() as folder,
     ):
-        _alone(given, "ask", years, replay, Path(folder), UNLIMITED)
+        environment = user_environment(
+            Path(folder), replay.url, UNLIMITED, years_until_last(years)[0]
+        )
+        _alone(given, "ask", years, replay, environment)
         requests = len(replay.told().arrivals)
     took = time.perf_counter() - began
     print(f"recorded {years} years, {requests:,} requests, in {took:.0f} s", flush=True)
 
 
-def _backfill(given: argparse.Namespace, years: int, *, stages: bool = False) -> dict[str, Any]:
+def _backfill(
+    given: argparse.Namespace, years: int, work: Path, *, stages: bool = False
+) -> dict[str, Any]:
     """One span, measured."""
-    with (
-        Replay(given.folder, per_minute=given.per_minute, latency=given.latency) as replay,
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    folder = Path(tempfile.mkdtemp(dir=work))
+    with Replay(given.folder, per_minute=given.per_minute, latency=given.latency) as replay:
         words = ["--stages"] if stages else []
-        figures = _alone(given, "backfill", years, replay, Path(folder), given.per_minute, *words)
+        environment = user_environment(
+            folder, replay.url, given.per_minute, years_until_last(years)[0]
+        )
+        with _lake(given, folder) as where:
+            figures = _alone(given, "backfill", years, replay, environment | where, *words)
         told = replay.told()
-        _check(told)
+        told.require_recorded()
         if given.keep and not stages:
             place = given.keep / f"{years}-{'pure' if given.pure else 'usual'}"
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(Path(folder) / "lake", place)
+            if place.exists():
+                shutil.move(place, folder / "kept before")
+            shutil.copytree(folder / "lake", place)
     return figures | {"told": told}
 
 
-def _alpaca_py(given: argparse.Namespace) -> float:
+@contextmanager
+def _lake(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, str]]:
+    """Where the lake is, as settings: in the folder, or in a bucket."""
+    if given.bucket is None:
+        yield {}
+        return
+    from datalake_assets_tests.seaweedfs import BUCKET, seaweedfs
+
+    with (
+        seaweedfs(folder / "bucket") as server,
+        distant(server.endpoint, given.bucket) as endpoint,
+    ):
+        yield {
+            **server.environ(),
+            "AWS_ENDPOINT_URL_S3": endpoint,
+            "DATALAKE_URI": f"s3://{BUCKET}/lake",
+        }
+
+
+def _alpaca_py(given: argparse.Namespace, work: Path) -> float:
     """Bars a CPU second of alpaca-py, on pages of the recording."""
-    with Replay(given.folder, latency=0.0) as replay, tempfile.TemporaryDirectory() as folder:
+    folder = Path(tempfile.mkdtemp(dir=work))
+    with Replay(given.folder, latency=0.0) as replay:
         years = max(given.years)
-        figures = _alone(given, "alpaca-py", years, replay, Path(folder), UNLIMITED)
-        _check(replay.told())
+        environment = user_environment(folder, replay.url, UNLIMITED, years_until_last(years)[0])
+        figures = _alone(given, "alpaca-py", years, replay, environment)
+        replay.told().require_recorded()
     rate: float = figures["bars"] / figures["cpu"]
     return rate
 
@@ -137,8 +170,7 @@ def _alone(
     way: str,
     years: int,
     replay: Replay,
-    folder: Path,
-    per_minute: int,
+    environment: Mapping[str, str],
     *words: str,
 ) -> dict[str, Any]:
     pure = ["--pure"] if given.pure else []
@@ -146,18 +178,8 @@ def _alone(
         "backfill",
         *(str(given.folder.resolve()), "--only", way, "--url", replay.url),
         *("--years", str(years), "--pages", str(given.pages), *pure, *words),
-        environment=user_environment(folder, replay.url, per_minute, years_until_last(years)[0]),
+        environment=environment,
     )
-
-
-def _check(told: Told) -> None:
-    if told.unknown:
-        sys.exit(
-            f"{told.unknown} requests were not recorded, as the program asks otherwise than the "
-            f"one that was: run again with --record. The first: {told.examples[0][:300]}"
-        )
-    if told.refused:
-        sys.exit(f"{told.refused} requests were over the limit")
 
 
 def _row(
@@ -189,53 +211,16 @@ def _row(
     )
 
 
-def _print_stages(figures: dict[str, Any]) -> None:
-    bars, sessions = figures["bars"], figures["sessions"]
-    print(f"\n{sessions:,} sessions, {bars:,} bars, by stage ({figures['decoder']}):")
-    stages = sorted(figures["stages"].items(), key=lambda each: -each[1])
-    stages.append(("all", sum(figures["stages"].values())))
-    measuring.print_table(
-        ("stage", "CPU, s", "µs a bar", "ms a session"),
-        [
-            (name, f"{used:.2f}", f"{used / bars * 1e6:.3f}", f"{used / sessions * 1e3:.2f}")
-            for name, used in stages
-        ],
-    )
-
-
 # --- in a process of its own ----------------------------------------------------------------------
 
 
 def _backfill_here(given: argparse.Namespace) -> dict[str, Any]:
     """Collect the span with the settings of the environment."""
-    if given.pure:
-        sys.modules[COMPILED] = None  # type: ignore[assignment] # how Python is told not to import
     days = years_until_last(given.years[0])
-    stages = Stages() if given.stages else None
-    gc.set_threshold(100_000, *gc.get_threshold()[1:])  # as each command of `datalake` does
-    with working_folder():
-        began = time.perf_counter()
-        with stages or nullcontext():
-            from datalake_assets.cli.runs import instance
-            from datalake_assets.definitions import build_definitions
-            from datalake_assets.settings import Settings
-
-            settings = Settings.load()
-            definitions = build_definitions(settings)
-            with instance() as records:
-                run_job(definitions, "daily_ticks_job", records, days[0], days[-1])
-        ended, cpu = time.monotonic(), time.process_time()
-        wall, peak = time.perf_counter() - began, measuring.peak()
-    return {
-        "bars": _bars(settings.lake_uri, len(days)),
-        "sessions": len(days),
-        "wall": wall,
-        "cpu": cpu,
-        "peak": peak,
-        "ended": ended,
-        "decoder": "pure" if find_spec(COMPILED) is None else "compiled",
-        "stages": dict(stages.seconds) if stages else {},
-    }
+    uri, took = collected(
+        "daily_ticks_job", days[0], days[-1], pure=given.pure, by_stage=given.stages
+    )
+    return {"bars": _bars(uri, len(days)), "sessions": len(days), **took}
 
 
 def _ask_here(given: argparse.Namespace) -> dict[str, Any]:
@@ -339,9 +324,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pure", action="store_true", help="without the compiled decoder")
     parser.add_argument("--stages", action="store_true", help="tell where the CPU goes, too")
     parser.add_argument("--keep", type=Path, metavar="LAKES", help="folder for the lakes")
+    parser.add_argument("--bucket", type=float, metavar="SECONDS", help="a bucket, so far away")
     parser.add_argument("--only", choices=tuple(WAYS), help="measure here; used by itself")
     parser.add_argument("--url", help="used by itself")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.keep and given.bucket is not None:
+        parser.error("--keep leaves a lake in a folder: leave --bucket out")
+    return given
 
 
 if __name__ == "__main__":

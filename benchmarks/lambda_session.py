@@ -1,10 +1,13 @@
-"""The Lambda function: its cold start, a session of every symbol, and one that takes too long.
+"""The Lambda function: its cold start, a session of every symbol, one that takes too long, minutes.
 
 The handler is the real one, in a process of its own, and asks an exchange (another process). The
 context is a fake one: its time runs, and nobody ends the function when it is over, so the seconds
-that it really took are held against the budget here.
+that it really took are held against the budget here. `--minutes` measures minute bars instead: one
+event for all symbols, and three for a range of them each. 14,400 symbols of the embedded exchange
+have as many minutes as the 11,000 real ones.
 
     python -m benchmarks.lambda_session [--symbols 5000] [--latency 0.2] [--slow 10]
+    python -m benchmarks.lambda_session --minutes --symbols 14400
 """
 
 from __future__ import annotations
@@ -21,12 +24,18 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.surroundings import user_environment
+from datalake_assets.collection.dataset import MINUTE
 from datalake_assets.exchange.process import EmbeddedExchange, ExchangeOptions
 from datalake_assets.lake.files import LakeFiles
 from datalake_assets.storage.store import open_store
 
 SESSION = date(2026, 11, 19)
 PAID_PLAN = 10_000
+RANGES = [
+    {"symbols_to": "FZZZZZ"},
+    {"symbols_from": "G", "symbols_to": "OZZZZZ"},
+    {"symbols_from": "P"},
+]
 FUNCTION = """
 import json, sys, time
 began = time.monotonic()
@@ -42,6 +51,8 @@ class Context:
 
 answer = lambda_handler(event, Context())
 took = {"seconds": time.monotonic() - Context.began, "init": Context.began - began}
+from benchmarks import measuring
+took |= {"peak": measuring.peak()}
 print(json.dumps({**answer, **took, "workers": workers(memory)}))
 """
 COLD = {
@@ -55,6 +66,9 @@ COLD = {
 def main() -> None:
     """Measure all three."""
     given = _arguments()
+    if given.minutes:
+        _minutes(given)
+        return
     _cold(given.rounds)
     with tempfile.TemporaryDirectory() as folder:
         options = ExchangeOptions(
@@ -82,6 +96,25 @@ def main() -> None:
         print(f"  {number} invocations, and the same session: bars and ledger")
 
 
+def _minutes(given: argparse.Namespace) -> None:
+    """A session of minutes by one event, and by three: the same in the end."""
+    options = ExchangeOptions(
+        active=given.symbols, inactive=0, latency=given.latency, requests_per_minute=PAID_PLAN
+    )
+    found = []
+    with EmbeddedExchange(options) as exchange:
+        for memory, ranges in (2048, [{}]), (2048, RANGES):
+            print(f"{memory} MB, 900 s, {given.symbols:,} symbols, {len(ranges)} events:")
+            with tempfile.TemporaryDirectory() as folder:
+                _invoke(exchange.url, Path(folder), memory, 900)
+                for each in ranges:
+                    _invoke(exchange.url, Path(folder), memory, 900, dataset="minute", **each)
+                lake = LakeFiles(open_store(str(Path(folder) / "lake")), dataset=MINUTE)
+                found.append(lake.read(SESSION))
+    assert found[0].bars.equals(found[1].bars)
+    assert found[0].ledger == found[1].ledger
+
+
 def _cold(rounds: int) -> None:
     print(f"cold import, median of {rounds} new processes:")
     for name, program in COLD.items():
@@ -103,13 +136,13 @@ def _cold(rounds: int) -> None:
     print(f"  heaviest packages: {shown}")
 
 
-def _invoke(url: str, folder: Path, memory: int, budget: float) -> bool:
+def _invoke(url: str, folder: Path, memory: int, budget: float, **event: str) -> bool:
     """One invocation; whether it published the session."""
-    event = json.dumps({"session": SESSION.isoformat()})
+    asked = json.dumps({"session": SESSION.isoformat(), **event})
     answer = json.loads(
         subprocess.run(
-            [sys.executable, "-c", FUNCTION, f"{memory}", f"{budget}", event],
-            env=user_environment(folder, url, PAID_PLAN),
+            [sys.executable, "-c", FUNCTION, f"{memory}", f"{budget}", asked],
+            env=user_environment(folder, url, PAID_PLAN) | {"DATALAKE_MINUTES": "regular"},
             check=True,
             stdout=subprocess.PIPE,
             text=True,
@@ -120,8 +153,9 @@ def _invoke(url: str, folder: Path, memory: int, budget: float) -> bool:
     assert answer["seconds"] < budget, "Lambda would have ended it"
     print(
         f"  {answer['statusCode']}: {answer['workers']} workers, {answer['seconds']:.1f} s "
-        f"(and {answer['init']:.2f} s of imports before), {body['statistics']['requests']} "
-        f"requests for bars, {body['counts']}"
+        f"(and {answer['init']:.2f} s of imports before), {answer['peak']:,.0f} MiB at most, "
+        f"{body['statistics']['requests']} requests for bars, {body['rows']:,} bars, "
+        f"{body['counts']}"
     )
     return bool(body["published"])
 
@@ -131,6 +165,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--symbols", type=int, default=5000)
     parser.add_argument("--latency", type=float, default=0.2, help="seconds")
     parser.add_argument("--slow", type=float, default=10.0, help="seconds, of the slow exchange")
+    parser.add_argument("--minutes", action="store_true", help="measure minute bars")
     parser.add_argument("--most", type=int, default=12, help="invocations, then it has failed")
     parser.add_argument("--rounds", type=int, default=7, help="of a cold import")
     return parser.parse_args()

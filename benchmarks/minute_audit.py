@@ -61,7 +61,7 @@ def main() -> None:
     measured("valid prices", lambda: impossible_prices(bars))
     counts = measured("minutes of a session before", lambda: MinuteCounts.of(bars, HOURS))
     ledger = Ledger(DAY, present=symbols)
-    before = [Subset(ledger.states.symbols, ledger.states.asked)] * 5
+    before = [Subset(ledger.states.symbols, ledger.states.bits())] * 5
     case = Case(bars, ledger, before, hours=HOURS, daily=daily, minutes_before=[counts] * 5)
     findings = measured("the whole audit", lambda: MINUTE_RULES.judge(case))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

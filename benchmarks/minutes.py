@@ -25,15 +25,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import date
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks import measuring
+from benchmarks.collecting import collected, print_stages
 from benchmarks.replay import Replay, Told
-from benchmarks.stages import Stages
 from benchmarks.surroundings import (
     LAST,
     UNLIMITED,
@@ -48,9 +46,6 @@ PAGE = 10_000
 DAILY_SESSIONS = 10
 """Sessions with daily bars, always as many, so that a recording serves each measurement: the ones
 collected, five at most, and the five before them."""
-
-COMPILED = "datalake_assets.sources._pages"
-"""The compiled decoder. Where it can't be imported, pages are decoded by msgspec."""
 
 HEAD = (
     "sessions, decoder",
@@ -87,7 +82,7 @@ def main() -> None:
         measuring.print_table(HEAD, (_row(given, _measured(given, n)) for n in given.sessions))
     if given.stages:
         for sessions in given.sessions:
-            _print_stages(_measured(given, sessions, "--stages"))
+            print_stages(_measured(given, sessions, "--stages"))
 
 
 def _measured(given: argparse.Namespace, sessions: int, *words: str) -> dict[str, Any]:
@@ -95,13 +90,7 @@ def _measured(given: argparse.Namespace, sessions: int, *words: str) -> dict[str
     with Replay(given.folder, per_minute=given.per_minute, latency=given.latency) as replay:
         figures = _collect(given, sessions, replay, given.per_minute, *words)
         told = replay.told()
-    if told.unknown:
-        sys.exit(
-            f"{told.unknown} requests were not recorded, as the program asks otherwise than the "
-            f"one that was: run again with --record. The first: {told.examples[0][:300]}"
-        )
-    if told.refused:
-        sys.exit(f"{told.refused} requests were over the limit")
+    told.require_recorded()
     return figures | {"told": told}
 
 
@@ -148,17 +137,6 @@ def _row(given: argparse.Namespace, figures: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _print_stages(figures: dict[str, Any]) -> None:
-    bars, sessions = figures["bars"], len(figures["rows"])
-    print(f"\n{sessions:,} sessions, {bars:,} bars, by stage ({figures['decoder']}):")
-    stages = sorted(figures["stages"].items(), key=lambda each: -each[1])
-    stages.append(("all", sum(figures["stages"].values())))
-    measuring.print_table(
-        ("stage", "CPU, s", "ns a bar"),
-        [(name, f"{used:.2f}", f"{used / bars * 1e9:.0f}") for name, used in stages],
-    )
-
-
 def _days(count: int) -> list[date]:
     """The last sessions of a year, none of the last five a half day."""
     from datalake_assets import market_calendar
@@ -184,36 +162,12 @@ def _daily_here(given: argparse.Namespace) -> dict[str, Any]:
 
 def _minutes_here(given: argparse.Namespace) -> dict[str, Any]:
     """Collect the minutes with the settings of the environment."""
-    if given.pure:
-        sys.modules[COMPILED] = None  # type: ignore[assignment] # how Python is told not to import
     days = _days(given.sessions[0])
-    stages = Stages() if given.stages else None
-    with working_folder():
-        began = time.perf_counter()
-        with stages or nullcontext():
-            from datalake_assets.cli.runs import instance
-            from datalake_assets.definitions import build_definitions
-            from datalake_assets.settings import Settings
-
-            settings = Settings.load()
-            definitions = build_definitions(settings)
-            with instance() as records:
-                cpu = time.process_time()
-                run_job(definitions, "minute_ticks_job", records, days[0], days[-1])
-        ended = time.process_time()
-        wall, peak = time.perf_counter() - began, measuring.peak()
-    rows, size = _held(settings.lake_uri, days)
-    return {
-        "bars": sum(rows),
-        "rows": rows,
-        "size": size,
-        "wall": wall,
-        "cpu": ended,
-        "collecting": ended - cpu,
-        "peak": peak,
-        "decoder": "pure" if find_spec(COMPILED) is None else "compiled",
-        "stages": dict(stages.seconds) if stages else {},
-    }
+    uri, took = collected(
+        "minute_ticks_job", days[0], days[-1], pure=given.pure, by_stage=given.stages
+    )
+    rows, size = _held(uri, days)
+    return {"bars": sum(rows), "rows": rows, "size": size, "sessions": len(days), **took}
 
 
 def _held(uri: str, days: list[date]) -> tuple[list[int], int]:

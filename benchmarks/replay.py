@@ -190,6 +190,16 @@ class Told:
     bytes: int
     cpu: float
 
+    def require_recorded(self) -> None:
+        """End the program with a message when a request was not recorded, or over the limit."""
+        if self.unknown:
+            sys.exit(
+                f"{self.unknown} requests were not recorded, as the program asks otherwise than "
+                f"the one that was: run again with --record. The first: {self.examples[0][:300]}"
+            )
+        if self.refused:
+            sys.exit(f"{self.refused} requests were over the limit")
+
     def fullest(self, seconds: float = 60.0) -> int:
         """The requests of the fullest sliding window."""
         at = self.arrivals

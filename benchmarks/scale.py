@@ -49,7 +49,7 @@ from datalake_assets.collection.dataset import DAILY as DAILY_BARS
 from datalake_assets.collection.dataset import MINUTE as MINUTE_BARS
 from datalake_assets.collection.dataset import Dataset
 from datalake_assets.collection.errors import TransientError
-from datalake_assets.collection.plan import Chunk, Packing, Plan, plan_each, windows
+from datalake_assets.collection.plan import Chunk, Packing, Plan, plan_each
 from datalake_assets.collection.rate_limit import RateLimiter
 from datalake_assets.collection.report import Ledger
 from datalake_assets.collection.retry import RetryPolicy
@@ -239,8 +239,8 @@ def planned(kind: Kind, days: Sequence[date]) -> Plan:
     expected = {"minute bars": _minutes, "trades": _average_trades}.get(kind.name)
     dataset: Dataset = MINUTE_BARS if kind is MINUTE else DAILY_BARS
     chunks: list[Chunk] = []
-    for window in windows(days, kind.window):
-        wanted = dict.fromkeys(window, names())
+    for begin in range(0, len(days), kind.window):
+        wanted = dict.fromkeys(days[begin : begin + kind.window], names())
         chunks += plan_each(wanted, kind.packing, expected, dataset).chunks
     return Plan(tuple(chunks))
 
@@ -563,9 +563,9 @@ class Crowd(FakeClock):
 class _Simulated(Collection):
     """A collection whose threads tell the crowd's clock when they end."""
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         try:
-            super()._work()
+            super()._work(number)
         finally:
             assert isinstance(self._clock, Crowd)
             self._clock.leave()

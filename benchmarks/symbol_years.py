@@ -75,7 +75,8 @@ def main() -> None:
 def make_lake(folder: Path, years: range, symbols: int) -> None:
     """Every layout of a lake of random walks in a folder, where it is not there yet."""
     store = open_store(str(folder))
-    LakeWriter(store).claim("random walks")
+    # A lake of other symbols is refused.
+    LakeWriter(store).claim(f"random walks of {symbols:,} symbols")
     have = {year for year in years if not SymbolYears(store).behind(year)}
     missing = [year for year in years if year not in have or not _rows(store, year)]
     if missing:

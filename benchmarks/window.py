@@ -68,7 +68,7 @@ def main() -> None:
     ledgers = measured(
         "ledgers", lambda: [Ledger.of(day, states[row], {}) for row, day in enumerate(DAYS)]
     )
-    printed = [Subset(grid.symbols, each.are(State.PRESENT)) for each in states[:LOOKBACK]]
+    printed = [Subset(grid.symbols, each.bits(State.PRESENT)) for each in states[:LOOKBACK]]
     told = list(zip(parts, ledgers, strict=True))
     findings = measured("audit", lambda: [audit(b, ledger, printed) for b, ledger in told])
     hashes = symbol_hashes(grid.symbols)
