@@ -216,21 +216,23 @@ def launch_repair(page: Page, session: date, picture: Path, asset: str = "daily_
     dialog.get_by_role("button", name="Launch 1 run").click()
 
 
-def reexecute_all(page: Page, dev: DagsterDev, run: Run) -> Run:
-    """Clicks in the page of a run that has ended until another one is launched, and returns that.
+def reexecute_all(page: Page, dev: DagsterDev, run: Run, backfill: str) -> Run:
+    """Clicks in the page of a run that was terminated, and returns the run that takes its place.
 
-    The page takes a click before it has loaded what it needs to act on it, and then drops it.
+    The UI asks to confirm this once the backfill has ended, which the daemon sees some seconds
+    after the run. So that is waited for: before it, there may be a question or none.
     """
-    page.reload()
     deadline = time.monotonic() + 120
-    click_at = time.monotonic()
+    while status_of_backfill(dev, backfill) == "REQUESTED":
+        assert time.monotonic() < deadline, dev.last_lines()
+        time.sleep(0.5)
+    page.get_by_role("button", name="Re-execute all").click()
+    question = page.get_by_role("dialog").filter(has_text="Re-execution within backfill")
+    question.get_by_role("button", name="Confirm").click()
+    deadline = time.monotonic() + 120
     while not (launched := successors(dev, run)):
-        now = time.monotonic()
-        assert now < deadline, dev.last_lines()
-        if now >= click_at and run.id in page.url:
-            page.get_by_role("button", name="Re-execute all").click()
-            click_at = now + 20
-        page.wait_for_timeout(500)
+        assert time.monotonic() < deadline, dev.last_lines()
+        time.sleep(0.5)
     return launched[0]
 
 
@@ -306,8 +308,19 @@ def runs_of_backfill(dev: DagsterDev, backfill: str) -> list[Run]:
     return runs_of(dev, **{"dagster/backfill": backfill})
 
 
+def status_of_backfill(dev: DagsterDev, backfill: str) -> str:
+    told = ask(
+        dev,
+        """query ($backfill: String!) { partitionBackfillOrError(backfillId: $backfill) {
+            ... on PartitionBackfill { status }
+        } }""",
+        backfill=backfill,
+    )
+    return str(told["partitionBackfillOrError"]["status"])
+
+
 def successors(dev: DagsterDev, run: Run) -> list[Run]:
-    """The runs that re-execute this one; of its backfill only if that had not ended by then."""
+    """The runs that re-execute this one. They are not of its backfill, which has ended."""
     return runs_of(dev, **{"dagster/parent_run_id": run.id})
 
 
@@ -458,7 +471,7 @@ def test_a_run_that_is_terminated_ends_within_seconds_and_its_successor_goes_on(
 
     silence.lifted.set()
     silence.asked.clear()
-    reexecuted = reexecute_all(page, dev, run)
+    reexecuted = reexecute_all(page, dev, run, backfill)
     page.goto(f"/runs/{reexecuted.id}")
     page.get_by_text("Success", exact=True).first.wait_for(timeout=ENDS_WITHIN_MS)
     page.screenshot(path=pictures / "backfill_15_reexecuted.png")
