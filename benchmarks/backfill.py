@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for _ in range(given.rounds):
-            plain = _alpaca_py(given, work)
+            plain = alpaca_py(given.folder, max(given.years), given.pages, work)
             print(f"alpaca-py: {plain:,.0f} bars a CPU s on the same pages", flush=True)
             rows = (
                 _row(given, years, _backfill(given, years, work), plain) for years in given.years
@@ -153,13 +153,16 @@ def _lake(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def _alpaca_py(given: argparse.Namespace, work: Path) -> float:
-    """Bars a CPU second of alpaca-py, on pages of the recording."""
+def alpaca_py(recording: Path, years: int, pages: int, work: Path) -> float:
+    """Bars a CPU second of alpaca-py, on so many pages of a recording."""
     folder = Path(tempfile.mkdtemp(dir=work))
-    with Replay(given.folder, latency=0.0) as replay:
-        years = max(given.years)
-        environment = user_environment(folder, replay.url, UNLIMITED, years_until_last(years)[0])
-        figures = _alone(given, "alpaca-py", years, replay, environment)
+    with Replay(recording, latency=0.0) as replay:
+        figures = measuring.alone(
+            "backfill",
+            *(str(recording.resolve()), "--only", "alpaca-py", "--url", replay.url),
+            *("--years", str(years), "--pages", str(pages)),
+            environment=user_environment(folder, replay.url, UNLIMITED, years_until_last(years)[0]),
+        )
         replay.told().require_recorded()
     rate: float = figures["bars"] / figures["cpu"]
     return rate
@@ -177,7 +180,7 @@ def _alone(
     return measuring.alone(
         "backfill",
         *(str(given.folder.resolve()), "--only", way, "--url", replay.url),
-        *("--years", str(years), "--pages", str(given.pages), *pure, *words),
+        *("--years", str(years), *pure, *words),
         environment=environment,
     )
 
@@ -220,7 +223,7 @@ def _backfill_here(given: argparse.Namespace) -> dict[str, Any]:
     uri, took = collected(
         "daily_ticks_job", days[0], days[-1], pure=given.pure, by_stage=given.stages
     )
-    return {"bars": _bars(uri, len(days)), "sessions": len(days), **took}
+    return {"bars": bars_of(uri, len(days)), "sessions": len(days), **took}
 
 
 def _ask_here(given: argparse.Namespace) -> dict[str, Any]:
@@ -251,7 +254,7 @@ def _ask_here(given: argparse.Namespace) -> dict[str, Any]:
     return {"requests": len(chunks)}
 
 
-def _bars(uri: str, sessions: int) -> int:
+def bars_of(uri: str, sessions: int) -> int:
     """The bars that the lake holds, in so many sessions."""
     from datalake_assets.lake.files import LakeFiles
     from datalake_assets.lake.session_file import Summary

@@ -6,6 +6,7 @@ answers the run (`replay`), and which stages there are (`stages`).
 
 from __future__ import annotations
 
+import argparse
 import gc
 import sys
 import time
@@ -82,3 +83,15 @@ def print_stages(figures: Mapping[str, Any]) -> None:
             for name, used in stages
         ],
     )
+
+
+def main() -> None:
+    """Collect with the package of another checkout, as `benchmarks.turns` asks for it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("job")
+    parser.add_argument("first", type=date.fromisoformat)
+    parser.add_argument("last", type=date.fromisoformat)
+    parser.add_argument("--pure", action="store_true")
+    given = parser.parse_args()
+    lake, took = collected(given.job, given.first, given.last, pure=given.pure, by_stage=False)
+    measuring.tell(took | {"lake": lake})

@@ -1,0 +1,123 @@
+"""Backfills by the code of several checkouts of this project, in turns: what a change brought.
+
+Each checkout collects the same years as `benchmarks.backfill` does it, with its own package and the
+other packages of this Python, in a process of its own into an empty lake, from recorded answers
+(`benchmarks.replay`). Checkouts may pack their requests otherwise, so each one asks once before,
+which is recorded. In each round alpaca-py reads some of the same pages: hours of a machine differ,
+and its figure tells by how much.
+
+    git worktree add ../before COMMIT
+    python -m benchmarks.turns FOLDER ../before . [--years 15] [--symbols 5000] [--rounds 2]
+        [--per-minute 10000] [--latency 0.05] [--pure]
+
+`--pure` gives a checkout with a compiled decoder one more turn, without it. The lakes of all
+rounds lie in the folder for temporary files until the end, as those of `benchmarks.backfill`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import backfill, measuring
+from benchmarks.collecting import COMPILED
+from benchmarks.replay import Replay
+from benchmarks.surroundings import UNLIMITED, user_environment, years_until_last
+from datalake_assets.exchange.process import ExchangeOptions
+
+EXTENSION = f"{COMPILED.replace('.', '/')}.*.so"
+
+COLLECT = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from benchmarks import collecting; collecting.main()"
+)
+"""The program of a turn: `benchmarks.collecting` with the package in the folder named first."""
+
+HEAD = (
+    *("checkout", "wall, s", "CPU, s", "peak, MiB", "requests", "of the floor", "used"),
+    *("fullest minute", "bars a CPU s", "× alpaca-py's"),
+)
+
+
+def main() -> None:
+    """Record what each checkout asks for, then measure them in turns."""
+    given = _arguments()
+    market = ExchangeOptions(active=given.symbols, inactive=0)
+    ways = [(checkout, False) for checkout in given.checkouts]
+    if given.pure:
+        compiled = [path for path in given.checkouts if list(path.glob(EXTENSION))]
+        ways += [(checkout, True) for checkout in compiled]
+    print(f"{measuring.machine()}; python -m benchmarks.turns {' '.join(sys.argv[1:])}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        for checkout in given.checkouts:
+            with Replay(given.folder, record=market, latency=0.0) as replay:
+                _backfill(checkout, given.years, replay, UNLIMITED, work, pure=False)
+        for _ in range(given.rounds):
+            plain = backfill.alpaca_py(given.folder, given.years, given.pages, work)
+            print(f"alpaca-py: {plain:,.0f} bars a CPU s on the same pages", flush=True)
+            rows = (_row(given, checkout, work, plain, pure=pure) for checkout, pure in ways)
+            measuring.print_table(HEAD, rows)
+
+
+def _row(
+    given: argparse.Namespace, checkout: Path, work: Path, plain: float, *, pure: bool
+) -> tuple[str, ...]:
+    with Replay(given.folder, per_minute=given.per_minute, latency=given.latency) as replay:
+        took = _backfill(checkout, given.years, replay, given.per_minute, work, pure=pure)
+        told = replay.told()
+    told.require_recorded()
+    bars = backfill.bars_of(took["lake"], len(years_until_last(given.years)))
+    seconds = told.arrivals[-1] - told.arrivals[0]
+    return (
+        f"{checkout}, pure" if pure else f"{checkout}",
+        f"{took['wall']:.1f}",
+        f"{took['cpu']:.1f}",
+        f"{took['peak']:,.0f}",
+        f"{told.daily:,}",
+        f"{told.daily / -(-bars // backfill.PAGE):.3f}",
+        f"{(len(told.arrivals) - 1) / (seconds / 60 * given.per_minute):.1%}",
+        f"{told.fullest():,}",
+        f"{bars / took['cpu']:,.0f}",
+        f"{bars / took['cpu'] / plain:.1f}",
+    )
+
+
+def _backfill(
+    checkout: Path, years: int, replay: Replay, per_minute: int, work: Path, *, pure: bool
+) -> dict[str, Any]:
+    """One backfill by a checkout's code: what it took, and where its lake is."""
+    folder = Path(tempfile.mkdtemp(dir=work))
+    days = years_until_last(years)
+    # The package alone: the benchmarks are this checkout's.
+    package = folder / "code" / "datalake_assets"
+    package.parent.mkdir()
+    package.symlink_to(checkout.resolve() / "datalake_assets")
+    return measuring.run(
+        [
+            *(sys.executable, "-W", "ignore", "-c", COLLECT, str(package.parent)),
+            *("daily_ticks_job", str(days[0]), str(days[-1]), *(["--pure"] if pure else [])),
+        ],
+        user_environment(folder, replay.url, per_minute, days[0]),
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="of the recording; made when it is not there")
+    parser.add_argument("checkouts", type=Path, nargs="+", help="in the order of their turns")
+    parser.add_argument("--years", type=int, default=15)
+    parser.add_argument("--symbols", type=int, default=5_000, help="of the market")
+    parser.add_argument("--per-minute", type=int, default=10_000, help="the account's limit")
+    parser.add_argument("--latency", type=float, default=0.05, help="seconds of each answer")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--pages", type=int, default=24, help="that alpaca-py reads")
+    parser.add_argument("--pure", action="store_true", help="also without the compiled decoder")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
