@@ -6,15 +6,17 @@ import csv
 import gzip
 import importlib.util
 import signal
+import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
+from linecache import getline
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -519,10 +521,10 @@ def told_until(
     clock = clock or FakeClock()
     publication = Publication(dict.fromkeys(DAYS, SYMBOLS), lake, how(clock))
     outcomes = publication.run(fetch, Origin("test", DAYS[-1], "run"), clock=clock)
-    told: list[date] = []
+    told: dict[date, Outcome] = {}
     with pytest.raises(error):
-        told.extend(outcome.ledger.session for outcome in outcomes)
-    return told
+        tell_each(outcomes, lambda outcome: told.update({outcome.ledger.session: outcome}))
+    return list(told)
 
 
 def test_sessions_are_told_in_their_order_however_long_each_takes_to_write() -> None:
@@ -641,7 +643,7 @@ def test_an_interruption_while_a_session_with_lost_symbols_is_written_tells_of_i
 
     def interrupts(day: date) -> None:
         if day == DAYS[2]:
-            time.sleep(0.1)  # by now the run waits for this session, of which symbols are lost
+            # The run waits for this session, of which symbols are lost, or is about to.
             signal.pthread_kill(main, signal.SIGINT)
 
     failing = without(source, frozenset(SYMBOLS[:1]), GONE)
@@ -650,9 +652,10 @@ def test_an_interruption_while_a_session_with_lost_symbols_is_written_tells_of_i
     assert (lake.sessions(), lake.incomplete()) == (told, [day for day in DAYS if day not in told])
 
 
+@pytest.mark.parametrize("noted", [False, True])
 @pytest.mark.parametrize("failures", [1, 2])
 def test_who_is_interrupted_while_telling_is_told_of_what_was_published_by_then(
-    failures: int,
+    failures: int, noted: bool
 ) -> None:
     fourth_is_there = threading.Event()
 
@@ -665,22 +668,95 @@ def test_who_is_interrupted_while_telling_is_told_of_what_was_published_by_then(
         dict.fromkeys(DAYS, SYMBOLS), LakeWriter(WatchedStore(lake.store, after=written)), how()
     )
     outcomes = publication.run(source, Origin("test", MONDAY, "run"), clock=FakeClock())
-    told: list[date] = []
+    told: dict[date, Outcome] = {}
+    calls: list[date] = []
 
     def tell(outcome: Outcome) -> None:
-        told.append(outcome.ledger.session)
-        if len(told) <= failures:
+        day = outcome.ledger.session
+        calls.append(day)
+        if noted:
+            told[day] = outcome
+        if len(calls) <= failures:
             assert fourth_is_there.wait(60)
             raise KeyboardInterrupt
+        told[day] = outcome
 
     with pytest.raises(KeyboardInterrupt):
         tell_each(outcomes, tell)
+    assert calls[:2] == [MONDAY, MONDAY], "nobody knows how far the first call came"
     assert sorted([*lake.sessions(), *lake.incomplete()]) == DAYS
     if failures == 1:
         assert DAYS[3] in told
-        assert told == lake.sessions()
+        assert list(told) == lake.sessions()
     else:
-        assert told == DAYS[:2]  # who is interrupted once more wants to end
+        assert list(told) == ([MONDAY] if noted else []), "interrupted twice, it ends at once"
+
+
+class InterruptedAt:
+    """Ctrl-C before the line that is run as the nth of a file, in the thread that traces.
+
+    Args:
+        file: Whose lines count.
+        line: Which of them; None: none.
+
+    Attributes:
+        lines: How many were run.
+    """
+
+    def __init__(self, file: str, line: int | None = None) -> None:
+        self._file, self._line = file, line
+        self.lines = 0
+
+    def __enter__(self) -> Self:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, given: object) -> Callable[..., Any] | None:
+        if frame.f_code.co_filename != self._file:
+            return None
+        # Python looks for signals at calls and in loops. A `try` alone is neither, and an error
+        # there is not even one of the `try` around it.
+        if event == "line" and getline(self._file, frame.f_lineno).strip() != "try:":
+            self.lines += 1
+            if self.lines == self._line:
+                raise KeyboardInterrupt
+        return self._trace
+
+
+def test_wherever_a_run_is_interrupted_all_that_is_published_is_told_and_nothing_else() -> None:
+    days, symbols = DAYS[:3], SYMBOLS[:3]
+    wanted, source = dict.fromkeys(days, symbols), ScriptedSource(every(symbols, days))
+
+    def run(line: int | None) -> tuple[LakeWriter, list[date], int]:
+        lake, told = new_lake(), dict[date, Outcome]()
+        outcomes = Publication(wanted, lake, how()).run(
+            source, Origin("test", MONDAY, "run"), clock=FakeClock()
+        )
+
+        def tell(outcome: Outcome) -> None:
+            told[outcome.ledger.session] = outcome
+
+        with InterruptedAt(tell_each.__code__.co_filename, line) as tracing:
+            if line is None:
+                tell_each(outcomes, tell)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    tell_each(outcomes, tell)
+        return lake, list(told), tracing.lines
+
+    lake, told, lines = run(None)
+    assert lake.sessions() == told == days
+    partly = 0
+    for line in range(1, lines + 1):
+        lake, told, _ = run(line)
+        assert lake.sessions() == told, f"at line {line:,} of {lines:,}"
+        assert not {*told}.intersection(lake.incomplete()), f"at line {line:,} of {lines:,}"
+        partly += 0 < len(told) < len(days)
+    assert partly, "some interruption came while sessions were being written"
 
 
 def test_what_somebody_else_published_meanwhile_is_known_to_the_sessions_after_it() -> None:
@@ -743,6 +819,23 @@ def test_a_session_published_since_the_lake_was_listed_is_compared_and_stays_tol
     assert told[1].written.changes is None
     assert (lake.sessions(), lake.incomplete()) == (days, [])
     assert lake.read(days[0]).ledger.present == SYMBOLS
+
+
+def test_what_waits_of_a_session_that_was_collected_again_since_stays() -> None:
+    days = market_calendar.sessions(date(2024, 7, 1), date(2024, 7, 31))[:16]
+    lake, clock, source = new_lake(), FakeClock(), ScriptedSource(every(SYMBOLS, days))
+    publication = Publication(dict.fromkeys(days, SYMBOLS), lake, how(clock))
+    outcomes = publication.run(source, Origin("test", days[-1], "run"), clock=clock)
+    next(outcomes)
+    clock.advance(3600)
+    failing = without(source, frozenset(SYMBOLS[:20]), GONE)
+    collect(lake, failing, {days[0]: SYMBOLS}, clock=clock)
+    assert lake.incomplete() == days[:1]
+    for _ in outcomes:
+        pass
+    assert lake.sessions() == days
+    assert lake.incomplete() == days[:1]
+    assert coverage(lake, days).to_repair == days[:1]
 
 
 def test_what_waits_of_a_session_since_the_lake_was_listed_goes_when_it_is_published() -> None:

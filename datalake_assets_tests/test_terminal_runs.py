@@ -130,6 +130,7 @@ def a_lake(
 
 
 FEW = {"min_coverage": 0.5, "max_session_loss": 1.0}
+MANY = {"unanswered_allowed": 1_000_000, "min_coverage": 0.9999999}
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,7 @@ FEW = {"min_coverage": 0.5, "max_session_loss": 1.0}
         # A repair would not collect the second session again, which is published.
         (DAILY, (FIRST,), {}, None, "not reached: datalake collect --session 2024-07-02"),
         (DAILY, (FIRST,), FEW, "A", "--symbols A --min-coverage 0.5 --max-session-loss 1"),
+        (DAILY, (FIRST,), MANY, None, "--unanswered-allowed 1000000 --min-coverage 0.9999999"),
         (DAILY, (FIRST,), {"missing_only": True}, None, "Every session is published. To bring"),
         (DAILY, (FIRST, SECOND), {}, None, "datalake backfill --from 2024-07-01"),
         (DAILY, (FIRST, SECOND), {}, "AEF", "2024-07-02 --symbols AEF"),

@@ -21,10 +21,10 @@ import gc
 import signal
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
@@ -234,21 +234,24 @@ def _session_ticks(
         liveness.mark(context)
         _refuse_another_day(context)
         held = lake.open(source.identity).of(asset.dataset)
-        told: list[_SessionResult] = []
+        results: dict[date, _SessionResult] = {}
         requests: dict[datetime, int] = {}  # shared by sessions that were collected together
         with repeated_once(), _Materializations(context) as published:
 
             def tell(outcome: Outcome) -> None:
+                day = outcome.ledger.session
                 if outcome.published:
-                    published.add(_materialization(context.asset_key, outcome, held))
+                    what = partial(_materialization, context.asset_key, outcome, held)
+                    published.add(day.isoformat(), what)
                 requests[outcome.statistics.started] = outcome.statistics.requests
-                told.append(_SessionResult.of(outcome))
+                results[day] = _SessionResult.of(outcome)
                 if outcome.last or published.are_due:
                     published.log()
 
             tell_each(_collect(context, collector, source, held, display, asset, names), tell)
         used = {REQUESTS_TAG: str(sum(requests.values()))}
         context.instance.add_run_tags(context.run.run_id, used)
+        told = list(results.values())
         yield from (_check(context.asset_key, rule, told) for rule in rules)
         if failed := [session for session in told if not session.published]:
             raise _failure(failed, held, asset, names)
@@ -296,7 +299,8 @@ class _Materializations:
         self, context: dg.AssetExecutionContext, seconds: Callable[[], float] = time.monotonic
     ) -> None:
         self._context, self._seconds = context, seconds
-        self._waiting: deque[dg.AssetMaterialization] = deque()
+        self._waiting: dict[str, Callable[[], dg.AssetMaterialization]] = {}
+        self._logged: set[str] = set()
         self._since = 0.0
 
     def __enter__(self) -> Self:
@@ -305,11 +309,16 @@ class _Materializations:
     def __exit__(self, *error: object) -> None:
         self.log()
 
-    def add(self, materialization: dg.AssetMaterialization) -> None:
-        """Let one wait."""
+    def add(self, partition: str, what: Callable[[], dg.AssetMaterialization]) -> None:
+        """Let a partition's wait; it is made when it is logged, and logged once.
+
+        So a signal can only come before it waits, or after.
+        """
+        if partition in self._logged:
+            return
         if not self._waiting:
             self._since = self._seconds()
-        self._waiting.append(materialization)
+        self._waiting[partition] = what
 
     @property
     def are_due(self) -> bool:
@@ -329,7 +338,10 @@ class _Materializations:
         with capture_interrupts():
             with together(self._context.instance):
                 while self._waiting:
-                    self._context.log_event(self._waiting.popleft())
+                    partition = next(iter(self._waiting))
+                    what = self._waiting.pop(partition)
+                    self._logged.add(partition)
+                    self._context.log_event(what())
             interrupted = check_captured_interrupt()
         if interrupted:
             # To the handler of the step, which knows it when the same signal comes again.
@@ -502,7 +514,10 @@ def _finished(
         for summary in _unknown(context, finished):
             metadata = {"row_count": summary.rows, **summary.counts}
             key = summary.session.isoformat()
-            untold.add(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
+            what = partial(
+                dg.AssetMaterialization, context.asset_key, partition=key, metadata=metadata
+            )
+            untold.add(key, what)
     if finished:
         told = f"{len(finished):,} of {many(len(days), 'session')} {verb(len(finished))}"
         context.log.info("%s published already", told)

@@ -105,8 +105,13 @@ class Collecting:
             for name, value in self.options.items()
             if name not in ("repair", "missing_only")
         }
-        told = (f" --{name.replace('_', '-')} {value:g}" for name, value in limits.items())
+        told = (f" --{name.replace('_', '-')} {typed(value)}" for name, value in limits.items())
         return "".join((given_symbols(self.symbols), *told))
+
+
+def typed(value: float) -> str:
+    """A number as a person types it for an option: `1`, not `1.0`, and every digit of it."""
+    return f"{value}".removesuffix(".0")
 
 
 def given_symbols(symbols: str | None) -> str:

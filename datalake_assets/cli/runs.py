@@ -25,7 +25,7 @@ from datalake_assets import market_calendar
 from datalake_assets.actions.log import ActionLog
 from datalake_assets.cli import signals
 from datalake_assets.cli.arguments import claimed_lake, is_there, open_lake
-from datalake_assets.cli.interrupted import Collecting, given_symbols
+from datalake_assets.cli.interrupted import Collecting, given_symbols, typed
 from datalake_assets.cli.terminal import (
     TerminalDisplay,
     command,
@@ -217,7 +217,8 @@ def _sweep(
     config = {"ops": {"corporate_actions": {"config": asked}}}
     what = f"fetching {f'corporate actions since {since}' if since else 'all corporate actions'}"
     job = "corporate_actions_job"
-    again = again or f"actions --sweep{'' if max_loss is None else f' --max-loss {max_loss:g}'}"
+    allowed = "" if max_loss is None else f" --max-loss {typed(max_loss)}"
+    again = again or f"actions --sweep{allowed}"
     result = _run(
         settings,
         records,

@@ -88,6 +88,9 @@ def noticed() -> Iterator[Callable[[], Interrupted | None]]:
 
     Dagster replaces the handlers of both several times in a run, and not all of them pass on what
     they got. Python writes each signal to this pipe as well.
+
+    In a script's background job, where Ctrl-C is ignored, it is noticed nevertheless: Dagster ends
+    a step by it there, too.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None  # only the main thread gets signals

@@ -250,7 +250,9 @@ class Lake:
             adjustment: "raw", "all", or one or several of "split", "spin-off" and "dividend", as
                 for `bars`.
             known_at: An instant with its zone: minutes as the lake held them then, adjusted by what
-                was known then, as for `bars`. The minutes that changed later are read twice.
+                was known then, as for `bars`. The minutes that changed later are read twice. Which
+                hours were collected by then is not kept: no warning tells of missing ones where
+                extended hours came later.
             asof: A day that tells which security a symbol means, instead of the end of the range.
             follow: False: the rows of the tickers alone, whosever they were. Raw only.
             columns: One or several of the columns below; None: all of them. Exactly these come, in

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
+from inspect import GEN_CLOSED, getgeneratorstate
 
 import pyarrow as pa
 
@@ -234,7 +235,8 @@ class Publication:
         another; a few at a time are encoded and written by threads. When it is interrupted, the
         sessions that these threads published are told, what was answered of the others is kept as
         incomplete sessions for a repair, and the interruption goes on. `tell_each` hands an
-        interruption of whoever reads the outcomes over to it.
+        interruption of whoever reads the outcomes over to it. The outcome that was told last is
+        told once more then: nobody knows how far its reader came.
 
         Args:
             fetch: Asks for a page.
@@ -283,13 +285,13 @@ class Publication:
             if fresh := self._published & self._fresh:
                 # What another collection left of these since the lake was listed is done with.
                 for day in fresh.intersection(self._lake.incomplete()):
-                    self._lake.clear_incomplete(day)
+                    self._clear_older(day)
         except BaseException as error:
             for days, interrupted in under_way.stop():
                 try:
                     # Ctrl-C, Terminate and a signal are no `Exception`.
                     by_hand = not isinstance(error, Exception)
-                    self._salvage(days, interrupted, origin, by_hand, threads)
+                    self._salvage(days, interrupted, origin, by_hand)
                 except StoreError as lost:
                     error.add_note(f"what was answered besides could not be kept: {lost}")
             raise
@@ -326,7 +328,13 @@ class Publication:
             findings = self._audit(session, sound=session.bars is bars and day in fine)
             # What a repair put together is hashed by itself.
             hashed = hashes.get(day) if session.bars is bars else None
-            return self._audited(session, replacing, findings, calendar, threads, hashed)
+            return self._audited(session, replacing, findings, calendar, hashed)
+
+        def begin(audited: _Audited) -> None:
+            # Called when it stands in `ahead`: what a thread publishes is never out of sight.
+            if audited.good and audited.session.ledger.session not in self._whole:
+                audited.published = threads.submit(self._publish, audited)
+            self._remember(audited)
 
         def outcome(audited: _Audited, stored: Written | None) -> Outcome:
             day = audited.session.ledger.session
@@ -353,7 +361,7 @@ class Publication:
                 try:
                     for day in list(days)[len(ahead) : most]:
                         ahead.append(audited(day))
-                        self._remember(ahead[-1])
+                        begin(ahead[-1])
                 except StoreError:
                     if not ahead:
                         raise
@@ -364,23 +372,26 @@ class Publication:
                     # Another repair wrote it since it was read: these answers go on top of that.
                     self._forget(ahead.popleft())
                     ahead.appendleft(audited(days[0]))
-                    self._remember(ahead[0])
+                    begin(ahead[0])
                     continue
                 if stored and stored.ledger and stored.ledger != ahead[0].known:
                     # Somebody else published it as well: those audited from now on know that.
                     self._forget(ahead[0])
                 days.popleft()
-                yield outcome(ahead.popleft(), stored)
+                ahead[0].outcome = outcome(ahead[0], stored)
+                yield ahead[0].outcome
+                ahead.popleft()
                 written()
                 most = most if ahead else _AHEAD
         except BaseException as error:
-            told = list(_published_meanwhile(ahead))
-            for each, _ in told:
+            threads.shutdown(cancel_futures=True)  # what is being written is written
+            ended = [each for each in ahead if each.outcome or each.written]
+            for each in ended:
                 if (day := each.session.ledger.session) in days:
                     days.remove(day)
             if not isinstance(error, GeneratorExit):  # who closes it hears no more
-                for each, published in told:
-                    yield outcome(each, published)
+                for each in ended:
+                    yield each.outcome or outcome(each, each.written)
             raise
 
     def _audited(
@@ -389,21 +400,23 @@ class Publication:
         replacing: StoredSession | None,
         findings: list[Finding],
         calendar: Callable[[date], bool | None],
-        threads: ThreadPoolExecutor,
         hashed: Fingerprint | None,
     ) -> _Audited:
-        """Let a session be published if its audit is good."""
+        """A session, with what its audit comes to."""
         ledger = session.ledger
         findings, closed = _held_against(calendar, ledger, findings)
         if self._part is not None:
             findings = _whole_only(findings, ledger)
-        good, published = passed(findings), None
-        if good and ledger.session not in self._whole:
-            fresh = not replacing and ledger.session in self._fresh
-            published = threads.submit(
-                self._lake.publish, session, findings, replacing, hashed, fresh=fresh
-            )
-        return _Audited(session, replacing, findings, closed, published)
+        return _Audited(session, replacing, findings, closed, hashed)
+
+    def _publish(self, audited: _Audited) -> Written:
+        """Publish a session, in a thread of its own."""
+        session, replacing = audited.session, audited.replacing
+        fresh = not replacing and session.ledger.session in self._fresh
+        audited.written = self._lake.publish(
+            session, audited.findings, replacing, audited.hashed, fresh=fresh
+        )
+        return audited.written
 
     def _remember(self, audited: _Audited) -> None:
         """Let the sessions after it know who printed in a session that passed."""
@@ -439,6 +452,12 @@ class Publication:
             return self._lake.keep_incomplete(session, findings, replacing, alone=alone)
         return None
 
+    def _clear_older(self, day: date) -> None:
+        """Remove what waits of a published session, unless that was collected later."""
+        with suppress(BrokenFileError):  # told by whoever looks for damage
+            if (standing := self._lake.stored(day)) and standing.published:
+                self._lake.clear_incomplete(day)
+
     def _forget(self, audited: _Audited) -> None:
         """Look for what is published of it when sessions after it are audited."""
         self._printed.pop(audited.session.ledger.session, None)
@@ -450,7 +469,6 @@ class Publication:
         collection: Collection,
         origin: Origin,
         by_hand: bool,
-        threads: ThreadPoolExecutor,
     ) -> None:
         """Keep what was answered of these sessions; not audited, as it is not whole."""
         provenance = _provenance(origin, collection.statistics, self._lake.dataset)
@@ -462,17 +480,21 @@ class Publication:
             with suppress(ChangedError):
                 self._lake.keep_incomplete(session, [], replacing, alone=self._part is None)
 
-        kept = [
-            threads.submit(keep, bars, ledger)
-            for bars, ledger in collection.sessions()
-            if ledger.session in days and _tells_something(ledger)
-        ]
-        # A store that fails one will fail the others, each after a minute of trying.
-        for waiting in wait(kept, return_when=FIRST_EXCEPTION).not_done:
-            waiting.cancel()
-        for each in kept:
-            if not each.cancelled():
-                each.result()
+        threads = ThreadPoolExecutor(self._lake.store.writers(_WRITERS), "keep")
+        try:
+            kept = [
+                threads.submit(keep, bars, ledger)
+                for bars, ledger in collection.sessions()
+                if ledger.session in days and _tells_something(ledger)
+            ]
+            # A store that fails one will fail the others, each after a minute of trying.
+            for waiting in wait(kept, return_when=FIRST_EXCEPTION).not_done:
+                waiting.cancel()
+            for each in kept:
+                if not each.cancelled():
+                    each.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _with_what_waits(self, session: Session) -> tuple[Session, StoredSession | None]:
         """The session with the answers that wait for its repair: none is asked for twice.
@@ -589,15 +611,21 @@ def tell_each(outcomes: Generator[Outcome, None, None], tell: Callable[[Outcome]
 
     If that fails or is interrupted, the run ends by the same error, and the sessions that its
     threads published by then are told before. A plain `for` loop would leave them untold.
+
+    `tell` gets the one that it was interrupted with again, and must not count it twice.
     """
-    outcome = next(outcomes, None)
-    while outcome:
+    failed: BaseException | None = None
+    while True:
         try:
-            tell(outcome)
-        except BaseException as error:  # noqa: BLE001 - the run raises it again
-            outcome = outcomes.throw(error)
-        else:
-            outcome = next(outcomes, None)
+            outcome = outcomes.throw(failed) if failed is not None else next(outcomes, None)
+            while outcome:
+                tell(outcome)
+                outcome = next(outcomes, None)
+            return
+        except BaseException as error:
+            if getgeneratorstate(outcomes) == GEN_CLOSED:
+                raise
+            failed = error
 
 
 @dataclass(slots=True)
@@ -609,30 +637,27 @@ class _Audited:
         replacing: What it is a repair of.
         findings: Its audit.
         closed: As for `Outcome`.
+        hashed: What its rows hash to, where that is known.
         published: What publishing it does, when it passed.
+        written: What publishing it did, once it is published.
         known: Its ledger as the sessions after it are held against it, when it passed.
+        outcome: What is told of it, once that is known.
     """
 
     session: Session
     replacing: StoredSession | None
     findings: list[Finding]
     closed: bool
-    published: Future[Written] | None
+    hashed: Fingerprint | None
+    published: Future[Written] | None = None
+    written: Written | None = None
     known: Ledger | None = None
+    outcome: Outcome | None = None
 
     @property
     def good(self) -> bool:
         """Did it pass?"""
         return passed(self.findings)
-
-
-def _published_meanwhile(ahead: Iterable[_Audited]) -> Iterator[tuple[_Audited, Written]]:
-    """Which of these sessions are published by now, or will be in a moment; no other is begun."""
-    begun = [each for each in ahead if each.published and not each.published.cancel()]
-    for audited in begun:
-        assert audited.published is not None
-        if not audited.published.exception():
-            yield audited, audited.published.result()
 
 
 def _minutes_of(found: Mapping[date, Mapping[str, int]], day: date) -> MinuteCounts | None:

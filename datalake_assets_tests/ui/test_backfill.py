@@ -223,7 +223,7 @@ def reexecute_all(page: Page, dev: DagsterDev, run: Run, backfill: str) -> Run:
     after the run. So that is waited for: before it, there may be a question or none.
     """
     deadline = time.monotonic() + 120
-    while status_of_backfill(dev, backfill) == "REQUESTED":
+    while status_of_backfill(dev, backfill) in ("REQUESTED", "CANCELING", "FAILING"):
         assert time.monotonic() < deadline, dev.last_lines()
         time.sleep(0.5)
     page.get_by_role("button", name="Re-execute all").click()
