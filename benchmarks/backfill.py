@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def main() -> None:
     if given.record or not given.folder.exists():
         for years in given.years:
             _record(given, years, options)
+    _require(given.folder, options)
     print(f"{measuring.machine()}; python -m benchmarks.backfill {' '.join(sys.argv[1:])}")
     # Removed when all is measured: for minutes after thousands of files were removed, an ext4
     # without a journal passes over each of their inodes for each new file: 6 % of a backfill's CPU.
@@ -94,6 +95,20 @@ def main() -> None:
         if given.stages:
             for years in given.years:
                 print_stages(_backfill(given, years, work, stages=True))
+
+
+def _require(folder: Path, options: ExchangeOptions) -> None:
+    """End the program unless the folder holds answers of this market."""
+    try:
+        with closing(Recording(folder)) as recording:
+            held = recording.market
+    except ValueError as error:
+        sys.exit(f"{error}")
+    if held != options.market_id:
+        sys.exit(
+            f"{folder} holds answers of the market {held}, not of {options.market_id}: name "
+            "another folder, which gets a recording first"
+        )
 
 
 def _record(given: argparse.Namespace, years: int, options: ExchangeOptions) -> None:
@@ -331,6 +346,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=tuple(WAYS), help="measure here; used by itself")
     parser.add_argument("--url", help="used by itself")
     given = parser.parse_args()
+    if min(given.years) < 1:
+        parser.error("--years are whole numbers from 1")
     if given.keep and given.bucket is not None:
         parser.error("--keep leaves a lake in a folder: leave --bucket out")
     return given

@@ -16,6 +16,7 @@ from datetime import date
 from importlib.util import find_spec
 from typing import Any
 
+import datalake_assets
 from benchmarks import measuring
 from benchmarks.stages import Stages
 from benchmarks.surroundings import run_job, working_folder
@@ -94,4 +95,4 @@ def main() -> None:
     parser.add_argument("--pure", action="store_true")
     given = parser.parse_args()
     lake, took = collected(given.job, given.first, given.last, pure=given.pure, by_stage=False)
-    measuring.tell(took | {"lake": lake})
+    measuring.tell(took | {"lake": lake, "package": datalake_assets.__file__})

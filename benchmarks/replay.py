@@ -75,6 +75,9 @@ class Recording:
         folder: Made when it is not there.
         options: The exchange that is recorded. None: the one that was.
 
+    Attributes:
+        market: Whose answers they are.
+
     Raises:
         ValueError: It holds answers of another market, or none at all.
     """
@@ -97,6 +100,7 @@ class Recording:
         began_on = datetime.fromisoformat(about["began"]).date()
         # A day earlier: the client keeps away from the last minutes, and a date has no zone.
         self._now = (began_on - timedelta(days=1)).isoformat().encode()
+        self.market: str = about["market"]
         self._places: dict[bytes, tuple[int, int, int]] = {}
         self._index = (folder / "index").open("a+b")
         self._index.seek(0)

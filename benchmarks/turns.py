@@ -10,8 +10,9 @@ and its figure tells by how much.
     python -m benchmarks.turns FOLDER ../before . [--years 15] [--symbols 5000] [--rounds 2]
         [--per-minute 10000] [--latency 0.05] [--pure]
 
-`--pure` gives a checkout with a compiled decoder one more turn, without it. The lakes of all
-rounds lie in the folder for temporary files until the end, as those of `benchmarks.backfill`.
+`--pure` gives a checkout with a compiled decoder one more turn, without it. A new worktree has none
+before `datalake_assets/sources/_pages.*.so` is copied into it. The lakes of all rounds lie in the
+folder for temporary files until the end, as those of `benchmarks.backfill`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _row(
     bars = backfill.bars_of(took["lake"], len(years_until_last(given.years)))
     seconds = told.arrivals[-1] - told.arrivals[0]
     return (
-        f"{checkout}, pure" if pure else f"{checkout}",
+        f"{checkout}, {took['decoder']}",
         f"{took['wall']:.1f}",
         f"{took['cpu']:.1f}",
         f"{took['peak']:,.0f}",
@@ -96,13 +97,16 @@ def _backfill(
     package = folder / "code" / "datalake_assets"
     package.parent.mkdir()
     package.symlink_to(checkout.resolve() / "datalake_assets")
-    return measuring.run(
+    took = measuring.run(
         [
             *(sys.executable, "-W", "ignore", "-c", COLLECT, str(package.parent)),
             *("daily_ticks_job", str(days[0]), str(days[-1]), *(["--pure"] if pure else [])),
         ],
         user_environment(folder, replay.url, per_minute, days[0]),
     )
+    # Else another package of that name was imported, and nothing was measured.
+    assert Path(took["package"]).is_relative_to(package), took["package"]
+    return took
 
 
 def _arguments() -> argparse.Namespace:
@@ -116,7 +120,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--pages", type=int, default=24, help="that alpaca-py reads")
     parser.add_argument("--pure", action="store_true", help="also without the compiled decoder")
-    return parser.parse_args()
+    given = parser.parse_args()
+    for checkout in given.checkouts:
+        if not (checkout / "datalake_assets" / "__init__.py").is_file():
+            parser.error(f"{checkout} is no checkout of this project: it has no datalake_assets")
+    if min(given.years, given.rounds) < 1:
+        parser.error("--years and --rounds are whole numbers from 1")
+    return given
 
 
 if __name__ == "__main__":
