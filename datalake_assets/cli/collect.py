@@ -87,7 +87,9 @@ def backfill(
 ) -> None:
     """Collect the sessions of a range that are not published yet.
 
-    It can be stopped or killed at any moment; the same command continues where it stopped.
+    It can be stopped or killed at any moment; the same command goes on with
+    the rest. Sessions that were under way are requested again; after Ctrl-C,
+    `datalake collect --repair` requests only what they lack.
     """
     with plain_errors():
         settings = load_settings(symbols)
