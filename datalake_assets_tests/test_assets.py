@@ -778,7 +778,7 @@ def test_a_signal_while_sessions_are_recorded_may_come_again_while_the_others_ar
     """Dagster holds signals back meanwhile. The second session is being written by then."""
     together, publish, keep = event_log.together, LakeWriter.publish, LakeWriter.keep_incomplete
     signalled: list[int] = []
-    no_other_begins = threading.Event()
+    second_has_begun, no_other_begins = threading.Event(), threading.Event()
 
     @contextmanager
     def signalled_meanwhile(instance: dg.DagsterInstance) -> Iterator[None]:
@@ -786,10 +786,13 @@ def test_a_signal_while_sessions_are_recorded_may_come_again_while_the_others_ar
             yield
         if not signalled:
             signalled.append(signal.SIGTERM)
+            assert second_has_begun.wait(60)
             signal.raise_signal(signal.SIGTERM)
 
     def published(lake: LakeWriter, session: Session, *arguments: Any, **options: Any) -> Written:
-        assert session.ledger.session == MONDAY or no_other_begins.wait(60)
+        if session.ledger.session != MONDAY:
+            second_has_begun.set()
+            assert no_other_begins.wait(60)
         return publish(lake, session, *arguments, **options)
 
     class Ending(ThreadPoolExecutor):
