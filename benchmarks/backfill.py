@@ -89,7 +89,8 @@ def main() -> None:
             plain = alpaca_py(given.folder, max(given.years), given.pages, work)
             print(f"alpaca-py: {plain:,.0f} bars a CPU s on the same pages", flush=True)
             rows = (
-                _row(given, years, _backfill(given, years, work), plain) for years in given.years
+                row(f"{years} years", _backfill(given, years, work), given.per_minute, plain)
+                for years in given.years
             )
             measuring.print_table(HEAD, rows)
         if given.stages:
@@ -200,19 +201,25 @@ def _alone(
     )
 
 
-def _row(
-    given: argparse.Namespace, years: int, figures: dict[str, Any], plain: float
-) -> tuple[str, ...]:
+def row(what: str, figures: Mapping[str, Any], per_minute: int, plain: float) -> tuple[str, ...]:
+    """A row below `HEAD`.
+
+    Args:
+        what: Was measured.
+        figures: What `collecting.collected` tells; `told` by the replay; `bars` and `sessions`.
+        per_minute: The limit of requests.
+        plain: alpaca-py's bars a CPU second.
+    """
     told: Told = figures["told"]
     floor, rate = -(-figures["bars"] // PAGE), figures["bars"] / figures["cpu"]
     first, last = told.arrivals[0], told.arrivals[-1]
     count = len(told.arrivals)
 
     def used(requests: int, seconds: float) -> str:
-        return f"{requests / (seconds / 60 * given.per_minute):.1%}"
+        return f"{requests / (seconds / 60 * per_minute):.1%}"
 
     return (
-        f"{years} years, {figures['decoder']}",
+        f"{what}, {figures['decoder']}",
         f"{figures['sessions']:,}",
         f"{figures['bars']:,}",
         f"{figures['wall']:.1f}",
@@ -329,15 +336,20 @@ WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def add_replay(parser: argparse.ArgumentParser) -> None:
+    """Add what says which answers are replayed, and how, to a command line."""
     parser.add_argument("folder", type=Path, help="of the recording; made when it is not there")
-    parser.add_argument("--years", type=int, nargs="+", default=[1, 3, 15])
     parser.add_argument("--symbols", type=int, default=5_000, help="of the market")
     parser.add_argument("--per-minute", type=int, default=10_000, help="the account's limit")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds of each answer")
-    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--pages", type=int, default=24, help="that alpaca-py reads")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_replay(parser)
+    parser.add_argument("--years", type=int, nargs="+", default=[1, 3, 15])
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--record", action="store_true", help="ask the exchange what is unknown")
     parser.add_argument("--pure", action="store_true", help="without the compiled decoder")
     parser.add_argument("--stages", action="store_true", help="tell where the CPU goes, too")

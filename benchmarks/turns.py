@@ -37,11 +37,6 @@ COLLECT = (
 )
 """The program of a turn: `benchmarks.collecting` with the package in the folder named first."""
 
-HEAD = (
-    *("checkout", "wall, s", "CPU, s", "peak, MiB", "requests", "of the floor", "used"),
-    *("fullest minute", "bars a CPU s", "× alpaca-py's"),
-)
-
 
 def main() -> None:
     """Record what each checkout asks for, then measure them in turns."""
@@ -61,7 +56,7 @@ def main() -> None:
             plain = backfill.alpaca_py(given.folder, given.years, given.pages, work)
             print(f"alpaca-py: {plain:,.0f} bars a CPU s on the same pages", flush=True)
             rows = (_row(given, checkout, work, plain, pure=pure) for checkout, pure in ways)
-            measuring.print_table(HEAD, rows)
+            measuring.print_table(backfill.HEAD, rows)
 
 
 def _row(
@@ -71,20 +66,9 @@ def _row(
         took = _backfill(checkout, given.years, replay, given.per_minute, work, pure=pure)
         told = replay.told()
     told.require_recorded()
-    bars = backfill.bars_of(took["lake"], len(years_until_last(given.years)))
-    seconds = told.arrivals[-1] - told.arrivals[0]
-    return (
-        f"{checkout}, {took['decoder']}",
-        f"{took['wall']:.1f}",
-        f"{took['cpu']:.1f}",
-        f"{took['peak']:,.0f}",
-        f"{told.daily:,}",
-        f"{told.daily / -(-bars // backfill.PAGE):.3f}",
-        f"{(len(told.arrivals) - 1) / (seconds / 60 * given.per_minute):.1%}",
-        f"{told.fullest():,}",
-        f"{bars / took['cpu']:,.0f}",
-        f"{bars / took['cpu'] / plain:.1f}",
-    )
+    sessions = len(years_until_last(given.years))
+    held = {"sessions": sessions, "bars": backfill.bars_of(took["lake"], sessions)}
+    return backfill.row(f"{checkout}", took | held | {"told": told}, given.per_minute, plain)
 
 
 def _backfill(
@@ -111,14 +95,10 @@ def _backfill(
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="of the recording; made when it is not there")
+    backfill.add_replay(parser)
     parser.add_argument("checkouts", type=Path, nargs="+", help="in the order of their turns")
     parser.add_argument("--years", type=int, default=15)
-    parser.add_argument("--symbols", type=int, default=5_000, help="of the market")
-    parser.add_argument("--per-minute", type=int, default=10_000, help="the account's limit")
-    parser.add_argument("--latency", type=float, default=0.05, help="seconds of each answer")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--pages", type=int, default=24, help="that alpaca-py reads")
     parser.add_argument("--pure", action="store_true", help="also without the compiled decoder")
     given = parser.parse_args()
     for checkout in given.checkouts:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
@@ -44,7 +44,6 @@ from datalake_assets.exchange.process import ExchangeOptions, ExchangeServer
 from datalake_assets.exchange.server import Exchange
 from datalake_assets.exchange.synthetic import SyntheticMarket
 from datalake_assets.lake.coverage import coverage
-from datalake_assets.lake.fingerprint import Fingerprint
 from datalake_assets.lake.session_file import Session
 from datalake_assets.lake.writer import LakeWriter, StoredSession, Written
 from datalake_assets.pipeline.publication import (
@@ -501,17 +500,9 @@ class Publishing(LakeWriter):
         super().__init__(store)
         self._before = before
 
-    def publish(
-        self,
-        session: Session,
-        findings: Sequence[Finding],
-        replacing: StoredSession | None = None,
-        hashed: Fingerprint | None = None,
-        *,
-        fresh: bool = False,
-    ) -> Written:
+    def publish(self, session: Session, *given: Any, **options: Any) -> Written:
         self._before(session.ledger.session)
-        return super().publish(session, findings, replacing, hashed, fresh=fresh)
+        return super().publish(session, *given, **options)
 
 
 def told_until(
